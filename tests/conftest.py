@@ -1,0 +1,23 @@
+"""One small drawn archive for all tests, made once a session."""
+
+import pytest
+
+from tinynet.data.archive import Archive
+from tinynet.data.packed import open_packed
+from tinynet.data.synthetic import synthetic
+
+
+@pytest.fixture(scope="session")
+def archive_path(tmp_path_factory):
+    """A zip in the official layout: 6 classes with 12 train, 4 val and 3 test pictures each, 64x64."""
+    return synthetic(tmp_path_factory.mktemp("data") / "drawn.zip", classes=6, train=12, val=4, test=3)
+
+
+@pytest.fixture(scope="session")
+def archive(archive_path):
+    return Archive(archive_path)
+
+
+@pytest.fixture(scope="session")
+def packed(archive_path):
+    return open_packed(archive_path)

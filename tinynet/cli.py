@@ -1,0 +1,178 @@
+"""What every command shares: flags, flags out of a dataclass, one-line errors, progress. Imports no torch."""
+
+import argparse
+import dataclasses
+import errno
+import os
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tinynet.errors import InputError
+
+# What a user can mend at once; any other OSError keeps its traceback.
+_MENDABLE = {
+    errno.ENOSPC: "make room there or name another place with --cache or --out",
+    errno.EDQUOT: "make room there or name another place with --cache or --out",
+    errno.EACCES: "name a place you may write to with --cache or --out",
+    errno.EPERM: "name a place you may write to with --cache or --out",
+    errno.EROFS: "name a place you may write to with --cache or --out",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another place with --cache or --out",
+    errno.EEXIST: "a file stands where a folder is needed; name another place with --cache or --out",
+}
+
+COMMON: dict[str, dict[str, Any]] = {
+    "data": dict(metavar="PATH", default=os.environ.get("TINYNET_DATA"),
+                 help="the archive: a zip, an extracted folder, or a folder that holds either "
+                      "(default: $TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded if absent)"),
+    "cache": dict(metavar="DIR", help="where packed pictures and features are kept (default: 'cache' beside the data)"),
+    "weights": dict(default="IMAGENET1K_V1", metavar="NAME|FILE",
+                    help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none"),
+    "run": dict(metavar="DIR", help="the run to read (default: the newest that fits)"),
+    "out": dict(metavar="DIR", help="where results go"),
+    "seed": dict(type=int, default=0, help="seed of initial weights, order, augmentation and dropout (default: 0)"),
+    "split": dict(default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"),
+    "device": dict(default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: the fastest there is"),
+    "precision": dict(default="auto", choices=("auto", "float32", "bfloat16", "float16"),
+                      help="of the network's arithmetic (default: the fastest the device really has)"),
+    "json": dict(action="store_true", help="print the rows of the result as one JSON array on standard output"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors take one line."""
+
+    def __init__(self, module: str, description: str, **kwargs: Any):
+        super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the flags called `names`, the same on every command that has them."""
+    for name in names:
+        parser.add_argument(f"--{name}", **COMMON[name])
+
+
+def flag_name(field: str) -> str:
+    """`max_lr` -> `--max-lr`."""
+    return "--" + field.replace("_", "-")
+
+
+def add_fields(parser: argparse.ArgumentParser, cls: type, leave_out: Sequence[str] = ()) -> None:
+    """Add a flag for every field of the dataclass `cls`; flags that are not given leave no trace.
+
+    A field's help is its metadata `help`; its annotation gives the type: int, float, str, bool,
+    a Literal, an optional of these (`none`), or a tuple (several values; none at all is the empty tuple).
+    """
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in leave_out:
+            continue
+        parser.add_argument(flag_name(field.name), dest=field.name, default=argparse.SUPPRESS,
+                            help=field.metadata.get("help"), **_flag_type(hints[field.name]))
+
+
+def _flag_type(hint: Any) -> dict[str, Any]:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        plain = _flag_type(next(i for i in inner if i is not type(None)))
+        convert = plain.get("type", str)
+        return plain | {"type": lambda text: None if text == "none" else convert(text)}
+    if origin is tuple:
+        return {"nargs": "*", "action": _Tuple, "type": inner[0], "metavar": "X"}
+    if origin is typing.Literal:
+        return {"choices": inner}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": hint, "metavar": "X"}
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, tuple(values))
+
+
+def given_fields(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """The fields of the dataclass `cls` that were given on the command line."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a command: mistakes in the input take one line and status 2, Ctrl-C one line and status 130."""
+    try:
+        main()
+    except InputError as error:
+        _end(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        raise SystemExit(0) from None
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        _end(f"error: {error.filename or 'disk'}: {error.strerror}; {_MENDABLE[error.errno]}", 2)
+    raise SystemExit(0)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    print("\r" + " ".join(line.split()), file=sys.stderr)
+    raise SystemExit(status)
+
+
+def say(line: str) -> None:
+    """Tell the user something on standard error, where it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable | None = None, *, total: int | None = None, label: str = "", unit: str = "it",
+             done: int = 0) -> Any:
+    """A tqdm bar on standard error with rate and time remaining."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=label, unit=unit, initial=done, file=sys.stderr, dynamic_ncols=True,
+                mininterval=0.5, smoothing=0.1, unit_scale=unit == "B", disable=None if _quiet() else False)
+
+
+def _quiet() -> bool:
+    return os.environ.get("TINYNET_PROGRESS") == "0"
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C was pressed; the second Ctrl-C raises as usual.
+
+    Outside the main thread, where signals cannot be caught, it never says so.
+    """
+    pressed = False
+
+    def remember(signum: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        say("\rstopping after this step (Ctrl-C again stops at once)")
+
+    try:
+        before = signal.signal(signal.SIGINT, remember)
+    except ValueError:
+        yield lambda: False
+        return
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def cache_folder(source: Path, cache: str | None) -> Path:
+    """Where what is derived from `source` is kept: `cache` if given, else the folder `cache` beside it."""
+    return Path(cache) if cache else source.parent / "cache"

@@ -1,0 +1,1 @@
+"""Where pictures come from: archive, packed arrays, splits, batches."""

@@ -1,0 +1,201 @@
+"""`python -m tinynet.data`: fetch, check, pack, look at and draw the pictures."""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tinynet.cli import Parser, add_common, cache_folder, run, say
+from tinynet.errors import InputError
+
+
+def _get(arguments: argparse.Namespace) -> None:
+    from tinynet.data.archive import DEFAULT_PATH
+    from tinynet.data.download import get
+
+    print(get(Path(arguments.data or DEFAULT_PATH), arguments.force))
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from tinynet.data.archive import Archive
+    from tinynet.data.download import find_data
+    from tinynet.data.verify import verify
+
+    path = find_data(arguments.data)
+    report = verify(Archive(path))
+    said = {True: "ok", False: "WRONG", None: ""}
+    rows = [asdict(row) for row in report.rows]
+    _show_rows([row | {"ok": said[row["ok"]]} for row in rows] if not arguments.json else rows, arguments.json)
+    for fault in report.faults:
+        say(fault)
+    scope = {"complete": "all pictures of the official archive are here", "other": "not the official set of pictures",
+             "part": "a part of the official archive, judged by its own consistency"}[report.scope]
+    say(f"{path}: {scope}: {'nothing is wrong' if report.ok else 'something is wrong, see the rows above'}")
+    if not report.ok:
+        raise SystemExit(1)
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import open_packed
+
+    print(open_packed(find_data(arguments.data), arguments.cache).folder)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from tinynet.data.archive import SPLITS, Archive
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import decode
+    from tinynet.data.splits import split_train
+
+    path = find_data(arguments.data)
+    archive = Archive(path)
+    split, first = split_train(archive.train.labels), archive.train.files[0]
+    facts = {"path": str(path), "digest": archive.digest(), "classes": len(archive.wnids),
+             "side": len(decode(archive.read(first), first))}
+    facts |= {f"{name} pictures": len(archive.part(name).files) for name in SPLITS}
+    facts |= {"of train, without hold-out": len(split.train), "of train, hold-out": len(split.holdout),
+              "split digest": split.digest}
+    _show_rows([{"what": what, "value": value} for what, value in facts.items()], arguments.json)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from tinynet.data.archive import Archive
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import decode
+    from tinynet.data.splits import split_train
+
+    archive = Archive(find_data(arguments.data))
+    part = archive.part("train" if arguments.split == "holdout" else arguments.split)
+    rows = np.arange(len(part.files))
+    if arguments.split in ("train", "holdout"):
+        rows = getattr(split_train(part.labels), arguments.split)
+    if not 1 <= arguments.count <= len(rows):
+        raise InputError(f"--count {arguments.count}: {arguments.split} has {len(rows):,} pictures; "
+                         "show any number from 1 to that")
+    rows = np.random.RandomState(arguments.seed).choice(rows, arguments.count, replace=False)
+    pictures = [decode(archive.read(part.files[row]), part.files[row]) for row in rows]
+    titles = [archive.names[part.labels[row]].split(",")[0] if part.labels is not None else "" for row in rows]
+    _contact_sheet(Path(arguments.out), pictures, titles, part.boxes[rows])
+    print(arguments.out)
+
+
+def _contact_sheet(out: Path, pictures: list, titles: list[str], boxes: Any) -> None:
+    """A PNG of pictures in rows of eight, each with its title above and its box drawn."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from tinynet.files import whole_file
+
+    columns = min(8, len(pictures))
+    lines = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.7 * lines), layout="constrained")
+    for axes in (grid := figure.subplots(lines, columns, squeeze=False)).flat:
+        axes.axis("off")
+    for axes, picture, title, (x0, y0, x1, y1) in zip(grid.flat, pictures, titles, boxes, strict=False):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(title if len(title) <= 18 else title[:17] + "…", fontsize=8)
+        if x0 >= 0:
+            # Pixel centres are whole numbers and the box includes its last row and column.
+            axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color="yellow"))
+    with whole_file(out) as stream:
+        figure.savefig(stream, format="png", dpi=120)
+
+
+def _synthetic(arguments: argparse.Namespace) -> None:
+    from tinynet.data.synthetic import synthetic
+
+    print(synthetic(arguments.out, arguments.classes, arguments.train, arguments.val, arguments.test,
+                    arguments.side, arguments.seed))
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from tinynet.data.archive import DEFAULT_PATH, locate
+
+    folder = cache_folder(locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache)
+    rows = list(_cached(folder))
+    if not arguments.clear:
+        _show_rows(rows, arguments.json)
+        say(f"{folder}: {len(rows)} folders, {sum(row['MB'] for row in rows):,.1f} MB")
+        return
+    for row in rows:
+        shutil.rmtree(folder / row["name"])
+    print(f"{folder}: {len(rows)} folders removed, {sum(row['MB'] for row in rows):,.1f} MB freed")
+
+
+def _cached(folder: Path) -> Iterator[dict[str, Any]]:
+    """Name, kind, size and date of every folder in the cache that tinynet made."""
+    for place in sorted(folder.glob("*/manifest.json")):
+        try:
+            manifest = json.loads(place.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        # Programs of all kinds write a manifest.json; `format` is ours, and what is not ours is not removed.
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+            continue
+        size = sum(file.stat().st_size for file in place.parent.rglob("*") if file.is_file())
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(place.stat().st_mtime))
+        kind = manifest.get("kind", "packed")
+        yield {"name": place.parent.name, "kind": kind, "MB": round(size / 1e6, 1), "date": date}
+
+
+def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as one JSON array or as columns."""
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif rows:
+        table = [list(rows[0])] + [[f"{v:,}" if isinstance(v, (int, float)) else str(v) for v in row.values()]
+                                   for row in rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for cells in table:
+            print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    parser = Parser("tinynet.data", __doc__)
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND",
+        parser_class=lambda prog, description, **more: Parser(prog.removeprefix("python -m "), description, **more))
+
+    def add(name: str, do: Callable[[argparse.Namespace], None], text: str, *common: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(do=do)
+        add_common(command, *common)
+        return command
+
+    command = add("get", _get, "fetch the official archive to --data, if it is not there", "data")
+    command.add_argument("--force", action="store_true", help="replace another archive that is there")
+    add("verify", _verify, "decode every picture and compare with the official figures; status 1 if something is wrong",
+        "data", "json")
+    add("pack", _pack, "decode every picture once into arrays in the cache and name their folder", "data", "cache")
+    add("info", _info, "path, digest, counts, and the digest of the default split", "data", "json")
+
+    command = add("show", _show, "write a PNG of random pictures with their names and boxes", "data")
+    command.add_argument("--out", default="pictures.png", metavar="FILE", help="default: pictures.png")
+    command.add_argument("--split", default="train", choices=("train", "holdout", "val", "test"), help="default: train")
+    command.add_argument("--count", type=int, default=40, metavar="N", help="how many (default: 40)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="which (default: 0)")
+
+    command = add("synthetic", _synthetic, "draw a small archive in the official layout")
+    command.add_argument("out", metavar="OUT", help="a name ending in .zip, or else a folder")
+    for name, value, text in (("classes", 10, "number of classes"), ("train", 50, "train pictures a class"),
+                              ("val", 10, "val pictures a class"), ("test", 10, "test pictures a class"),
+                              ("side", 64, "side of a picture in pixels"), ("seed", 0, "which pictures")):
+        command.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default: {value})")
+
+    command = add("cache", _cache, "list what is kept in the cache", "data", "cache", "json")
+    command.add_argument("--clear", action="store_true", help="remove it and say how much was freed")
+    arguments = parser.parse_args()
+    arguments.do(arguments)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,54 @@
+"""Packed arrays and a choice of rows become batches on the device: uint8 until there, then float in [0, 1]."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinynet.data.packed import PackedPart
+
+
+class Batch(NamedTuple):
+    """`pictures`: (N, 3, H, W) float32 in [0, 1], channels last. `labels`: (N,) int64, or None for test.
+    `rows`: (N,) int64, the pictures' rows in their part of the archive."""
+
+    pictures: Tensor
+    labels: Tensor | None
+    rows: Tensor
+
+
+Augment = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def batches(part: PackedPart, rows: np.ndarray | None = None, *, size: int = 64, device: torch.device | str = "cpu",
+            augment: Augment | None = None, start: int = 0) -> Iterator[Batch]:
+    """Yield the pictures of `part` in the order of `rows` (default: all), `size` at a time.
+
+    `augment(pictures, rows, number)` changes a batch on its device; `number` counts the batches from
+    zero, so that its random draws can be seeded by it. `start`: the number of the first batch to yield.
+    """
+    rows = np.arange(len(part)) if rows is None else np.asarray(rows)
+    device = torch.device(device)
+    for number in range(start, math.ceil(len(rows) / size)):
+        chosen = rows[number * size:(number + 1) * size]
+        pictures = to_float(torch.from_numpy(part.pictures[chosen]).to(device, non_blocking=True))
+        labels = None if part.labels is None else torch.from_numpy(part.labels[chosen]).to(device)
+        at = torch.from_numpy(chosen).to(device)
+        if augment is not None:
+            pictures = augment(pictures, at, number)
+        yield Batch(pictures, labels, at)
+
+
+def to_float(pictures: Tensor) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [0, 1], channels last without a copy."""
+    return pictures.permute(0, 3, 1, 2).float().div_(255)
+
+
+def seeded(device: torch.device | str, *keys: int | str) -> torch.Generator:
+    """A generator on `device` whose draws depend on `keys` alone, so that any batch can be made again."""
+    digest = hashlib.blake2b(repr(keys).encode(), digest_size=7).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))

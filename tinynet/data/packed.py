@@ -1,0 +1,203 @@
+"""Pictures decoded once into memory-mapped uint8 arrays, with a manifest that says of what source."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinynet.cli import cache_folder, progress
+from tinynet.data.archive import SPLITS, Archive, FolderSource, ZipSource, locate, source_digest
+from tinynet.errors import InputError
+from tinynet.files import new_array, whole_folder, write_json, write_text
+
+FORMAT = 1
+CHUNK = 256  # pictures a job: a job takes about 0.1 s, so the bar moves and few are lost to Ctrl-C
+_FEW = 4 * CHUNK  # fewer pictures are decoded sooner than worker processes start
+
+
+@dataclass(frozen=True)
+class PackedPart:
+    """One part of the archive as arrays; row i of each belongs to picture i.
+
+    `pictures`: (N, side, side, 3) uint8, RGB. `labels`: (N,) int64, or None where there are none.
+    `boxes`: (N, 4) int16, x0, y0, x1, y1 inclusive, -1 where none is given.
+    """
+
+    name: str
+    pictures: np.ndarray
+    labels: np.ndarray | None
+    boxes: np.ndarray
+    _folder: Path
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The pictures' file names inside the archive."""
+        return (self._folder / f"{self.name}.files.txt").read_text(encoding="utf-8").splitlines()
+
+
+class Packed:
+    """The packed copy of an archive: `train`, `val`, `test`, `wnids`, `names`, `side`, `digest`."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        if self.manifest is None:
+            raise InputError(f"{folder}: no packed pictures of format {FORMAT}; "
+                             "`python -m tinynet.data pack` makes them")
+        self.wnids: tuple[str, ...] = tuple(self.manifest["wnids"])
+        self.names: tuple[str, ...] = tuple(self.manifest["names"])
+        self.side: int = self.manifest["side"]
+        self.digest: str = self.manifest["digest"]
+        self.train, self.val, self.test = (self._part(name) for name in SPLITS)
+
+    def part(self, name: str) -> PackedPart:
+        """The part called `name`: `train`, `val` or `test`."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def _part(self, name: str) -> PackedPart:
+        def load(kind: str) -> np.ndarray:
+            # An empty file cannot be mapped.
+            mode = "r" if self.manifest["counts"][name] else None
+            return np.load(self.folder / f"{name}.{kind}.npy", mmap_mode=mode)
+
+        labels = None if name == "test" else np.asarray(load("labels"))
+        return PackedPart(name, load("pictures"), labels, np.asarray(load("boxes")), self.folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest in `folder`, or None where there is none of this format."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if manifest.get("format") == FORMAT else None
+
+
+def packed_folder(path: str | Path, cache: str | None = None) -> Path:
+    """Where the packed copy of the source at `path` belongs."""
+    source = locate(path)
+    return cache_folder(source, cache) / f"{source.stem}.packed"
+
+
+def open_packed(path: str | Path, cache: str | None = None) -> Packed:
+    """The packed copy of the source at `path`, made first if there is none that fits.
+
+    Raises `InputError` when the source is not Tiny ImageNet or a picture cannot be used.
+    """
+    source, folder = locate(path), packed_folder(path, cache)
+    manifest = read_manifest(folder)
+    if manifest is not None and _fits(manifest, source):
+        return Packed(folder)
+    return pack(Archive(source), folder)
+
+
+def _stamp(source: Path) -> list[int] | None:
+    """Size and modification time of a zip; a folder has no stamp that would notice a changed file."""
+    stat = source.stat()
+    return [stat.st_size, stat.st_mtime_ns] if source.is_file() else None
+
+
+def _fits(manifest: dict[str, Any], source: Path) -> bool:
+    # Reading the table of contents of 120,000 files takes a second or two; an untouched zip needs none.
+    stamp = _stamp(source)
+    return (stamp is not None and stamp == manifest["stamp"]) or manifest["digest"] == source_digest(source)
+
+
+def pack(archive: Archive, folder: Path) -> Packed:
+    """Decode every picture of `archive` into `folder`, which appears whole or not at all.
+
+    Raises `InputError` with the name of the first picture that cannot be decoded or differs in size.
+    """
+    side = len(decode(archive.read(archive.train.files[0]), archive.train.files[0]))
+    counts = {name: len(archive.part(name).files) for name in SPLITS}
+    with whole_folder(folder) as partial:
+        jobs = []
+        for name in SPLITS:
+            part = archive.part(name)
+            new_array(partial / f"{name}.pictures.npy", (counts[name], side, side, 3), np.uint8)
+            np.save(partial / f"{name}.boxes.npy", part.boxes)
+            if part.labels is not None:
+                np.save(partial / f"{name}.labels.npy", part.labels)
+            write_text(partial / f"{name}.files.txt", "".join(f + "\n" for f in part.files))
+            jobs += [(partial / f"{name}.pictures.npy", start, part.files[start:start + CHUNK])
+                     for start in range(0, counts[name], CHUNK)]
+        with progress(total=sum(counts.values()), label=f"packing into {folder}", unit="pictures") as bar:
+            for done in in_workers(_decode_into, jobs, archive):
+                bar.update(done)
+        write_json(partial / "manifest.json", {
+            "format": FORMAT, "source": str(archive.path), "stamp": _stamp(archive.source.path),
+            "digest": archive.digest(), "counts": counts, "side": side,
+            "wnids": archive.wnids, "names": archive.names,
+        })
+    return Packed(folder)
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """A picture's bytes as (side, side, 3) uint8 RGB; grey becomes three equal channels."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:  # PIL raises all three for broken files
+        raise InputError(f"{name}: cannot be decoded ({' '.join(str(error).split())[:80]}); "
+                         "fetch the archive again") from None
+    if pixels.shape[0] != pixels.shape[1]:
+        raise InputError(f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels; the pictures of "
+                         "Tiny ImageNet are square, 64x64")
+    return pixels
+
+
+_Read = Callable[[str], bytes]
+_worker: tuple[Callable[[_Read, Any], Any], ZipSource | FolderSource, str]  # of this process
+
+
+def _start_worker(work: Callable[[_Read, Any], Any], source: ZipSource | FolderSource, root: str) -> None:
+    global _worker
+    _worker = (work, source, root)
+
+
+def _do(job: Any) -> Any:
+    work, source, root = _worker
+    return work(lambda file: source.read(root + file), job)
+
+
+def in_workers(work: Callable[[_Read, Any], Any], jobs: list, archive: Archive) -> Iterator[Any]:
+    """`work(read, job)` for every job, in order, in as many processes as there are cores.
+
+    `work` is a function of a module; `read(file)` gives it the bytes of a file of `archive`. A job is
+    about `CHUNK` pictures.
+    """
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers == 1 or len(jobs) * CHUNK <= _FEW:
+        _start_worker(work, archive.source, archive.root)
+        yield from map(_do, jobs)
+        return
+    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(work, archive.source, archive.root)) as pool:
+        try:
+            yield from pool.map(_do, jobs)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _decode_into(read: _Read, job: tuple[Path, int, tuple[str, ...]]) -> int:
+    target, start, files = job
+    rows = np.load(target, mmap_mode="r+")
+    for row, file in enumerate(files, start):
+        pixels = decode(read(file), file)
+        if pixels.shape != rows.shape[1:]:
+            raise InputError(f"{file}: {pixels.shape[1]}x{pixels.shape[0]} pixels, and the first picture has "
+                             f"{rows.shape[2]}x{rows.shape[1]}; all must have one size (64x64 in Tiny ImageNet)")
+        rows[row] = pixels
+    return len(files)

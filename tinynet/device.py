@@ -1,0 +1,68 @@
+"""Which device, precision and memory format: chosen by what the machine really has, and said."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from tinynet.errors import InputError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how a network runs: a torch device and the dtype of its convolutions and products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a network trains; weights stay float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A gradient scaler, which does something in float16 only."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    @property
+    def precision(self) -> str:
+        """The dtype's name: float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def __str__(self) -> str:
+        if self.device.type == "cuda":
+            where = torch.cuda.get_device_name(self.device)
+        else:
+            where = self.device.type + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
+        return f"{where}, {self.precision}, channels last"
+
+
+def choose_device(device: str = "auto", precision: Precision = "auto") -> Device:
+    """The device called `device` (`auto`: the fastest there is) at `precision` (`auto`: likewise).
+
+    Raises `InputError` where the machine has no such device or the device no such precision.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if there[name])
+    elif not there.get(device):
+        found = ", ".join(name for name, present in there.items() if present)
+        raise InputError(f"--device {device}: this machine has {found}; name one of these or leave it to auto")
+    if precision == "auto":
+        precision = _fastest(device)
+    if device == "cpu" and precision == "float16":
+        raise InputError("--precision float16: the cpu has float32 and bfloat16; name one of these or auto")
+    return Device(torch.device(device), getattr(torch, precision))
+
+
+def _fastest(device: str) -> str:
+    """The fastest dtype that the hardware computes in itself: an emulated bfloat16 is slower than float32."""
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16"
+    if device == "cpu":
+        # The one place that asks the processor; torch offers no public name for it up to 2.12 at least.
+        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        if any(getattr(torch.cpu, probe, lambda: False)() for probe in probes):
+            return "bfloat16"
+    return "float32"

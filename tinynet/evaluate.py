@@ -1,0 +1,128 @@
+"""Score a trained run on its hold-out and on the official val, plain and over views.
+
+    python -m tinynet.evaluate --tta flip                     the newest finished run
+    python -m tinynet.evaluate --run runs/... --size 64 80    several test sizes
+
+Choices belong on the hold-out; val is for reporting. Intervals are Wilson's, 95 %.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinynet import cli, runs
+from tinynet.errors import InputError
+from tinynet.runs import STAGES, StageFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tinynet.data.packed import Packed, PackedPart
+    from tinynet.device import Device
+    from tinynet.score.probabilities import Probabilities
+
+_PIXELS = 64 * 64 * 64  # a batch, so that memory does not grow with the size
+
+
+def parser() -> cli.Parser:
+    """The command's flags."""
+    made = cli.Parser("tinynet.evaluate", __doc__)
+    made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
+    made.add_argument("--tta", choices=("none", "flip"), default="none",
+                      help="views whose probabilities are averaged; the plain result is given too (default: none)")
+    made.add_argument("--size", type=int, nargs="+", metavar="N", help="test sizes in pixels (default: the training size)")
+    cli.add_common(made, "data", "cache", "run", "split", "device", "precision", "json")
+    return made
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    asked = parser().parse_args(argv)
+    folder = finished_stage(asked.run, asked.stage)
+    cli.say(f"evaluating {folder.path}")
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import open_packed
+    from tinynet.device import choose_device
+    from tinynet.report.tables import show_scores
+
+    device = choose_device(asked.device, asked.precision)
+    packed = open_packed(find_data(asked.data), asked.cache)
+    splits = ("holdout", "val") if asked.split == "both" else (asked.split,)
+    show_scores(evaluate(folder, packed, device, splits, asked.size, asked.tta), asked.json)
+
+
+def finished_stage(run: str | None, stage: str | None) -> StageFolder:
+    """The stage to score: as named, or the last finished one of the newest finished run."""
+    wanted = (stage,) if stage else STAGES
+    found = runs.find_run(run, lambda path: any(StageFolder(path, s).finished for s in wanted),
+                          f"train one to its end before: python -m tinynet.train --stage {wanted[0]}")
+    return [StageFolder(found, s) for s in wanted if StageFolder(found, s).finished][-1]
+
+
+def evaluate(folder: StageFolder, packed: "Packed", device: "Device", splits: Sequence[str],
+             sizes: Sequence[int] | None, tta: str) -> list[dict[str, Any]]:
+    """Rows of scores for every split and size, plain first; kept in the run with their probabilities."""
+    from tinynet.score.merges import MERGES
+    from tinynet.score.metrics import score
+
+    rows = []
+    for split, size, found in probabilities_of(folder, packed, device, splits, sizes, tta):
+        found.save(folder.probabilities / f"{split}-{tta}-{size}.npz")
+        common = {"run": str(folder.run), "stage": folder.stage, "split": split}
+        plain = found.log_probabilities[found.views.index("plain")]
+        rows.append({**common, "views": "none", "merge": "mean", "size": size, **score(plain, found.labels)})
+        if tta != "none":
+            merged = MERGES["mean"](found.log_probabilities)
+            rows.append({**common, "views": tta, "merge": "mean", "size": size, **score(merged, found.labels)})
+    runs.append_rows(folder.scores, rows)
+    return rows
+
+
+def probabilities_of(folder: StageFolder, packed: "Packed", device: "Device", splits: Sequence[str],
+                     sizes: Sequence[int] | None, tta: str) -> "Iterator[tuple[str, int, Probabilities]]":
+    """Split, size and probabilities of every view, for every split and size (default: the training size)."""
+    from tinynet.data.batches import batches
+    from tinynet.fit.checkpoint import load_model
+    from tinynet.models.vgg import check_side
+    from tinynet.score.probabilities import view_probabilities
+    from tinynet.score.views import VIEWS
+
+    for size in sizes or ():
+        check_side(size)
+    model, trained_size = load_model(folder.best, packed.wnids)
+    model = model.for_inference(device.device, device.dtype)
+    for split in splits:
+        part, chosen = pictures_of(split, folder, packed)
+        for size in sizes or [trained_size]:
+            at_once = max(1, _PIXELS // size**2)
+            stream = batches(part, chosen, size=at_once, device=device.device)
+            bar = cli.progress(stream, total=-(-len(chosen) // at_once), label=f"{split}, {size} px, {tta}",
+                               unit="batches")
+            yield split, size, view_probabilities(model, bar, VIEWS[tta], size, packed.wnids)
+
+
+def pictures_of(split: str, folder: StageFolder, packed: "Packed") -> tuple["PackedPart", "np.ndarray"]:
+    """The part and the rows of a split; the hold-out is the one that this run held out.
+
+    Raises `InputError` where the data is not that of the run, so that its hold-out cannot be known.
+    """
+    import numpy as np
+
+    from tinynet.data.splits import split_train
+
+    if split != "holdout":
+        part = packed.part(split)
+        if not len(part):
+            raise InputError(f"{packed.manifest['source']}: has no {split} pictures; choose another --split")
+        return part, np.arange(len(part))
+    recipe = folder.read_recipe()
+    plan = recipe["recipe"]["data"]
+    if packed.digest != recipe["data_digest"]:
+        raise InputError(f"{folder.run}: its hold-out was taken from other data ({recipe['data']}); name that "
+                         "with --data, or score --split val alone")
+    held = split_train(packed.train.labels, plan["split_kind"], plan["holdout"], plan["split_seed"],
+                       plan["per_class"])
+    return packed.train, held.holdout
+
+
+if __name__ == "__main__":
+    cli.run(main)

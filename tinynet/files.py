@@ -1,0 +1,97 @@
+"""Result files and folders appear whole or not at all: temporary name, fsync, rename."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a binary file that takes the name `path` only when the block ends without an exception.
+
+    Missing parent folders are made. An earlier file of that name is replaced in one step.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes writing the same name must not share a temporary file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the name `path` only when the block ends without an exception.
+
+    An earlier folder of that name is replaced.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """Make a writable `.npy` array on disk whose space is reserved at once.
+
+    Raises `OSError` (ENOSPC) where the disk is too small: writing to an array without its space
+    would end the process with a bus error instead.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    size = os.path.getsize(path)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, size)
+    elif shutil.disk_usage(Path(path).parent).free < size:
+        raise OSError(errno.ENOSPC, f"{size:,} bytes are needed for", str(path))
+    return array
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    with whole_file(path) as stream:
+        stream.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with whole_file(path) as stream:
+        stream.write(text.encode())
+
+
+def write_with(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` (for instance `partial(torch.save, state)`) fill the file, whole or not at all."""
+    with whole_file(path) as stream:
+        write(stream)

@@ -1,0 +1,1 @@
+"""Recipes, cached features, the loop and checkpoints."""

@@ -1,0 +1,68 @@
+"""What a stage sees in an epoch: an order, and changes to pictures, that depend on seed, epoch and batch alone."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinynet.data import augment
+from tinynet.data.batches import Batch, batches, seeded
+from tinynet.data.packed import PackedPart
+from tinynet.errors import InputError
+from tinynet.fit.recipes import Stage
+
+
+def epoch_order(count: int, seed: int, epoch: int, batch: int) -> np.ndarray:
+    """A permutation of 0 ... count - 1; a last batch of one is left out, since batch norm needs two."""
+    order = torch.randperm(count, generator=seeded("cpu", seed, "order", epoch)).numpy()
+    return order[:-1] if count % batch == 1 else order
+
+
+def steps_per_epoch(count: int, batch: int) -> int:
+    """Batches in an epoch of `count` pictures."""
+    return math.ceil((count - (count % batch == 1)) / batch)
+
+
+def epoch_batches(part: PackedPart, rows: np.ndarray, stage: Stage, seed: int, epoch: int,
+                  device: torch.device, start: int = 0) -> Iterator[Batch]:
+    """The batches of one epoch, changed as `stage` says; `start`: the first batch to yield.
+
+    Any batch can be made again: its draws are seeded by `seed`, `epoch` and its number.
+    """
+
+    def change(pictures: Tensor, at: Tensor, number: int) -> Tensor:
+        return change_pictures(pictures, at, stage, epoch, seeded(device, seed, "pictures", epoch, number))
+
+    order = rows[epoch_order(len(rows), seed, epoch, stage.batch)]
+    return batches(part, order, size=stage.batch, device=device, augment=change, start=start)
+
+
+def change_pictures(pictures: Tensor, rows: Tensor, stage: Stage, epoch: int, generator: torch.Generator) -> Tensor:
+    """Crop, flip and jitter a batch as `stage` says: (N, 3, H, W) in [0, 1] -> (N, 3, size, size)."""
+    count, side = len(pictures), pictures.shape[-1]
+    if stage.crop_side or stage.crop_area or side != stage.size:
+        sides = _crop_sides(count, side, stage, generator)
+        top, left = augment.draw_corners(sides, generator, side)
+        pictures = augment.resized_crop(pictures, top, left, sides, sides, stage.size)
+    if stage.flip == "alternating":
+        pictures = augment.hflip(pictures, augment.alternating_flags(rows, epoch))
+    elif stage.flip == "random":
+        pictures = augment.hflip(pictures, augment.draw_flags(count, generator))
+    if stage.saturation or stage.hue:
+        factors = augment.draw_factors(count, generator, *(stage.saturation or (1.0, 1.0)))
+        shifts = augment.draw_factors(count, generator, -stage.hue, stage.hue)
+        pictures = augment.colour_jitter(pictures, factors, shifts, augment.draw_flags(count, generator))
+    return pictures.contiguous(memory_format=torch.channels_last)
+
+
+def _crop_sides(count: int, side: int, stage: Stage, generator: torch.Generator) -> Tensor:
+    if stage.crop_side:
+        low, high = stage.crop_side
+        if high > side:
+            raise InputError(f"crop_side is {low} to {high} pixels; the pictures have {side}")
+        return augment.draw_sides(count, generator, low, high)
+    if stage.crop_area:
+        return augment.draw_sides_by_area(count, generator, side, *stage.crop_area)
+    return torch.full((count,), side, device=generator.device)

@@ -1,0 +1,178 @@
+"""The training loop: takes a network, batches and a stage, yields a row per step and epoch."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tinynet.device import Device
+from tinynet.fit.recipes import ALL_PARTS, Stage
+from tinynet.fit.schedules import make_schedule
+
+_FLUSH_AFTER = 1.0  # seconds: reading a loss waits for the device, so it is not done every step
+
+Stream = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
+
+
+class Training:
+    """Everything that training changes, and so everything that resuming needs.
+
+    `module`: what is called on the inputs. `parts`: the parts of the network that learn, by name.
+    `steps`: batches an epoch. `epoch` and `step` count what is finished; `best` is the row of the best
+    epoch so far, `stale` the number of epochs since.
+    """
+
+    def __init__(self, module: nn.Module, parts: Mapping[str, list[nn.Module]], stage: Stage, steps: int,
+                 device: Device):
+        self.module, self.stage, self.steps, self.device = module, stage, steps, device
+        self.optimizer = _make_optimizer(parts, stage, device)
+        self.schedule = make_schedule(self.optimizer, stage, steps)
+        self.scaler = device.scaler()
+        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.ema)) if stage.ema else None
+        self.epoch = self.step = self.stale = self.seen = 0
+        self.loss_sum = self.seconds = 0.0
+        self.best: dict[str, Any] | None = None
+
+    @property
+    def result(self) -> nn.Module:
+        """The network to judge and keep: the moving average where there is one."""
+        return self.module if self.average is None else self.average.module
+
+    @property
+    def total_steps(self) -> int:
+        """Steps finished since the stage began."""
+        return self.epoch * self.steps + self.step
+
+    _PLAIN = ("epoch", "step", "stale", "seen", "loss_sum", "seconds", "best")
+    _STATEFUL = ("module", "optimizer", "schedule", "scaler", "average")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values that continue this training exactly, random state included."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in self._PLAIN}
+        state |= {name: getattr(self, name).state_dict() for name in self._STATEFUL if getattr(self, name) is not None}
+        state["rng"] = torch.get_rng_state()
+        if self.device.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device.device)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        for name in self._PLAIN:
+            setattr(self, name, state[name])
+        # Building a schedule sets the rates (pytorch#65342): the optimizer's state comes after the schedule's.
+        for name in ("module", "schedule", "optimizer", "scaler", "average"):
+            if getattr(self, name) is not None:
+                getattr(self, name).load_state_dict(state[name])
+        torch.set_rng_state(state["rng"])
+        if "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device.device)
+
+    def learn(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimizer; returns the mean loss of the batch, on the device."""
+        with self.device.autocast():
+            logits = self.module(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.stage.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.stage.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(learning, self.stage.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+        if self.stage.schedule_every == "step":
+            self.schedule.step()
+        return loss.detach()
+
+
+def fit(training: Training, stream: Stream, check: Callable[[nn.Module], dict[str, Any]],
+        stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
+    """Train to the end of the stage, yielding rows as they come.
+
+    `stream(epoch, start)` yields inputs and labels of an epoch from batch `start` on. `check(module)`
+    judges the network after an epoch and returns at least `top1`. `stop()` is asked after every step.
+    Rows have `kind`: `step` (`epoch`, `step`, `lr`, `loss`), `epoch` (mean `loss`, `seconds`,
+    `pictures_per_second`, `improved`, and what `check` returned as `holdout`), or `stopped`.
+    Raises `FloatingPointError` when the loss is no longer finite.
+    """
+    stage = training.stage
+    while training.epoch < stage.epochs and not (stage.patience and training.stale >= stage.patience):
+        if training.step == 0:
+            training.seen, training.loss_sum, training.seconds = 0, 0.0, 0.0
+        training.module.train()
+        yield from _run_epoch(training, stream, stop)
+        if training.step < training.steps:
+            yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
+            return
+        yield _finish_epoch(training, check)
+        if stop() and training.epoch < stage.epochs:
+            yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
+            return
+
+
+def _run_epoch(training: Training, stream: Stream, stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    since = time.perf_counter()
+
+    def flush() -> list[dict[str, Any]]:
+        nonlocal since
+        for row, loss in zip(rows, torch.stack([row["loss"] for row in rows]).tolist() if rows else [], strict=True):
+            if loss != loss or loss == float("inf"):
+                raise FloatingPointError(f"the loss is {loss} at step {row['step']} (rate {row['lr']:.3g}); "
+                                         "lower --lr, or use --precision float32")
+            row["loss"] = loss
+            training.loss_sum += loss * row.pop("n")
+        done, rows[:] = list(rows), []
+        training.seconds, since = training.seconds + time.perf_counter() - since, time.perf_counter()
+        return done
+
+    for inputs, labels in stream(training.epoch, training.step):
+        group = training.optimizer.param_groups[-1]
+        rate = group["lr"] / group["factor"]
+        loss = training.learn(inputs, labels)
+        training.step += 1
+        training.seen += len(labels)
+        rows.append({"kind": "step", "epoch": training.epoch, "step": training.total_steps, "lr": rate,
+                     "loss": loss, "n": len(labels)})
+        if stop():
+            break
+        if time.perf_counter() - since > _FLUSH_AFTER:
+            yield from flush()
+            since = time.perf_counter()  # what the caller did with the rows is not training time
+    yield from flush()
+
+
+def _finish_epoch(training: Training, check: Callable[[nn.Module], dict[str, Any]]) -> dict[str, Any]:
+    if training.stage.schedule_every == "epoch":
+        training.schedule.step()
+    held = check(training.result)
+    improved = training.best is None or held["top1"] > training.best["holdout"]["top1"]
+    row = {"kind": "epoch", "epoch": training.epoch, "step": training.total_steps,
+           "loss": training.loss_sum / max(1, training.seen), "seconds": training.seconds,
+           "pictures_per_second": training.seen / max(training.seconds, 1e-9), "improved": improved, "holdout": held}
+    training.stale = 0 if improved else training.stale + 1
+    if improved:
+        training.best = row
+    training.epoch, training.step = training.epoch + 1, 0
+    return row
+
+
+def _make_optimizer(parts: Mapping[str, list[nn.Module]], stage: Stage, device: Device) -> torch.optim.Optimizer:
+    """A group for each part and for each kind of weight: biases and batch norm are not decayed."""
+    factors = dict(zip(ALL_PARTS, stage.lr_factors, strict=True))
+    groups = []
+    for name, modules in parts.items():
+        learning = [p for module in modules for p in module.parameters() if p.requires_grad]
+        for decayed in (True, False):
+            chosen = [p for p in learning if (p.ndim > 1) == decayed]
+            if chosen:
+                groups.append({"params": chosen, "factor": factors[name], "lr": stage.lr * factors[name],
+                               "weight_decay": stage.weight_decay if decayed else 0.0})
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[stage.optimizer]
+    return kind(groups, lr=stage.lr, fused=device.device.type in ("cpu", "cuda"))

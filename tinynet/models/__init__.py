@@ -1,0 +1,1 @@
+"""Backbones with named depths, and heads on what they say."""

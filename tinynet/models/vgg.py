@@ -1,0 +1,247 @@
+"""VGG16 as a backbone with named depths that normalises its own input, and a head on what it says.
+
+Nobody outside this file knows VGG's layer numbers, channel counts or least picture side.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import VGG16_Weights
+from torchvision.models.vgg import cfgs, make_layers
+
+from tinynet.cli import say
+from tinynet.errors import InputError
+
+MIN_SIDE = 32  # pixels: below it the fifth pooling leaves nothing
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+STATISTICS = {
+    "mean": lambda maps: maps.mean((2, 3)),
+    "max": lambda maps: maps.amax((2, 3)),
+    "grid2": lambda maps: F.adaptive_avg_pool2d(maps, 2).flatten(1),
+    "grid7": lambda maps: F.adaptive_avg_pool2d(maps, 7).flatten(1),
+}
+_NUMBERS = {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}  # a channel
+
+
+class Backbone(nn.Module):
+    """The 13 convolutions of VGG16 (configuration D, Simonyan & Zisserman 2014) with named depths.
+
+    Depths are `relu1_1` ... `relu5_3` and `pool1` ... `pool5`; parts are `conv1` ... `conv5`.
+    `channels`: channels of every depth, in the order of the forward pass.
+    `mean`, `std`: of the three channels, in [0, 1] units; subtracted and divided by in `forward`.
+    """
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
+        super().__init__()
+        self.features = make_layers(cfgs["D"], batch_norm=False)
+        for module in self.features.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.channels: dict[str, int] = {}
+        self._layer: dict[str, int] = {}
+        self.parts: dict[str, list[nn.Module]] = {}
+        block, position, channels = 1, 1, 3
+        for index, module in enumerate(self.features):
+            self.parts.setdefault(f"conv{block}", []).append(module)
+            if isinstance(module, nn.Conv2d):
+                channels = module.out_channels
+                continue
+            pooling = isinstance(module, nn.MaxPool2d)
+            name = f"pool{block}" if pooling else f"relu{block}_{position}"
+            self._layer[name], self.channels[name] = index, channels
+            block, position = (block + 1, 1) if pooling else (block, position + 1)
+
+    def forward(self, pictures: Tensor, depths: Iterable[str]) -> dict[str, Tensor]:
+        """Feature maps at `depths`; `pictures`: (N, 3, H, W) float in [0, 1], H and W at least 32."""
+        wanted = {self._layer[depth]: depth for depth in depths}
+        maps = ((pictures - self.mean) / self.std).to(self.features[0].weight.dtype)
+        found = {}
+        for index, module in enumerate(self.features[: max(wanted) + 1]):
+            maps = module(maps)
+            if index in wanted:
+                found[wanted[index]] = maps
+        return found
+
+    def digest(self) -> str:
+        """SHA-256 (first 16 hex digits) over all weights and the normalisation."""
+        whole = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            whole.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()[:16]
+
+
+class Head(nn.Sequential):
+    """Hidden layers of Linear, ReLU, BatchNorm, Dropout, then logits; He-uniform weights, zero biases.
+
+    With `standardise`, a BatchNorm without weights stands first: the depths differ in scale.
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], classes: int, dropout: float, standardise: bool):
+        layers: list[nn.Module] = [nn.BatchNorm1d(inputs, affine=False)] if standardise else []
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), nn.ReLU(), nn.BatchNorm1d(width), nn.Dropout(dropout)]
+            inputs = width
+        layers.append(nn.Linear(inputs, classes))
+        super().__init__(*layers)
+        for module in self:
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+
+class Classifier(nn.Module):
+    """A backbone, the statistics of its depths that the head sees (`taps`), and the head.
+
+    `taps`: names like `relu4_3:mean`: a depth and one of `mean`, `max`, `grid2`, `grid7` (average over
+    a 2x2 or 7x7 grid), so the features' length does not depend on the picture's size.
+
+    Raises `InputError` for a tap that the backbone has not.
+    """
+
+    def __init__(self, backbone: Backbone, taps: Sequence[str], hidden: Sequence[int], classes: int,
+                 dropout: float, standardise: bool):
+        super().__init__()
+        check_taps(backbone, taps)
+        self.backbone, self.taps = backbone, tuple(taps)
+        self.shape = dict(taps=list(taps), hidden=list(hidden), classes=classes, dropout=dropout,
+                          standardise=standardise)
+        self.head = Head(feature_count(backbone, taps), hidden, classes, dropout, standardise)
+        self.parts = {**backbone.parts, "head": [self.head]}
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """(N, F) float32 features of pictures (N, 3, H, W) in [0, 1]."""
+        return describe(self.backbone, self.taps, pictures)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, classes) logits of pictures (N, 3, H, W) in [0, 1]."""
+        return self.head(self.features(pictures))
+
+    def train_only(self, parts: Iterable[str]) -> int:
+        """Let only `parts` (of `conv1` ... `conv5`, `head`) learn; returns the number of weights that do.
+
+        Frozen parts get no gradient, stay in eval mode (batch norm keeps its running statistics, dropout
+        is off) and, where nothing before them learns, run without autograd.
+        """
+        chosen = set(parts)
+        unknown = chosen - set(self.parts)
+        if unknown:
+            raise InputError(f"no part called {', '.join(sorted(unknown))}; the parts are {', '.join(self.parts)}")
+        for name, modules in self.parts.items():
+            for module in modules:
+                module.requires_grad_(name in chosen)
+        self.train(self.training)
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        for modules in self.parts.values():
+            frozen = not any(p.requires_grad for module in modules for p in module.parameters())
+            for module in modules if frozen else ():
+                module.train(False)
+        return self
+
+    def for_inference(self, device: torch.device, dtype: torch.dtype) -> "Classifier":
+        """A copy in eval mode on `device`, its backbone in `dtype`, channels last."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False).to(device)
+        twin.backbone.features.to(dtype=dtype, memory_format=torch.channels_last)
+        return twin
+
+
+def describe(backbone: Backbone, taps: Sequence[str], pictures: Tensor) -> Tensor:
+    """(N, F) float32: the statistics of the depths that `taps` name, side by side."""
+    maps = backbone(pictures, {tap.split(":")[0] for tap in taps})
+    return torch.cat([STATISTICS[tap.split(":")[1]](maps[tap.split(":")[0]]) for tap in taps], 1).float()
+
+
+def feature_count(backbone: Backbone, taps: Sequence[str]) -> int:
+    """F of `describe`."""
+    return sum(backbone.channels[depth] * _NUMBERS[statistic] for depth, statistic in (t.split(":") for t in taps))
+
+
+def check_taps(backbone: Backbone, taps: Sequence[str]) -> None:
+    """Raise `InputError` unless every tap names a depth of `backbone` and a statistic."""
+    for tap in taps:
+        depth, _, statistic = tap.partition(":")
+        if depth not in backbone.channels or statistic not in STATISTICS:
+            raise InputError(f"tap {tap!r}: a tap is DEPTH:STATISTIC with a depth of {', '.join(backbone.channels)} "
+                             f"and a statistic of {', '.join(STATISTICS)}")
+    if not taps:
+        raise InputError("no taps: the head needs at least one, for instance pool5:grid2")
+
+
+def check_side(side: int, flag: str = "--size") -> None:
+    """Raise `InputError` where pictures of `side` pixels are too small for the backbone."""
+    if side < MIN_SIDE:
+        raise InputError(f"{flag} {side}: VGG16 halves a picture five times, so it needs {MIN_SIDE} pixels or more")
+
+
+def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
+    """VGG16's backbone with `weights`: a name of torchvision's, a state-dict file, or `none` (random).
+
+    The normalisation is that of the weights' metadata; a bare file is taken to want ImageNet's mean and std.
+    Raises `InputError` for an unknown name, a file of another network, or a download that fails.
+    """
+    if weights.lower() == "none":
+        return Backbone()
+    if weights in VGG16_Weights.__members__:
+        chosen = VGG16_Weights[weights]
+        preprocessing = chosen.transforms()
+        backbone, state = Backbone(preprocessing.mean, preprocessing.std), _download(chosen)
+    else:
+        backbone, state = Backbone(), _read_state(weights)
+        say(f"{weights}: a bare state dict; ImageNet's mean {IMAGENET_MEAN} and std {IMAGENET_STD} are assumed")
+    _fill(backbone, state, weights)
+    return backbone
+
+
+def _download(weights: VGG16_Weights) -> dict[str, Tensor]:
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError) as error:
+        name = weights.url.rsplit("/", 1)[1]
+        raise InputError(f"{weights.name}: could not be fetched ({error}); bring {weights.url} here by hand and "
+                         f"name it: --weights {name}") from None
+
+
+def _read_state(path: str) -> dict[str, Any]:
+    names = ", ".join(VGG16_Weights.__members__)
+    if not Path(path).is_file():
+        raise InputError(f"--weights {path}: no such file, and not one of {names}, none")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken or foreign file raises nearly anything
+        raise InputError(f"--weights {path}: not a state dict that torch can read safely "
+                         f"({type(error).__name__}); save one with torch.save(model.state_dict(), ...)") from None
+    if not isinstance(state, dict):
+        raise InputError(f"--weights {path}: holds a {type(state).__name__}, not a state dict; "
+                         "save one with torch.save(model.state_dict(), ...)")
+    return state
+
+
+def _fill(backbone: Backbone, state: dict[str, Any], source: str) -> None:
+    """Load the `features.*` of `state`; a classifier beside them is left aside."""
+    wanted = backbone.features.state_dict()
+    given = {key.removeprefix("features."): value for key, value in state.items() if str(key).startswith("features.")}
+    missing = [key for key in wanted if key not in given]
+    foreign = [key for key in given if key not in wanted]
+    if missing or foreign:
+        first = f"features.{(missing or foreign)[0]}"
+        raise InputError(f"{source}: weights of another network: of VGG16's {len(wanted)} features.* keys "
+                         f"{len(missing)} are missing and {len(foreign)} are foreign (first: {first})")
+    for key, value in wanted.items():
+        if not isinstance(given[key], Tensor) or given[key].shape != value.shape:
+            shape = tuple(getattr(given[key], "shape", ()))
+            raise InputError(f"{source}: weights of another network: features.{key} has shape {shape}, "
+                             f"VGG16 has {tuple(value.shape)}")
+    backbone.features.load_state_dict(given)

@@ -1,0 +1,46 @@
+"""Write a trained run's predictions for pictures without labels: `file wnid`, a line each.
+
+    python -m tinynet.predict --out predictions.txt     the newest finished run on the official test pictures
+
+The format is the one that the course which published the data asked for.
+"""
+
+from pathlib import Path
+
+from tinynet import cli
+from tinynet.files import write_text
+
+
+def parser() -> cli.Parser:
+    """The command's flags."""
+    made = cli.Parser("tinynet.predict", __doc__)
+    made.add_argument("--tta", choices=("none", "flip"), default="none", help="views to average (default: none)")
+    made.add_argument("--size", type=int, metavar="N", help="test size in pixels (default: the training size)")
+    cli.add_common(made, "data", "cache", "run", "out", "device", "precision")
+    return made
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    asked = parser().parse_args(argv)
+    from tinynet.evaluate import finished_stage, probabilities_of
+
+    folder = finished_stage(asked.run, None)
+    cli.say(f"predicting with {folder.path}")
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import open_packed
+    from tinynet.device import choose_device
+    from tinynet.score.merges import MERGES
+
+    packed = open_packed(find_data(asked.data), asked.cache)
+    device = choose_device(asked.device, asked.precision)
+    ((_, _, found),) = probabilities_of(folder, packed, device, ("test",), asked.size and [asked.size], asked.tta)
+    best = MERGES["mean"](found.log_probabilities).argmax(1)
+    names = (packed.test.files[row].rsplit("/", 1)[1] for row in found.rows)
+    target = Path(asked.out or folder.path / "test-predictions.txt")
+    write_text(target, "".join(f"{name} {packed.wnids[c]}\n" for name, c in zip(names, best, strict=True)))
+    print(target)
+
+
+if __name__ == "__main__":
+    cli.run(main)

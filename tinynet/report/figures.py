@@ -1,0 +1,51 @@
+"""Rows of a run's log become matplotlib figures."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def training_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
+    """Loss, held-out accuracy and learning rate of a stage, from the rows of its `log.jsonl`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    steps = [row for row in rows if row["kind"] == "step"]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    ends = [row["step"] for row in epochs]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure.suptitle(title)
+    loss, accuracy, rate = figure.subplots(1, 3)
+
+    loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], color="0.8", linewidth=0.6, label="train, a step")
+    loss.plot(ends, [r["loss"] for r in epochs], "o-", markersize=4, label="train, mean of an epoch")
+    loss.plot(ends, [r["holdout"]["loss"] for r in epochs], "s-", markersize=4, label="hold-out")
+    loss.set(xlabel="step", ylabel="cross-entropy (nats)", title="Loss")
+    loss.set_ylim(0, max((r["loss"] for r in steps), default=1.0) * 1.05)
+    loss.legend()
+
+    numbers = range(1, len(epochs) + 1)
+    for key, label, mark in (("top1", "top-1", "s-"), ("top5", "top-5", "^-")):
+        accuracy.plot(numbers, [r["holdout"][key] for r in epochs], mark, markersize=4, label=label)
+    accuracy.fill_between(numbers, [r["holdout"]["low"] for r in epochs], [r["holdout"]["high"] for r in epochs],
+                          alpha=0.2, label="95 % interval of top-1")
+    accuracy.set(xlabel="epoch", ylabel="hold-out", title="Accuracy")
+    accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    accuracy.grid(alpha=0.3)
+    accuracy.legend()
+
+    rate.plot([r["step"] for r in steps], [r["lr"] for r in steps], color="tab:green")
+    rate.set(xlabel="step", ylabel="learning rate", title="Learning rate")
+    rate.set_ylim(bottom=0)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    return figure
+
+
+def save_figure(figure: "Figure", path: Any) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    from tinynet.files import write_with
+
+    write_with(path, lambda stream: figure.savefig(stream, format="png", dpi=110))

@@ -1,0 +1,89 @@
+"""A run's folder: `base/` and `finetune/`, each with recipe, log, weights, scores and probabilities."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tinynet.errors import InputError
+from tinynet.files import write_text
+
+ROOT = Path("runs")
+STAGES = ("base", "finetune")
+
+
+class StageFolder:
+    """The files of one stage of a run; nothing is made before something is written."""
+
+    def __init__(self, run: Path, stage: str):
+        self.run, self.stage, self.path = Path(run), stage, Path(run) / stage
+        self.recipe, self.log = self.path / "recipe.json", self.path / "log.jsonl"
+        self.best, self.last = self.path / "best.pt", self.path / "last.pt"
+        self.scores, self.curves = self.path / "scores.jsonl", self.path / "curves.png"
+        self.probabilities = self.path / "probabilities"
+
+    @property
+    def started(self) -> bool:
+        return self.recipe.is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end: it closes with the hold-out's score."""
+        return self.scores.is_file() and self.best.is_file()
+
+    def read_recipe(self) -> dict[str, Any]:
+        """What `recipe.json` says; raises `InputError` where it cannot be read."""
+        try:
+            return json.loads(self.recipe.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.recipe}: cannot be read ({type(error).__name__}); "
+                             "name a folder that tinynet.train wrote with --run") from None
+
+
+def new_run(out: str | None, recipe: str) -> Path:
+    """The folder of a new run: `out`, or `runs/<date>-<recipe>`."""
+    return Path(out) if out else ROOT / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}"
+
+
+def find_run(run: str | None, fits: Callable[[Path], bool], otherwise: str) -> Path:
+    """The run called `run`, or the newest below `runs/` that `fits`.
+
+    Raises `InputError`, ending with `otherwise` (what to do first), where there is none.
+    """
+    if run is not None:
+        if not any(StageFolder(Path(run), stage).started for stage in STAGES):
+            raise InputError(f"--run {run}: not a run (no base/recipe.json or finetune/recipe.json); {otherwise}")
+        if not fits(Path(run)):
+            raise InputError(f"--run {run}: does not fit; {otherwise}")
+        return Path(run)
+    candidates = [p for p in ROOT.glob("*") if any(StageFolder(p, stage).started for stage in STAGES)]
+    candidates = sorted((p for p in candidates if fits(p)), key=_age)
+    if not candidates:
+        raise InputError(f"no run below {ROOT}/ fits; {otherwise}")
+    return candidates[-1]
+
+
+def _age(run: Path) -> float:
+    return max(StageFolder(run, s).recipe.stat().st_mtime for s in STAGES if StageFolder(run, s).started)
+
+
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows to a JSON-lines file, whole lines only."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(text)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, or none where there is no such file; a last line cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the rows that come after `step`: a checkpoint may be older than the log."""
+    kept = [row for row in read_rows(path) if row["step"] <= step and row["kind"] != "stopped"]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))

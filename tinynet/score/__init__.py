@@ -1,0 +1,1 @@
+"""Views, merges and metrics of probabilities."""
