@@ -409,11 +409,11 @@ def test_items_are_those_of_the_archive(archive_path, contents):
 def test_train_and_holdout_never_overlap(archive_path, archive):
     train, holdout = TinyImageNet(archive_path), TinyImageNet(archive_path, "holdout")
     assert sorted(train.files + holdout.files) == sorted(archive.train.files)
-    assert Counter(holdout.targets) == {label: 1 for label in range(6)}
+    assert Counter(holdout.targets) == dict.fromkeys(range(6), 1)
     whole = TinyImageNet(archive_path, holdout=0)
     assert whole.files == list(archive.train.files) and whole.targets == archive.train.labels.tolist()
     quarter = TinyImageNet(archive_path, "holdout", holdout=0.25, split_seed=7)
-    assert Counter(quarter.targets) == {label: 3 for label in range(6)}
+    assert Counter(quarter.targets) == dict.fromkeys(range(6), 3)
     rows = {file: row for row, file in enumerate(archive.train.files)}
     assert np.array_equal(train.boxes, archive.train.boxes[[rows[file] for file in train.files]])
 
@@ -644,7 +644,8 @@ def test_verify_finds_every_broken_picture(folder):
     report = verify(Archive(folder))
     assert rows_of(report)["pictures that cannot be decoded"].found == 22 and not report.ok
     assert len(report.faults) == 21 and report.faults[-1].startswith("and 2 more")
-    assert all(str(path.relative_to(folder)) in line for path, line in zip(broken[:20], report.faults[:20], strict=True))
+    for path, line in zip(broken[:20], report.faults[:20], strict=True):
+        assert line.startswith(str(path.relative_to(folder)))
 
 
 def test_verify_finds_another_size_and_false_colour(folder):
@@ -717,7 +718,7 @@ def test_commands(archive_path, tmp_path):
     assert packed.stdout == f"{tmp_path / 'cache' / 'd.packed'}\n"
     facts = {row["what"]: row["value"] for row in json.loads(command("info", "--data", drawn, "--json").stdout)}
     assert facts["side"] == 32 and facts["of train, hold-out"] == 3 and facts["digest"] == Archive(drawn).digest()
-    shown = command("show", "--data", drawn, "--out", tmp_path / "s.png", "--count", 9, "--split", "train")
+    shown = command("show", "--data", drawn, "--out", tmp_path / "s.png", "--split", "train")
     assert shown.returncode == 0 and shown.stdout == f"{tmp_path / 's.png'}\n", shown.stderr
     assert Image.open(tmp_path / "s.png").format == "PNG"
 

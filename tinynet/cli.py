@@ -10,7 +10,6 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 from tinynet.errors import InputError
@@ -125,7 +124,8 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    print("\r" + " ".join(line.split()), file=sys.stderr)
+    start = "\r" if sys.stderr.isatty() else ""  # over a progress bar; in a file it would be a line of its own
+    print(start + " ".join(line.split()), file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -160,7 +160,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        say("\rstopping after this step (Ctrl-C again stops at once)")
+        say("\nstopping after this step (Ctrl-C again stops at once)")
 
     try:
         before = signal.signal(signal.SIGINT, remember)
@@ -171,8 +171,3 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def cache_folder(source: Path, cache: str | None) -> Path:
-    """Where what is derived from `source` is kept: `cache` if given, else the folder `cache` beside it."""
-    return Path(cache) if cache else source.parent / "cache"

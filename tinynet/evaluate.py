@@ -7,17 +7,21 @@ Choices belong on the hold-out; val is for reporting. Intervals are Wilson's, 95
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tinynet import cli, runs
 from tinynet.errors import InputError
+from tinynet.fit.recipes import Stage
 from tinynet.runs import STAGES, StageFolder
+from tinynet.stages import Plan, split_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tinynet.data.packed import Packed, PackedPart
     from tinynet.device import Device
+    from tinynet.models.vgg import Classifier
     from tinynet.score.probabilities import Probabilities
 
 _PIXELS = 64 * 64 * 64  # a batch, so that memory does not grow with the size
@@ -29,7 +33,8 @@ def parser() -> cli.Parser:
     made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
     made.add_argument("--tta", choices=("none", "flip"), default="none",
                       help="views whose probabilities are averaged; the plain result is given too (default: none)")
-    made.add_argument("--size", type=int, nargs="+", metavar="N", help="test sizes in pixels (default: the training size)")
+    made.add_argument("--size", type=int, nargs="+", metavar="N",
+                      help="test sizes in pixels (default: the training size)")
     cli.add_common(made, "data", "cache", "run", "split", "device", "precision", "json")
     return made
 
@@ -79,7 +84,11 @@ def evaluate(folder: StageFolder, packed: "Packed", device: "Device", splits: Se
 
 def probabilities_of(folder: StageFolder, packed: "Packed", device: "Device", splits: Sequence[str],
                      sizes: Sequence[int] | None, tta: str) -> "Iterator[tuple[str, int, Probabilities]]":
-    """Split, size and probabilities of every view, for every split and size (default: the training size)."""
+    """Split, size and probabilities of every view, for every split and size (default: the training size).
+
+    A head that learnt from kept features is scored on kept features: other seeds and heads on the same
+    frozen backbone then take seconds.
+    """
     from tinynet.data.batches import batches
     from tinynet.fit.checkpoint import load_model
     from tinynet.models.vgg import check_side
@@ -89,15 +98,44 @@ def probabilities_of(folder: StageFolder, packed: "Packed", device: "Device", sp
     for size in sizes or ():
         check_side(size)
     model, trained_size = load_model(folder.best, packed.wnids)
-    model = model.for_inference(device.device, device.dtype)
+    plan = Plan.read(folder.read_recipe())
+    stage = plan.recipe.stage(folder.stage)
+    running = model.for_inference(device.device, device.dtype)
     for split in splits:
         part, chosen = pictures_of(split, folder, packed)
         for size in sizes or [trained_size]:
+            if stage.views:
+                sized = replace(stage, size=size)
+                yield split, size, _kept_probabilities(model, packed, part, chosen, sized, tta, device)
+                continue
             at_once = max(1, _PIXELS // size**2)
             stream = batches(part, chosen, size=at_once, device=device.device)
             bar = cli.progress(stream, total=-(-len(chosen) // at_once), label=f"{split}, {size} px, {tta}",
                                unit="batches")
-            yield split, size, view_probabilities(model, bar, VIEWS[tta], size, packed.wnids)
+            yield split, size, view_probabilities(running, bar, VIEWS[tta], size, packed.wnids)
+
+
+def _kept_probabilities(model: "Classifier", packed: "Packed", part: "PackedPart", rows: "np.ndarray", stage: Stage,
+                        tta: str, device: "Device") -> "Probabilities":
+    """Probabilities of every view from kept features, which are extracted where they are missing."""
+    import numpy as np
+    import torch
+
+    from tinynet.fit.features import view_features
+    from tinynet.score.probabilities import Probabilities, head_probabilities
+    from tinynet.score.views import VIEWS, resize
+
+    def views(pictures):
+        return VIEWS[tta](resize(pictures, stage.size))
+
+    names = tuple(views(torch.zeros(1, 3, stage.size, stage.size)))
+    head = model.head.to(device.device)
+    found = []
+    for name in names:
+        kept = view_features(model, packed, part, rows, name, lambda pictures, name=name: views(pictures)[name],
+                             stage, device, packed.cache)
+        found.append(head_probabilities(head, kept.in_order(device.device)))
+    return Probabilities(names, np.stack(found), rows, None if part.labels is None else part.labels[rows], packed.wnids)
 
 
 def pictures_of(split: str, folder: StageFolder, packed: "Packed") -> tuple["PackedPart", "np.ndarray"]:
@@ -107,21 +145,16 @@ def pictures_of(split: str, folder: StageFolder, packed: "Packed") -> tuple["Pac
     """
     import numpy as np
 
-    from tinynet.data.splits import split_train
-
     if split != "holdout":
         part = packed.part(split)
         if not len(part):
             raise InputError(f"{packed.manifest['source']}: has no {split} pictures; choose another --split")
         return part, np.arange(len(part))
-    recipe = folder.read_recipe()
-    plan = recipe["recipe"]["data"]
-    if packed.digest != recipe["data_digest"]:
-        raise InputError(f"{folder.run}: its hold-out was taken from other data ({recipe['data']}); name that "
+    stored = folder.read_recipe()
+    if packed.digest != stored["data_digest"]:
+        raise InputError(f"{folder.run}: its hold-out was taken from other data ({stored['data']}); name that "
                          "with --data, or score --split val alone")
-    held = split_train(packed.train.labels, plan["split_kind"], plan["holdout"], plan["split_seed"],
-                       plan["per_class"])
-    return packed.train, held.holdout
+    return packed.train, split_of(Plan.read(stored), packed).holdout
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tinynet.cli import Parser, add_common, cache_folder, run, say
+from tinynet.cli import Parser, add_common, run, say
 from tinynet.errors import InputError
 
 
@@ -77,10 +77,11 @@ def _show(arguments: argparse.Namespace) -> None:
     rows = np.arange(len(part.files))
     if arguments.split in ("train", "holdout"):
         rows = getattr(split_train(part.labels), arguments.split)
-    if not 1 <= arguments.count <= len(rows):
-        raise InputError(f"--count {arguments.count}: {arguments.split} has {len(rows):,} pictures; "
+    count = min(40, len(rows)) if arguments.count is None else arguments.count
+    if not 1 <= count <= len(rows):
+        raise InputError(f"--count {count}: {arguments.split} has {len(rows):,} pictures; "
                          "show any number from 1 to that")
-    rows = np.random.RandomState(arguments.seed).choice(rows, arguments.count, replace=False)
+    rows = np.random.RandomState(arguments.seed).choice(rows, count, replace=False)
     pictures = [decode(archive.read(part.files[row]), part.files[row]) for row in rows]
     titles = [archive.names[part.labels[row]].split(",")[0] if part.labels is not None else "" for row in rows]
     _contact_sheet(Path(arguments.out), pictures, titles, part.boxes[rows])
@@ -118,6 +119,7 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 def _cache(arguments: argparse.Namespace) -> None:
     from tinynet.data.archive import DEFAULT_PATH, locate
+    from tinynet.data.packed import cache_folder
 
     folder = cache_folder(locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache)
     rows = list(_cached(folder))
@@ -181,7 +183,7 @@ def main() -> None:
     command = add("show", _show, "write a PNG of random pictures with their names and boxes", "data")
     command.add_argument("--out", default="pictures.png", metavar="FILE", help="default: pictures.png")
     command.add_argument("--split", default="train", choices=("train", "holdout", "val", "test"), help="default: train")
-    command.add_argument("--count", type=int, default=40, metavar="N", help="how many (default: 40)")
+    command.add_argument("--count", type=int, metavar="N", help="how many (default: 40, or all there are)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="which (default: 0)")
 
     command = add("synthetic", _synthetic, "draw a small archive in the official layout")

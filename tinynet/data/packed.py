@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynet.cli import cache_folder, progress
+from tinynet.cli import progress
 from tinynet.data.archive import SPLITS, Archive, FolderSource, ZipSource, locate, source_digest
 from tinynet.errors import InputError
 from tinynet.files import new_array, whole_folder, write_json, write_text
@@ -60,6 +60,11 @@ class Packed:
         self.digest: str = self.manifest["digest"]
         self.train, self.val, self.test = (self._part(name) for name in SPLITS)
 
+    @property
+    def cache(self) -> Path:
+        """The folder for whatever else is derived from this source."""
+        return self.folder.parent
+
     def part(self, name: str) -> PackedPart:
         """The part called `name`: `train`, `val` or `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
@@ -81,6 +86,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return manifest if manifest.get("format") == FORMAT else None
+
+
+def cache_folder(source: Path, cache: str | None = None) -> Path:
+    """Where what is derived from `source` is kept: `cache` if given, else the folder `cache` beside it."""
+    return Path(cache) if cache else source.parent / "cache"
 
 
 def packed_folder(path: str | Path, cache: str | None = None) -> Path:

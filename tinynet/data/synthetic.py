@@ -63,7 +63,7 @@ def _files(classes: int, counts: dict[str, int], side: int, seed: int) -> Iterat
     numbers = np.unique(np.random.RandomState(seed).randint(10**6, 10**7, 3 * classes + 20))
     wnids = [f"n0{number}" for number in np.random.RandomState(seed).permutation(numbers)]
     wnids, others = wnids[:classes], wnids[classes:]
-    names = {wnid: _name(kind) for kind, wnid in enumerate(wnids)} | {wnid: "nothing drawn" for wnid in others}
+    names = {wnid: _name(kind) for kind, wnid in enumerate(wnids)} | dict.fromkeys(others, "nothing drawn")
     # The official list is not sorted either: it agrees with sorted order at no place.
     yield "wnids.txt", "".join(f"{wnid}\n" for wnid in np.roll(sorted(wnids), 1)).encode()
     yield "words.txt", "\n".join(f"{wnid}\t{name}" for wnid, name in sorted(names.items())).encode()

@@ -33,10 +33,10 @@ _SAVE_EVERY = 30.0  # seconds of extraction that an interruption may cost
 
 @dataclass(frozen=True)
 class Features:
-    """Kept features: one array a tap, each (views, N, numbers of that tap); `labels`: (N,) int64."""
+    """Kept features: one array a tap, each (views, N, numbers of that tap); `labels`: (N,) int64, or None."""
 
     arrays: tuple[np.ndarray, ...]
-    labels: np.ndarray
+    labels: np.ndarray | None
 
     def gather(self, view: int, places: np.ndarray) -> Tensor:
         """(n, F) float32 features of the pictures at `places` (positions, not rows of the archive)."""
@@ -51,11 +51,11 @@ class Features:
             places = order[first:first + batch]
             yield self.gather(view, places).to(device), torch.from_numpy(self.labels[places]).to(device)
 
-    def in_order(self, device: torch.device, batch: int = 1024) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features of the first view and labels, in order."""
-        for first in range(0, len(self.labels), batch):
-            places = np.arange(first, min(first + batch, len(self.labels)))
-            yield self.gather(0, places).to(device), torch.from_numpy(self.labels[places]).to(device)
+    def in_order(self, device: torch.device, batch: int = 1024) -> Iterator[Tensor]:
+        """Features of the first view, in order, `batch` pictures at a time."""
+        count = self.arrays[0].shape[1]
+        for first in range(0, count, batch):
+            yield self.gather(0, np.arange(first, min(first + batch, count))).to(device)
 
 
 def train_features(model: Classifier, packed: Packed, rows: np.ndarray, stage: Stage, seed: int,
@@ -65,32 +65,30 @@ def train_features(model: Classifier, packed: Packed, rows: np.ndarray, stage: S
                  saturation=stage.saturation, hue=stage.hue, views=stage.views)
     if stage.random:
         keyed |= dict(seed=seed, batch=stage.batch)
+    unused = torch.Generator(device.device)
 
     def view_batches(view: int, start: int) -> Iterator[Batch]:
         if stage.random:
             return epoch_batches(packed.train, rows, stage, seed, view, device.device, start)
-        return _fixed(packed.train, rows, stage, view, device.device, start)
+        # Without chance any order shows the same, and the archive's own reads and writes in one sweep.
+        return batches(packed.train, rows, size=_FIXED_BATCH, device=device.device, start=start,
+                       augment=lambda pictures, at, number: change_pictures(pictures, at, stage, view, unused))
 
     return _kept(model, packed, packed.train, rows, stage, device, cache, keyed, stage.views, view_batches)
 
 
-def plain_features(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray, stage: Stage,
-                   device: Device, cache: Path) -> Features:
-    """The features of the unchanged pictures of `part` at `rows`, at the stage's size."""
-    plain = Stage(size=stage.size, batch=stage.batch, feature_dtype=stage.feature_dtype)
+def view_features(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray, name: str,
+                  view: Callable[[Tensor], Tensor], stage: Stage, device: Device, cache: Path) -> Features:
+    """The features of one deterministic view of the pictures of `part` at `rows`.
 
-    def view_batches(view: int, start: int) -> Iterator[Batch]:
-        return _fixed(part, rows, plain, view, device.device, start)
+    `view`: pictures (N, 3, H, W) -> (N, 3, size, size) at the stage's size; `name` stands for it in the cache.
+    """
 
-    return _kept(model, packed, part, rows, plain, device, cache, dict(views=1), 1, view_batches)
+    def view_batches(_: int, start: int) -> Iterator[Batch]:
+        return batches(part, rows, size=_FIXED_BATCH, device=device.device, start=start,
+                       augment=lambda pictures, at, number: view(pictures))
 
-
-def _fixed(part: PackedPart, rows: np.ndarray, stage: Stage, view: int, device: torch.device,
-           start: int) -> Iterator[Batch]:
-    """Batches in order of the archive, of a stage without chance."""
-    generator = torch.Generator(device)
-    return batches(part, rows, size=_FIXED_BATCH, device=device, start=start,
-                   augment=lambda pictures, at, _: change_pictures(pictures, at, stage, view, generator))
+    return _kept(model, packed, part, rows, stage, device, cache, dict(view=name), 1, view_batches)
 
 
 _FIXED_BATCH = 64  # pictures: the fastest on CPUs; larger ones fall out of their caches
@@ -112,7 +110,7 @@ def _kept(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray,
     if missing:
         _extract(model, missing, folder, (views, len(rows)), stage, device, view_batches, rows)
     arrays = tuple(np.load(_file(folder, tap), mmap_mode="r") for tap in model.taps)
-    return Features(arrays, part.labels[rows])
+    return Features(arrays, None if part.labels is None else part.labels[rows])
 
 
 def _file(folder: Path, tap: str, state: str = "") -> Path:
@@ -134,11 +132,11 @@ def _extract(model: Classifier, taps: Sequence[str], folder: Path, shape: tuple[
             array.flush()
         write_json(folder / "progress.json", {"taps": list(taps), "done": done})
 
-    view, start, seen = done
+    first, start, seen = done
     with progress(total=shape[0] * shape[1], done=seen, label="features", unit="pictures") as bar, \
             torch.inference_mode():
         try:
-            for view in range(view, shape[0]):
+            for view in range(first, shape[0]):
                 for batch in view_batches(view, start):
                     found = describe(backbone, taps, batch.pictures).split(widths, 1)
                     at = place[batch.rows.cpu().numpy()]
@@ -154,7 +152,8 @@ def _extract(model: Classifier, taps: Sequence[str], folder: Path, shape: tuple[
                 start = 0
         except KeyboardInterrupt:
             save()
-            say(f"\r{seen:,} of {shape[0] * shape[1]:,} pictures' features are kept; the same command goes on from there")
+            say(f"\rthe features of {seen:,} of {shape[0] * shape[1]:,} pictures are kept; "
+                "the same command goes on from there")
             raise
     for tap, array in zip(taps, arrays, strict=True):
         array.flush()
@@ -185,5 +184,6 @@ def _checked(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
         kept = values.astype(dtype)
     if not np.isfinite(kept).all():
-        raise InputError(f"features of up to {np.abs(values).max():.3g} do not fit {dtype}; use --feature-dtype float32")
+        raise InputError(f"features of up to {np.abs(values).max():.3g} do not fit {dtype}; "
+                         "use --feature-dtype float32")
     return kept

@@ -57,7 +57,8 @@ class Stage:
     clip: float | None = option(None, "greatest norm of the gradient, or none")
     ema: float = option(0.0, "decay a step of the moving average of the weights; 0: no average")
 
-    schedule: Literal["cyclic", "onecycle", "cosine", "constant"] = option("cyclic", "course of the rate (cyclic: triangular2)")
+    schedule: Literal["cyclic", "onecycle", "cosine", "constant"] = option(
+        "cyclic", "course of the rate (cyclic: triangular2)")
     schedule_every: Literal["step", "epoch"] = option("step", "when the schedule moves on")
     cycles: float = option(1.0, "cycles of the rate over the stage, for cyclic")
     rise: float = option(0.5, "share of a cycle in which the rate rises, for cyclic and onecycle")
@@ -88,7 +89,8 @@ class Stage:
         if not 0 <= self.hue <= 0.5:
             raise InputError(f"hue is {self.hue}; a shift is 0 to 0.5 of the colour circle")
         if len(self.lr_factors) != 6:
-            raise InputError(f"lr_factors has {len(self.lr_factors)} numbers; it takes six, for conv1 ... conv5 and head")
+            raise InputError(f"lr_factors has {len(self.lr_factors)} numbers; it takes six, "
+                             "for conv1 ... conv5 and the head")
         if not 0 < self.rise < 1:
             raise InputError(f"rise is {self.rise}; it is a share of the cycle between 0 and 1")
         if not 0 <= self.ema < 1:

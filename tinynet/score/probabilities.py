@@ -74,7 +74,6 @@ def view_probabilities(model: nn.Module, batches: Iterable[Batch], views: Views,
 
 
 @torch.inference_mode()
-def head_probabilities(head: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-    """(N, C) log-probabilities and (N,) labels of a head on kept features; `head`: in eval mode."""
-    found = [(log_softmax(head(features)).cpu(), labels.cpu()) for features, labels in inputs]
-    return torch.cat([f for f, _ in found]).numpy(), torch.cat([label for _, label in found]).numpy()
+def head_probabilities(head: nn.Module, inputs: Iterable[Tensor]) -> np.ndarray:
+    """(N, C) float32 log-probabilities of a head, in eval mode, on batches of kept features."""
+    return torch.cat([log_softmax(head(features)).cpu() for features in inputs]).numpy()
