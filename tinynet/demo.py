@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.say(f"{run}: the whole chain on drawn pictures, on {device}")
     source = synthetic(run / "data" / "drawn.zip", classes=CLASSES, train=40, val=20, test=5, side=SIDE,
                        seed=asked.seed)
-    plan = Plan(small_recipe(), runs.STAGES, asked.seed, "none", str(source.resolve()), None, str(run))
+    plan = Plan(small_recipe(), str(source.resolve()), weights="none", seed=asked.seed)
     train(run, plan, device)
     packed = open_packed(source)
     rows = [row for stage in runs.STAGES

@@ -14,7 +14,7 @@ from tinynet import cli, runs
 from tinynet.errors import InputError
 from tinynet.fit.recipes import Stage
 from tinynet.runs import STAGES, StageFolder
-from tinynet.stages import Plan, split_of
+from tinynet.stages import Plan, open_data, split_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,13 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     asked = parser().parse_args(argv)
     folder = finished_stage(asked.run, asked.stage)
     cli.say(f"evaluating {folder.path}")
-    from tinynet.data.download import find_data
-    from tinynet.data.packed import open_packed
     from tinynet.device import choose_device
     from tinynet.report.tables import show_scores
 
     device = choose_device(asked.device, asked.precision)
-    packed = open_packed(find_data(asked.data), asked.cache)
+    packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
     splits = ("holdout", "val") if asked.split == "both" else (asked.split,)
     show_scores(evaluate(folder, packed, device, splits, asked.size, asked.tta), asked.json)
 

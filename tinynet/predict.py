@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tinynet import cli
 from tinynet.files import write_text
+from tinynet.stages import Plan, open_data
 
 
 def parser() -> cli.Parser:
@@ -27,12 +28,10 @@ def main(argv: list[str] | None = None) -> None:
 
     folder = finished_stage(asked.run, None)
     cli.say(f"predicting with {folder.path}")
-    from tinynet.data.download import find_data
-    from tinynet.data.packed import open_packed
     from tinynet.device import choose_device
     from tinynet.score.merges import MERGES
 
-    packed = open_packed(find_data(asked.data), asked.cache)
+    packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
     device = choose_device(asked.device, asked.precision)
     ((_, _, found),) = probabilities_of(folder, packed, device, ("test",), asked.size and [asked.size], asked.tta)
     best = MERGES["mean"](found.log_probabilities).argmax(1)

@@ -34,12 +34,12 @@ class Plan:
     """What a run was asked to do; `recipe.json` holds it, and resuming reads it back."""
 
     recipe: Recipe
-    stages: tuple[str, ...]
-    seed: int
-    weights: str
     data: str
-    cache: str | None
-    base_run: str
+    stages: tuple[str, ...] = runs.STAGES
+    weights: str = "IMAGENET1K_V1"
+    seed: int = 0
+    cache: str | None = None
+    base_run: str | None = None  # whose base a finetune goes on from; None: this run's own
 
     @classmethod
     def read(cls, stored: dict[str, Any]) -> "Plan":
@@ -48,12 +48,22 @@ class Plan:
         tuples = {name: _tuples(parts[name]) for name in ("data", "network", "base", "finetune")}
         recipe = Recipe(name=parts["name"], data=DataPlan(**tuples["data"]), network=Network(**tuples["network"]),
                         base=Stage(**tuples["base"]), finetune=Stage(**tuples["finetune"]))
-        same = {name: stored[name] for name in ("seed", "weights", "data", "cache", "base_run")}
-        return cls(recipe, tuple(stored["stages"]), **same)
+        same = {name: stored[name] for name in ("data", "weights", "seed", "cache", "base_run")}
+        return cls(recipe, stages=tuple(stored["stages"]), **same)
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def open_data(data: str | None, cache: str | None, plan: Plan) -> "Packed":
+    """The pictures named by `data` and `cache`, or else those that `plan` was made for."""
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import open_packed
+
+    if data is None and Path(plan.data).exists():
+        data = plan.data
+    return open_packed(find_data(data), cache or plan.cache)
 
 
 def split_of(plan: Plan, packed: "Packed") -> "Split":
@@ -70,10 +80,9 @@ def train(run: Path, plan: Plan, device: "Device", *, resume: bool = False,
 
     Raises `InputError` for unusable input and `KeyboardInterrupt` once a stopped stage is saved.
     """
-    from tinynet.data.packed import open_packed
     from tinynet.report.figures import save_figure, training_curves
 
-    packed = open_packed(plan.data, plan.cache)
+    packed = open_data(plan.data, plan.cache, plan)
     rows = []
     for name in plan.stages:
         folder = StageFolder(run, name)
@@ -132,7 +141,8 @@ def _start_model(folder: StageFolder, plan: Plan, packed: "Packed") -> "Classifi
     from tinynet.models.vgg import Classifier, load_backbone
 
     if folder.stage == "finetune":
-        return load_model(StageFolder(Path(plan.base_run), "base").best, packed.wnids)[0]
+        base = StageFolder(Path(plan.base_run) if plan.base_run else folder.run, "base")
+        return load_model(base.best, packed.wnids)[0]
     network = plan.recipe.network
     return Classifier(load_backbone(plan.weights), network.taps, network.hidden, len(packed.wnids),
                       network.dropout, network.standardise)

@@ -62,21 +62,22 @@ def planned(asked: Any) -> tuple[Path, Plan]:
                              "train its first stage before: python -m tinynet.train --stage base")
         before = Plan.read(StageFolder(base, "base").read_recipe())
         recipe = _recipe_after(before, asked.recipe, given)
-        run, weights, seed = Path(asked.out or base), before.weights, asked.seed
+        run, weights = Path(asked.out or base), before.weights
+        data, cache = asked.data or before.data, asked.cache or before.cache
         cli.say(f"finetune goes on from {base}")
     else:
         if asked.run:
             raise InputError("--run names the run that finetune goes on from; a new base is named with --out")
         recipe = RECIPES[asked.recipe or "tuned"].override(given, stages)
-        base = run = runs.new_run(asked.out, recipe.name)
-        weights, seed = asked.weights, asked.seed
+        base, run, weights = None, runs.new_run(asked.out, recipe.name), asked.weights
+        data, cache = asked.data, asked.cache
     for stage in stages:
         if StageFolder(run, stage).started:
             raise InputError(f"{run}: holds a {stage} already; continue it with --resume {run}, "
                              "or name another folder with --out")
-    data = str(find_data(asked.data).resolve())
-    cache = str(Path(asked.cache).resolve()) if asked.cache else None
-    return run, Plan(recipe, stages, seed, weights, data, cache, str(base))
+    data = str(find_data(data).resolve())
+    cache = str(Path(cache).resolve()) if cache else None
+    return run, Plan(recipe, data, stages, weights, asked.seed, cache, base and str(base))
 
 
 def _can_finetune(run: Path, out: str | None) -> bool:

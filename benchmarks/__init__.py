@@ -1,0 +1,1 @@
+"""Measurements behind the figures of README and recipes; each writes JSON to benchmarks/results."""

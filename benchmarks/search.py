@@ -1,0 +1,163 @@
+"""Search the tuned recipe's `base` on the hold-out: depths, head, rate, schedule. Val is never looked at.
+
+    python -m benchmarks.search depths --data data/tiny-imagenet-200.zip --weights data/vgg16-features.pth
+
+Every candidate is the tuned recipe with some fields changed, trained on the same kept features of every
+fifth picture (all with --every 1). The first candidate of a group is what the others are compared with,
+by the exact paired McNemar test on the same held-out pictures.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+from benchmarks.machine import facts
+from tinynet import cli
+from tinynet.data.batches import seeded
+from tinynet.data.download import find_data
+from tinynet.data.packed import Packed, open_packed
+from tinynet.data.splits import split_train
+from tinynet.device import Device, choose_device
+from tinynet.files import write_json
+from tinynet.fit.features import Features, train_features, view_features
+from tinynet.fit.inputs import steps_per_epoch
+from tinynet.fit.loop import Training, fit
+from tinynet.fit.recipes import TUNED
+from tinynet.models.vgg import Backbone, Classifier, load_backbone
+from tinynet.score.metrics import score
+from tinynet.score.probabilities import head_probabilities
+
+
+def both(*depths: str) -> list[str]:
+    """Mean and maximum of each depth."""
+    return [f"{depth}:{statistic}" for depth in depths for statistic in ("mean", "max")]
+
+
+EVERY_RELU = ["relu1_2", "relu2_2", "relu3_1", "relu3_2", "relu3_3", "relu4_1", "relu4_2", "relu4_3",
+              "relu5_1", "relu5_2", "relu5_3"]
+FIVE = ["pool5:grid2", *both("relu5_3"), "relu4_3:grid2", *both("relu4_3", "relu3_3")]
+SUPERSET = [*both(*EVERY_RELU), "pool5:grid2", "relu5_3:grid2", "relu4_3:grid2", "relu3_3:grid2"]
+
+GROUPS: dict[str, dict[str, dict[str, Any]]] = {
+    "depths": {
+        "five depths": dict(taps=FIVE),
+        "pool5 alone": dict(taps=["pool5:grid2"]),
+        "pool5, relu4_3": dict(taps=["pool5:grid2", *both("relu4_3")]),
+        "pool5, relu4_3, relu3_3": dict(taps=["pool5:grid2", *both("relu4_3", "relu3_3")]),
+        "five depths, relu2_2": dict(taps=[*FIVE, *both("relu2_2")]),
+        "five depths, relu4_2, relu5_2": dict(taps=[*FIVE, *both("relu4_2", "relu5_2")]),
+        "five depths, grid of relu3_3": dict(taps=[*FIVE, "relu3_3:grid2"]),
+        "five depths, grid of relu5_3": dict(taps=[*FIVE, "relu5_3:grid2"]),
+        "every relu, pool5": dict(taps=[*both(*EVERY_RELU), "pool5:grid2"]),
+        "every relu, pool5, grid of relu4_3": dict(taps=[*both(*EVERY_RELU), "pool5:grid2", "relu4_3:grid2"]),
+        "everything": dict(taps=SUPERSET),
+        "means only": dict(taps=["pool5:grid2", *(f"{d}:mean" for d in EVERY_RELU)]),
+        "maxima only": dict(taps=["pool5:grid2", *(f"{d}:max" for d in EVERY_RELU)]),
+    },
+    "head": {
+        "as it is": {},
+        "one layer": dict(hidden=(1024,)),
+        "one wide layer": dict(hidden=(2048,)),
+        "wider": dict(hidden=(2048, 1024)),
+        "linear": dict(hidden=()),
+        "dropout 0.3": dict(dropout=0.3),
+        "dropout 0.7": dict(dropout=0.7),
+        "not standardised": dict(standardise=False),
+        "rate 1e-3": dict(lr=1e-3),
+        "rate 4e-3": dict(lr=4e-3),
+        "decay 0.2": dict(weight_decay=0.2),
+        "no smoothing": dict(label_smoothing=0.0),
+        "smoothing 0.2": dict(label_smoothing=0.2),
+        "batch 128": dict(batch=128),
+        "batch 512": dict(batch=512),
+        "average of late weights": dict(ema=0.99),
+    },
+    "schedule": {
+        "cyclic, 1 cycle": {},
+        "cyclic, 2 cycles": dict(cycles=2.0),
+        "onecycle": dict(schedule="onecycle"),
+        "cosine": dict(schedule="cosine"),
+        "constant": dict(schedule="constant"),
+    },
+}
+
+
+def main() -> None:
+    """The command."""
+    parser = cli.Parser("benchmarks.search", __doc__)
+    parser.add_argument("group", choices=tuple(GROUPS))
+    parser.add_argument("--every", type=int, default=5, metavar="N", help="learn from every Nth picture (default: 5)")
+    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="default: 8")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds of each candidate (default: 1)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="candidates to try, after the first (default: all)")
+    cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
+    asked = parser.parse_args()
+    device = choose_device(asked.device, asked.precision)
+    packed, backbone = open_packed(find_data(asked.data), asked.cache), load_backbone(asked.weights)
+    rows, first = [], {}
+    for name, given in GROUPS[asked.group].items():
+        if asked.only and rows and name not in asked.only:
+            continue
+        for seed in range(asked.seeds):
+            row, right = candidate(packed, backbone, given, asked.every, asked.epochs, seed, device)
+            first.setdefault(seed, right)
+            row = {"candidate": name, "changed": given, **row, **paired(right, first[seed])}
+            rows.append(row)
+            cli.say(f"{name}, seed {seed}: {row['top1']:.2%} ({row['low']:.2%} .. {row['high']:.2%}), "
+                    f"{row['gain']:+.2%} (p = {row['p']:.2g}), {row['features']:,} numbers, {row['seconds']:.0f} s")
+    out = asked.out or f"benchmarks/results/search-{asked.group}.json"
+    what = f"tuned base, every {asked.every}th picture, {asked.epochs} epochs, judged on the hold-out"
+    write_json(out, {"what": what, "machine": facts(device), "rows": rows})
+    print(out)
+
+
+def candidate(packed: Packed, backbone: Backbone, given: dict[str, Any], every: int, epochs: int, seed: int,
+              device: Device) -> tuple[dict[str, Any], np.ndarray]:
+    """The hold-out's score of one candidate, and which held-out pictures it gets right."""
+    recipe = TUNED.override({"epochs": epochs, **given}, ("base",))
+    stage, network = recipe.base, recipe.network
+    split = split_train(packed.train.labels)
+    torch.manual_seed(seeded("cpu", seed, "search").initial_seed())
+    model = Classifier(backbone, network.taps, network.hidden, len(packed.wnids), network.dropout,
+                       network.standardise)
+    model.to(device.device).train_only(stage.learn)
+    kept = thin(train_features(model, packed, split.train, stage, seed, device, packed.cache), every)
+    held = view_features(model, packed, packed.train, split.holdout, "plain", lambda x: x, stage, device,
+                         packed.cache)
+    steps = steps_per_epoch(len(kept.labels), stage.batch)
+    training = Training(model.head, {"head": [model.head]}, stage, steps, device)
+    started = time.perf_counter()
+    found = []
+
+    def check(head: torch.nn.Module) -> dict[str, Any]:
+        found.append(head_probabilities(head.eval(), held.in_order(device.device)))
+        return score(found[-1], held.labels)
+
+    for _ in fit(training, lambda epoch, start: kept.epoch(seed, epoch, stage.batch, device.device, start), check):
+        pass
+    # The last epoch, not the best: the best of several looks at the hold-out would flatter.
+    row = {"seed": seed, "features": sum(a.shape[2] for a in kept.arrays), **score(found[-1], held.labels),
+           "seconds": time.perf_counter() - started}
+    return row, found[-1].argmax(1) == held.labels
+
+
+def thin(kept: Features, every: int) -> Features:
+    """Every Nth picture of kept features, in memory."""
+    if every == 1:
+        return kept
+    return Features(tuple(np.ascontiguousarray(a[:, ::every]) for a in kept.arrays), kept.labels[::every])
+
+
+def paired(right: np.ndarray, other: Sequence[bool]) -> dict[str, float]:
+    """Gain in top-1 over `other` and the two-sided p of the exact McNemar test."""
+    wins, losses = int((right & ~np.asarray(other)).sum()), int((~right & np.asarray(other)).sum())
+    p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    return {"gain": (wins - losses) / len(right), "p": float(p)}
+
+
+if __name__ == "__main__":
+    cli.run(main)
