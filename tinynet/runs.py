@@ -23,6 +23,14 @@ class StageFolder:
         self.scores, self.curves = self.path / "scores.jsonl", self.path / "curves.png"
         self.probabilities = self.path / "probabilities"
 
+    def make(self) -> None:
+        """Make the folder; raises `InputError` where that is not possible."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be made ({error.strerror}); "
+                             "name a place you may write to with --out") from None
+
     @property
     def started(self) -> bool:
         return self.recipe.is_file()

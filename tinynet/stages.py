@@ -78,10 +78,22 @@ def train(run: Path, plan: Plan, device: "Device", *, resume: bool = False,
           summary: bool = False) -> list[dict[str, Any]]:
     """Train the stages of `plan` that are not finished; returns the hold-out's score of each.
 
-    Raises `InputError` for unusable input and `KeyboardInterrupt` once a stopped stage is saved.
+    Raises `InputError` for unusable input, and `KeyboardInterrupt` once what was done is saved.
     """
+    try:
+        return _train(run, plan, device, resume, summary)
+    except KeyboardInterrupt:
+        if any(StageFolder(run, name).started for name in plan.stages):
+            cli.say(f"\nstopped and saved; continue with: python -m tinynet.train --resume {run}")
+        raise
+
+
+def _train(run: Path, plan: Plan, device: "Device", resume: bool, summary: bool) -> list[dict[str, Any]]:
+    from tinynet.models.vgg import check_side
     from tinynet.report.figures import save_figure, training_curves
 
+    for name in plan.stages:
+        check_side(plan.recipe.stage(name).size)
     packed = open_data(plan.data, plan.cache, plan)
     rows = []
     for name in plan.stages:
@@ -107,10 +119,8 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: "Packed", device: "Dev
     from tinynet.fit import schedules
     from tinynet.fit.inputs import steps_per_epoch
     from tinynet.fit.loop import Training
-    from tinynet.models.vgg import check_side
 
     stage = plan.recipe.stage(folder.stage)
-    check_side(stage.size)
     split = split_of(plan, packed)
     torch.manual_seed(seeded("cpu", plan.seed, folder.stage).initial_seed())
     model = _start_model(folder, plan, packed)
@@ -121,7 +131,7 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: "Packed", device: "Dev
     if resume and folder.started:
         _same(folder, facts)
     else:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.make()
         write_json(folder.recipe, facts)
     learning = model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
     cli.say(f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
@@ -246,7 +256,6 @@ def _run(training: "Training", stream: "Stream", check: Callable, folder: StageF
                 save_training(folder.last, training.state_dict(), packed.wnids)
                 saved = time.monotonic()
             if row["kind"] == "stopped":
-                cli.say(f"\nstopped and saved; continue with: python -m tinynet.train --resume {folder.run}")
                 raise KeyboardInterrupt
 
 

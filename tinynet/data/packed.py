@@ -154,11 +154,13 @@ def pack(archive: Archive, folder: Path) -> Packed:
 
 def decode(data: bytes, name: str) -> np.ndarray:
     """A picture's bytes as (side, side, 3) uint8 RGB; grey becomes three equal channels."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: not a picture ({len(data):,} bytes); fetch the archive again") from None
     except (OSError, ValueError, SyntaxError) as error:  # PIL raises all three for broken files
         raise InputError(f"{name}: cannot be decoded ({' '.join(str(error).split())[:80]}); "
                          "fetch the archive again") from None

@@ -152,8 +152,7 @@ def _extract(model: Classifier, taps: Sequence[str], folder: Path, shape: tuple[
                 start = 0
         except KeyboardInterrupt:
             save()
-            say(f"\rthe features of {seen:,} of {shape[0] * shape[1]:,} pictures are kept; "
-                "the same command goes on from there")
+            say(f"\nthe features of {seen:,} of {shape[0] * shape[1]:,} pictures are kept")
             raise
     for tap, array in zip(taps, arrays, strict=True):
         array.flush()
