@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.data.packed import open_packed
     from tinynet.data.synthetic import synthetic
     from tinynet.device import choose_device
-    from tinynet.evaluate import evaluate
     from tinynet.report.tables import show_scores
+    from tinynet.scoring import evaluate
     from tinynet.stages import Plan, train
 
     device = choose_device(asked.device, asked.precision)

@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def _sync(path: Path) -> None:
@@ -63,12 +64,14 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memmap":
     """Make a writable `.npy` array on disk whose space is reserved at once.
 
     Raises `OSError` (ENOSPC) where the disk is too small: writing to an array without its space
     would end the process with a bus error instead.
     """
+    import numpy as np  # here, because every command reads this file before its flags
+
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     size = os.path.getsize(path)
     if hasattr(os, "posix_fallocate"):

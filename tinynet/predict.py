@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tinynet import cli
 from tinynet.files import write_text
+from tinynet.scoring import finished_stage, probabilities_of
 from tinynet.stages import Plan, open_data
 
 
@@ -24,8 +25,6 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     asked = parser().parse_args(argv)
-    from tinynet.evaluate import finished_stage, probabilities_of
-
     folder = finished_stage(asked.run, None)
     cli.say(f"predicting with {folder.path}")
     from tinynet.device import choose_device

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -179,6 +180,11 @@ def _start_worker(work: Callable[[_Read, Any], Any], source: ZipSource | FolderS
     _worker = (work, source, root)
 
 
+def _start_process(*given: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer, once
+    _start_worker(*given)
+
+
 def _do(job: Any) -> Any:
     work, source, root = _worker
     return work(lambda file: source.read(root + file), job)
@@ -195,7 +201,8 @@ def in_workers(work: Callable[[_Read, Any], Any], jobs: list, archive: Archive) 
         _start_worker(work, archive.source, archive.root)
         yield from map(_do, jobs)
         return
-    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(work, archive.source, archive.root)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_start_process,
+                             initargs=(work, archive.source, archive.root)) as pool:
         try:
             yield from pool.map(_do, jobs)
         except BaseException:

@@ -5,8 +5,11 @@ Nobody outside this file knows VGG's layer numbers, channel counts or least pict
 
 import copy
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -206,10 +209,15 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
 
 
 def _download(weights: VGG16_Weights) -> dict[str, Tensor]:
+    name = weights.url.rsplit("/", 1)[1]
     try:
-        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError) as error:
-        name = weights.url.rsplit("/", 1)[1]
+        with redirect_stdout(sys.stderr):  # torch announces a download where results belong
+            return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        kept = Path(torch.hub.get_dir()) / "checkpoints" / name
+        if kept.exists():  # torch checks what it fetches, but not what it fetched before
+            raise InputError(f"{weights.name}: {kept} cannot be read ({type(error).__name__}); remove it, "
+                             "and it is fetched again") from None
         raise InputError(f"{weights.name}: could not be fetched ({error}); bring {weights.url} here by hand and "
                          f"name it: --weights {name}") from None
 
