@@ -152,12 +152,12 @@ def test_digest_is_that_of_weights_and_normalisation(thin):
 @pytest.mark.parametrize("side", [32, 48, 64])
 def test_features_are_as_many_as_counted_whatever_the_side(thin, side):
     backbone, pictures = Backbone(), torch.rand(1, 3, side, side)
-    for statistic in STATISTICS:
-        for depth in DEPTHS:
-            tap = f"{depth}:{statistic}"
-            assert describe(backbone, [tap], pictures).shape == (1, feature_count(backbone, [tap]))
+    channels = sum(width // 16 for _, width in DEPTHS.values())
+    for statistic, each in {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}.items():
+        taps = [f"{depth}:{statistic}" for depth in DEPTHS]
+        assert describe(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, channels * each)
     taps = [f"{depth}:{statistic}" for depth in ("pool5", "relu2_1") for statistic in STATISTICS]
-    assert describe(backbone, taps, pictures).shape == (1, feature_count(backbone, taps))
+    assert describe(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, (32 + 8) * 55)
 
 
 @torch.inference_mode()

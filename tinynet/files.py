@@ -37,6 +37,9 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write does not know its file
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -64,6 +67,22 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold the lock file `path` for the block; another process that wants it waits.
+
+    Where the system has no such locks (Windows) nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path, "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed, however the process ends
+        yield
+
+
 def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memmap":
     """Make a writable `.npy` array on disk whose space is reserved at once.
 
@@ -74,11 +93,16 @@ def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memma
 
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     size = os.path.getsize(path)
-    if hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, size)
-    elif shutil.disk_usage(Path(path).parent).free < size:
-        raise OSError(errno.ENOSPC, f"{size:,} bytes are needed for", str(path))
+    try:
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
+        elif shutil.disk_usage(Path(path).parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        Path(path).unlink()
+        error.filename, error.strerror = str(path), f"{error.strerror} ({size:,} bytes are needed)"
+        raise
     return array
 
 

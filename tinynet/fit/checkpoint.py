@@ -41,7 +41,13 @@ def load_training(path: Path, wnids: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _save(path: Path, content: dict[str, Any], wnids: tuple[str, ...]) -> None:
-    write_with(path, partial(torch.save, {"format": FORMAT, "wnids": list(wnids), **content}))
+    try:
+        write_with(path, partial(torch.save, {"format": FORMAT, "wnids": list(wnids), **content}))
+    except RuntimeError as error:
+        if not isinstance(error.__context__, OSError):
+            raise
+        cause = error.__context__  # torch hides a full disk behind an error of its own
+        raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
 def _load(path: Path, kind: str, wnids: tuple[str, ...]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tinynet.data.batches import Batch, batches
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.files import new_array, write_json
+from tinynet.files import locked, new_array, write_json
 from tinynet.fit.inputs import change_pictures, epoch_batches, epoch_order
 from tinynet.fit.recipes import Stage
 from tinynet.models.vgg import Classifier, describe, feature_count
@@ -106,9 +106,10 @@ def _kept(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray,
     folder = cache / f"features-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "manifest.json", {"kind": "features", **fingerprint})
-    missing = [tap for tap in model.taps if not _file(folder, tap).exists()]
-    if missing:
-        _extract(model, missing, folder, (views, len(rows)), stage, device, view_batches, rows)
+    with locked(folder / "lock"):
+        missing = [tap for tap in model.taps if not _file(folder, tap).exists()]
+        if missing:
+            _extract(model, missing, folder, (views, len(rows)), stage, device, view_batches, rows)
     arrays = tuple(np.load(_file(folder, tap), mmap_mode="r") for tap in model.taps)
     return Features(arrays, None if part.labels is None else part.labels[rows])
 
@@ -174,6 +175,8 @@ def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int], shap
     say(f"features: {shape[0]} view(s) of {shape[1]:,} pictures, {sum(widths):,} numbers each: "
         f"{total / 1e9:.2f} GB in {folder}")
     (folder / "progress.json").unlink(missing_ok=True)
+    for partial in folder.glob("*.partial.npy"):
+        partial.unlink()  # of other taps, interrupted before
     arrays = [new_array(_file(folder, tap, ".partial"), (*shape, width), stage.feature_dtype)
               for tap, width in zip(taps, widths, strict=True)]
     return arrays, [0, 0, 0]
