@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,8 @@ def main() -> None:
     device = choose_device(asked.device, asked.precision)
     packed = open_packed(find_data(asked.data), asked.cache)
     backbone = load_backbone(asked.weights)
+    memory = PeakMemory()
+    memory.start()
     network = TUNED.network
     model = Classifier(backbone, network.taps, network.hidden, len(packed.wnids), network.dropout, network.standardise)
     rates = in_turn({
@@ -58,7 +61,7 @@ def main() -> None:
                    "finetune / train step alone": rates["finetune"]["median"] / rates["train step alone"]["median"]},
         "seconds from packed data to first batch": first_batch(asked.data),
         "seconds of --help": help_seconds(),
-        "peak resident memory without page cache, GB": peak_memory(),
+        "peak resident memory without page cache, GB": memory.gigabytes,
     }
     print(cli_table(result))
     out = asked.out or "benchmarks/results/speed.json"
@@ -156,13 +159,19 @@ def help_seconds() -> dict[str, float]:
     return found
 
 
-def peak_memory() -> float | None:
-    """This process's greatest resident memory, GB; mapped files count as page cache (Linux only)."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return (int(fields["VmHWM"].split()[0]) - int(fields["RssFile"].split()[0])) * 1024 / 1e9
+class PeakMemory(threading.Thread):
+    """Watches this process's resident memory without mapped files, which are page cache (Linux only)."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.gigabytes = 0.0
+
+    def run(self) -> None:
+        status = Path("/proc/self/status")
+        while status.is_file():
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            self.gigabytes = max(self.gigabytes, int(fields["RssAnon"].split()[0]) * 1024 / 1e9)
+            time.sleep(0.2)
 
 
 def cli_table(result: dict[str, Any]) -> str:

@@ -74,12 +74,12 @@ def package_of(path):
 def test_no_room_imports_what_stands_behind_it():
     inner = [path for path in SOURCES if module_of(path) != "tinynet"]
     assert {rank(module_of(path)) for path in inner} == set(range(len(ROOMS) + 2))
-    assert [] == [wrong for path in inner for wrong in wrongs(path.read_text(), module_of(path), package_of(path))]
+    assert [wrong for path in inner for wrong in wrongs(path.read_text(), module_of(path), package_of(path))] == []
 
 
 def test_the_package_itself_imports_nothing_when_it_is_imported():
     path = ROOT / "tinynet" / "__init__.py"
-    assert [] == [found for found in imports(path.read_text(), "tinynet") if not found[2]]
+    assert [found for found in imports(path.read_text(), "tinynet") if not found[2]] == []
 
 
 @pytest.mark.parametrize("code", [
@@ -103,7 +103,7 @@ def test_the_reader_of_imports_sees_every_way_of_writing_one(code):
     "import torch", "from tinynet.errors import InputError", "from tinynet import TinyImageNet",
 ])
 def test_what_stands_before_may_be_imported(code):
-    assert [] == list(wrongs(code, "tinynet.models.vgg", "tinynet.models"))
+    assert list(wrongs(code, "tinynet.models.vgg", "tinynet.models")) == []
     assert len(list(wrongs(code, "tinynet.files", "tinynet"))) == ("data" in code or "Tiny" in code)
 
 

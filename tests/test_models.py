@@ -45,7 +45,11 @@ THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 
 @pytest.fixture
 def thin(monkeypatch):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of use to large networks only
     monkeypatch.setitem(vgg.cfgs, "D", THIN)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -385,7 +389,7 @@ def site(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
         def publish(name, content, prefix=None):
-            """Let the weights called `name` be `content`, under a name with the digest `prefix` (default: the right)."""
+            """Let the weights `name` be `content`, in a file named after `prefix` (default: its true digest)."""
             data = io.BytesIO()
             torch.save(content, data)
             prefix = prefix or hashlib.sha256(data.getvalue()).hexdigest()[:8]

@@ -84,7 +84,12 @@ def _flag_type(hint: Any) -> dict[str, Any]:
     if origin in (types.UnionType, typing.Union):
         plain = _flag_type(next(i for i in inner if i is not type(None)))
         convert = plain.get("type", str)
-        return plain | {"type": lambda text: None if text == "none" else convert(text)}
+
+        def optional(text: str) -> Any:
+            return None if text == "none" else convert(text)
+
+        optional.__name__ = f"{convert.__name__} or none"  # what argparse calls it in its error
+        return plain | {"type": optional}
     if origin is tuple:
         return {"nargs": "*", "action": _Tuple, "type": inner[0], "metavar": "X"}
     if origin is typing.Literal:
@@ -109,7 +114,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     """Run a command: mistakes in the input take one line and status 2, Ctrl-C one line and status 130."""
     try:
         main()
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:  # the latter: a training that diverged says what to lower
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
@@ -140,7 +145,7 @@ def progress(items: Iterable | None = None, *, total: int | None = None, label: 
     from tqdm import tqdm
 
     return tqdm(items, total=total, desc=label, unit=unit, initial=done, file=sys.stderr, dynamic_ncols=True,
-                mininterval=0.5, smoothing=0.1, unit_scale=unit == "B", disable=None if _quiet() else False)
+                mininterval=0.5, smoothing=0.1, unit_scale=unit == "B", disable=_quiet())
 
 
 def _quiet() -> bool:

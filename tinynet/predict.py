@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
 
     packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
     device = choose_device(asked.device, asked.precision)
-    ((_, _, found),) = probabilities_of(folder, packed, device, ("test",), asked.size and [asked.size], asked.tta)
+    sizes = None if asked.size is None else [asked.size]
+    ((_, _, found),) = probabilities_of(folder, packed, device, ("test",), sizes, asked.tta)
     best = MERGES["mean"](found.log_probabilities).argmax(1)
     names = (packed.test.files[row].rsplit("/", 1)[1] for row in found.rows)
     target = Path(asked.out or folder.path / "test-predictions.txt")

@@ -89,12 +89,15 @@ def train(run: Path, plan: Plan, device: "Device", *, resume: bool = False,
 
 
 def _train(run: Path, plan: Plan, device: "Device", resume: bool, summary: bool) -> list[dict[str, Any]]:
+    from tinynet.fit.inputs import check_crops
     from tinynet.models.vgg import check_side
     from tinynet.report.figures import save_figure, training_curves
 
     for name in plan.stages:
         check_side(plan.recipe.stage(name).size)
     packed = open_data(plan.data, plan.cache, plan)
+    for name in plan.stages:
+        check_crops(plan.recipe.stage(name), packed.side)
     rows = []
     for name in plan.stages:
         folder = StageFolder(run, name)
@@ -130,9 +133,7 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: "Packed", device: "Dev
     facts = _facts(folder, plan, packed, split, model, device)
     if resume and folder.started:
         _same(folder, facts)
-    else:
-        folder.make()
-        write_json(folder.recipe, facts)
+    folder.make()
     learning = model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
     cli.say(f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
             f"{len(split.holdout):,} held out")
@@ -142,6 +143,8 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: "Packed", device: "Dev
     module, stream, check = _inputs(model, packed, split, plan, stage, device)
     parts = {name: model.parts[name] for name in stage.learn}
     training = Training(module, parts, stage, steps, device)
+    if not (resume and folder.started):
+        write_json(folder.recipe, facts)  # only now, so that a run that cannot begin leaves none behind
     _run(training, stream, check, folder, packed, model, resume)
     return _row(folder, stage, training.best["holdout"])
 
@@ -252,7 +255,9 @@ def _run(training: "Training", stream: "Stream", check: Callable, folder: StageF
                 if row["improved"]:
                     save_model(folder.best, _whole(model, training.result), packed.wnids, training.stage.size)
                 bar.write(_epoch_line(row, training.stage), file=sys.stderr)
-            if row["kind"] != "step" or time.monotonic() - saved > _SAVE_EVERY:
+            # Rows come some at a time: a checkpoint must not be ahead of the log, nor lack its epoch's row alone.
+            within = row["step"] == training.total_steps and training.step < training.steps
+            if row["kind"] != "step" or (within and time.monotonic() - saved > _SAVE_EVERY):
                 save_training(folder.last, training.state_dict(), packed.wnids)
                 saved = time.monotonic()
             if row["kind"] == "stopped":

@@ -177,8 +177,13 @@ def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int], shap
     (folder / "progress.json").unlink(missing_ok=True)
     for partial in folder.glob("*.partial.npy"):
         partial.unlink()  # of other taps, interrupted before
-    arrays = [new_array(_file(folder, tap, ".partial"), (*shape, width), stage.feature_dtype)
-              for tap, width in zip(taps, widths, strict=True)]
+    try:
+        arrays = [new_array(_file(folder, tap, ".partial"), (*shape, width), stage.feature_dtype)
+                  for tap, width in zip(taps, widths, strict=True)]
+    except OSError:
+        for partial in folder.glob("*.partial.npy"):
+            partial.unlink()  # a disk with room for some of the taps is not left full
+        raise
     return arrays, [0, 0, 0]
 
 

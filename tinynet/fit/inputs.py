@@ -57,12 +57,16 @@ def change_pictures(pictures: Tensor, rows: Tensor, stage: Stage, epoch: int, ge
     return pictures.contiguous(memory_format=torch.channels_last)
 
 
+def check_crops(stage: Stage, side: int) -> None:
+    """Raise `InputError` where the stage's crops do not fit into pictures of `side` pixels."""
+    if stage.crop_side and stage.crop_side[1] > side:
+        raise InputError(f"crop_side is {stage.crop_side[0]} to {stage.crop_side[1]} pixels; the pictures have {side}")
+
+
 def _crop_sides(count: int, side: int, stage: Stage, generator: torch.Generator) -> Tensor:
     if stage.crop_side:
-        low, high = stage.crop_side
-        if high > side:
-            raise InputError(f"crop_side is {low} to {high} pixels; the pictures have {side}")
-        return augment.draw_sides(count, generator, low, high)
+        check_crops(stage, side)
+        return augment.draw_sides(count, generator, *stage.crop_side)
     if stage.crop_area:
         return augment.draw_sides_by_area(count, generator, side, *stage.crop_area)
     return torch.full((count,), side, device=generator.device)

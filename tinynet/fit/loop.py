@@ -111,7 +111,7 @@ def fit(training: Training, stream: Stream, check: Callable[[nn.Module], dict[st
             yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
             return
         yield _finish_epoch(training, check)
-        if stop() and training.epoch < stage.epochs:
+        if stop():  # after the last epoch too, else a stage that follows would begin
             yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
             return
 

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from tinynet.errors import InputError
 
+ALL_PARTS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
+
 
 def option(default: Any, help: str) -> Any:
     """A field with its unit and meaning, which `--help` shows with the default of the recipe."""
@@ -29,6 +31,12 @@ class Network:
     hidden: tuple[int, ...] = option((1024, 1024), "widths of the head's hidden layers")
     dropout: float = option(0.5, "share of hidden activations dropped")
     standardise: bool = option(True, "standardise the features before the first layer")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}; it is a share of 0 (off) or more and less than 1")
+        if not all(width > 0 for width in self.hidden):
+            raise InputError(f"hidden is {self.hidden}; widths must be greater than 0, or none given at all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +96,21 @@ class Stage:
             raise InputError(f"crop_area is {self.crop_area}; a fraction of the picture is at most 1")
         if not 0 <= self.hue <= 0.5:
             raise InputError(f"hue is {self.hue}; a shift is 0 to 0.5 of the colour circle")
-        if len(self.lr_factors) != 6:
-            raise InputError(f"lr_factors has {len(self.lr_factors)} numbers; it takes six, "
-                             "for conv1 ... conv5 and the head")
+        if len(self.lr_factors) != len(ALL_PARTS) or not all(factor > 0 for factor in self.lr_factors):
+            raise InputError(f"lr_factors is {self.lr_factors}; it takes six numbers greater than 0, for conv1 ... "
+                             "conv5 and the head, and a part that is to stay as it is is left out of learn")
+        if not self.learn or set(self.learn) - set(ALL_PARTS):
+            raise InputError(f"learn is {self.learn}; it takes one or more of {', '.join(ALL_PARTS)}")
+        if not 0 <= self.floor <= self.lr:
+            raise InputError(f"floor is {self.floor}; it is a rate from 0 to lr, {self.lr}")
+        if self.weight_decay < 0:
+            raise InputError(f"weight_decay is {self.weight_decay}; it must be 0 (off) or more")
+        if not 0 <= self.label_smoothing <= 1:
+            raise InputError(f"label_smoothing is {self.label_smoothing}; it is a probability from 0 to 1")
+        for name in ("clip", "patience", "step_size_up"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} is {value}; it must be greater than 0, or none")
         if not 0 < self.rise < 1:
             raise InputError(f"rise is {self.rise}; it is a share of the cycle between 0 and 1")
         if not 0 <= self.ema < 1:
@@ -131,8 +151,6 @@ class Recipe:
             raise InputError(f"no recipe has a field called {', '.join(sorted(rest))}")
         return replace(self, **changes)
 
-
-ALL_PARTS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
 
 # The published system as written (derwind 2024, "ImageNet について考える (2)"): 47.06 % after base,
 # 52.18 % top-1 and 76.84 % top-5 after finetune, on its own hold-out. Its slips are kept:

@@ -46,7 +46,9 @@ def make_schedule(optimizer: Optimizer, stage: Stage, steps: int) -> LRScheduler
         # Left at its default, cycle_momentum would move Adam's beta1 too (pytorch#73910).
         return CyclicLR(optimizer, floors, peaks, up, down, mode="triangular2", cycle_momentum=False)
     if stage.schedule == "onecycle":
-        return OneCycleLR(optimizer, peaks, total_steps=total, pct_start=stage.rise, cycle_momentum=False)
+        # Torch divides by zero where the rise takes exactly one move, as with a tenth of ten epochs.
+        rise = min(stage.rise * (1 + 1e-9), 1.0)
+        return OneCycleLR(optimizer, peaks, total_steps=total, pct_start=rise, cycle_momentum=False)
     if stage.schedule == "cosine":
         return LambdaLR(optimizer, lambda move: floor + (1 - floor) * (1 + math.cos(math.pi * move / total)) / 2)
     return LambdaLR(optimizer, lambda move: 1.0)

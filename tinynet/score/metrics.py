@@ -9,10 +9,10 @@ def top_k_hits(log_probabilities: np.ndarray, labels: np.ndarray, k: int) -> int
     """How many pictures have their label among the `k` most probable classes.
 
     `log_probabilities`: (N, C); `labels`: (N,). Among equals the lower class index comes first, so a
-    constant output scores no better than chance.
+    constant output scores no better than chance; an output that is no number is never a hit.
     """
     own = np.take_along_axis(log_probabilities, labels[:, None], 1)
-    ahead = (log_probabilities > own).sum(1)
+    ahead = (~(log_probabilities <= own)).sum(1)  # not `>`, which is false of NaN too
     ties_before = ((log_probabilities == own) & (np.arange(log_probabilities.shape[1]) < labels[:, None])).sum(1)
     return int((ahead + ties_before < k).sum())
 

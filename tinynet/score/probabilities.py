@@ -44,7 +44,7 @@ class Probabilities:
             with np.load(path, allow_pickle=False) as stored:
                 return cls(tuple(stored["views"].tolist()), stored["log_probabilities"], stored["rows"],
                            stored["labels"] if "labels" in stored else None, tuple(stored["wnids"].tolist()))
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a broken or foreign file raises nearly anything
             raise InputError(f"{path}: not a file of stored probabilities ({type(error).__name__}); "
                              "`python -m tinynet.evaluate` writes them") from None
 
