@@ -28,8 +28,10 @@ from tinynet.fit.inputs import steps_per_epoch
 from tinynet.fit.loop import Training, fit
 from tinynet.fit.recipes import TUNED
 from tinynet.models.vgg import Backbone, Classifier, load_backbone
+from tinynet.plan import WEIGHTS
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
+from tinynet.score.views import resize
 
 
 def both(*depths: str) -> list[str]:
@@ -97,7 +99,9 @@ def main() -> None:
     cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
     asked = parser.parse_args()
     device = choose_device(asked.device, asked.precision)
-    packed, backbone = open_packed(find_data(asked.data), asked.cache), load_backbone(asked.weights)
+    packed, backbone = open_packed(find_data(asked.data), asked.cache), load_backbone(asked.weights or WEIGHTS)
+    if asked.group == "depths":  # all of them in one pass, not one for each candidate
+        candidate(packed, backbone, dict(taps=SUPERSET), 50, 1, 0, device)
     rows, first = [], {}
     for name, given in GROUPS[asked.group].items():
         if asked.only and rows and name not in asked.only:
@@ -125,9 +129,8 @@ def candidate(packed: Packed, backbone: Backbone, given: dict[str, Any], every: 
     model = Classifier(backbone, network.taps, network.hidden, len(packed.wnids), network.dropout,
                        network.standardise)
     model.to(device.device).train_only(stage.learn)
-    kept = thin(train_features(model, packed, split.train, stage, seed, device, packed.cache), every)
-    held = view_features(model, packed, packed.train, split.holdout, "plain", lambda x: x, stage, device,
-                         packed.cache)
+    kept = thin(train_features(model, packed, split.train, stage, seed, device), every)
+    held = view_features(model, packed, packed.train, split.holdout, lambda x: resize(x, stage.size), stage, device)
     steps = steps_per_epoch(len(kept.labels), stage.batch)
     training = Training(model.head, {"head": [model.head]}, stage, steps, device)
     started = time.perf_counter()

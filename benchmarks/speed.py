@@ -30,6 +30,7 @@ from tinynet.fit.inputs import epoch_batches
 from tinynet.fit.loop import Training
 from tinynet.fit.recipes import TUNED
 from tinynet.models.vgg import Classifier, load_backbone
+from tinynet.plan import WEIGHTS
 
 BATCH = 64
 
@@ -43,7 +44,7 @@ def main() -> None:
     asked = parser.parse_args()
     device = choose_device(asked.device, asked.precision)
     packed = open_packed(find_data(asked.data), asked.cache)
-    backbone = load_backbone(asked.weights)
+    backbone = load_backbone(asked.weights or WEIGHTS)
     memory = PeakMemory()
     memory.start()
     network = TUNED.network
@@ -111,8 +112,9 @@ def extraction(model: Classifier, packed: Packed, device: Device, count: int) ->
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as cache:
-            view_features(model, packed, packed.train, np.sort(rows), "plain", lambda x: x, TUNED.base, device,
-                          Path(cache))
+            link = Path(cache) / packed.folder.name  # the same pictures beside an empty cache
+            link.symlink_to(packed.folder.resolve())
+            view_features(model, Packed(link), packed.train, np.sort(rows), lambda x: x, TUNED.base, device)
 
     return lambda: timed(count, device, work)
 

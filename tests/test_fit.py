@@ -27,7 +27,7 @@ from tinynet.fit.inputs import epoch_batches, epoch_order, steps_per_epoch
 from tinynet.fit.loop import Training, fit
 from tinynet.fit.recipes import RECIPES, REFERENCE, TUNED, DataPlan, Network, Stage
 from tinynet.models import vgg
-from tinynet.models.vgg import Backbone, Classifier, describe
+from tinynet.models.vgg import Backbone, Classifier, pooled_features
 from tinynet.runs import StageFolder
 from tinynet.stages import Plan
 
@@ -101,21 +101,21 @@ def triangular2(move, low, high, up, down):
     return low + (high - low) * height / 2**cycle
 
 
-@pytest.mark.parametrize(("cycles", "rise"), [(1, 0.5), (3, 0.5), (2.5, 0.2), (1, 0.08), (0.4, 0.5), (4, 0.9)])
-def test_cyclic_is_triangular2(cycles, rise):
-    stage = Stage(epochs=4, lr=3e-3, floor=1e-4, cycles=cycles, rise=rise)
+@pytest.mark.parametrize(("cycles", "pct_start"), [(1, 0.5), (3, 0.5), (2.5, 0.2), (1, 0.08), (0.4, 0.5), (4, 0.9)])
+def test_cyclic_is_triangular2(cycles, pct_start):
+    stage = Stage(epochs=4, lr=3e-3, min_lr=1e-4, cycles=cycles, pct_start=pct_start)
     factors = (0.1, 1.0, 2.0)
     up, down = schedules.half_cycles(stage, 15)
-    assert up + down == round(60 / cycles) and up == round(rise * round(60 / cycles))
+    assert up + down == round(60 / cycles) and up == round(pct_start * round(60 / cycles))
     expected = [[triangular2(move, factor * 1e-4, factor * 3e-3, up, down) for factor in factors]
                 for move in range(61)]
     np.testing.assert_allclose(rates(stage, 15, factors), expected, rtol=1e-9)
 
 
-@given(epochs=st.integers(1, 5), steps=st.integers(2, 30), rise=st.floats(0.05, 0.95))
+@given(epochs=st.integers(1, 5), steps=st.integers(2, 30), pct_start=st.floats(0.05, 0.95))
 @settings(max_examples=20, deadline=None)
-def test_unless_told_otherwise_the_rate_goes_through_one_whole_cycle(epochs, steps, rise):
-    stage = Stage(epochs=epochs, lr=1e-2, floor=1e-5, rise=rise)
+def test_unless_told_otherwise_the_rate_goes_through_one_whole_cycle(epochs, steps, pct_start):
+    stage = Stage(epochs=epochs, lr=1e-2, min_lr=1e-5, pct_start=pct_start)
     found = rates(stage, steps)[:, 0]
     assert found[0] == pytest.approx(1e-5) and found[-1] == pytest.approx(1e-5)
     assert found.max() == pytest.approx(1e-2)
@@ -138,30 +138,30 @@ def test_the_rates_of_the_reference_never_leave_their_floor():
     for stage, steps in ((REFERENCE.base, 1485), (REFERENCE.finetune, 1485)):
         found = rates(stage, steps)[:, 0]
         assert len(found) == stage.epochs + 1
-        assert found[0] == pytest.approx(stage.floor) and (np.diff(found) > 0).all()
-        assert found.max() < 1.04 * stage.floor < stage.lr / 5
+        assert found[0] == pytest.approx(stage.min_lr) and (np.diff(found) > 0).all()
+        assert found.max() < 1.04 * stage.min_lr < stage.lr / 5
 
 
 @given(schedule=st.sampled_from(["cyclic", "onecycle", "cosine", "constant"]), every=st.sampled_from(["step", "epoch"]),
        epochs=st.integers(1, 20), steps=st.integers(1, 20), cycles=st.floats(0.1, 5),
-       rise=st.one_of(st.floats(0.01, 0.99), st.sampled_from([0.1, 0.2, 0.25, 0.5])))
+       pct_start=st.one_of(st.floats(0.01, 0.99), st.sampled_from([0.1, 0.2, 0.25, 0.5])))
 @settings(max_examples=150, deadline=None)
-def test_every_schedule_comes_to_its_end(schedule, every, epochs, steps, cycles, rise):
-    stage = Stage(schedule=schedule, schedule_every=every, epochs=epochs, lr=1e-2, floor=1e-4, cycles=cycles, rise=rise)
+def test_every_schedule_comes_to_its_end(schedule, every, epochs, steps, cycles, pct_start):
+    stage = Stage(schedule=schedule, schedule_every=every, epochs=epochs, lr=1e-2, min_lr=1e-4, cycles=cycles, pct_start=pct_start)
     found = rates(stage, steps, (1.0, 0.5))
     assert np.isfinite(found).all() and (found > 0).all()
     assert found[:, 0].max() <= 1e-2 * (1 + 1e-9)
     np.testing.assert_allclose(found[:, 1], found[:, 0] / 2)
 
 
-@pytest.mark.parametrize(("epochs", "rise"), [(10, 0.1), (2, 0.5), (4, 0.25), (1, 0.5), (20, 0.05)])
-def test_onecycle_can_rise_in_any_share(epochs, rise):
-    found = rates(Stage(schedule="onecycle", schedule_every="epoch", epochs=epochs, lr=1e-2, rise=rise), 7)[:-1]
+@pytest.mark.parametrize(("epochs", "pct_start"), [(10, 0.1), (2, 0.5), (4, 0.25), (1, 0.5), (20, 0.05)])
+def test_onecycle_can_rise_in_any_share(epochs, pct_start):
+    found = rates(Stage(schedule="onecycle", schedule_every="epoch", epochs=epochs, lr=1e-2, pct_start=pct_start), 7)[:-1]
     assert len(found) == epochs and found.max() <= 1e-2 * (1 + 1e-9)
 
 
 def test_cosine_falls_from_lr_to_the_floor_and_constant_stays():
-    stage = Stage(schedule="cosine", epochs=3, lr=1e-2, floor=1e-3)
+    stage = Stage(schedule="cosine", epochs=3, lr=1e-2, min_lr=1e-3)
     expected = [1e-3 + (1e-2 - 1e-3) * (1 + math.cos(math.pi * move / 30)) / 2 for move in range(31)]
     np.testing.assert_allclose(rates(stage, 10)[:, 0], expected)
     assert set(rates(dataclasses.replace(stage, schedule="constant"), 10)[:, 0]) == {1e-2}
@@ -211,9 +211,9 @@ def count_describe(monkeypatch):
         if counted.calls == counted.limit:
             raise counted.error
         counted.calls += 1
-        return describe(*arguments)
+        return pooled_features(*arguments)
 
-    monkeypatch.setattr(features, "describe", describe_and_count)
+    monkeypatch.setattr(features, "pooled_features", describe_and_count)
     return counted
 
 
@@ -286,7 +286,7 @@ def test_the_cache_does_not_mind_what_features_do_not_depend_on(packed, tmp_path
     for layer in head.head:
         if isinstance(layer, nn.Linear):
             nn.init.ones_(layer.weight)
-    kept(packed, tmp_path, head, dataclasses.replace(PICTURES, lr=0.7, epochs=9, ema=0.5, clip=1.0))
+    kept(packed, tmp_path, head, dataclasses.replace(PICTURES, lr=0.7, epochs=9, ema=0.5, max_grad_norm=1.0))
     assert len(folders(tmp_path)) == 1 and count_describe.calls == done == 6
 
     fixed = dataclasses.replace(PICTURES, flip="alternating", crop_side=())
@@ -462,7 +462,7 @@ def test_without_an_average_the_result_is_the_module():
 
 def test_the_gradient_is_clipped_to_its_norm():
     def norms(clip):
-        training, found = toy_training(clip=clip), []
+        training, found = toy_training(max_grad_norm=clip), []
         run_toy(training, after_step=lambda: found.append(
             torch.stack([p.grad.norm() for p in training.module.parameters()]).norm().item()))
         return found
@@ -504,7 +504,7 @@ def test_each_part_learns_at_its_own_rate_and_frozen_parts_not_at_all():
 
 def test_the_schedule_moves_every_step_or_every_epoch():
     def lrs(every):
-        stage = dict(schedule="cosine", schedule_every=every, epochs=4, lr=0.1, floor=0.01)
+        stage = dict(schedule="cosine", schedule_every=every, epochs=4, lr=0.1, min_lr=0.01)
         return np.reshape([row["lr"] for row in of_kind(run_toy(toy_training(**stage)), "step")], (4, 3))
 
     def cosine(move, moves):
@@ -535,7 +535,7 @@ def after(questions):
 @pytest.mark.parametrize("schedule", ["cyclic", "onecycle", "cosine", "constant"])
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_a_training_goes_on_exactly_from_its_checkpoint(schedule, kind, tmp_path):
-    changes = dict(schedule=schedule, optimizer=kind, epochs=3, ema=0.9, weight_decay=0.1, clip=1.0, patience=2)
+    changes = dict(schedule=schedule, optimizer=kind, epochs=3, ema=0.9, weight_decay=0.1, max_grad_norm=1.0, patience=2)
     whole = toy_training(**changes)
     torch.manual_seed(1)
     rows = run_toy(whole)
@@ -803,9 +803,9 @@ def test_overriding_changes_what_was_named_and_nothing_else():
     dict(crop_side=(50, 40)), dict(crop_side=(0, 40)), dict(crop_area=(0.5, 1.5)), dict(crop_area=(0.0, 1.0)),
     dict(crop_side=(40, 64), crop_area=(0.5, 1.0)), dict(saturation=(1.0, 0.5)), dict(saturation=(1.0, 1.0, 1.0)),
     dict(hue=0.6), dict(hue=-0.1), dict(lr_factors=(1, 1)), dict(lr_factors=(1, 1, 1, 1, 1, 0)),
-    dict(lr_factors=(1, 1, -1, 1, 1, 1)), dict(rise=0.0), dict(rise=1.0), dict(ema=1.0), dict(ema=-0.1),
-    dict(learn=()), dict(learn=("conv6",)), dict(floor=-1e-4), dict(floor=1.0, lr=0.5),
-    dict(weight_decay=-0.1), dict(label_smoothing=1.5), dict(label_smoothing=-0.1), dict(clip=0.0), dict(clip=-1.0),
+    dict(lr_factors=(1, 1, -1, 1, 1, 1)), dict(pct_start=0.0), dict(pct_start=1.0), dict(ema=1.0), dict(ema=-0.1),
+    dict(learn=()), dict(learn=("conv6",)), dict(min_lr=-1e-4), dict(min_lr=1.0, lr=0.5),
+    dict(weight_decay=-0.1), dict(label_smoothing=1.5), dict(label_smoothing=-0.1), dict(max_grad_norm=0.0), dict(max_grad_norm=-1.0),
     dict(step_size_up=0), dict(patience=0), dict(patience=-1),
 ], ids=str)
 def test_a_stage_with_a_value_out_of_range_is_refused(change):
@@ -821,7 +821,7 @@ def test_a_network_with_a_value_out_of_range_is_refused(change):
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), TUNED.override(dict(
     taps=("relu1_1:max",), hidden=(), per_class=3, views=0, learn=("conv5", "head"), crop_area=(0.25, 1.0),
-    crop_side=(), saturation=(0.5, 2.0), hue=0.1, clip=None, patience=4, step_size_up=9,
+    crop_side=(), saturation=(0.5, 2.0), hue=0.1, max_grad_norm=None, patience=4, step_size_up=9,
     lr_factors=(1, 2, 3, 4, 5, 6.5)))],
     ids=["tuned", "reference", "another"])
 def test_a_plan_is_read_back_exactly(recipe, tmp_path):
@@ -848,13 +848,13 @@ def test_every_field_is_a_flag_and_its_default_is_no_change():
     assert fields <= flags
     asked = made.parse_args([])
     assert not fields & set(vars(asked))
-    flags = ("--taps pool5:mean relu4_3:max --hidden --clip none --lr 0.5 --lr-factors 1 2 3 4 5 6.5 "
+    flags = ("--taps pool5:mean relu4_3:max --hidden --max-grad-norm none --lr 0.5 --lr-factors 1 2 3 4 5 6.5 "
              "--no-standardise --per-class 7 --crop-side 40 64 --schedule cosine")
     asked = made.parse_args(flags.split())
     given = {}
     for part in (DataPlan, Network, Stage):
         given |= cli.given_fields(asked, part)
-    assert given == dict(taps=("pool5:mean", "relu4_3:max"), hidden=(), clip=None, lr=0.5, per_class=7,
+    assert given == dict(taps=("pool5:mean", "relu4_3:max"), hidden=(), max_grad_norm=None, lr=0.5, per_class=7,
                          lr_factors=(1.0, 2.0, 3.0, 4.0, 5.0, 6.5), standardise=False, crop_side=(40, 64),
                          schedule="cosine")
     Stage(**{name: value for name, value in given.items() if name in Stage.__dataclass_fields__})

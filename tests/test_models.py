@@ -24,9 +24,9 @@ from tinynet.models.vgg import (
     Backbone,
     Classifier,
     check_side,
-    describe,
     feature_count,
     load_backbone,
+    pooled_features,
 )
 
 # Depth -> how many of torchvision's layers make it, and its channels: table 1 of Simonyan & Zisserman, column D.
@@ -159,9 +159,9 @@ def test_features_are_as_many_as_counted_whatever_the_side(thin, side):
     channels = sum(width // 16 for _, width in DEPTHS.values())
     for statistic, each in {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}.items():
         taps = [f"{depth}:{statistic}" for depth in DEPTHS]
-        assert describe(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, channels * each)
+        assert pooled_features(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, channels * each)
     taps = [f"{depth}:{statistic}" for depth in ("pool5", "relu2_1") for statistic in STATISTICS]
-    assert describe(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, (32 + 8) * 55)
+    assert pooled_features(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, (32 + 8) * 55)
 
 
 @torch.inference_mode()
@@ -175,16 +175,16 @@ def test_statistics_are_what_they_are_called(thin):
                 "grid7": nn.AdaptiveAvgPool2d(7)(maps).flatten(1).numpy()}
     assert set(expected) == set(STATISTICS)
     for name, values in expected.items():
-        np.testing.assert_allclose(describe(backbone, [f"pool4:{name}"], pictures), values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(pooled_features(backbone, [f"pool4:{name}"], pictures), values, rtol=1e-5, atol=1e-6)
 
 
 @torch.inference_mode()
 def test_features_stand_in_the_order_of_the_taps(thin):
     backbone, pictures = Backbone(), torch.rand(2, 3, 32, 32)
     taps = ["pool5:max", "relu1_2:mean", "pool5:grid2", "relu4_3:max"]
-    alone = [describe(backbone, [tap], pictures) for tap in taps]
-    assert torch.equal(describe(backbone, taps, pictures), torch.cat(alone, 1))
-    assert describe(backbone.to(torch.bfloat16), taps, pictures).dtype == torch.float32
+    alone = [pooled_features(backbone, [tap], pictures) for tap in taps]
+    assert torch.equal(pooled_features(backbone, taps, pictures), torch.cat(alone, 1))
+    assert pooled_features(backbone.to(torch.bfloat16), taps, pictures).dtype == torch.float32
 
 
 def test_a_tap_that_the_backbone_has_not_is_refused(thin):

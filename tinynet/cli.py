@@ -26,17 +26,19 @@ _MENDABLE = {
 }
 
 COMMON: dict[str, dict[str, Any]] = {
-    "data": dict(metavar="PATH", default=os.environ.get("TINYNET_DATA"),
-                 help="the archive: a zip, an extracted folder, or a folder that holds either "
-                      "(default: $TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded if absent)"),
+    "data": dict(metavar="PATH",
+                 help="the archive: a zip, an extracted folder, or a folder that holds either (default: that of the "
+                      "run, else $TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded if absent)"),
     "cache": dict(metavar="DIR", help="where packed pictures and features are kept (default: 'cache' beside the data)"),
-    "weights": dict(default="IMAGENET1K_V1", metavar="NAME|FILE",
+    "weights": dict(metavar="NAME|FILE",
                     help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none"),
     "run": dict(metavar="DIR", help="the run to read (default: the newest that fits)"),
     "out": dict(metavar="DIR", help="where results go"),
-    "seed": dict(type=int, default=0, help="seed of initial weights, order, augmentation and dropout (default: 0)"),
+    "seed": dict(type=int, metavar="N",
+                 help="seed of initial weights, order, augmentation and dropout (default: 0)"),
     "split": dict(default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"),
-    "device": dict(default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: the fastest there is"),
+    "device": dict(default="auto", choices=("auto", "cpu", "cuda", "mps"),
+                   help="default: cuda where there is one, else cpu"),
     "precision": dict(default="auto", choices=("auto", "float32", "bfloat16", "float16"),
                       help="of the network's arithmetic (default: the fastest the device really has)"),
     "json": dict(action="store_true", help="print the rows of the result as one JSON array on standard output"),
@@ -65,18 +67,25 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def add_fields(parser: argparse.ArgumentParser, cls: type, leave_out: Sequence[str] = ()) -> None:
+def add_fields(parser: argparse._ActionsContainer, cls: type, recipe: str, values: Sequence[Any]) -> None:
     """Add a flag for every field of the dataclass `cls`; flags that are not given leave no trace.
 
-    A field's help is its metadata `help`; its annotation gives the type: int, float, str, bool,
-    a Literal, an optional of these (`none`), or a tuple (several values; none at all is the empty tuple).
+    A field's help is its metadata `help`, and what the instances `values` of the `recipe` have; its
+    annotation gives the type: int, float, str, bool, a Literal, an optional of these (`none`), or a tuple
+    (several values; none at all is the empty tuple).
     """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        if field.name in leave_out:
-            continue
+        shown = " / ".join(dict.fromkeys(_show(getattr(value, field.name)) for value in values))
         parser.add_argument(flag_name(field.name), dest=field.name, default=argparse.SUPPRESS,
-                            help=field.metadata.get("help"), **_flag_type(hints[field.name]))
+                            help=f"{field.metadata['help']} ({recipe}: {shown})".replace("%", "%%"),
+                            **_flag_type(hints[field.name]))
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none given"
+    return "none" if value is None else str(value)
 
 
 def _flag_type(hint: Any) -> dict[str, Any]:
@@ -102,12 +111,6 @@ def _flag_type(hint: Any) -> dict[str, Any]:
 class _Tuple(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, tuple(values))
-
-
-def given_fields(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
-    """The fields of the dataclass `cls` that were given on the command line."""
-    names = {field.name for field in dataclasses.fields(cls)}
-    return {name: value for name, value in vars(arguments).items() if name in names}
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -141,11 +144,12 @@ def say(line: str) -> None:
 
 def progress(items: Iterable | None = None, *, total: int | None = None, label: str = "", unit: str = "it",
              done: int = 0) -> Any:
-    """A tqdm bar on standard error with rate and time remaining."""
+    """A tqdm bar on standard error with rate and time remaining; in a file it says so less often."""
     from tqdm import tqdm
 
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     return tqdm(items, total=total, desc=label, unit=unit, initial=done, file=sys.stderr, dynamic_ncols=True,
-                mininterval=0.5, smoothing=0.1, unit_scale=unit == "B", disable=_quiet())
+                mininterval=0.5 if watched else 30, smoothing=0.1, unit_scale=unit == "B", disable=_quiet())
 
 
 def _quiet() -> bool:

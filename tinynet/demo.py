@@ -9,6 +9,7 @@ hold-out and val, and leaves a run in --out that looks like a real one.
 from tinynet import cli, runs
 from tinynet.errors import InputError
 from tinynet.fit.recipes import TUNED, Recipe
+from tinynet.plan import Plan
 from tinynet.runs import StageFolder
 
 CLASSES, SIDE = 8, 32
@@ -34,7 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser("tinynet.demo", __doc__)
     cli.add_common(parser, "out", "seed", "device", "precision", "json")
     asked = parser.parse_args(argv)
-    run = runs.new_run(asked.out, "demo")
+    # A folder below runs/ that is no run itself: the other commands' newest run is never a demo.
+    run = runs.new_run(asked.out, "demo", runs.ROOT / "demo")
     if StageFolder(run, "base").started:
         raise InputError(f"{run}: holds a run already; name another folder with --out")
     from tinynet.data.packed import open_packed
@@ -42,13 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.device import choose_device
     from tinynet.report.tables import show_scores
     from tinynet.scoring import evaluate
-    from tinynet.stages import Plan, train
+    from tinynet.stages import train
 
     device = choose_device(asked.device, asked.precision)
     cli.say(f"{run}: the whole chain on drawn pictures, on {device}")
     source = synthetic(run / "data" / "drawn.zip", classes=CLASSES, train=40, val=20, test=5, side=SIDE,
-                       seed=asked.seed)
-    plan = Plan(small_recipe(), str(source.resolve()), weights="none", seed=asked.seed)
+                       seed=asked.seed or 0)
+    plan = Plan(small_recipe(), str(source.resolve()), weights="none", seed=asked.seed or 0)
     train(run, plan, device)
     packed = open_packed(source)
     rows = [row for stage in runs.STAGES

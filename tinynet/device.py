@@ -1,5 +1,6 @@
 """Which device, precision and memory format: chosen by what the machine really has, and said."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +18,9 @@ class Device:
     device: torch.device
     dtype: torch.dtype
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager:
         """The context in which a network trains; weights stay float32."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
         """A gradient scaler, which does something in float16 only."""
@@ -39,20 +40,24 @@ class Device:
 
 
 def choose_device(device: str = "auto", precision: Precision = "auto") -> Device:
-    """The device called `device` (`auto`: the fastest there is) at `precision` (`auto`: likewise).
+    """The device called `device` (`auto`: cuda, else cpu) at `precision` (`auto`: the fastest it really has).
+
+    mps is taken only when named: some of the operations are missing there in older versions of torch.
 
     Raises `InputError` where the machine has no such device or the device no such precision.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        device = next(name for name in ("cuda", "mps", "cpu") if there[name])
+        device = "cuda" if there["cuda"] else "cpu"
     elif not there.get(device):
         found = ", ".join(name for name, present in there.items() if present)
         raise InputError(f"--device {device}: this machine has {found}; name one of these or leave it to auto")
     if precision == "auto":
         precision = _fastest(device)
-    if device == "cpu" and precision == "float16":
-        raise InputError("--precision float16: the cpu has float32 and bfloat16; name one of these or auto")
+    allowed = {"cuda": ("float32", "bfloat16", "float16"), "cpu": ("float32", "bfloat16"), "mps": ("float32",)}
+    if precision not in allowed[device]:
+        raise InputError(f"--precision {precision}: on {device} there is {', '.join(allowed[device])}; "
+                         "name one of these or leave it to auto")
     return Device(torch.device(device), getattr(torch, precision))
 
 

@@ -7,9 +7,8 @@ Choices belong on the hold-out; val is for reporting. Intervals are Wilson's, 95
 """
 
 from tinynet import cli
-from tinynet.runs import STAGES
-from tinynet.scoring import evaluate, finished_stage
-from tinynet.stages import Plan, open_data
+from tinynet.plan import Plan, open_data
+from tinynet.runs import STAGES, finished_stage
 
 
 def parser() -> cli.Parser:
@@ -31,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.say(f"evaluating {folder.path}")
     from tinynet.device import choose_device
     from tinynet.report.tables import show_scores
+    from tinynet.scoring import evaluate
 
     device = choose_device(asked.device, asked.precision)
     packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))

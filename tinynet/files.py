@@ -14,11 +14,8 @@ if TYPE_CHECKING:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open(path, "r+b") as stream:
+        os.fsync(stream.fileno())
 
 
 @contextmanager
@@ -48,12 +45,12 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder that takes the name `path` only when the block ends without an exception.
 
-    An earlier folder of that name is replaced.
+    An earlier folder of that name is replaced. One process at a time may write it (see `locked`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
     try:
         yield partial
@@ -68,18 +65,24 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock file `path` for the block; another process that wants it waits.
+def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock file `path` for the block.
 
-    Where the system has no such locks (Windows) nothing is held.
+    While another process holds it, `busy` is called once: it may raise, or say that this one waits.
+    The lock ends with the process, however that ends. Where the system has none (Windows), nothing is held.
     """
     try:
         import fcntl
     except ImportError:
         yield
         return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed, however the process ends
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy()
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

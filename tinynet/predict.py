@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tinynet import cli
 from tinynet.files import write_text
-from tinynet.scoring import finished_stage, probabilities_of
-from tinynet.stages import Plan, open_data
+from tinynet.plan import Plan, open_data
+from tinynet.runs import finished_stage
 
 
 def parser() -> cli.Parser:
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.say(f"predicting with {folder.path}")
     from tinynet.device import choose_device
     from tinynet.score.merges import MERGES
+    from tinynet.scoring import probabilities_of
 
     packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
     device = choose_device(asked.device, asked.precision)

@@ -49,9 +49,9 @@ class StageFolder:
                              "name a folder that tinynet.train wrote with --run") from None
 
 
-def new_run(out: str | None, recipe: str) -> Path:
-    """The folder of a new run: `out`, or `runs/<date>-<recipe>`."""
-    return Path(out) if out else ROOT / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}"
+def new_run(out: str | None, recipe: str, root: Path = ROOT) -> Path:
+    """The folder of a new run: `out`, or `<root>/<date>-<recipe>`."""
+    return Path(out) if out else root / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}"
 
 
 def find_run(run: str | None, fits: Callable[[Path], bool], otherwise: str) -> Path:
@@ -72,6 +72,14 @@ def find_run(run: str | None, fits: Callable[[Path], bool], otherwise: str) -> P
     return candidates[-1]
 
 
+def finished_stage(run: str | None, stage: str | None) -> StageFolder:
+    """The stage to score: as named, or the last finished one of the newest finished run."""
+    wanted = (stage,) if stage else STAGES
+    found = find_run(run, lambda path: any(StageFolder(path, s).finished for s in wanted),
+                     f"train one to its end before: python -m tinynet.train --stage {wanted[0]}")
+    return [StageFolder(found, s) for s in wanted if StageFolder(found, s).finished][-1]
+
+
 def _age(run: Path) -> float:
     return max(StageFolder(run, s).recipe.stat().st_mtime for s in STAGES if StageFolder(run, s).started)
 
@@ -89,6 +97,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows to a file of scores, whole or not at all; a row takes the place of an earlier one of its kind."""
+
+    def kind(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[name] for name in ("split", "views", "merge", "size"))
+
+    kept = {kind(row): row for row in (*read_rows(path), *rows)}
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept.values()))
 
 
 def cut_log(path: Path, step: int) -> None:

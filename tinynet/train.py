@@ -14,101 +14,118 @@ from typing import Any
 
 from tinynet import cli, runs
 from tinynet.errors import InputError
-from tinynet.fit.recipes import RECIPES, DataPlan, Network, Recipe, Stage
+from tinynet.fit.recipes import RECIPES, TUNED, DataPlan, Network, Recipe, Stage
+from tinynet.plan import WEIGHTS, Plan
 from tinynet.runs import STAGES, StageFolder
-from tinynet.stages import Plan, train
 
 
 def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.train", __doc__)
-    made.add_argument("--stage", choices=(*STAGES, "all"), default="all", help="what to train (default: all)")
+    made.add_argument("--stage", choices=(*STAGES, "all"), help="what to train (default: all)")
     made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for finetune, that of its base")
     made.add_argument("--resume", metavar="RUN", help="continue this run, all of its stages, with its own recipe")
     made.add_argument("--summary", action="store_true", help="print the network layer by layer and stop")
     cli.add_common(made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json")
-    for part in (DataPlan, Network, Stage):
-        cli.add_fields(made.add_argument_group(f"{part.__name__}: {part.__doc__.splitlines()[0]}"), part)
+    for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, [TUNED.base, TUNED.finetune])):
+        group = made.add_argument_group(f"{kind.__name__}: {kind.__doc__.splitlines()[0]}")
+        cli.add_fields(group, kind, "tuned", values)
     return made
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     asked = parser().parse_args(argv)
-    if asked.resume:
-        run = Path(asked.resume)
-        plan = resumed_plan(run, asked)
-    else:
-        run, plan = planned(asked)
+    run, plan = _resumed(asked) if asked.resume else _planned(asked)
+    from tinynet import stages
     from tinynet.device import choose_device
+    from tinynet.report.tables import show_scores
 
+    if asked.summary:
+        print(stages.summary(plan))
+        return
     device = choose_device(asked.device, asked.precision)
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
-    rows = train(run, plan, device, resume=bool(asked.resume), summary=asked.summary)
-    if rows:
-        from tinynet.report.tables import show_scores
-
-        show_scores(rows, asked.json)
+    show_scores(stages.train(run, plan, device, resume=bool(asked.resume)), asked.json)
 
 
-def planned(asked: Any) -> tuple[Path, Plan]:
+def _planned(asked: Any) -> tuple[Path, Plan]:
     """The folder and the plan of a new run, as the flags ask."""
     from tinynet.data.download import find_data
 
-    stages = STAGES if asked.stage == "all" else (asked.stage,)
-    given = {k: v for part in (DataPlan, Network, Stage) for k, v in cli.given_fields(asked, part).items()}
-    if stages == ("finetune",):
-        base = runs.find_run(asked.run, lambda run: _can_finetune(run, asked.out),
-                             "train its first stage before: python -m tinynet.train --stage base")
-        before = Plan.read(StageFolder(base, "base").read_recipe())
-        recipe = _recipe_after(before, asked.recipe, given)
-        run, weights = Path(asked.out or base), before.weights
-        data, cache = asked.data or before.data, asked.cache or before.cache
-        cli.say(f"finetune goes on from {base}")
+    given = _given(asked)
+    if asked.stage == "finetune":
+        run, plan = _after_base(asked, given)
     else:
         if asked.run:
             raise InputError("--run names the run that finetune goes on from; a new base is named with --out")
+        stages = ("base",) if asked.stage == "base" else STAGES
         recipe = RECIPES[asked.recipe or "tuned"].override(given, stages)
-        base, run, weights = None, runs.new_run(asked.out, recipe.name), asked.weights
-        data, cache = asked.data, asked.cache
-    for stage in stages:
+        weights = asked.weights or WEIGHTS
+        weights = str(Path(weights).resolve()) if Path(weights).is_file() else weights
+        run = runs.new_run(asked.out, recipe.name)
+        plan = Plan(recipe, asked.data or "", stages, weights, asked.seed or 0, asked.cache)
+    for stage in plan.stages:
         if StageFolder(run, stage).started:
             raise InputError(f"{run}: holds a {stage} already; continue it with --resume {run}, "
                              "or name another folder with --out")
-    data = str(find_data(data).resolve())
-    cache = str(Path(cache).resolve()) if cache else None
-    return run, Plan(recipe, data, stages, weights, asked.seed, cache, base and str(base))
+    data = str(find_data(plan.data or None).resolve())
+    return run, replace(plan, data=data, cache=plan.cache and str(Path(plan.cache).resolve()))
 
 
-def _can_finetune(run: Path, out: str | None) -> bool:
-    return StageFolder(run, "base").finished and (out is not None or not StageFolder(run, "finetune").started)
-
-
-def _recipe_after(before: Plan, name: str | None, given: dict[str, Any]) -> Recipe:
-    """The recipe of a finetune: its stage, on the pictures and the network of its base."""
-    fixed = sorted(set(given) & (set(DataPlan.__dataclass_fields__) | set(Network.__dataclass_fields__)))
-    if fixed:
-        raise InputError(f"{', '.join(map(cli.flag_name, fixed))}: fixed by the base that finetune goes on from; "
+def _after_base(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
+    """The folder and the plan of a finetune: its stage, on the pictures and the network of its base."""
+    base = runs.find_run(asked.run, lambda run: StageFolder(run, "base").finished,
+                         "train its first stage before: python -m tinynet.train --stage base")
+    before = Plan.read(StageFolder(base, "base").read_recipe())
+    fixed = [cli.flag_name(name) for name in sorted(set(given) & set(_fields(DataPlan, Network)))]
+    if fixed or asked.weights:
+        raise InputError(f"{', '.join(fixed or ['--weights'])}: fixed by the base that finetune goes on from; "
                          "train another base for another value")
-    chosen = RECIPES[name or before.recipe.name]
+    chosen = RECIPES[asked.recipe or before.recipe.name].override(given, ("finetune",))
     recipe = Recipe(name=chosen.name, data=before.recipe.data, network=before.recipe.network,
                     base=before.recipe.base, finetune=chosen.finetune)
-    return recipe.override(given, ("finetune",))
+    run = Path(asked.out) if asked.out else base
+    cli.say(f"finetune goes on from {base}")
+    if recipe.finetune.size != recipe.base.size:
+        cli.say(f"note: base was trained at {recipe.base.size} px, finetune at {recipe.finetune.size}")
+    elsewhere = None if run.resolve() == base.resolve() else str(base.resolve())
+    return run, Plan(recipe, asked.data or before.data, ("finetune",), before.weights, asked.seed or 0,
+                     asked.cache or before.cache, elsewhere)
 
 
-def resumed_plan(run: Path, asked: Any) -> Plan:
-    """The plan of the run to continue; flags of the recipe cannot change it."""
-    given = sorted(k for part in (DataPlan, Network, Stage) for k in cli.given_fields(asked, part))
-    if given:
-        raise InputError(f"{', '.join(map(cli.flag_name, given))}: a resumed run keeps its recipe; "
+def _resumed(asked: Any) -> tuple[Path, Plan]:
+    """The folder and the plan of the run to continue; only where it finds its data can be told anew.
+
+    Device and precision are those it was started with, unless others are named.
+    """
+    flags = [f"--{name}" for name in ("stage", "recipe", "seed", "weights", "run", "out") if getattr(asked, name)]
+    flags += [cli.flag_name(name) for name in sorted(_given(asked))]
+    if flags:
+        raise InputError(f"{', '.join(flags)}: a resumed run keeps what it was started with; "
                          "start another run for another value")
+    run = Path(asked.resume)
     started = [StageFolder(run, stage) for stage in STAGES if StageFolder(run, stage).started]
     if not started:
         raise InputError(f"--resume {run}: not a run (no base/recipe.json or finetune/recipe.json); "
                          "name a folder that tinynet.train wrote")
-    plan = Plan.read(started[-1].read_recipe())
-    changed = {"data": asked.data, "cache": asked.cache}
-    return replace(plan, **{name: str(Path(path).resolve()) for name, path in changed.items() if path})
+    stored = started[-1].read_recipe()
+    if asked.device == "auto":
+        asked.device = stored["device"]["type"]
+    if asked.precision == "auto" and asked.device == stored["device"]["type"]:
+        asked.precision = stored["device"]["precision"]
+    elsewhere = {name: str(Path(getattr(asked, name)).resolve()) for name in ("data", "cache") if getattr(asked, name)}
+    return run, replace(Plan.read(stored), **elsewhere)
+
+
+def _given(asked: Any) -> dict[str, Any]:
+    """The recipe's fields that were given as flags."""
+    known = set(_fields(DataPlan, Network, Stage))
+    return {name: value for name, value in vars(asked).items() if name in known}
+
+
+def _fields(*kinds: type) -> list[str]:
+    return [name for kind in kinds for name in kind.__dataclass_fields__]
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ class ZipSource:
                     f"{self.path}: not a zip, or cut short ({self.path.stat().st_size:,} bytes); "
                     "fetch it again with `python -m tinynet.data get`, or name another with --data"
                 ) from None
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be read ({error.strerror}); name another with --data") from None
             self._pid = os.getpid()
         return self._zip
 
@@ -55,7 +57,7 @@ class ZipSource:
     def read(self, name: str) -> bytes:
         try:
             return self._open().read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
             raise InputError(f"{self.path}: cannot read {name} ({error}); fetch the archive again") from None
 
 
@@ -134,8 +136,12 @@ class Archive:
         return self.source.read(self.root + file)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the table of contents: every file's name, size and CRC-32 (time, in a folder)."""
-        return _digest(self._table)
+        """SHA-256 (hex) of the table of contents: name, size and CRC-32 (time, in a folder) of its own files."""
+        own = ("wnids.txt", "words.txt", "train/", "val/", "test/")
+        rows = sorted((name[len(self.root):], size, mark) for name, size, mark in self._table
+                      if name.startswith(self.root))
+        lines = "\n".join(f"{name}\t{size}\t{mark}" for name, size, mark in rows if name.startswith(own))
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{s} {len(self.part(s).files):,}" for s in SPLITS)
@@ -229,11 +235,6 @@ class Archive:
         return found
 
 
-def _digest(table: list[tuple[str, int, int]]) -> str:
-    lines = "\n".join(f"{name}\t{size}\t{mark}" for name, size, mark in sorted(table))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def locate(path: str | Path) -> Path:
     """The zip or extracted folder that `path` stands for: itself, or what the folder `path` holds.
 
@@ -263,8 +264,3 @@ def _find(path: Path) -> tuple[ZipSource | FolderSource, str, list[tuple[str, in
         raise InputError(f"{path}: not Tiny ImageNet: no wnids.txt among its {len(table):,} files{example}; "
                          "`python -m tinynet.data get` fetches the official archive")
     return source, roots[0], table
-
-
-def source_digest(path: str | Path) -> str:
-    """`Archive(path).digest()` without reading labels: is a packed copy still that of this source?"""
-    return _digest(_find(Path(path))[2])

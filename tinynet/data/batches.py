@@ -35,12 +35,26 @@ def batches(part: PackedPart, rows: np.ndarray | None = None, *, size: int = 64,
     device = torch.device(device)
     for number in range(start, math.ceil(len(rows) / size)):
         chosen = rows[number * size:(number + 1) * size]
-        pictures = to_float(torch.from_numpy(part.pictures[chosen]).to(device, non_blocking=True))
-        labels = None if part.labels is None else torch.from_numpy(part.labels[chosen]).to(device)
-        at = torch.from_numpy(chosen).to(device)
+        pictures = to_float(send(part.pictures[chosen], device))
+        labels = None if part.labels is None else send(part.labels[chosen], device)
+        at = send(chosen, device)
         if augment is not None:
             pictures = augment(pictures, at, number)
         yield Batch(pictures, labels, at)
+
+
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on the device; a GPU does not wait for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fitting(size: int) -> int:
+    """Pictures of `size` x `size` pixels at once that need as much memory as 64 of 64 x 64.
+
+    On CPUs 64 is the fastest as well: larger batches fall out of their caches.
+    """
+    return max(1, 64**3 // size**2)
 
 
 def to_float(pictures: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 import hashlib
 import http.client
+import os
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 from tinynet.cli import progress, say
-from tinynet.data.archive import DEFAULT_PATH, Archive, locate
+from tinynet.data.archive import DEFAULT_PATH, locate
 from tinynet.errors import InputError
 from tinynet.files import whole_file
 
@@ -89,12 +91,13 @@ def _by_hand(url: str) -> str:
 def get(target: Path, force: bool = False) -> Path:
     """The official archive at `target` (a zip's name, or a folder for it), fetched if no archive is there.
 
-    An archive that cannot be read is replaced; another one than the official is kept unless `force`.
+    A zip that is cut short is replaced; anything else than the official archive is kept unless `force`.
     """
     try:
         there = locate(target)
-        Archive(there)
     except InputError:
+        there = None
+    if there and there.is_file() and there.suffix == ".zip" and not zipfile.is_zipfile(there):
         there = None
     if there and there.is_file() and there.stat().st_size == SIZE and _md5(there) == MD5:
         say(f"{there}: already here, size and MD5 are the official ones")
@@ -107,11 +110,13 @@ def get(target: Path, force: bool = False) -> Path:
 
 
 def find_data(data: str | Path | None) -> Path:
-    """The zip or extracted folder that `--data` stands for; None is the default place, filled if it is empty.
+    """The zip or extracted folder that `--data` stands for.
+
+    None is what the environment variable TINYNET_DATA names, or else the default place, filled if it is empty.
 
     Raises `InputError` when there is no such file, or when the official archive cannot be fetched.
     """
-    if data is not None:
+    if data := data or os.environ.get("TINYNET_DATA"):
         return locate(data)
     for place in (DEFAULT_PATH, DEFAULT_PATH.with_suffix("")):
         if place.is_file() or (place / "wnids.txt").is_file():

@@ -1,5 +1,6 @@
 """Pictures decoded once into memory-mapped uint8 arrays, with a manifest that says of what source."""
 
+import hashlib
 import io
 import json
 import os
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tinynet.cli import progress
-from tinynet.data.archive import SPLITS, Archive, FolderSource, ZipSource, locate, source_digest
+from tinynet.cli import progress, say
+from tinynet.data.archive import SPLITS, Archive, FolderSource, ZipSource, locate
 from tinynet.errors import InputError
-from tinynet.files import new_array, whole_folder, write_json, write_text
+from tinynet.files import locked, new_array, whole_folder, write_json, write_text
 
 FORMAT = 1
 CHUNK = 256  # pictures a job: a job takes about 0.1 s, so the bar moves and few are lost to Ctrl-C
@@ -47,7 +48,11 @@ class PackedPart:
 
 
 class Packed:
-    """The packed copy of an archive: `train`, `val`, `test`, `wnids`, `names`, `side`, `digest`."""
+    """The packed copy of an archive: `train`, `val` and `test`; `wnids`, their `names`, and `side` in pixels.
+
+    `digest` is that of the source's table of contents. `contents` is that of classes, file names and
+    labels: the same for a zip, its extracted folder and a repacked copy.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -59,6 +64,7 @@ class Packed:
         self.names: tuple[str, ...] = tuple(self.manifest["names"])
         self.side: int = self.manifest["side"]
         self.digest: str = self.manifest["digest"]
+        self.contents: str = self.manifest["contents"]
         self.train, self.val, self.test = (self._part(name) for name in SPLITS)
 
     @property
@@ -94,34 +100,39 @@ def cache_folder(source: Path, cache: str | None = None) -> Path:
     return Path(cache) if cache else source.parent / "cache"
 
 
-def packed_folder(path: str | Path, cache: str | None = None) -> Path:
-    """Where the packed copy of the source at `path` belongs."""
-    source = locate(path)
-    return cache_folder(source, cache) / f"{source.stem}.packed"
-
-
 def open_packed(path: str | Path, cache: str | None = None) -> Packed:
     """The packed copy of the source at `path`, made first if there is none that fits.
 
     Raises `InputError` when the source is not Tiny ImageNet or a picture cannot be used.
     """
-    source, folder = locate(path), packed_folder(path, cache)
-    manifest = read_manifest(folder)
-    if manifest is not None and _fits(manifest, source):
+    source = locate(path)
+    kept = cache_folder(source, cache)
+    if folder := _untouched(source, kept):
         return Packed(folder)
-    return pack(Archive(source), folder)
+    archive = Archive(source)
+    folder = kept / f"{source.stem}-{archive.digest()[:8]}.packed"
+    with locked(kept / f".{folder.name}.lock", lambda: say(f"waiting: another process is packing {source}")):
+        manifest = read_manifest(folder)
+        if manifest is None:
+            return pack(archive, folder)
+        write_json(folder / "manifest.json", manifest | _place(source))  # next time it is known at sight
+        return Packed(folder)
 
 
-def _stamp(source: Path) -> list[int] | None:
-    """Size and modification time of a zip; a folder has no stamp that would notice a changed file."""
+def _untouched(source: Path, kept: Path) -> Path | None:
+    """The packed copy of a zip that has not changed since: reading its table of contents takes seconds."""
+    for folder in kept.glob(f"{source.stem}-*.packed") if source.is_file() else ():
+        manifest = read_manifest(folder)
+        if manifest and manifest | _place(source) == manifest:
+            return folder
+    return None
+
+
+def _place(source: Path) -> dict[str, Any]:
+    """Where a zip is, its size and modification time; a folder has no stamp that would notice a changed file."""
     stat = source.stat()
-    return [stat.st_size, stat.st_mtime_ns] if source.is_file() else None
-
-
-def _fits(manifest: dict[str, Any], source: Path) -> bool:
-    # Reading the table of contents of 120,000 files takes a second or two; an untouched zip needs none.
-    stamp = _stamp(source)
-    return (stamp is not None and stamp == manifest["stamp"]) or manifest["digest"] == source_digest(source)
+    stamp = [stat.st_size, stat.st_mtime_ns] if source.is_file() else None
+    return {"source": str(source.resolve()), "stamp": stamp}
 
 
 def pack(archive: Archive, folder: Path) -> Packed:
@@ -146,11 +157,21 @@ def pack(archive: Archive, folder: Path) -> Packed:
             for done in in_workers(_decode_into, jobs, archive):
                 bar.update(done)
         write_json(partial / "manifest.json", {
-            "format": FORMAT, "source": str(archive.path), "stamp": _stamp(archive.source.path),
-            "digest": archive.digest(), "counts": counts, "side": side,
+            "kind": "packed", "format": FORMAT, **_place(archive.source.path),
+            "digest": archive.digest(), "contents": contents(archive), "counts": counts, "side": side,
             "wnids": archive.wnids, "names": archive.names,
         })
     return Packed(folder)
+
+
+def contents(archive: Archive) -> str:
+    """SHA-256 (first 16 hex digits) of classes, file names and labels."""
+    whole = hashlib.sha256("\n".join(archive.wnids).encode())
+    for name in SPLITS:
+        part = archive.part(name)
+        whole.update("\n".join((f"\n{name}", *part.files)).encode())
+        whole.update(b"" if part.labels is None else part.labels.astype("<i8").tobytes())
+    return whole.hexdigest()[:16]
 
 
 def decode(data: bytes, name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tinynet.errors import InputError
 from tinynet.files import write_with
@@ -13,9 +14,16 @@ from tinynet.models.vgg import Backbone, Classifier
 FORMAT = 1
 
 
-def save_model(path: Path, model: Classifier, wnids: tuple[str, ...], size: int) -> None:
-    """Write a network with its class order and the side of the pictures it was trained on."""
-    _save(path, {"kind": "model", "network": model.shape, "weights": model.state_dict(), "size": size}, wnids)
+def save_model(path: Path, model: Classifier, wnids: tuple[str, ...], size: int,
+               head: nn.Module | None = None) -> None:
+    """Write a network with its class order and the side in pixels of the pictures it was trained on.
+
+    `head`: one to write in place of the model's own, for instance a moving average of it.
+    """
+    weights = model.state_dict()
+    if head is not None:
+        weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    _save(path, {"kind": "model", "network": model.shape, "weights": weights, "size": size}, wnids)
 
 
 def load_model(path: Path, wnids: tuple[str, ...]) -> tuple[Classifier, int]:

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from tinynet.cli import progress, say
-from tinynet.data.batches import Batch, batches
+from tinynet.data.batches import Batch, batches, fitting, seeded, send
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.files import locked, new_array, write_json
 from tinynet.fit.inputs import change_pictures, epoch_batches, epoch_order
 from tinynet.fit.recipes import Stage
-from tinynet.models.vgg import Classifier, describe, feature_count
+from tinynet.models.vgg import Classifier, feature_count, pooled_features
 
 FORMAT = 1
 _SAVE_EVERY = 30.0  # seconds of extraction that an interruption may cost
@@ -38,9 +38,9 @@ class Features:
     arrays: tuple[np.ndarray, ...]
     labels: np.ndarray | None
 
-    def gather(self, view: int, places: np.ndarray) -> Tensor:
+    def gather(self, view: int, places: np.ndarray, device: torch.device) -> Tensor:
         """(n, F) float32 features of the pictures at `places` (positions, not rows of the archive)."""
-        return torch.cat([torch.from_numpy(a[view, places]) for a in self.arrays], 1).float()
+        return send(np.concatenate([array[view, places] for array in self.arrays], 1), device).float()
 
     def epoch(self, seed: int, epoch: int, batch: int, device: torch.device,
               start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -49,84 +49,108 @@ class Features:
         view = epoch % len(self.arrays[0])
         for first in range(start * batch, len(order), batch):
             places = order[first:first + batch]
-            yield self.gather(view, places).to(device), torch.from_numpy(self.labels[places]).to(device)
+            yield self.gather(view, places, device), send(self.labels[places], device)
 
     def in_order(self, device: torch.device, batch: int = 1024) -> Iterator[Tensor]:
         """Features of the first view, in order, `batch` pictures at a time."""
         count = self.arrays[0].shape[1]
         for first in range(0, count, batch):
-            yield self.gather(0, np.arange(first, min(first + batch, count))).to(device)
+            yield self.gather(0, np.arange(first, min(first + batch, count)), device)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Pictures to extract features of: `batches(view, start)` shows them; `key` is what else they depend on."""
+
+    part: PackedPart
+    rows: np.ndarray
+    views: int
+    size: int
+    dtype: str
+    key: dict[str, Any]
+    batches: Callable[[int, int], Iterator[Batch]]
 
 
 def train_features(model: Classifier, packed: Packed, rows: np.ndarray, stage: Stage, seed: int,
-                   device: Device, cache: Path) -> Features:
+                   device: Device) -> Features:
     """The features of `stage.views` views of the train pictures at `rows`, changed as the stage says."""
-    keyed = dict(flip=stage.flip, crop_side=stage.crop_side, crop_area=stage.crop_area,
-                 saturation=stage.saturation, hue=stage.hue, views=stage.views)
+    key = dict(flip=stage.flip, crop_side=stage.crop_side, crop_area=stage.crop_area,
+               saturation=stage.saturation, hue=stage.hue)
     if stage.random:
-        keyed |= dict(seed=seed, batch=stage.batch)
+        key |= dict(seed=seed, batch=stage.batch)
     unused = torch.Generator(device.device)
 
-    def view_batches(view: int, start: int) -> Iterator[Batch]:
+    def views(view: int, start: int) -> Iterator[Batch]:
         if stage.random:
-            return epoch_batches(packed.train, rows, stage, seed, view, device.device, start)
+            return epoch_batches(packed.train, rows, stage, seed, view, device.device, start, whole=True)
         # Without chance any order shows the same, and the archive's own reads and writes in one sweep.
-        return batches(packed.train, rows, size=_FIXED_BATCH, device=device.device, start=start,
+        return batches(packed.train, rows, size=fitting(stage.size), device=device.device, start=start,
                        augment=lambda pictures, at, number: change_pictures(pictures, at, stage, view, unused))
 
-    return _kept(model, packed, packed.train, rows, stage, device, cache, keyed, stage.views, view_batches)
+    source = _Source(packed.train, rows, stage.views, stage.size, stage.feature_dtype, key, views)
+    return _kept(model, packed, source, device)
 
 
-def view_features(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray, name: str,
-                  view: Callable[[Tensor], Tensor], stage: Stage, device: Device, cache: Path) -> Features:
+def view_features(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray,
+                  view: Callable[[Tensor], Tensor], stage: Stage, device: Device) -> Features:
     """The features of one deterministic view of the pictures of `part` at `rows`.
 
-    `view`: pictures (N, 3, H, W) -> (N, 3, size, size) at the stage's size; `name` stands for it in the cache.
+    `view`: pictures (N, 3, H, W) -> (N, 3, size, size) at the stage's size.
     """
 
-    def view_batches(_: int, start: int) -> Iterator[Batch]:
-        return batches(part, rows, size=_FIXED_BATCH, device=device.device, start=start,
+    def views(_: int, start: int) -> Iterator[Batch]:
+        return batches(part, rows, size=fitting(stage.size), device=device.device, start=start,
                        augment=lambda pictures, at, number: view(pictures))
 
-    return _kept(model, packed, part, rows, stage, device, cache, dict(view=name), 1, view_batches)
+    key = dict(view=_effect(view, packed.side))
+    source = _Source(part, rows, 1, stage.size, stage.feature_dtype, key, views)
+    return _kept(model, packed, source, device)
 
 
-_FIXED_BATCH = 64  # pictures: the fastest on CPUs; larger ones fall out of their caches
+def _effect(view: Callable[[Tensor], Tensor], side: int) -> str:
+    """What a view does to one fixed picture of noise: a name could stand for another function tomorrow."""
+    probe = torch.rand(1, 3, side, side, generator=seeded("cpu", "probe"))
+    seen = (view(probe) * 255).round().to(torch.uint8).contiguous()
+    return hashlib.sha256(str(tuple(seen.shape)).encode() + seen.numpy().tobytes()).hexdigest()[:16]
 
 
-def _kept(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray, stage: Stage, device: Device,
-          cache: Path, keyed: dict[str, Any], views: int,
-          view_batches: Callable[[int, int], Iterator[Batch]]) -> Features:
+def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) -> Features:
     """Features from the cache; what is missing there is extracted first."""
-    fingerprint = json.loads(json.dumps(dict(
-        format=FORMAT, data=packed.digest, part=part.name, size=stage.size, dtype=stage.feature_dtype,
-        rows=hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:16],
-        backbone=model.backbone.digest(), precision=device.precision, **keyed)))
-    key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache / f"features-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "manifest.json", {"kind": "features", **fingerprint})
-    with locked(folder / "lock"):
-        missing = [tap for tap in model.taps if not _file(folder, tap).exists()]
-        if missing:
-            _extract(model, missing, folder, (views, len(rows)), stage, device, view_batches, rows)
+    manifest = json.loads(json.dumps({
+        "kind": "features", "format": FORMAT, "data": packed.contents, "part": source.part.name,
+        "rows": hashlib.sha256(source.rows.astype("<i8").tobytes()).hexdigest()[:16], "views": source.views,
+        "size": source.size, "dtype": source.dtype, "backbone": model.backbone.digest(),
+        "device": device.device.type, "precision": device.precision, **source.key}))
+    key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+    folder = packed.cache / f"features-{key}"
+
+    def missing() -> list[str]:
+        return [tap for tap in model.taps if not _file(folder, tap).exists()]
+
+    if missing():
+        with locked(packed.cache / f".{folder.name}.lock",
+                    lambda: say(f"waiting: another process is extracting {folder}")):
+            if taps := missing():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / "manifest.json", manifest)
+                _extract(model, taps, folder, source, device)
     arrays = tuple(np.load(_file(folder, tap), mmap_mode="r") for tap in model.taps)
-    return Features(arrays, None if part.labels is None else part.labels[rows])
+    return Features(arrays, None if source.part.labels is None else source.part.labels[source.rows])
 
 
 def _file(folder: Path, tap: str, state: str = "") -> Path:
     return folder / f"{tap.replace(':', '-')}{state}.npy"
 
 
-def _extract(model: Classifier, taps: Sequence[str], folder: Path, shape: tuple[int, int], stage: Stage,
-             device: Device, view_batches: Callable[[int, int], Iterator[Batch]], rows: np.ndarray) -> None:
+def _extract(model: Classifier, taps: Sequence[str], folder: Path, source: _Source, device: Device) -> None:
     """Fill one array a tap; an interruption costs half a minute, and the arrays get their names when whole."""
     backbone = model.for_inference(device.device, device.dtype).backbone
     widths = [feature_count(backbone, [tap]) for tap in taps]
-    arrays, done = _open_partial(folder, taps, widths, shape, stage)
+    arrays, done = _open_partial(folder, taps, widths, source)
     saved = time.monotonic()
-    place = np.full(int(rows.max()) + 1, -1)  # row of the archive -> position in the arrays
-    place[rows] = np.arange(len(rows))
+    total = source.views * len(source.rows)
+    place = np.full(int(source.rows.max()) + 1, -1)  # row of the archive -> position in the arrays
+    place[source.rows] = np.arange(len(source.rows))
 
     def save() -> None:
         for array in arrays:
@@ -134,15 +158,14 @@ def _extract(model: Classifier, taps: Sequence[str], folder: Path, shape: tuple[
         write_json(folder / "progress.json", {"taps": list(taps), "done": done})
 
     first, start, seen = done
-    with progress(total=shape[0] * shape[1], done=seen, label="features", unit="pictures") as bar, \
-            torch.inference_mode():
+    with progress(total=total, done=seen, label="features", unit="pictures") as bar, torch.inference_mode():
         try:
-            for view in range(first, shape[0]):
-                for batch in view_batches(view, start):
-                    found = describe(backbone, taps, batch.pictures).split(widths, 1)
+            for view in range(first, source.views):
+                for batch in source.batches(view, start):
+                    found = pooled_features(backbone, taps, batch.pictures).cpu().numpy()
                     at = place[batch.rows.cpu().numpy()]
-                    for array, values in zip(arrays, found, strict=True):
-                        array[view, at] = _checked(values.cpu().numpy(), array.dtype)
+                    for array, values in zip(arrays, np.split(found, np.cumsum(widths)[:-1], 1), strict=True):
+                        array[view, at] = _checked(values, array.dtype)
                     start += 1
                     seen += len(at)
                     done = [view, start, seen]
@@ -153,38 +176,43 @@ def _extract(model: Classifier, taps: Sequence[str], folder: Path, shape: tuple[
                 start = 0
         except KeyboardInterrupt:
             save()
-            say(f"\nthe features of {seen:,} of {shape[0] * shape[1]:,} pictures are kept")
+            say(f"\nthe features of {seen:,} of {total:,} pictures are kept; the same command goes on from there")
             raise
-    for tap, array in zip(taps, arrays, strict=True):
+    for array in arrays:
         array.flush()
+    del array
+    arrays.clear()  # some systems do not rename a file that is mapped
+    for tap in taps:
         _file(folder, tap, ".partial").replace(_file(folder, tap))
     (folder / "progress.json").unlink(missing_ok=True)
 
 
-def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int], shape: tuple[int, int],
-                  stage: Stage) -> tuple[list[np.ndarray], list[int]]:
+def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
+                  source: _Source) -> tuple[list[np.ndarray], list[int]]:
     """Arrays to fill, and where an interrupted extraction of the same taps stopped: view, batch, pictures."""
     try:
         left = json.loads((folder / "progress.json").read_text())
         if left["taps"] == list(taps):
             return [np.load(_file(folder, tap, ".partial"), mmap_mode="r+") for tap in taps], left["done"]
+        say(f"features: an unfinished extraction of {left['done'][2]:,} pictures for other taps is dropped")
     except (OSError, ValueError):
         pass  # nothing usable was left behind: start from the beginning
-    bytes_each = np.dtype(stage.feature_dtype).itemsize
-    total = shape[0] * shape[1] * sum(widths) * bytes_each
-    say(f"features: {shape[0]} view(s) of {shape[1]:,} pictures, {sum(widths):,} numbers each: "
+    _drop_partial(folder)
+    bytes_each = np.dtype(source.dtype).itemsize
+    total = source.views * len(source.rows) * sum(widths) * bytes_each
+    say(f"features: {source.views} view(s) of {len(source.rows):,} pictures, {sum(widths):,} numbers each: "
         f"{total / 1e9:.2f} GB in {folder}")
-    (folder / "progress.json").unlink(missing_ok=True)
-    for partial in folder.glob("*.partial.npy"):
-        partial.unlink()  # of other taps, interrupted before
     try:
-        arrays = [new_array(_file(folder, tap, ".partial"), (*shape, width), stage.feature_dtype)
-                  for tap, width in zip(taps, widths, strict=True)]
+        return [new_array(_file(folder, tap, ".partial"), (source.views, len(source.rows), width), source.dtype)
+                for tap, width in zip(taps, widths, strict=True)], [0, 0, 0]
     except OSError:
-        for partial in folder.glob("*.partial.npy"):
-            partial.unlink()  # a disk with room for some of the taps is not left full
+        _drop_partial(folder)  # a disk with room for some of the taps is not left full
         raise
-    return arrays, [0, 0, 0]
+
+
+def _drop_partial(folder: Path) -> None:
+    for file in (folder / "progress.json", *folder.glob("*.partial.npy")):
+        file.unlink(missing_ok=True)
 
 
 def _checked(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

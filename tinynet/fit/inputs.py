@@ -14,10 +14,10 @@ from tinynet.errors import InputError
 from tinynet.fit.recipes import Stage
 
 
-def epoch_order(count: int, seed: int, epoch: int, batch: int) -> np.ndarray:
-    """A permutation of 0 ... count - 1; a last batch of one is left out, since batch norm needs two."""
+def epoch_order(count: int, seed: int, epoch: int, batch: int, whole: bool = False) -> np.ndarray:
+    """A permutation of 0 ... count - 1; unless `whole`, a last batch of one is left out: batch norm needs two."""
     order = torch.randperm(count, generator=seeded("cpu", seed, "order", epoch)).numpy()
-    return order[:-1] if count % batch == 1 else order
+    return order[:-1] if count % batch == 1 and not whole else order
 
 
 def steps_per_epoch(count: int, batch: int) -> int:
@@ -26,8 +26,10 @@ def steps_per_epoch(count: int, batch: int) -> int:
 
 
 def epoch_batches(part: PackedPart, rows: np.ndarray, stage: Stage, seed: int, epoch: int,
-                  device: torch.device, start: int = 0) -> Iterator[Batch]:
-    """The batches of one epoch, changed as `stage` says; `start`: the first batch to yield.
+                  device: torch.device, start: int = 0, whole: bool = False) -> Iterator[Batch]:
+    """The batches of one epoch, changed as `stage` says, from batch `start` on.
+
+    `whole`: with a last batch of one, which training leaves out.
 
     Any batch can be made again: its draws are seeded by `seed`, `epoch` and its number.
     """
@@ -35,7 +37,7 @@ def epoch_batches(part: PackedPart, rows: np.ndarray, stage: Stage, seed: int, e
     def change(pictures: Tensor, at: Tensor, number: int) -> Tensor:
         return change_pictures(pictures, at, stage, epoch, seeded(device, seed, "pictures", epoch, number))
 
-    order = rows[epoch_order(len(rows), seed, epoch, stage.batch)]
+    order = rows[epoch_order(len(rows), seed, epoch, stage.batch, whole)]
     return batches(part, order, size=stage.batch, device=device, augment=change, start=start)
 
 

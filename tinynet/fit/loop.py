@@ -55,8 +55,8 @@ class Training:
         state: dict[str, Any] = {name: getattr(self, name) for name in self._PLAIN}
         state |= {name: getattr(self, name).state_dict() for name in self._STATEFUL if getattr(self, name) is not None}
         state["rng"] = torch.get_rng_state()
-        if self.device.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state(self.device.device)
+        if source := self._device_random():
+            state["device_rng"] = source.get_rng_state()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -65,11 +65,15 @@ class Training:
             setattr(self, name, state[name])
         # Building a schedule sets the rates (pytorch#65342): the optimizer's state comes after the schedule's.
         for name in ("module", "schedule", "optimizer", "scaler", "average"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None and state[name]:  # a scaler of another precision has no state
                 getattr(self, name).load_state_dict(state[name])
         torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device.device)
+        if (source := self._device_random()) and "device_rng" in state:
+            source.set_rng_state(state["device_rng"])
+
+    def _device_random(self) -> Any:
+        """Where the device's own random state lives; the CPU's is torch's."""
+        return {"cuda": torch.cuda, "mps": torch.mps}.get(self.device.device.type)
 
     def learn(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; returns the mean loss of the batch, on the device."""
@@ -78,10 +82,10 @@ class Training:
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.stage.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        if self.stage.clip is not None:
+        if self.stage.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(learning, self.stage.clip)
+            nn.utils.clip_grad_norm_(learning, self.stage.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:

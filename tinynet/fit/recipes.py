@@ -9,7 +9,7 @@ ALL_PARTS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
 
 
 def option(default: Any, help: str) -> Any:
-    """A field with its unit and meaning, which `--help` shows with the default of the recipe."""
+    """A field with its unit and meaning, which `--help` shows with the values of the tuned recipe."""
     return field(default=default, metadata={"help": help})
 
 
@@ -58,19 +58,19 @@ class Stage:
 
     optimizer: Literal["adam", "adamw"] = option("adamw", "Adam, or Adam with decoupled weight decay")
     lr: float = option(1e-3, "greatest learning rate")
-    floor: float = option(0.0, "least learning rate")
+    min_lr: float = option(0.0, "least learning rate, for cyclic and cosine")
     lr_factors: tuple[float, ...] = option((1, 1, 1, 1, 1, 1), "factors of the rate for conv1 ... conv5 and the head")
     weight_decay: float = option(0.0, "decay of weights, not of biases and batch norm")
     label_smoothing: float = option(0.0, "probability spread evenly over all classes")
-    clip: float | None = option(None, "greatest norm of the gradient, or none")
+    max_grad_norm: float | None = option(None, "greatest norm of the gradient, or none")
     ema: float = option(0.0, "decay a step of the moving average of the weights; 0: no average")
 
     schedule: Literal["cyclic", "onecycle", "cosine", "constant"] = option(
         "cyclic", "course of the rate (cyclic: triangular2)")
     schedule_every: Literal["step", "epoch"] = option("step", "when the schedule moves on")
     cycles: float = option(1.0, "cycles of the rate over the stage, for cyclic")
-    rise: float = option(0.5, "share of a cycle in which the rate rises, for cyclic and onecycle")
-    step_size_up: int | None = option(None, "moves in half a cycle, for cyclic; none: from cycles and rise")
+    pct_start: float = option(0.5, "share of a cycle in which the rate rises, for cyclic and onecycle")
+    step_size_up: int | None = option(None, "moves in half a cycle, for cyclic; none: from cycles and pct_start")
 
     patience: int | None = option(None, "epochs without a better hold-out after which to stop, or none")
 
@@ -81,6 +81,8 @@ class Stage:
                 raise InputError(f"{name} is {value}; it must be greater than 0")
         if self.batch < 2:
             raise InputError("batch is 1; batch norm needs 2 pictures or more")
+        if not self.learn or set(self.learn) - set(ALL_PARTS):
+            raise InputError(f"learn is {self.learn}; it takes one or more of {', '.join(ALL_PARTS)}")
         if self.views < 0:
             raise InputError(f"views is {self.views}; it must be 0 (none kept) or more")
         if self.views and self.learn != ("head",):
@@ -99,20 +101,18 @@ class Stage:
         if len(self.lr_factors) != len(ALL_PARTS) or not all(factor > 0 for factor in self.lr_factors):
             raise InputError(f"lr_factors is {self.lr_factors}; it takes six numbers greater than 0, for conv1 ... "
                              "conv5 and the head, and a part that is to stay as it is is left out of learn")
-        if not self.learn or set(self.learn) - set(ALL_PARTS):
-            raise InputError(f"learn is {self.learn}; it takes one or more of {', '.join(ALL_PARTS)}")
-        if not 0 <= self.floor <= self.lr:
-            raise InputError(f"floor is {self.floor}; it is a rate from 0 to lr, {self.lr}")
+        if not 0 <= self.min_lr <= self.lr:
+            raise InputError(f"min_lr is {self.min_lr}; it is a rate from 0 to lr, {self.lr}")
         if self.weight_decay < 0:
             raise InputError(f"weight_decay is {self.weight_decay}; it must be 0 (off) or more")
         if not 0 <= self.label_smoothing <= 1:
             raise InputError(f"label_smoothing is {self.label_smoothing}; it is a probability from 0 to 1")
-        for name in ("clip", "patience", "step_size_up"):
+        for name in ("max_grad_norm", "patience", "step_size_up"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} is {value}; it must be greater than 0, or none")
-        if not 0 < self.rise < 1:
-            raise InputError(f"rise is {self.rise}; it is a share of the cycle between 0 and 1")
+        if not 0 < self.pct_start < 1:
+            raise InputError(f"pct_start is {self.pct_start}; it is a share of the cycle between 0 and 1")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema is {self.ema}; a decay is 0 (off) or more and less than 1")
 
@@ -145,7 +145,10 @@ class Recipe:
         changes: dict[str, Any] = {}
         for part in ("data", "network", *stages):
             names = {f.name for f in fields(getattr(self, part))}
-            changes[part] = replace(getattr(self, part), **{k: v for k, v in given.items() if k in names})
+            try:
+                changes[part] = replace(getattr(self, part), **{k: v for k, v in given.items() if k in names})
+            except InputError as error:
+                raise InputError(f"{part}: {error}") from None
             rest -= names
         if rest:
             raise InputError(f"no recipe has a field called {', '.join(sorted(rest))}")
@@ -167,9 +170,9 @@ REFERENCE = Recipe(
     name="reference",
     data=DataPlan(split_kind="random_split", holdout=0.05, split_seed=42),
     network=Network(taps=("pool5:grid7",), hidden=(512, 512), dropout=0.5, standardise=False),
-    base=Stage(epochs=10, batch=64, optimizer="adam", floor=1e-4, lr=6e-4, schedule_every="epoch",
+    base=Stage(epochs=10, batch=64, optimizer="adam", min_lr=1e-4, lr=6e-4, schedule_every="epoch",
                step_size_up=1404, **_reference_pictures),
-    finetune=Stage(learn=ALL_PARTS, epochs=5, batch=64, optimizer="adam", floor=1e-5, lr=6e-5,
+    finetune=Stage(learn=ALL_PARTS, epochs=5, batch=64, optimizer="adam", min_lr=1e-5, lr=6e-5,
                    schedule_every="epoch", step_size_up=1200, **_reference_pictures),
 )
 
@@ -180,11 +183,11 @@ TUNED = Recipe(
         taps=("pool5:grid2", "relu5_3:mean", "relu5_3:max", "relu4_3:grid2", "relu4_3:mean", "relu4_3:max",
               "relu3_3:mean", "relu3_3:max"),
         hidden=(1024, 1024), dropout=0.5, standardise=True),
-    base=Stage(epochs=12, batch=256, views=2, flip="alternating", optimizer="adamw", lr=2e-3, floor=1e-5,
-               weight_decay=0.05, label_smoothing=0.1, cycles=1.0, rise=0.3),
+    base=Stage(epochs=12, batch=256, views=2, flip="alternating", optimizer="adamw", lr=2e-3, min_lr=1e-5,
+               weight_decay=0.05, label_smoothing=0.1, cycles=1.0, pct_start=0.3),
     finetune=Stage(learn=ALL_PARTS, epochs=4, batch=64, flip="random", crop_side=(46, 64),
                    optimizer="adamw", lr=5e-4, lr_factors=(0.08, 0.08, 0.16, 0.3, 0.3, 1.0), weight_decay=0.03,
-                   label_smoothing=0.1, clip=2.0, ema=0.998, cycles=1.0, rise=0.08),
+                   label_smoothing=0.1, max_grad_norm=2.0, ema=0.998, cycles=1.0, pct_start=0.08),
 )
 
 RECIPES = {"tuned": TUNED, "reference": REFERENCE}

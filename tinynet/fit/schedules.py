@@ -18,7 +18,7 @@ def half_cycles(stage: Stage, steps: int) -> tuple[int, int]:
     if stage.step_size_up is not None:
         return stage.step_size_up, stage.step_size_up
     cycle = max(2, round(moves(stage, steps) / stage.cycles))
-    up = min(max(1, round(cycle * stage.rise)), cycle - 1)
+    up = min(max(1, round(cycle * stage.pct_start)), cycle - 1)
     return up, cycle - up
 
 
@@ -39,16 +39,16 @@ def make_schedule(optimizer: Optimizer, stage: Stage, steps: int) -> LRScheduler
     `cyclic` is triangular2 of Smith 2015: the height of the triangle halves from cycle to cycle.
     """
     factors = [group["factor"] for group in optimizer.param_groups]
-    peaks, floors = [stage.lr * f for f in factors], [stage.floor * f for f in factors]
-    total, floor = moves(stage, steps), stage.floor / stage.lr
+    peaks, floors = [stage.lr * f for f in factors], [stage.min_lr * f for f in factors]
+    total, floor = moves(stage, steps), stage.min_lr / stage.lr
     if stage.schedule == "cyclic":
         up, down = half_cycles(stage, steps)
         # Left at its default, cycle_momentum would move Adam's beta1 too (pytorch#73910).
         return CyclicLR(optimizer, floors, peaks, up, down, mode="triangular2", cycle_momentum=False)
     if stage.schedule == "onecycle":
         # Torch divides by zero where the rise takes exactly one move, as with a tenth of ten epochs.
-        rise = min(stage.rise * (1 + 1e-9), 1.0)
-        return OneCycleLR(optimizer, peaks, total_steps=total, pct_start=rise, cycle_momentum=False)
+        share = min(stage.pct_start * (1 + 1e-9), 1.0)
+        return OneCycleLR(optimizer, peaks, total_steps=total, pct_start=share, cycle_momentum=False)
     if stage.schedule == "cosine":
         return LambdaLR(optimizer, lambda move: floor + (1 - floor) * (1 + math.cos(math.pi * move / total)) / 2)
     return LambdaLR(optimizer, lambda move: 1.0)

@@ -124,7 +124,7 @@ class Classifier(nn.Module):
 
     def features(self, pictures: Tensor) -> Tensor:
         """(N, F) float32 features of pictures (N, 3, H, W) in [0, 1]."""
-        return describe(self.backbone, self.taps, pictures)
+        return pooled_features(self.backbone, self.taps, pictures)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(N, classes) logits of pictures (N, 3, H, W) in [0, 1]."""
@@ -161,14 +161,14 @@ class Classifier(nn.Module):
         return twin
 
 
-def describe(backbone: Backbone, taps: Sequence[str], pictures: Tensor) -> Tensor:
+def pooled_features(backbone: Backbone, taps: Sequence[str], pictures: Tensor) -> Tensor:
     """(N, F) float32: the statistics of the depths that `taps` name, side by side."""
     maps = backbone(pictures, {tap.split(":")[0] for tap in taps})
     return torch.cat([STATISTICS[tap.split(":")[1]](maps[tap.split(":")[0]]) for tap in taps], 1).float()
 
 
 def feature_count(backbone: Backbone, taps: Sequence[str]) -> int:
-    """F of `describe`."""
+    """F of `pooled_features`."""
     return sum(backbone.channels[depth] * _NUMBERS[statistic] for depth, statistic in (t.split(":") for t in taps))
 
 
@@ -192,17 +192,20 @@ def check_side(side: int, flag: str = "--size") -> None:
 def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
     """VGG16's backbone with `weights`: a name of torchvision's, a state-dict file, or `none` (random).
 
-    The normalisation is that of the weights' metadata; a bare file is taken to want ImageNet's mean and std.
+    The normalisation is that of the weights' metadata, also where a file has the name that torchvision gives
+    them; any other file is taken to want ImageNet's mean and std.
     Raises `InputError` for an unknown name, a file of another network, or a download that fails.
     """
     if weights.lower() == "none":
         return Backbone()
-    if weights in VGG16_Weights.__members__:
-        chosen = VGG16_Weights[weights]
+    published = {member.url.rsplit("/", 1)[1]: member for member in VGG16_Weights}
+    chosen = VGG16_Weights.__members__.get(weights)
+    state = _download(chosen) if chosen else _read_state(weights)
+    if chosen := chosen or published.get(Path(weights).name):
         preprocessing = chosen.transforms()
-        backbone, state = Backbone(preprocessing.mean, preprocessing.std), _download(chosen)
+        backbone = Backbone(preprocessing.mean, preprocessing.std)
     else:
-        backbone, state = Backbone(), _read_state(weights)
+        backbone = Backbone()
         say(f"{weights}: a bare state dict; ImageNet's mean {IMAGENET_MEAN} and std {IMAGENET_STD} are assumed")
     _fill(backbone, state, weights)
     return backbone

@@ -31,6 +31,8 @@ def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
     `log_probabilities`: (N, C) float, normalised; `labels`: (N,) int.
     """
+    if np.isnan(log_probabilities).any():
+        raise FloatingPointError("some of the network's probabilities are not numbers; use --precision float32")
     count = len(labels)
     hits = top_k_hits(log_probabilities, labels, 1)
     low, high = wilson(hits, count)

@@ -1,0 +1,566 @@
+"""The commands from end to end on a drawn archive, and what they say to whoever mistypes."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torchvision.transforms.v2 import functional as tv
+
+from tinynet import cli, evaluate, predict, runs, train
+from tinynet.data.packed import open_packed
+from tinynet.data.synthetic import synthetic
+from tinynet.errors import InputError
+from tinynet.fit.checkpoint import load_model
+from tinynet.models import vgg
+from tinynet.runs import StageFolder
+from tinynet.score.metrics import score
+from tinynet.score.probabilities import Probabilities
+
+ROOT = Path(__file__).parents[1]
+KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "low", "high"]
+# VGG16's layers with a sixteenth of the channels: the commands do not know their number.
+THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
+SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
+         "--device", "cpu", "--precision", "float32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of use to large networks only
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vgg.cfgs, "D", THIN)
+        patch.setenv("TINYNET_PROGRESS", "0")
+        yield
+    torch.set_num_threads(threads)
+
+
+def call(command, *flags):
+    """Run a command as the shell would, here: its exit status and what it wrote."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        cli.run(lambda: command.main([str(flag) for flag in flags]))
+    return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
+
+
+def rows_of(ran):
+    assert ran.status == 0, ran.err
+    rows = json.loads(ran.out)
+    assert isinstance(rows, list) and all(list(row) == KEYS for row in rows)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, archive_path):
+    """A folder with a finished run of both stages, called runs/done, and what training it said."""
+    folder = tmp_path_factory.mktemp("place")
+    flags = ["--data", archive_path, "--cache", folder / "cache"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ran = call(train, "--stage", "all", "--out", "runs/done", "--json", *SMALL, *flags)
+    return SimpleNamespace(folder=folder, ran=ran, flags=flags)
+
+
+@pytest.fixture
+def there(place, monkeypatch):
+    """Stand in the place of the finished run; what a test adds there is removed again."""
+    monkeypatch.chdir(place.folder)
+    before = set(place.folder.rglob("*"))
+    scores = {path: path.read_bytes() for path in place.folder.rglob("scores.jsonl")}
+    yield place
+    for path in sorted(set(place.folder.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    for path, content in scores.items():
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def elsewhere(place, tmp_path, monkeypatch):
+    """Stand in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+# --- the way from archive to score ------------------------------------------------------------------
+
+
+def test_training_prints_one_array_of_rows_and_nothing_else(place):
+    base, finetune = rows_of(place.ran)
+    for row, stage in ((base, "base"), (finetune, "finetune")):
+        assert (row["run"], row["stage"], row["split"], row["views"]) == ("runs/done", stage, "holdout", "none")
+        assert (row["size"], row["n"]) == (32, 18)
+        assert 0 <= row["low"] <= row["top1"] <= row["high"] <= 1 and row["top1"] <= row["top5"] and row["loss"] > 0
+
+
+def test_a_run_is_a_folder_that_holds_everything(place):
+    for stage in runs.STAGES:
+        folder = place.folder / "runs" / "done" / stage
+        assert {path.name for path in folder.iterdir()} == {
+            "recipe.json", "log.jsonl", "best.pt", "last.pt", "scores.jsonl", "curves.png"}
+        assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+        kinds = [json.loads(line)["kind"] for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert kinds == ["step"] * 4 + ["epoch"]
+
+
+def test_evaluation_gives_each_split_plain_and_over_views(there):
+    found = rows_of(call(evaluate, "--tta", "flip", "--json", "--device", "cpu"))
+    assert [(row["split"], row["views"], row["n"]) for row in found] == [
+        ("holdout", "none", 18), ("holdout", "flip", 18), ("val", "none", 24), ("val", "flip", 24)]
+    assert {(row["run"], row["stage"], row["size"]) for row in found} == {("runs/done", "finetune", 32)}
+    trained = rows_of(there.ran)[1]
+    assert found[0] == {**trained, "loss": pytest.approx(trained["loss"], rel=1e-5)}
+    assert found[0]["loss"] != found[1]["loss"] and found[2]["loss"] != found[3]["loss"]
+
+
+def test_a_base_is_scored_as_it_was_in_training(there):
+    found = rows_of(call(evaluate, "--stage", "base", "--tta", "flip", "--json", "--device", "cpu",
+                         "--precision", "float32"))
+    trained = rows_of(there.ran)[0]
+    assert found[0] == {**trained, "loss": pytest.approx(trained["loss"], rel=1e-5)}
+    # The same from pictures instead of kept features, which are rounded to float16.
+    packed = open_packed(there.flags[1], str(there.flags[3]))
+    model, size = load_model(Path("runs/done/base/best.pt"), packed.wnids)
+    pictures = torch.from_numpy(packed.val.pictures[:]).permute(0, 3, 1, 2).float() / 255
+    small = tv.resize(pictures, [size, size], antialias=True)
+    with torch.inference_mode():
+        expected = torch.log_softmax(torch.stack([model(small), model(small.flip(-1))]), -1)
+    stored = Probabilities.load(Path("runs/done/base/probabilities/val-flip-32.npz"))
+    torch.testing.assert_close(torch.from_numpy(stored.log_probabilities), expected, rtol=0, atol=0.05)
+    assert np.abs(stored.log_probabilities[0] - stored.log_probabilities[1]).max() > 0.1
+
+
+def test_stored_probabilities_give_the_scores_again(there):
+    found = rows_of(call(evaluate, "--tta", "flip", "--json", "--split", "val", "--device", "cpu"))
+    stored = Probabilities.load(Path("runs/done/finetune/probabilities/val-flip-32.npz"))
+    assert stored.views == ("plain", "mirror") and stored.rows.tolist() == list(range(24))
+    mean = np.log(np.exp(stored.log_probabilities.astype(np.float64)).mean(0))
+    for row, logs in zip(found, (stored.log_probabilities[0], mean), strict=True):
+        again = score(logs, stored.labels)
+        assert {key: row[key] for key in again} == pytest.approx(again, rel=1e-5)
+    kept = runs.read_rows(Path("runs/done/finetune/scores.jsonl"))
+    assert kept[-2:] == found and len(kept) == 3
+
+
+def test_several_sizes_are_scored_one_after_the_other(there):
+    found = rows_of(call(evaluate, "--size", "32", "48", "64", "--split", "val", "--json", "--device", "cpu"))
+    assert [row["size"] for row in found] == [32, 48, 64] and len({row["loss"] for row in found}) == 3
+
+
+def test_without_json_the_rows_are_a_table(there):
+    ran = call(evaluate, "--split", "val", "--device", "cpu")
+    head, line = ran.out.splitlines()
+    assert head.split()[:4] == ["run", "stage", "split", "views"] and line.split()[:4] == [
+        "runs/done", "finetune", "val", "none"]
+    row = runs.read_rows(Path("runs/done/finetune/scores.jsonl"))[-1]
+    for shown in (f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.3f}"):
+        assert shown in line
+
+
+def test_predictions_name_every_test_picture_once(there):
+    ran = call(predict, "--device", "cpu", "--precision", "float32", "--out", "here/predictions.txt")
+    assert ran.status == 0 and ran.out == "here/predictions.txt\n"
+    lines = [line.split(" ") for line in Path("here/predictions.txt").read_text().splitlines()]
+    assert sorted(file for file, _ in lines) == sorted(f"test_{k}.JPEG" for k in range(18))
+
+    packed = open_packed(there.flags[1], str(there.flags[3]))
+    model, _ = load_model(Path("runs/done/finetune/best.pt"), packed.wnids)
+    for (file, wnid), name, picture in zip(lines, packed.test.files, packed.test.pictures, strict=True):
+        assert name == f"test/images/{file}"
+        small = tv.resize(
+            torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255, [32, 32], antialias=True)
+        with torch.inference_mode():
+            logits = model(small[None])[0]
+        assert logits[packed.wnids.index(wnid)] >= logits.max() - 1e-4
+
+
+def test_predictions_go_into_the_run_unless_told_otherwise(there):
+    ran = call(predict, "--tta", "flip", "--size", "40", "--device", "cpu")
+    assert ran.out == "runs/done/finetune/test-predictions.txt\n"
+    assert len(Path(ran.out.strip()).read_text().splitlines()) == 18
+
+
+def copy_run(name, age, without=()):
+    """A copy of the finished run, begun `age` seconds earlier than another."""
+    shutil.copytree("runs/done", f"runs/{name}", ignore=shutil.ignore_patterns(*without))
+    for recipe in Path("runs", name).rglob("recipe.json"):
+        stamp = recipe.stat().st_mtime - age
+        os.utime(recipe, (stamp, stamp))
+
+
+def test_the_newest_finished_run_is_taken(there):
+    copy_run("a-new", -1000)
+    copy_run("z-old", 1000)
+    copy_run("unfinished", -2000, without=["scores.jsonl"])
+    copy_run("base-alone", -500, without=["finetune"])
+    assert "evaluating runs/a-new/finetune" in call(evaluate, "--split", "val", "--device", "cpu").err
+    assert "predicting with runs/a-new/finetune" in call(predict, "--device", "cpu").err
+    assert "evaluating runs/z-old/base" in call(
+        evaluate, "--run", "runs/z-old", "--stage", "base", "--split", "val", "--device", "cpu").err
+    shutil.rmtree("runs/a-new")
+    assert "evaluating runs/base-alone/base" in call(evaluate, "--split", "val", "--device", "cpu").err
+    assert "evaluating runs/done/finetune" in call(
+        evaluate, "--stage", "finetune", "--split", "val", "--device", "cpu").err
+
+
+def test_finetune_goes_on_from_the_newest_finished_base(there):
+    copy_run("base-alone", -500, without=["finetune"])
+    ran = call(train, "--stage", "finetune", "--json", "--epochs", "1", "--size", "32", "--device", "cpu")
+    (row,) = rows_of(ran)
+    assert (row["run"], row["stage"]) == ("runs/base-alone", "finetune")
+    base = Path("runs/done/base/best.pt").read_bytes()
+    assert Path("runs/base-alone/base/best.pt").read_bytes() == base
+
+    ran = call(train, "--stage", "finetune", "--run", "runs/done", "--out", "runs/apart", "--json", "--epochs", "1",
+               "--size", "32", "--device", "cpu")
+    (row,) = rows_of(ran)
+    assert row["run"] == "runs/apart" and not Path("runs/apart/base").exists()
+    recipe = StageFolder(Path("runs/apart"), "finetune").read_recipe()
+    assert recipe["base_run"] == "runs/done" and recipe["recipe"]["network"]["hidden"] == [16]
+
+
+def test_a_summary_is_printed_and_nothing_is_left(elsewhere):
+    ran = call(train, "--stage", "base", "--summary", *SMALL, *elsewhere.flags)
+    assert ran.status == 0 and "Trainable params" in ran.out and "Conv2d" in ran.out
+    assert not list(Path().iterdir())
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------
+
+
+def press_ctrl_c(monkeypatch, row, times=1):
+    """Press it while the given row of the log is written."""
+    append, written = runs.append_rows, []
+
+    def append_and_press(path, rows):
+        append(path, rows)
+        written.extend(rows)
+        if len(written) == row:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(runs, "append_rows", append_and_press)
+    monkeypatch.setattr("tinynet.fit.loop._FLUSH_AFTER", 0.0)
+
+
+def test_ctrl_c_stops_after_a_step_and_resume_ends_as_if_it_had_not(elsewhere, monkeypatch):
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, row=2)
+        ran = call(train, "--out", "stopped", "--json", *SMALL, *elsewhere.flags)
+    assert ran.status == 130 and ran.out == ""
+    assert "stopping after this step" in ran.err and "--resume stopped" in ran.err
+    assert ran.err.splitlines()[-1] == "interrupted"
+    assert len(runs.read_rows(Path("stopped/base/log.jsonl"))) == 4  # three steps, and that it was stopped
+    found = rows_of(call(train, "--resume", "stopped", "--json", "--device", "cpu", "--precision", "float32"))
+    assert found == [{**row, "run": "stopped"} for row in rows_of(elsewhere.ran)]
+    again = call(train, "--resume", "stopped", "--json", "--device", "cpu")
+    assert rows_of(again) == found
+
+
+def test_ctrl_c_twice_stops_at_once(elsewhere, monkeypatch):
+    press_ctrl_c(monkeypatch, row=2, times=2)
+    ran = call(train, "--out", "stopped", *SMALL, *elsewhere.flags)
+    assert ran.status == 130 and ran.err.splitlines()[-1] == "interrupted"
+    assert len(runs.read_rows(Path("stopped/base/log.jsonl"))) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_features_are_extracted_keeps_them(elsewhere, monkeypatch, archive_path):
+    from tinynet.fit import features
+
+    pooled_features, calls = features.pooled_features, []
+
+    def describe_and_press(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return pooled_features(*arguments)
+
+    flags = ["--stage", "base", "--out", "new", *SMALL, "--data", archive_path, "--cache", "cache"]
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "pooled_features", describe_and_press)
+        ran = call(train, *flags)
+    assert ran.status == 130 and "the same command goes on from there" in ran.err
+    ran = call(train, *flags, "--json")
+    assert rows_of(ran)[0]["loss"] == rows_of(elsewhere.ran)[0]["loss"]
+
+
+# --- what is refused --------------------------------------------------------------------------------
+
+
+def files():
+    return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+
+
+def refused(command, flags, *words):
+    """The command ends with status 2 and one line that holds `words`, prints nothing and leaves nothing behind."""
+    before = files()
+    ran = call(command, *flags)
+    *said, line = ran.err.splitlines()
+    assert ran.status == 2 and ran.out == "", ran.err
+    assert "error" in line or "--help" in line, ran.err
+    assert not [more for more in said if "error" in more.lower() or "Traceback" in more], ran.err
+    for word in words:
+        assert str(word) in line, line
+    assert files() == before
+    return len(said) + 1
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ("--stage middle", ["--stage", "'base', 'finetune', 'all'"]),
+    ("--recipe best", ["--recipe", "'tuned', 'reference'"]),
+    ("--device tpu", ["--device", "'cuda'"]),
+    ("--precision float8", ["--precision"]),
+    ("--lr fast", ["--lr", "invalid float value", "'fast'"]),
+    ("--max-grad-norm fast", ["--max-grad-norm", "invalid float or none value", "'fast'"]),
+    ("--batch 2.5", ["--batch", "invalid int value"]),
+    ("--schedule square", ["--schedule", "cyclic"]),
+    ("--epoch 3", ["--epoch"]),
+    ("--learning-rate 3", ["--learning-rate"]),
+], ids=str)
+def test_flags_that_do_not_exist_take_one_line(elsewhere, flags, words):
+    assert refused(train, flags.split(), *words, "python -m tinynet.train") == 1
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ("--epochs 0", ["epochs is 0"]),
+    ("--ema 1", ["ema is 1.0"]),
+    ("--learn conv9", ["learn", "conv9", "conv5"]),
+    ("--lr-factors 1 1", ["lr_factors", "six"]),
+    ("--views 2", ["views", "frozen"]),  # of both stages, and the second trains the backbone
+    ("--crop-side 64 40", ["crop_side"]),
+    ("--dropout 2", ["dropout is 2.0"]),
+    ("--run runs/x", ["--run", "--out"]),
+    ("--stage finetune", ["runs/", "python -m tinynet.train --stage base"]),
+    ("--stage finetune --run runs/x", ["--run runs/x", "not a run", "python -m tinynet.train --stage base"]),
+    ("--data nowhere.zip", ["nowhere.zip", "--data", "python -m tinynet.data get"]),
+], ids=str)
+def test_what_cannot_be_trained_is_refused_in_one_line(elsewhere, flags, words):
+    assert refused(train, [*SMALL, *elsewhere.flags, *flags.split()], *words) == 1
+
+
+def test_what_is_no_run_is_not_resumed(elsewhere):
+    Path("runs/x/base").mkdir(parents=True)
+    for name in ("runs/nowhere", "runs/x", "runs"):
+        assert refused(train, ["--resume", name], f"--resume {name}", "not a run") == 1
+    assert refused(train, ["--resume", "runs/x", "--lr", "0.1"], "--lr", "keeps its recipe") == 1
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ("--size 20", ["--size 20", "32"]),
+    ("--size -5", ["size is -5"]),
+    ("--stage base --size 31", ["--size 31"]),
+    ("--precision float16", ["--precision float16", "float32", "bfloat16"]),
+    ("--taps pool9:mean", ["pool9:mean", "relu4_3", "grid2"]),
+    ("--crop-side 40 65", ["crop_side", "65", "64"]),
+    ("--holdout 1.5", ["1.5"]),
+    ("--per-class 1", ["--per-class 1"]),
+    ("--per-class 13", ["--per-class 13", "12 pictures"]),
+    ("--weights nowhere.pth", ["nowhere.pth", "IMAGENET1K_V1"]),
+    ("--weights file.txt", ["file.txt", "torch.save"]),
+    ("--weights resnet.pth", ["resnet.pth", "another network"]),
+    ("--out file.txt/run", ["file.txt/run", "--out"]),
+    ("--out file.txt", ["file.txt", "--out"]),
+], ids=str)
+def test_what_cannot_be_trained_leaves_nothing_behind(elsewhere, flags, words):
+    Path("file.txt").write_text("a file in the way")
+    if "resnet" in flags:
+        torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "resnet.pth")
+    refused(train, [*SMALL, *elsewhere.flags, *flags.split()], *words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has cuda")
+def test_a_device_that_is_not_there_is_refused(there):
+    assert refused(train, [*SMALL, *there.flags, "--device", "cuda"], "--device cuda", "cpu") == 1
+    refused(evaluate, ["--device", "cuda"], "--device cuda", "cpu")
+    refused(predict, ["--device", "cuda"], "--device cuda", "cpu")
+
+
+def test_data_that_is_no_archive_is_refused(elsewhere):
+    Path("text.zip").write_text("no zip")
+    Path("empty").mkdir()
+    for name, word in (("text.zip", "not a zip"), ("empty", "wnids.txt")):
+        refused(train, [*SMALL, "--data", name], name, word)
+
+
+def test_a_run_that_is_there_is_not_overwritten(there):
+    assert refused(train, [*SMALL, *there.flags, "--out", "runs/done"], "runs/done", "--resume runs/done", "--out") == 1
+    refused(train, ["--stage", "finetune", *SMALL[-4:]], "--stage base")  # the only base has its finetune
+
+
+@pytest.mark.parametrize("command", [evaluate, predict])
+def test_without_a_run_there_is_nothing_to_score(elsewhere, command):
+    assert refused(command, [], "runs/", "python -m tinynet.train --stage base") == 1
+    assert refused(command, ["--run", "nowhere"], "--run nowhere", "not a run", "python -m tinynet.train") == 1
+
+
+def test_what_cannot_be_scored_is_refused(there):
+    assert refused(evaluate, ["--split", "test"], "--split", "'holdout', 'val', 'both'") == 1
+    assert refused(evaluate, ["--tta", "ten"], "--tta") == 1
+    refused(evaluate, ["--size", "64", "20"], "--size 20", "32")
+    refused(predict, ["--size", "20"], "--size 20", "32")
+    refused(predict, ["--size", "0"], "--size 0", "32")
+    refused(evaluate, ["--data", "nowhere.zip"], "nowhere.zip")
+    Path("file.txt").write_text("a file in the way")
+    refused(predict, ["--device", "cpu", "--out", "file.txt/predictions.txt"], "file.txt", "--out")
+    copy_run("base-alone", 0, without=["finetune"])
+    refused(evaluate, ["--run", "runs/base-alone", "--stage", "finetune"], "runs/base-alone", "--stage finetune")
+
+
+def test_a_run_is_not_scored_on_other_classes_or_without_pictures(there, tmp_path):
+    other = synthetic(tmp_path / "other.zip", classes=6, train=2, val=1, test=1, seed=3)
+    flags = ["--data", other, "--cache", tmp_path / "cache"]
+    refused(evaluate, flags, "other classes", "--data")
+    refused(predict, flags, "other classes", "--data")
+    few = synthetic(tmp_path / "few.zip", classes=6, train=12, val=0, test=0)
+    flags = ["--data", few, "--cache", tmp_path / "cache"]
+    refused(evaluate, [*flags, "--split", "val"], "no val pictures", "--split")
+    refused(evaluate, [*flags, "--split", "holdout"], "runs/done", "other data", "--data")
+    refused(predict, flags, "no test pictures")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"], ids=["empty", "text", "zip"])
+def test_a_checkpoint_that_is_none_is_refused(there, content):
+    copy_run("broken", -100)
+    for path in Path("runs/broken").rglob("best.pt"):
+        path.write_bytes(content)
+    refused(evaluate, ["--device", "cpu"], "runs/broken/finetune/best.pt", "not a checkpoint")
+    refused(predict, ["--device", "cpu"], "runs/broken/finetune/best.pt", "not a checkpoint")
+    refused(train, ["--stage", "finetune", "--run", "runs/broken", "--out", "more", "--device", "cpu"],
+            "runs/broken/base/best.pt", "not a checkpoint")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": {"name": "tuned"}}'])
+def test_a_recipe_that_is_none_is_refused(there, content):
+    copy_run("broken", -100)
+    for path in Path("runs/broken").rglob("recipe.json"):
+        path.write_text(content)
+    refused(train, ["--resume", "runs/broken"], "recipe.json")
+    refused(evaluate, ["--run", "runs/broken"], "recipe.json")
+
+
+def test_a_run_is_not_resumed_with_other_data(elsewhere, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, row=2)
+        call(train, "--out", "stopped", *SMALL, *elsewhere.flags)
+    other = synthetic(tmp_path / "other.zip", classes=6, train=12, val=1, test=1, seed=3)
+    open_packed(other)
+    refused(train, ["--resume", "stopped", "--data", other, "--cache", tmp_path / "cache", *SMALL[-4:]],
+            "other data", "resume it with the data")
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is not reserved on this system")
+def test_a_full_disk_takes_one_line_and_is_not_left_fuller(elsewhere, monkeypatch, archive_path):
+    flags = [*SMALL, "--out", "new", "--data", archive_path]
+    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+    refused(train, [*flags, "--cache", "fresh"], "No space left", "--cache")
+
+    # Room for the pictures, and then for one of the features' arrays.
+    monkeypatch.undo()
+    monkeypatch.chdir(Path.cwd())
+    open_packed(archive_path, "fresh")
+    reserve, calls = os.posix_fallocate, []
+
+    def reserve_once(*arguments):
+        calls.append(arguments)
+        return reserve(*arguments) if len(calls) == 1 else full_disk()
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve_once)
+    ran = call(train, *flags, "--cache", "fresh")
+    assert ran.status == 2 and len(calls) == 2
+    assert "No space left" in ran.err.splitlines()[-1] and "--cache" in ran.err.splitlines()[-1]
+    assert not [path for path in Path().rglob("*") if path.is_file() and
+                (path.suffix in (".npy", ".pt") or path.is_relative_to("new")) and "packed" not in path.parts[1]]
+    monkeypatch.undo()
+
+
+def test_a_training_that_diverges_takes_one_line(elsewhere, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = call(train, "--stage", "base", "--out", "new", *SMALL, *elsewhere.flags, "--epochs", "9", "--lr", "1e38")
+    assert ran.status == 2 and ran.out == ""
+    assert "--lr" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
+
+
+def test_unexpected_exceptions_keep_their_traceback():
+    for error in (ValueError("strange"), KeyError("strange"), OSError(errno.EIO, "strange"), RuntimeError("strange")):
+        def main(error=error):
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            cli.run(main)
+        assert caught.value is error
+
+
+def test_expected_exceptions_take_one_line(capsys):
+    for error, status, line in ((InputError("what\n and how"), 2, "error: what and how"),
+                                (KeyboardInterrupt(), 130, "interrupted")):
+        def main(error=error):
+            raise error
+
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        assert ended.value.code == status and capsys.readouterr().err == line + "\n"
+
+
+# --- as programs ------------------------------------------------------------------------------------
+
+
+def program(*arguments, **more):
+    return subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "TINYNET_PROGRESS": "0"}, **more)
+
+
+COMMANDS = sorted(f"tinynet.{path.stem}" for path in (ROOT / "tinynet").glob("*.py")
+                  if '__name__ == "__main__"' in path.read_text())
+
+
+def test_help_lists_every_flag_of_every_command():
+    assert {"tinynet.train", "tinynet.evaluate", "tinynet.predict"} <= set(COMMANDS)
+    code = ("import contextlib, importlib, io, sys\n"
+            "for name in sys.argv[1:]:\n"
+            "    out = io.StringIO()\n"
+            "    with contextlib.redirect_stdout(out):\n"
+            "        try:\n"
+            "            importlib.import_module(name).main(['--help'])\n"
+            "        except SystemExit as ended:\n"
+            "            assert not ended.code\n"
+            "    assert f'python -m {name}' in out.getvalue() and '--device' in out.getvalue(), name\n"
+            "assert 'torch' not in sys.modules\n")
+    done = subprocess.run([sys.executable, "-c", code, *COMMANDS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_map_of_the_commands_names_them_all():
+    done = program("tinynet")
+    assert done.returncode == 0 and done.stderr == ""
+    for name in (*COMMANDS, "tinynet.data"):
+        assert f"python -m {name} " in done.stdout
+
+
+def test_a_whole_vgg16_goes_all_the_way_as_programs(tmp_path):
+    data = synthetic(tmp_path / "drawn.zip", classes=3, train=6, val=2, test=1, side=32)
+    done = program("tinynet.train", "--data", data, "--out", tmp_path / "run", "--json", *SMALL[:-6], "--batch", "8",
+                   "--epochs", "1", "--crop-side", "24", "32", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert [row["stage"] for row in json.loads(done.stdout)] == ["base", "finetune"]
+    weights = torch.load(tmp_path / "run" / "finetune" / "best.pt", weights_only=True)["weights"]
+    assert sum(value.numel() for key, value in weights.items() if key.startswith("backbone.features")) == 14_714_688
+
+    done = program("tinynet.evaluate", "--run", tmp_path / "nowhere")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: --run ")

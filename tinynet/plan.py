@@ -1,0 +1,66 @@
+"""What a run was asked to do, as a value: `recipe.json` holds it, and resuming reads it back. Imports no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinynet import runs
+from tinynet.errors import InputError
+from tinynet.fit.recipes import DataPlan, Network, Recipe, Stage
+
+if TYPE_CHECKING:
+    from tinynet.data.packed import Packed
+    from tinynet.data.splits import Split
+
+WEIGHTS = "IMAGENET1K_V1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe, the pictures it is for, and where it starts.
+
+    `data`: path of the archive. `stages`: those to train, in order. `weights`: of the backbone, as `--weights`
+    takes them. `base_run`: the run whose base a finetune goes on from; None: its own.
+    """
+
+    recipe: Recipe
+    data: str
+    stages: tuple[str, ...] = runs.STAGES
+    weights: str = WEIGHTS
+    seed: int = 0
+    cache: str | None = None
+    base_run: str | None = None
+
+    @classmethod
+    def read(cls, stored: dict[str, Any]) -> "Plan":
+        """The plan that `recipe.json` holds."""
+        parts = stored["recipe"]
+        kinds = {"data": DataPlan, "network": Network, "base": Stage, "finetune": Stage}
+        made = {name: kind(**_tuples(parts[name])) for name, kind in kinds.items()}
+        same = {name: stored[name] for name in ("data", "weights", "seed", "cache", "base_run")}
+        return cls(Recipe(name=parts["name"], **made), stages=tuple(stored["stages"]), **same)
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def open_data(data: str | None, cache: str | None, plan: Plan) -> "Packed":
+    """The pictures named by `data` and `cache`, or else those that `plan` was made for.
+
+    Raises `InputError` where those are gone.
+    """
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import open_packed
+
+    if data is None and not Path(plan.data).exists():
+        raise InputError(f"{plan.data}: the data of this run is not there any more; name it with --data")
+    return open_packed(find_data(data or plan.data), cache or plan.cache)
+
+
+def split_of(plan: Plan, packed: "Packed") -> "Split":
+    """The pictures that the plan learns from and holds out."""
+    from tinynet.data.splits import split_train
+
+    chosen = plan.recipe.data
+    return split_train(packed.train.labels, chosen.split_kind, chosen.holdout, chosen.split_seed, chosen.per_class)
