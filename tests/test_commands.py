@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from tinynet import cli, evaluate, predict, runs, train
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.errors import InputError
+from tinynet.files import locked, new_array
 from tinynet.fit.checkpoint import load_model
 from tinynet.models import vgg
 from tinynet.runs import StageFolder
@@ -132,7 +135,7 @@ def test_a_base_is_scored_as_it_was_in_training(there):
     # The same from pictures instead of kept features, which are rounded to float16.
     packed = open_packed(there.flags[1], str(there.flags[3]))
     model, size = load_model(Path("runs/done/base/best.pt"), packed.wnids)
-    pictures = torch.from_numpy(packed.val.pictures[:]).permute(0, 3, 1, 2).float() / 255
+    pictures = torch.from_numpy(np.array(packed.val.pictures)).permute(0, 3, 1, 2).float() / 255
     small = tv.resize(pictures, [size, size], antialias=True)
     with torch.inference_mode():
         expected = torch.log_softmax(torch.stack([model(small), model(small.flip(-1))]), -1)
@@ -191,6 +194,14 @@ def test_predictions_go_into_the_run_unless_told_otherwise(there):
     assert len(Path(ran.out.strip()).read_text().splitlines()) == 18
 
 
+def test_scores_on_other_pictures_of_the_same_classes_are_given_and_not_kept(there, tmp_path):
+    more = synthetic(tmp_path / "more.zip", classes=6, train=1, val=2, test=1)
+    before = files()
+    ran = call(evaluate, "--data", more, "--cache", tmp_path / "cache", "--split", "val", "--json", "--device", "cpu")
+    assert [row["n"] for row in rows_of(ran)] == [12] and "not the data of runs/done" in ran.err
+    assert files() == before
+
+
 def copy_run(name, age, without=()):
     """A copy of the finished run, begun `age` seconds earlier than another."""
     shutil.copytree("runs/done", f"runs/{name}", ignore=shutil.ignore_patterns(*without))
@@ -227,7 +238,7 @@ def test_finetune_goes_on_from_the_newest_finished_base(there):
     (row,) = rows_of(ran)
     assert row["run"] == "runs/apart" and not Path("runs/apart/base").exists()
     recipe = StageFolder(Path("runs/apart"), "finetune").read_recipe()
-    assert recipe["base_run"] == "runs/done" and recipe["recipe"]["network"]["hidden"] == [16]
+    assert recipe["base_run"] == str(there.folder / "runs" / "done") and recipe["recipe"]["network"]["hidden"] == [16]
 
 
 def test_a_summary_is_printed_and_nothing_is_left(elsewhere):
@@ -354,7 +365,7 @@ def test_what_is_no_run_is_not_resumed(elsewhere):
     Path("runs/x/base").mkdir(parents=True)
     for name in ("runs/nowhere", "runs/x", "runs"):
         assert refused(train, ["--resume", name], f"--resume {name}", "not a run") == 1
-    assert refused(train, ["--resume", "runs/x", "--lr", "0.1"], "--lr", "keeps its recipe") == 1
+    assert refused(train, ["--resume", "runs/x", "--lr", "0.1"], "--lr", "keeps what it was started with") == 1
 
 
 @pytest.mark.parametrize(("flags", "words"), [
@@ -396,7 +407,7 @@ def test_data_that_is_no_archive_is_refused(elsewhere):
 
 def test_a_run_that_is_there_is_not_overwritten(there):
     assert refused(train, [*SMALL, *there.flags, "--out", "runs/done"], "runs/done", "--resume runs/done", "--out") == 1
-    refused(train, ["--stage", "finetune", *SMALL[-4:]], "--stage base")  # the only base has its finetune
+    refused(train, ["--stage", "finetune", *SMALL[-4:]], "runs/done", "--resume runs/done", "--out")
 
 
 @pytest.mark.parametrize("command", [evaluate, predict])
@@ -421,13 +432,20 @@ def test_what_cannot_be_scored_is_refused(there):
 def test_a_run_is_not_scored_on_other_classes_or_without_pictures(there, tmp_path):
     other = synthetic(tmp_path / "other.zip", classes=6, train=2, val=1, test=1, seed=3)
     flags = ["--data", other, "--cache", tmp_path / "cache"]
-    refused(evaluate, flags, "other classes", "--data")
+    refused(evaluate, flags, "runs/done", "other data", "--data")
+    refused(evaluate, [*flags, "--split", "val"], "other classes", "--data")
     refused(predict, flags, "other classes", "--data")
     few = synthetic(tmp_path / "few.zip", classes=6, train=12, val=0, test=0)
     flags = ["--data", few, "--cache", tmp_path / "cache"]
     refused(evaluate, [*flags, "--split", "val"], "no val pictures", "--split")
     refused(evaluate, [*flags, "--split", "holdout"], "runs/done", "other data", "--data")
     refused(predict, flags, "no test pictures")
+
+
+def test_finetune_stays_with_the_pictures_of_its_base(there, tmp_path):
+    more = synthetic(tmp_path / "more.zip", classes=6, train=5, val=1, test=1)  # of the same classes
+    refused(train, ["--stage", "finetune", "--run", "runs/done", "--out", "new", "--data", more,
+                    "--cache", tmp_path / "cache", "--size", "32", "--device", "cpu"], "runs/done/base", "other data")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"], ids=["empty", "text", "zip"])
@@ -457,7 +475,34 @@ def test_a_run_is_not_resumed_with_other_data(elsewhere, monkeypatch, tmp_path):
     other = synthetic(tmp_path / "other.zip", classes=6, train=12, val=1, test=1, seed=3)
     open_packed(other)
     refused(train, ["--resume", "stopped", "--data", other, "--cache", tmp_path / "cache", *SMALL[-4:]],
-            "other data", "resume it with the data")
+            "stopped/base", "other data", "the data it was started with")
+
+
+def test_one_process_at_a_time_trains_a_stage(elsewhere):
+    flags = [*SMALL, "--out", "new", *elsewhere.flags]
+    with locked("new/.base.lock", None):
+        refused(train, flags, "new/base", "another process", "--out")
+    assert not files()
+
+
+def test_a_lock_keeps_others_out_until_its_block_ends(tmp_path):
+    inside, waited, turns = [], [], []
+
+    def enter(name):
+        for _ in range(20):
+            with locked(tmp_path / "lock", lambda: waited.append(name)):
+                inside.append(name)
+                turns.append(list(inside))
+                time.sleep(0.0005)  # others have their chance
+                inside.remove(name)
+
+    threads = [threading.Thread(target=enter, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(turns) == 80 and all(len(turn) == 1 for turn in turns)
+    assert waited and not list(tmp_path.iterdir())
 
 
 def full_disk(*_):
@@ -467,12 +512,11 @@ def full_disk(*_):
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is not reserved on this system")
 def test_a_full_disk_takes_one_line_and_is_not_left_fuller(elsewhere, monkeypatch, archive_path):
     flags = [*SMALL, "--out", "new", "--data", archive_path]
-    monkeypatch.setattr(os, "posix_fallocate", full_disk)
-    refused(train, [*flags, "--cache", "fresh"], "No space left", "--cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full_disk)
+        refused(train, [*flags, "--cache", "fresh"], "No space left", "--cache")
 
     # Room for the pictures, and then for one of the features' arrays.
-    monkeypatch.undo()
-    monkeypatch.chdir(Path.cwd())
     open_packed(archive_path, "fresh")
     reserve, calls = os.posix_fallocate, []
 
@@ -486,7 +530,15 @@ def test_a_full_disk_takes_one_line_and_is_not_left_fuller(elsewhere, monkeypatc
     assert "No space left" in ran.err.splitlines()[-1] and "--cache" in ran.err.splitlines()[-1]
     assert not [path for path in Path().rglob("*") if path.is_file() and
                 (path.suffix in (".npy", ".pt") or path.is_relative_to("new")) and "packed" not in path.parts[1]]
-    monkeypatch.undo()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is not reserved on this system")
+def test_an_array_without_its_space_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+    with pytest.raises(OSError) as caught:
+        new_array(tmp_path / "array.npy", (3, 4), np.float32)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "array.npy")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_training_that_diverges_takes_one_line(elsewhere, tmp_path, monkeypatch):
@@ -540,6 +592,10 @@ def test_help_lists_every_flag_of_every_command():
             "        except SystemExit as ended:\n"
             "            assert not ended.code\n"
             "    assert f'python -m {name}' in out.getvalue() and '--device' in out.getvalue(), name\n"
+            "sys.argv = ['data', '--help']\n"
+            "with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
+            "    importlib.import_module('tinynet.data.__main__').main()\n"
+            "assert 'python -m tinynet.data' in out.getvalue()\n"
             "assert 'torch' not in sys.modules\n")
     done = subprocess.run([sys.executable, "-c", code, *COMMANDS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -553,9 +609,9 @@ def test_the_map_of_the_commands_names_them_all():
 
 
 def test_a_whole_vgg16_goes_all_the_way_as_programs(tmp_path):
-    data = synthetic(tmp_path / "drawn.zip", classes=3, train=6, val=2, test=1, side=32)
-    done = program("tinynet.train", "--data", data, "--out", tmp_path / "run", "--json", *SMALL[:-6], "--batch", "8",
-                   "--epochs", "1", "--crop-side", "24", "32", "--device", "cpu")
+    data = synthetic(tmp_path / "drawn.zip", classes=2, train=3, val=1, test=1, side=32)
+    done = program("tinynet.train", "--data", data, "--out", tmp_path / "run", "--json", *SMALL,
+                   "--crop-side", "24", "32")
     assert done.returncode == 0, done.stderr
     assert [row["stage"] for row in json.loads(done.stdout)] == ["base", "finetune"]
     weights = torch.load(tmp_path / "run" / "finetune" / "best.pt", weights_only=True)["weights"]

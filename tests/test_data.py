@@ -27,7 +27,7 @@ from tinynet.data import download as download_module
 from tinynet.data import packed as packed_module
 from tinynet.data.archive import Archive, locate
 from tinynet.data.download import download, find_data, get
-from tinynet.data.packed import open_packed, pack
+from tinynet.data.packed import Packed, open_packed, pack
 from tinynet.data.splits import split_train
 from tinynet.data.synthetic import synthetic
 from tinynet.data.verify import verify
@@ -248,7 +248,7 @@ def test_no_train_pictures(folder):
 def test_undecodable_picture_is_named(folder, tmp_path, data):
     victim = sorted(folder.glob("val/images/*"))[3]
     victim.write_bytes(data)
-    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), f"val/images/{victim.name}", "decoded")
+    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), f"val/images/{victim.name}", "not a picture")
     assert not list(tmp_path.glob("*packed*"))
 
 
@@ -303,7 +303,7 @@ def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch
     made = []
     monkeypatch.setattr(packed_module, "pack", lambda *given: made.append(1) or pack(*given))
     first = open_packed(source)
-    assert first.folder == tmp_path / "cache" / "a.packed" and len(made) == 1
+    assert first.folder == tmp_path / "cache" / f"a-{Archive(source).digest()[:8]}.packed" and len(made) == 1
     open_packed(source)
     assert len(made) == 1
     # Touched, but the same files: the digest of the contents decides.
@@ -312,9 +312,13 @@ def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch
     assert len(made) == 1
     synthetic(tmp_path / "b.zip", classes=3, train=3, val=1, test=1, seed=1)
     (tmp_path / "b.zip").replace(source)
-    assert len(open_packed(source).wnids) == 3 and len(made) == 2
-    (first.folder / "manifest.json").write_text("{")
-    assert len(open_packed(source).wnids) == 3 and len(made) == 3
+    second = open_packed(source)
+    assert len(second.wnids) == 3 and len(made) == 2
+    assert np.array_equal(first.val.pictures, Packed(first.folder).val.pictures)  # who reads it still does
+    for broken in ("{", "[1]"):
+        (second.folder / "manifest.json").write_text(broken)
+        assert len(open_packed(source).wnids) == 3
+    assert len(made) == 4
 
 
 def test_changed_file_in_a_folder_is_noticed(folder):
@@ -715,7 +719,7 @@ def test_commands(archive_path, tmp_path):
     assert checked.returncode == 0, checked.stderr
     assert {row["check"]: row["found"] for row in json.loads(checked.stdout)}["train pictures"] == 12
     packed = command("pack", "--data", drawn)
-    assert packed.stdout == f"{tmp_path / 'cache' / 'd.packed'}\n"
+    assert packed.stdout == f"{tmp_path / 'cache' / f'd-{Archive(drawn).digest()[:8]}.packed'}\n"
     facts = {row["what"]: row["value"] for row in json.loads(command("info", "--data", drawn, "--json").stdout)}
     assert facts["side"] == 32 and facts["of train, hold-out"] == 3 and facts["digest"] == Archive(drawn).digest()
     shown = command("show", "--data", drawn, "--out", tmp_path / "s.png", "--split", "train")
@@ -725,11 +729,11 @@ def test_commands(archive_path, tmp_path):
 
 def test_cache_lists_and_clears_only_its_own(tmp_path):
     synthetic(tmp_path / "d.zip", classes=2, train=2, val=1, test=1)
-    open_packed(tmp_path / "d.zip")
+    kept = open_packed(tmp_path / "d.zip").folder.name
     (tmp_path / "cache/other").mkdir()
     (tmp_path / "cache/other/manifest.json").write_text('{"manifest_version": 3}')
     listed = json.loads(command("cache", "--data", tmp_path / "d.zip", "--json").stdout)
-    assert [(row["name"], row["kind"]) for row in listed] == [("d.packed", "packed")]
+    assert [(row["name"], row["kind"]) for row in listed] == [(kept, "packed")]
     cleared = command("cache", "--cache", tmp_path / "cache", "--clear")
     assert "1 folders removed" in cleared.stdout
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["other"]

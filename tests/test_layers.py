@@ -12,7 +12,7 @@ ROOMS = ("data", "models", "fit", "score", "report")
 LEAVES = ("errors", "files", "cli", "device", "runs")
 SOURCES = sorted((ROOT / "tinynet").rglob("*.py"))
 COMMANDS = sorted(f"tinynet.{path.stem}" for path in (ROOT / "tinynet").glob("*.py")
-                  if path.stem not in (*LEAVES, "__init__", "__main__"))
+                  if '__name__ == "__main__"' in path.read_text())
 
 
 def module_of(path):

@@ -159,7 +159,8 @@ def test_features_are_as_many_as_counted_whatever_the_side(thin, side):
     channels = sum(width // 16 for _, width in DEPTHS.values())
     for statistic, each in {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}.items():
         taps = [f"{depth}:{statistic}" for depth in DEPTHS]
-        assert pooled_features(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, channels * each)
+        found = pooled_features(backbone, taps, pictures)
+        assert found.shape == (1, feature_count(backbone, taps)) == (1, channels * each)
     taps = [f"{depth}:{statistic}" for depth in ("pool5", "relu2_1") for statistic in STATISTICS]
     assert pooled_features(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, (32 + 8) * 55)
 
@@ -327,6 +328,15 @@ def test_a_state_dict_is_read_with_and_without_its_classifier(state, tmp_path, c
         assert "ImageNet's mean" in capsys.readouterr().err  # what is assumed is said
     assert same_weights(load_backbone(saved(tmp_path / "half.pth", {k: v.half() for k, v in state.items()})),
                         {k: v.half().float() for k, v in state.items()})
+
+
+@pytest.mark.parametrize("name", ["IMAGENET1K_V1", "IMAGENET1K_FEATURES"])
+def test_a_file_with_a_published_name_is_normalised_as_published(state, tmp_path, name):
+    backbone = load_backbone(saved(tmp_path / VGG16_Weights[name].url.rsplit("/", 1)[1], state))
+    preset = VGG16_Weights[name].transforms()
+    assert same_weights(backbone, state)
+    assert backbone.mean.flatten().tolist() == pytest.approx(preset.mean)
+    assert backbone.std.flatten().tolist() == pytest.approx(preset.std)
 
 
 def test_no_weights_are_random_ones(state):

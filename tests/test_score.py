@@ -198,7 +198,7 @@ def test_pictures_without_labels_have_probabilities_too(packed):
 def test_views_are_of_the_size_that_was_asked_for(packed):
     for size in (40, 64, 80):
         found = view_probabilities(Corner(), batches(packed.val, size=9), VIEWS["flip"], size, packed.wnids)
-        pictures = torch.from_numpy(packed.val.pictures[:]).permute(0, 3, 1, 2).float() / 255
+        pictures = torch.from_numpy(np.array(packed.val.pictures)).permute(0, 3, 1, 2).float() / 255
         seen = tv.resize(pictures, [size, size], antialias=True)
         assert found.log_probabilities.shape == (2, len(packed.val), size)
         expected = torch.log_softmax(20 * torch.stack([seen, seen.flip(-1)])[:, :, 0, 0], -1)

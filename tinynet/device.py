@@ -51,7 +51,7 @@ def choose_device(device: str = "auto", precision: Precision = "auto") -> Device
         device = "cuda" if there["cuda"] else "cpu"
     elif not there.get(device):
         found = ", ".join(name for name, present in there.items() if present)
-        raise InputError(f"--device {device}: this machine has {found}; name one of these or leave it to auto")
+        raise InputError(f"--device {device}: this machine has {found}; name one of these with --device")
     if precision == "auto":
         precision = _fastest(device)
     allowed = {"cuda": ("float32", "bfloat16", "float16"), "cpu": ("float32", "bfloat16"), "mps": ("float32",)}

@@ -68,22 +68,38 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
     """Hold the lock file `path` for the block.
 
-    While another process holds it, `busy` is called once: it may raise, or say that this one waits.
-    The lock ends with the process, however that ends. Where the system has none (Windows), nothing is held.
+    While another process holds it, `busy` is called: it may raise, or say that this one waits.
+    The lock ends with the process, however that ends; the file goes with the block. Where the system has
+    no such locks (Windows), nothing is held.
     """
     try:
         import fcntl
     except ImportError:
         yield
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            busy()
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy()
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            if not _is_still(path, stream):
+                continue  # removed by who held it: to hold that one would keep nobody out
+            try:
+                yield
+                return
+            finally:
+                path.unlink(missing_ok=True)
+
+
+def _is_still(path: Path, stream: Any) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memmap":

@@ -33,12 +33,16 @@ class Plan:
 
     @classmethod
     def read(cls, stored: dict[str, Any]) -> "Plan":
-        """The plan that `recipe.json` holds."""
-        parts = stored["recipe"]
+        """The plan that `recipe.json` holds; raises `InputError` where that is of another version."""
         kinds = {"data": DataPlan, "network": Network, "base": Stage, "finetune": Stage}
-        made = {name: kind(**_tuples(parts[name])) for name, kind in kinds.items()}
-        same = {name: stored[name] for name in ("data", "weights", "seed", "cache", "base_run")}
-        return cls(Recipe(name=parts["name"], **made), stages=tuple(stored["stages"]), **same)
+        try:
+            parts = stored["recipe"]
+            made = {name: kind(**_tuples(parts[name])) for name, kind in kinds.items()}
+            same = {name: stored[name] for name in ("data", "weights", "seed", "cache", "base_run")}
+            return cls(Recipe(name=parts["name"], **made), stages=tuple(stored["stages"]), **same)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError("recipe.json holds no recipe of this version of tinynet "
+                             f"({type(error).__name__}: {error}); name a run that it wrote") from None
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -58,8 +58,7 @@ def train(run: Path, plan: Plan, device: Device, *, resume: bool = False) -> lis
         if folder.finished:
             _same_plan(folder, plan)
         else:
-            with locked(run / f".{name}.lock", lambda folder=folder: _refuse(folder)):
-                row = _train_stage(folder, plan, packed, device, resume)
+            row = _train_stage(folder, plan, packed, device, resume)
             title = f"{run.name}: {name}, {plan.recipe.name}"
             save_figure(training_curves(runs.read_rows(folder.log), title), folder.curves)
             runs.put_scores(folder.scores, [row])  # last: it says that the stage is finished
@@ -87,7 +86,6 @@ def _refuse(folder: StageFolder) -> None:
 
 def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device, resume: bool) -> dict[str, Any]:
     """Train one stage to its end; returns the score of its best epoch."""
-    stage = plan.recipe.stage(folder.stage)
     split = split_of(plan, packed)
     torch.manual_seed(seeded("cpu", plan.seed, folder.stage).initial_seed())
     model = _start_model(folder.stage, Path(plan.base_run or folder.run), plan, packed)
@@ -99,6 +97,14 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
         _same(folder, facts, ("data_digest", "split_digest", "start_digest"))
         _same_plan(folder, plan)
     folder.make()
+    with locked(folder.run / f".{folder.stage}.lock", lambda: _refuse(folder)):
+        return _learn(folder, plan, packed, split, model, device, facts, resume)
+
+
+def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model: Classifier, device: Device,
+           facts: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """Train `model` from where the folder stands; returns the score of its best epoch."""
+    stage = plan.recipe.stage(folder.stage)
     learning = model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
     cli.say(f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
             f"{len(split.holdout):,} held out")

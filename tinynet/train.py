@@ -110,12 +110,13 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
         raise InputError(f"--resume {run}: not a run (no base/recipe.json or finetune/recipe.json); "
                          "name a folder that tinynet.train wrote")
     stored = started[-1].read_recipe()
+    plan = Plan.read(stored)
     if asked.device == "auto":
         asked.device = stored["device"]["type"]
     if asked.precision == "auto" and asked.device == stored["device"]["type"]:
         asked.precision = stored["device"]["precision"]
     elsewhere = {name: str(Path(getattr(asked, name)).resolve()) for name in ("data", "cache") if getattr(asked, name)}
-    return run, replace(Plan.read(stored), **elsewhere)
+    return run, replace(plan, **elsewhere)
 
 
 def _given(asked: Any) -> dict[str, Any]:
