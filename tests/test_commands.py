@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from support import thin_network
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import cli, evaluate, predict, runs, train
@@ -26,28 +27,20 @@ from tinynet.data.synthetic import synthetic
 from tinynet.errors import InputError
 from tinynet.files import locked, new_array
 from tinynet.fit.checkpoint import load_model
-from tinynet.models import vgg
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "low", "high"]
-# VGG16's layers with a sixteenth of the channels: the commands do not know their number.
-THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
          "--device", "cpu", "--precision", "float32")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def thin():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of use to large networks only
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(vgg.cfgs, "D", THIN)
-        patch.setenv("TINYNET_PROGRESS", "0")
+    with thin_network():
         yield
-    torch.set_num_threads(threads)
 
 
 def call(command, *flags):

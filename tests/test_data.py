@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support import complaint
 from torch.utils.data import DataLoader
 from torchvision.transforms import PILToTensor
 
@@ -31,7 +32,6 @@ from tinynet.data.packed import Packed, open_packed, pack
 from tinynet.data.splits import split_train
 from tinynet.data.synthetic import synthetic
 from tinynet.data.verify import verify
-from tinynet.errors import InputError
 
 ROOT = "tiny-imagenet-200/"
 
@@ -49,17 +49,6 @@ def contents(archive_path):
     """File name -> bytes of everything in the archive, as zipfile sees it."""
     with zipfile.ZipFile(archive_path) as source:
         return {name.removeprefix(ROOT): source.read(name) for name in source.namelist()}
-
-
-def complaint(action, *words):
-    """The message of the InputError that `action` raises: one line that holds all `words`."""
-    with pytest.raises(InputError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message, message
-    return message
 
 
 def annotations(contents):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import complaint, thin_network
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,13 +24,11 @@ from tinynet.data.batches import batches
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.device import Device
-from tinynet.errors import InputError
 from tinynet.fit import features, schedules
 from tinynet.fit.checkpoint import load_model, load_training, save_model, save_training
 from tinynet.fit.inputs import epoch_batches, epoch_order, steps_per_epoch
 from tinynet.fit.loop import Training, fit
 from tinynet.fit.recipes import RECIPES, REFERENCE, TUNED, DataPlan, Network, Stage
-from tinynet.models import vgg
 from tinynet.models.vgg import Backbone, Classifier, pooled_features
 from tinynet.plan import Plan, split_of
 from tinynet.runs import StageFolder
@@ -38,32 +37,14 @@ from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import VIEWS
 
 CPU = Device(torch.device("cpu"), torch.float32)
-# VGG16's layers with a sixteenth of the channels: what learns and how does not depend on their number.
-THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 TIMES = {"seconds", "pictures_per_second"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def thin():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of use to large networks only
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(vgg.cfgs, "D", THIN)
-        patch.setenv("TINYNET_PROGRESS", "0")
+    with thin_network() as patch:
         patch.setattr(stages, "save_figure", lambda *_: None)  # the commands' tests draw
         yield
-    torch.set_num_threads(threads)
-
-
-def complaint(action, *words):
-    """The message of the InputError that `action` raises: one line that holds all `words`."""
-    with pytest.raises(InputError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message, message
-    return message
 
 
 def differences(one, other, place=""):

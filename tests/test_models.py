@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from support import thin_network
 from torch import nn
 from torchvision.models import VGG16_Weights
 from torchvision.transforms.v2.functional import normalize
@@ -39,17 +40,12 @@ WIDTHS = {"conv1": (3, 64, 64), "conv2": (64, 128, 128), "conv3": (128, 256, 256
           "conv4": (256, 512, 512, 512), "conv5": (512, 512, 512, 512)}
 PUBLISHED = {name: sum((9 * before + 1) * after for before, after in zip(widths, widths[1:], strict=False))
              for name, widths in WIDTHS.items()}
-# The same layers with a sixteenth of the channels: all that does not depend on the counts is tested on these.
-THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 
 
 @pytest.fixture
-def thin(monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of use to large networks only
-    monkeypatch.setitem(vgg.cfgs, "D", THIN)
-    yield
-    torch.set_num_threads(threads)
+def thin():
+    with thin_network():
+        yield
 
 
 @pytest.fixture

@@ -1,0 +1,35 @@
+"""What several test files need: a small VGG16, and the reading of a refusal."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from tinynet.errors import InputError
+from tinynet.models import vgg
+
+# VGG16's layers with a sixteenth of the channels: what is tested with it does not depend on their number.
+THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
+
+
+@contextmanager
+def thin_network():
+    """VGG16 is thin, runs on one thread and draws no progress bars; yields a MonkeyPatch for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more are of use to large networks only
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vgg.cfgs, "D", THIN)
+        patch.setenv("TINYNET_PROGRESS", "0")
+        yield patch
+    torch.set_num_threads(threads)
+
+
+def complaint(action, *words):
+    """The message of the InputError that `action` raises: one line that holds all `words`."""
+    with pytest.raises(InputError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message, message
+    return message
