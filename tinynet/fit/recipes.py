@@ -176,9 +176,9 @@ REFERENCE = Recipe(
                    schedule_every="epoch", step_size_up=1200, **_reference_pictures),
 )
 
-# base: `python -m tinynet.train --stage base`, 64 px, seed 0: hold-out 58.8 % (57.4 .. 60.1), with mirror images
-# 60.3; official val 59.4 (58.5 .. 60.4) and 60.6 (59.6 .. 61.5); n=1. What else was tried for the depths stands in
-# benchmarks/results/search-depths.json.
+# base: `python -m tinynet.train --stage base`, 64 px: mean hold-out 58.9 %, with mirror images 59.9; official val
+# 58.7 and 60.2, n=3 seeds on one split (benchmarks/results/base-64.json). The head took 5 min, undisturbed, on two
+# cores of a Xeon without bfloat16. What else was tried for the depths: benchmarks/results/search-depths.json.
 # finetune: rates, crops and average are those of a rough probe of four epochs in bfloat16 that reached 62.4 % on a
 # hold-out and 62.3 on val, n=1; this code has not repeated it to its end yet.
 TUNED = Recipe(
