@@ -135,9 +135,3 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with whole_file(path) as stream:
         stream.write(text.encode())
-
-
-def write_with(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let `write` (for instance `partial(torch.save, state)`) fill the file, whole or not at all."""
-    with whole_file(path) as stream:
-        write(stream)

@@ -86,9 +86,12 @@ def _age(run: Path) -> float:
 
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append rows to a JSON-lines file, whole lines only."""
-    text = "".join(json.dumps(row) + "\n" for row in rows)
     with open(path, "a", encoding="utf-8") as stream:
-        stream.write(text)
+        stream.write(_lines(rows))
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -106,10 +109,10 @@ def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         return tuple(row[name] for name in ("split", "views", "merge", "size"))
 
     kept = {kind(row): row for row in (*read_rows(path), *rows)}
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept.values()))
+    write_text(path, _lines(kept.values()))
 
 
 def cut_log(path: Path, step: int) -> None:
     """Drop the rows that come after `step`: a checkpoint may be older than the log."""
     kept = [row for row in read_rows(path) if row["step"] <= step and row["kind"] != "stopped"]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    write_text(path, _lines(kept))

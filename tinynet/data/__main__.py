@@ -10,6 +10,7 @@ from typing import Any
 
 from tinynet.cli import Parser, add_common, run, say
 from tinynet.errors import InputError
+from tinynet.report.tables import columns
 
 
 def _get(arguments: argparse.Namespace) -> None:
@@ -93,7 +94,7 @@ def _contact_sheet(out: Path, pictures: list, titles: list[str], boxes: Any) -> 
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    from tinynet.files import whole_file
+    from tinynet.report.figures import save_figure
 
     columns = min(8, len(pictures))
     lines = -(-len(pictures) // columns)
@@ -106,8 +107,7 @@ def _contact_sheet(out: Path, pictures: list, titles: list[str], boxes: Any) -> 
         if x0 >= 0:
             # Pixel centres are whole numbers and the box includes its last row and column.
             axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color="yellow"))
-    with whole_file(out) as stream:
-        figure.savefig(stream, format="png", dpi=120)
+    save_figure(figure, out)
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:
@@ -155,9 +155,7 @@ def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     elif rows:
         table = [list(rows[0])] + [[f"{v:,}" if isinstance(v, (int, float)) else str(v) for v in row.values()]
                                    for row in rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for cells in table:
-            print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        print(columns(table))
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Checkpoints: tensors and plain values only, whole or not at all, with the class order inside."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 
 from tinynet.errors import InputError
-from tinynet.files import write_with
+from tinynet.files import whole_file
 from tinynet.models.vgg import Backbone, Classifier
 
 FORMAT = 1
@@ -50,7 +49,8 @@ def load_training(path: Path, wnids: tuple[str, ...]) -> dict[str, Any]:
 
 def _save(path: Path, content: dict[str, Any], wnids: tuple[str, ...]) -> None:
     try:
-        write_with(path, partial(torch.save, {"format": FORMAT, "wnids": list(wnids), **content}))
+        with whole_file(path) as stream:
+            torch.save({"format": FORMAT, "wnids": list(wnids), **content}, stream)
     except RuntimeError as error:
         if not isinstance(error.__context__, OSError):
             raise

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tinynet.files import whole_file
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -46,6 +48,5 @@ def training_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
 
 def save_figure(figure: "Figure", path: Any) -> None:
     """Write a figure as PNG, whole or not at all."""
-    from tinynet.files import write_with
-
-    write_with(path, lambda stream: figure.savefig(stream, format="png", dpi=110))
+    with whole_file(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)

@@ -12,7 +12,12 @@ def score_table(rows: Sequence[dict[str, Any]]) -> str:
         (r["run"], r["stage"], r["split"], r["views"], str(r["size"]), f"{r['n']:,}", f"{r['top1']:.2%}",
          f"{r['low']:.2%} .. {r['high']:.2%}", f"{r['top5']:.2%}", f"{r['loss']:.3f}")
         for r in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return columns(lines)
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, one column under another."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                      for line in lines)
 
