@@ -1,15 +1,19 @@
-"""What several test files need: a small VGG16, and the reading of a refusal."""
+"""What several test files need: a small VGG16, the reading of a refusal, what a processor must have."""
 
 from contextlib import contextmanager
 
 import pytest
 import torch
 
+from tinynet.device import has_vnni
 from tinynet.errors import InputError
 from tinynet.models import vgg
 
 # VGG16's layers with a sixteenth of the channels: what is tested with it does not depend on their number.
 THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
+
+
+needs_vnni = pytest.mark.skipif(not has_vnni(), reason="this processor overflows where it adds 8-bit products")
 
 
 @contextmanager

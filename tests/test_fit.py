@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import complaint, thin_network
+from support import complaint, needs_vnni, thin_network
 from torch import nn
 from torch.nn import functional as F
 
@@ -257,6 +257,16 @@ def test_two_views_of_alternating_flips_hold_every_epoch(packed, tmp_path):
             with torch.inference_mode():  # other batches: the last bits may differ
                 torch.testing.assert_close(inputs, running.features(batch.pictures), rtol=1e-5, atol=1e-6)
             assert torch.equal(labels, batch.labels)
+
+
+@needs_vnni
+def test_features_in_integers_are_kept_apart_and_nearly_the_same(packed, tmp_path):
+    exact = kept(packed, tmp_path)
+    rough = kept(packed, tmp_path, device=Device(CPU.device, torch.float32, int8=True))
+    assert len(folders(tmp_path)) == 2
+    for (inputs, _), (rounded, _) in zip(exact.epoch(0, 1, 8, CPU.device), rough.epoch(0, 1, 8, CPU.device),
+                                         strict=True):
+        assert 0 < (inputs - rounded).norm() < 0.05 * inputs.norm()
 
 
 def test_an_epoch_can_begin_at_any_batch(packed, tmp_path):

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from support import thin_network
+from support import needs_vnni, thin_network
 from torch import nn
 from torchvision.models import VGG16_Weights
 from torchvision.transforms.v2.functional import normalize
 
+from tinynet import device
 from tinynet.errors import InputError
-from tinynet.models import vgg
+from tinynet.models import int8, vgg
+from tinynet.models.int8 import Int8Backbone
 from tinynet.models.vgg import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -294,6 +296,69 @@ def test_initial_weights_have_the_variance_of_he():
         assert layer.weight.std().item() == pytest.approx((2 / inputs) ** 0.5, rel=0.02)
         assert not layer.bias.any()
         assert layer.weight.abs().max() <= (6 / inputs) ** 0.5  # uniform, not normal
+
+
+# --- 8-bit integers -------------------------------------------------------------------------------
+
+
+@needs_vnni
+@pytest.mark.parametrize("side", [32, 50, 64])
+@torch.inference_mode()
+def test_integers_say_nearly_what_floats_say(thin, side):
+    torch.manual_seed(0)
+    backbone = Backbone()
+    whole = Int8Backbone(backbone, torch.rand(20, 3, side, side))
+    pictures = torch.rand(4, 3, side, side)
+    exact, found = backbone(pictures, DEPTHS), whole(pictures, DEPTHS)
+    assert list(found) == list(DEPTHS) and whole.channels == backbone.channels
+    for name in DEPTHS:
+        assert found[name].shape == exact[name].shape and found[name].dtype == torch.float32
+        error = (found[name] - exact[name]).norm() / exact[name].norm()
+        assert 0 < error < 0.05, name
+
+
+@needs_vnni
+@torch.inference_mode()
+def test_what_integers_say_of_a_picture_does_not_depend_on_its_company(thin):
+    whole, pictures = Int8Backbone(Backbone(), torch.rand(8, 3, 32, 32)), torch.rand(5, 3, 32, 32)
+    together = whole(pictures, ["pool5", "relu3_3"])
+    for number in range(5):
+        alone = whole(pictures[number:number + 1], ["relu3_3", "pool5"])
+        for name in alone:
+            assert torch.equal(alone[name][0], together[name][number])
+
+
+@needs_vnni
+@torch.inference_mode()
+def test_an_integer_convolution_is_the_rounded_one_of_the_rounded_numbers():
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(5, 7, 3, padding=1)
+    convolution.weight[3] = 0  # a channel without weights has no step of its own
+    maps = torch.randint(0, 256, (2, 5, 9, 6), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    found = int8._Int8Convolution(convolution, 0.02, 0.01)(maps)
+    steps = convolution.weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-6) / 127
+    rounded = (convolution.weight / steps).round() * steps
+    exact = nn.functional.conv2d(maps.float() * 0.02, rounded, convolution.bias, padding=1).relu() / 0.01
+    assert found.dtype == torch.uint8 and (found == 255).any() and (found == 0).any()
+    assert (found.float() - exact.clamp(max=255)).abs().max() <= 0.501
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 2, 5, 7), (3, 1, 2, 2)])
+def test_pooling_of_integers_is_torchs_pooling(shape):
+    maps = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(int8._MaxPool(1.0)(maps).float(), nn.functional.max_pool2d(maps.float(), 2))
+
+
+@pytest.mark.parametrize(("probes", "precision"), [
+    ({}, "float32"), ({"_is_vnni_supported"}, "int8"), ({"_is_avx512_bf16_supported"}, "bfloat16"),
+    ({"_is_vnni_supported", "_is_amx_tile_supported"}, "bfloat16")])
+def test_a_processor_gets_the_precision_that_it_has(monkeypatch, probes, precision):
+    monkeypatch.setattr(device, "_processor_has", probes.__contains__)
+    chosen = device.choose_device("cpu")
+    assert chosen.precision == precision and chosen.int8 == (precision == "int8")
+    assert chosen.dtype == (torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    if "_is_vnni_supported" not in probes:
+        complaint(lambda: device.choose_device("cpu", "int8"), "--precision int8", "float32, bfloat16")
 
 
 # --- weights --------------------------------------------------------------------------------------

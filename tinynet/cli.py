@@ -39,8 +39,9 @@ COMMON: dict[str, dict[str, Any]] = {
     "split": dict(default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"),
     "device": dict(default="auto", choices=("auto", "cpu", "cuda", "mps"),
                    help="default: cuda where there is one, else cpu"),
-    "precision": dict(default="auto", choices=("auto", "float32", "bfloat16", "float16"),
-                      help="of the network's arithmetic (default: the fastest the device really has)"),
+    "precision": dict(default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"),
+                      help="of the network's arithmetic; int8: float32, but 8-bit integers for a backbone that "
+                           "does not learn (default: the fastest the device really has)"),
     "json": dict(action="store_true", help="print the rows of the result as one JSON array on standard output"),
 }
 

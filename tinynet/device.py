@@ -8,15 +8,19 @@ import torch
 
 from tinynet.errors import InputError
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how a network runs: a torch device and the dtype of its convolutions and products."""
+    """Where and how a network runs: a torch device and the dtype of its convolutions and products.
+
+    `int8`: whether a backbone that does not learn runs in 8-bit integers (`models.int8`).
+    """
 
     device: torch.device
     dtype: torch.dtype
+    int8: bool = False
 
     def autocast(self) -> AbstractContextManager:
         """The context in which a network trains; weights stay float32."""
@@ -28,15 +32,15 @@ class Device:
 
     @property
     def precision(self) -> str:
-        """The dtype's name: float32, bfloat16 or float16."""
-        return str(self.dtype).removeprefix("torch.")
+        """The choice's name: float32, bfloat16, float16 or int8 (which is float32 for what learns)."""
+        return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
 
     def __str__(self) -> str:
         if self.device.type == "cuda":
             where = torch.cuda.get_device_name(self.device)
         else:
             where = self.device.type + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
-        return f"{where}, {self.precision}, channels last"
+        return f"{where}, {'float32, int8 where frozen' if self.int8 else self.precision}, channels last"
 
 
 def choose_device(device: str = "auto", precision: Precision = "auto") -> Device:
@@ -54,20 +58,32 @@ def choose_device(device: str = "auto", precision: Precision = "auto") -> Device
         raise InputError(f"--device {device}: this machine has {found}; name one of these with --device")
     if precision == "auto":
         precision = _fastest(device)
-    allowed = {"cuda": ("float32", "bfloat16", "float16"), "cpu": ("float32", "bfloat16"), "mps": ("float32",)}
+    allowed = {"cuda": ("float32", "bfloat16", "float16"), "mps": ("float32",),
+               "cpu": ("float32", "bfloat16", *(("int8",) if has_vnni() else ()))}
     if precision not in allowed[device]:
         raise InputError(f"--precision {precision}: on {device} there is {', '.join(allowed[device])}; "
                          "name one of these or leave it to auto")
-    return Device(torch.device(device), getattr(torch, precision))
+    dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
+    return Device(torch.device(device), dtype, int8=precision == "int8")
 
 
 def _fastest(device: str) -> str:
-    """The fastest dtype that the hardware computes in itself: an emulated bfloat16 is slower than float32."""
+    """The fastest precision that the hardware computes in itself: an emulated bfloat16 is slower than float32."""
     if device == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16"
     if device == "cpu":
-        # The one place that asks the processor; torch offers no public name for it up to 2.12 at least.
-        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        if any(getattr(torch.cpu, probe, lambda: False)() for probe in probes):
+        if _processor_has("_is_amx_tile_supported") or _processor_has("_is_avx512_bf16_supported"):
             return "bfloat16"
+        if has_vnni():
+            return "int8"
     return "float32"
+
+
+def has_vnni() -> bool:
+    """Whether the processor adds products of 8-bit integers in one instruction; older ones overflow on the way."""
+    return torch.backends.mkldnn.is_available() and _processor_has("_is_vnni_supported")
+
+
+def _processor_has(probe: str) -> bool:
+    """The one place that asks the processor; torch offers no public name for it up to 2.15 at least."""
+    return getattr(torch.cpu, probe, lambda: False)()

@@ -6,7 +6,7 @@ Nobody outside this file knows VGG's layer numbers, channel counts or least pict
 import copy
 import hashlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from pickle import UnpicklingError
@@ -52,28 +52,41 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.channels: dict[str, int] = {}
-        self._layer: dict[str, int] = {}
+        self._names: list[str] = []
         self.parts: dict[str, list[nn.Module]] = {}
         block, position, channels = 1, 1, 3
-        for index, module in enumerate(self.features):
+        for module in self.features:
             self.parts.setdefault(f"conv{block}", []).append(module)
             if isinstance(module, nn.Conv2d):
                 channels = module.out_channels
+                self._names.append(f"conv{block}_{position}")
                 continue
             pooling = isinstance(module, nn.MaxPool2d)
             name = f"pool{block}" if pooling else f"relu{block}_{position}"
-            self._layer[name], self.channels[name] = index, channels
+            self._names.append(name)
+            self.channels[name] = channels
             block, position = (block + 1, 1) if pooling else (block, position + 1)
+
+    def layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """The layers in order, with their names: a depth, or `conv1_1` ... `conv5_3`."""
+        return zip(self._names, self.features, strict=True)
+
+    def walk(self, pictures: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Layer after layer: its name and what it makes of `pictures`; a map may be changed by the next layer."""
+        maps = ((pictures - self.mean) / self.std).to(self.features[0].weight.dtype)
+        for name, layer in self.layers():
+            maps = layer(maps)
+            yield name, maps
 
     def forward(self, pictures: Tensor, depths: Iterable[str]) -> dict[str, Tensor]:
         """Feature maps at `depths`; `pictures`: (N, 3, H, W) float in [0, 1], H and W at least 32."""
-        wanted = {self._layer[depth]: depth for depth in depths}
-        maps = ((pictures - self.mean) / self.std).to(self.features[0].weight.dtype)
-        found = {}
-        for index, module in enumerate(self.features[: max(wanted) + 1]):
-            maps = module(maps)
-            if index in wanted:
-                found[wanted[index]] = maps
+        wanted = set(depths)
+        found: dict[str, Tensor] = {}
+        for name, maps in self.walk(pictures):
+            if name in wanted:
+                found[name] = maps
+                if len(found) == len(wanted):
+                    break
         return found
 
     def digest(self) -> str:
@@ -161,13 +174,13 @@ class Classifier(nn.Module):
         return twin
 
 
-def pooled_features(backbone: Backbone, taps: Sequence[str], pictures: Tensor) -> Tensor:
+def pooled_features(backbone: nn.Module, taps: Sequence[str], pictures: Tensor) -> Tensor:
     """(N, F) float32: the statistics of the depths that `taps` name, side by side."""
     maps = backbone(pictures, {tap.split(":")[0] for tap in taps})
     return torch.cat([STATISTICS[tap.split(":")[1]](maps[tap.split(":")[0]]) for tap in taps], 1).float()
 
 
-def feature_count(backbone: Backbone, taps: Sequence[str]) -> int:
+def feature_count(backbone: nn.Module, taps: Sequence[str]) -> int:
     """F of `pooled_features`."""
     return sum(backbone.channels[depth] * _NUMBERS[statistic] for depth, statistic in (t.split(":") for t in taps))
 
