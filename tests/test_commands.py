@@ -1,5 +1,7 @@
 """The commands from end to end on a drawn archive, and what they say to whoever mistypes."""
 
+import csv
+import dataclasses
 import errno
 import io
 import json
@@ -21,18 +23,22 @@ import torchvision
 from support import thin_network
 from torchvision.transforms.v2 import functional as tv
 
-from tinynet import cli, evaluate, predict, runs, train
+from tinynet import cli, evaluate, predict, runs, scoring, train
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.errors import InputError
 from tinynet.files import locked, new_array
 from tinynet.fit.checkpoint import load_model
 from tinynet.runs import StageFolder
+from tinynet.score.calibration import at_temperature, fit_temperature
+from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
+from tinynet.score.views import CORNERS
 
 ROOT = Path(__file__).parents[1]
-KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "low", "high"]
+KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "ece", "low", "high"]
+SCORED = [*KEYS, "forwards", "pictures_per_second", "gain", "p"]
 SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
          "--device", "cpu", "--precision", "float32")
 
@@ -54,8 +60,14 @@ def call(command, *flags):
 def rows_of(ran):
     assert ran.status == 0, ran.err
     rows = json.loads(ran.out)
-    assert isinstance(rows, list) and all(list(row) == KEYS for row in rows)
+    assert isinstance(rows, list) and all(list(row) in (KEYS, SCORED) for row in rows)
     return rows
+
+
+def assert_as_trained(found, trained):
+    """The scores of training come again, to the last digits of float32."""
+    numbers = {key: pytest.approx(trained[key], rel=1e-5) for key in ("loss", "ece")}
+    assert {key: found[key] for key in KEYS} == {**trained, **numbers}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +128,7 @@ def test_evaluation_gives_each_split_plain_and_over_views(there):
         ("holdout", "none", 18), ("holdout", "flip", 18), ("val", "none", 24), ("val", "flip", 24)]
     assert {(row["run"], row["stage"], row["size"]) for row in found} == {("runs/done", "finetune", 32)}
     trained = rows_of(there.ran)[1]
-    assert found[0] == {**trained, "loss": pytest.approx(trained["loss"], rel=1e-5)}
+    assert_as_trained(found[0], trained)
     assert found[0]["loss"] != found[1]["loss"] and found[2]["loss"] != found[3]["loss"]
 
 
@@ -124,7 +136,7 @@ def test_a_base_is_scored_as_it_was_in_training(there):
     found = rows_of(call(evaluate, "--stage", "base", "--tta", "flip", "--json", "--device", "cpu",
                          "--precision", "float32"))
     trained = rows_of(there.ran)[0]
-    assert found[0] == {**trained, "loss": pytest.approx(trained["loss"], rel=1e-5)}
+    assert_as_trained(found[0], trained)
     # The same from pictures instead of kept features, which are rounded to float16.
     packed = open_packed(there.flags[1], str(there.flags[3]))
     model, size = load_model(Path("runs/done/base/best.pt"), packed.wnids)
@@ -132,21 +144,167 @@ def test_a_base_is_scored_as_it_was_in_training(there):
     small = tv.resize(pictures, [size, size], antialias=True)
     with torch.inference_mode():
         expected = torch.log_softmax(torch.stack([model(small), model(small.flip(-1))]), -1)
-    stored = Probabilities.load(Path("runs/done/base/probabilities/val-flip-32.npz"))
-    torch.testing.assert_close(torch.from_numpy(stored.log_probabilities), expected, rtol=0, atol=0.05)
-    assert np.abs(stored.log_probabilities[0] - stored.log_probabilities[1]).max() > 0.1
+    stored = kept_views("base", "val")
+    assert set(stored) == {"plain", "mirror"}
+    for name, exact in zip(("plain", "mirror"), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(stored[name].log_probabilities[0]), exact, rtol=0, atol=0.05)
+    assert (expected[0] - expected[1]).abs().max() > 0.1
 
 
-def test_stored_probabilities_give_the_scores_again(there):
+def kept_views(stage, split):
+    """The probabilities that the finished run has kept, by the names of their views."""
+    found = [Probabilities.load(path) for path in Path(f"runs/done/{stage}/probabilities").glob(f"{split}-*.npz")]
+    return {one.views[0]: one for one in found}
+
+
+def test_kept_probabilities_give_the_scores_again(there):
     found = rows_of(call(evaluate, "--tta", "flip", "--json", "--split", "val", "--device", "cpu"))
-    stored = Probabilities.load(Path("runs/done/finetune/probabilities/val-flip-32.npz"))
-    assert stored.views == ("plain", "mirror") and stored.rows.tolist() == list(range(24))
-    mean = np.log(np.exp(stored.log_probabilities.astype(np.float64)).mean(0))
-    for row, logs in zip(found, (stored.log_probabilities[0], mean), strict=True):
-        again = score(logs, stored.labels)
-        assert {key: row[key] for key in again} == pytest.approx(again, rel=1e-5)
-    kept = runs.read_rows(Path("runs/done/finetune/scores.jsonl"))
-    assert kept[-2:] == found and len(kept) == 3
+    kept = kept_views("finetune", "val")
+    assert set(kept) == {"plain", "mirror"} and kept["mirror"].rows.tolist() == list(range(24))
+    plain, mirror = (kept[name].log_probabilities[0].astype(np.float64) for name in ("plain", "mirror"))
+    mean, labels = np.log((np.exp(plain) + np.exp(mirror)) / 2), kept["plain"].labels
+    for row, logs in zip(found, (plain, mean), strict=True):
+        again = score(logs, labels)
+        assert {key: row[key] for key in again} == pytest.approx(again, rel=1e-4)
+    assert found[0]["gain"] is None and found[0]["p"] is None
+    assert found[1]["gain"] == pytest.approx(found[1]["top1"] - found[0]["top1"]) and 0 < found[1]["p"] <= 1
+    rows = runs.read_rows(Path("runs/done/finetune/scores.jsonl"))
+    assert rows[-2:] == found and len(rows) == 3
+
+
+def test_a_grid_computes_every_view_once(there, monkeypatch):
+    seen = []
+    whole = scoring.view_probabilities
+    monkeypatch.setattr(scoring, "view_probabilities", lambda *given: seen.append(1) or whole(*given))
+    grid = ["--tta", "flip", "ten", "flip+scales:32,40", "--merge", "mean", "gmean", "vote", "--size", "32", "40",
+            "--split", "val", "--json", "--device", "cpu"]
+    found = rows_of(call(evaluate, *grid))
+    assert [(row["size"], row["views"], row["merge"]) for row in found] == [
+        (size, views, merge) for size in (32, 40) for views in ("none", "flip", "ten", "flip+scales:32,40")
+        for merge in (("mean",) if views == "none" else ("mean", "gmean", "vote"))]
+    assert [row["forwards"] for row in found[:10]] == [1, 2, 2, 2, 10, 10, 10, 4, 4, 4]
+    assert len(seen) == 4 + 10 + 10  # plain and mirrored at 32 and at 40 pixels, and ten crops of each size
+    assert rows_of(call(evaluate, *grid)) == found and len(seen) == 24
+    assert all(row["pictures_per_second"] > 0 for row in found)
+
+
+def test_kept_probabilities_of_other_weights_are_not_believed(there):
+    first = rows_of(call(evaluate, "--split", "val", "--json", "--device", "cpu"))
+    best = Path("runs/done/finetune/best.pt")
+    stored = torch.load(best, weights_only=True)
+    stored["weights"]["head.1.weight"] *= -1
+    before = best.read_bytes()
+    torch.save(stored, best)
+    assert rows_of(call(evaluate, "--split", "val", "--json", "--device", "cpu"))[0]["loss"] != first[0]["loss"]
+    best.write_bytes(before)
+
+
+def test_a_row_a_class(there):
+    ran = call(evaluate, "--split", "val", "--per-class", "--json", "--device", "cpu")
+    found = json.loads(ran.out)
+    assert len(found) == 6 and {row["n"] for row in found} == {4}
+    assert [row["top1"] for row in found] == sorted(row["top1"] for row in found)
+    whole = rows_of(call(evaluate, "--split", "val", "--json", "--device", "cpu"))[0]
+    assert np.mean([row["top1"] for row in found]) == pytest.approx(whole["top1"])
+    assert len({row["name"].split(" ")[0] for row in found}) == 6
+
+
+def test_calibration_is_fitted_on_the_holdout_and_shown_on_val(there):
+    ran = call(evaluate, "--tta", "flip", "--calibrate", "--json", "--device", "cpu")
+    found = json.loads(ran.out)
+    assert [(row["split"], row["views"], "temperature" in row) for row in found] == [
+        ("holdout", "none", False), ("holdout", "flip", False), ("val", "none", False), ("val", "none", True),
+        ("val", "flip", False), ("val", "flip", True)]
+    kept = {split: kept_views("finetune", split)["plain"] for split in ("holdout", "val")}
+    temperature = fit_temperature(kept["holdout"].log_probabilities[0], kept["holdout"].labels)
+    assert found[3]["temperature"] == pytest.approx(temperature, rel=1e-3) and found[3]["top1"] == found[2]["top1"]
+    mended = at_temperature(kept["val"].log_probabilities[0], temperature)
+    assert found[3]["loss"] == pytest.approx(score(mended, kept["val"].labels)["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("form", ["csv", "markdown"])
+def test_rows_as_csv_and_markdown(there, form):
+    exact = rows_of(call(evaluate, "--tta", "flip", "--split", "val", "--json", "--device", "cpu"))
+    ran = call(evaluate, "--tta", "flip", "--split", "val", "--format", form, "--device", "cpu")
+    if form == "csv":
+        found = list(csv.DictReader(io.StringIO(ran.out)))
+        assert [row["views"] for row in found] == ["none", "flip"] and list(found[0]) == SCORED
+        assert [float(row["loss"]) for row in found] == [row["loss"] for row in exact]
+        assert found[0]["gain"] == ""
+    else:
+        head, rule, *lines = ran.out.splitlines()
+        assert len(lines) == 2 and set(rule) == set("| -") and "top-1" in head
+        assert {line.count("|") for line in ran.out.splitlines()} == {head.count("|")}
+
+
+def test_views_are_chosen_on_one_half_and_judged_on_the_other(there):
+    flags = ["--tta", "flip+shift", "scales:32,40", "--choose", "4", "--device", "cpu", "--json"]
+    ran = call(evaluate, *flags)
+    found = json.loads(ran.out)
+    assert Path("runs/done/finetune/views.png").read_bytes().startswith(b"\x89PNG")
+    names = ["ten", "learned weights", *(f"greedy {k}" for k in range(1, 5))]
+    assert [row["views"] for row in found if row["split"] != "val"] == names
+    assert {row["n"] for row in found if row["split"] != "val"} == {9} and {row["n"] for row in found[6:]} == {24}
+    greedy = {row["forwards"]: row for row in found if row["views"].startswith("greedy")}
+    assert sorted(greedy) == [1, 2, 3, 4] and greedy[1]["taken"] == ["plain"]
+    assert all(greedy[k]["taken"] == greedy[4]["taken"][:k] for k in greedy)
+    moved = [f"{m}{s} 2" for m in ("", "mirror ") for s in ("left", "right", "up", "down")]
+    crops = [f"{m}{c}" for m in ("", "mirror ") for c in CORNERS]
+    assert set(greedy[4]["taken"]) <= {"plain", "mirror", "40 px", *moved, *crops}
+    learned = found[1]
+    assert sum(learned["weights"]) == pytest.approx(1) and len(learned["weights"]) == learned["forwards"]
+    ten = found[0]
+    assert ten["forwards"] == 10 and ten["gain_over_ten"] == 0 and greedy[1]["gain"] == 0
+    assert json.loads(call(evaluate, *flags).out) == found
+
+
+def test_a_choice_needs_views_to_choose_from(there):
+    for flags in (["--choose", "3"], ["--choose", "0", "--tta", "flip"], ["--choose", "3", "--tta", "flip", "--size",
+                  "32", "40"], ["--choose", "2", "--tta", "flip", "--merge", "max"]):
+        refused(evaluate, flags, "--choose")
+
+
+# --- stored probabilities -----------------------------------------------------------------------------
+
+
+def saved(name, *flags):
+    ran = call(evaluate, "--split", "val", "--save-probabilities", name, "--device", "cpu", "--json", *flags)
+    return rows_of(ran)[-1]
+
+
+def test_saved_probabilities_are_scored_without_the_run(there):
+    rows = [saved("flip.npz", "--tta", "flip"), saved("large.npz", "--size", "48"),
+            saved("base.npz", "--stage", "base")]
+    shutil.rmtree("runs/done/finetune/probabilities")
+    found = json.loads(call(evaluate, "--from-probabilities", "flip.npz", "large.npz", "base.npz", "--json").out)
+    assert len(found) == 4 and found[3]["run"] == "all 3 together" and found[3]["forwards"] == 4
+    for row, again in zip(rows, found, strict=False):
+        assert again["loss"] == pytest.approx(row["loss"]) and again["top1"] == row["top1"]
+        assert again["run"] == "runs/done" and again["split"] == "val"
+    assert [row["gain"] is None for row in found] == [True, False, False, False]
+    parts = [Probabilities.load(Path(name)) for name in ("flip.npz", "large.npz", "base.npz")]
+    mean = np.mean([np.exp(part.log_probabilities.astype(np.float64)).mean(0) for part in parts], 0)
+    assert found[3]["loss"] == pytest.approx(score(np.log(mean), parts[0].labels)["loss"], rel=1e-4)
+    right = [np.exp(part.log_probabilities).mean(0).argmax(1) == part.labels for part in parts]
+    assert found[2]["p"] == pytest.approx(mcnemar(right[2], right[0])["p"])
+    grid = json.loads(call(evaluate, "--from-probabilities", "flip.npz", "--merge", "max", "vote", "--json").out)
+    assert [row["merge"] for row in grid] == ["max", "vote"]
+
+
+def test_saved_probabilities_that_do_not_fit_are_refused(there):
+    saved("val.npz")
+    rows_of(call(evaluate, "--split", "holdout", "--save-probabilities", "held.npz", "--device", "cpu", "--json"))
+    turned = Probabilities.load(Path("val.npz"))
+    dataclasses.replace(turned, rows=turned.rows[::-1]).save(Path("turned.npz"))
+    refused(evaluate, ["--from-probabilities", "val.npz", "held.npz"], "held.npz", "val.npz", "holdout")
+    refused(evaluate, ["--from-probabilities", "val.npz", "turned.npz"], "turned.npz", "another order")
+    refused(evaluate, ["--from-probabilities", "nowhere.npz"], "nowhere.npz")
+    refused(evaluate, ["--from-probabilities", "val.npz", "--merge", "median"], "median", "gmean")
+    assert refused(evaluate, ["--from-probabilities", "val.npz", "--tta", "flip"], "--tta") == 1
+    refused(evaluate, ["--save-probabilities", "a.npz", "--device", "cpu"], "2 splits", "--split")
+    refused(evaluate, ["--save-probabilities", "a.npz", "--split", "val", "--tta", "flip", "ten", "--device", "cpu"],
+            "2 sets of views")
+    assert not Path("a.npz").exists()
 
 
 def test_several_sizes_are_scored_one_after_the_other(there):
@@ -411,7 +569,10 @@ def test_without_a_run_there_is_nothing_to_score(elsewhere, command):
 
 def test_what_cannot_be_scored_is_refused(there):
     assert refused(evaluate, ["--split", "test"], "--split", "'holdout', 'val', 'both'") == 1
-    assert refused(evaluate, ["--tta", "ten"], "--tta") == 1
+    refused(evaluate, ["--tta", "flip", "tencrop"], "tencrop", "flip, five, ten")
+    refused(evaluate, ["--merge", "median"], "median", "gmean")
+    refused(evaluate, ["--tta", "dense:48", "--device", "cpu"], "dense", "dense:64")
+    refused(evaluate, ["--tta", "resize:32+five", "--size", "40", "--device", "cpu"], "40", "32x32")
     refused(evaluate, ["--size", "64", "20"], "--size 20", "32")
     refused(predict, ["--size", "20"], "--size 20", "32")
     refused(predict, ["--size", "0"], "--size 0", "32")

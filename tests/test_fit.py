@@ -34,7 +34,7 @@ from tinynet.plan import Plan, split_of
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import view_probabilities
-from tinynet.score.views import VIEWS
+from tinynet.score.views import resize
 
 CPU = Device(torch.device("cpu"), torch.float32)
 TIMES = {"seconds", "pictures_per_second"}
@@ -693,8 +693,9 @@ def test_the_best_epoch_is_kept(whole_run, archive_path, cache):
         best = max(rows, key=lambda row: row["holdout"]["top1"])  # the first among equals
         assert [row["improved"] for row in rows] == [True, best is rows[1]]
         model, _ = load_model(folder.best, packed.wnids)
-        found = view_probabilities(model, batches(packed.train, split_of(asked, packed).holdout), VIEWS["none"], 32, ())
-        loss = score(found.log_probabilities[0], found.labels)["loss"]
+        held = split_of(asked, packed).holdout
+        found = view_probabilities(model, batches(packed.train, held), lambda pictures: resize(pictures, 32))
+        loss = score(found, packed.train.labels[held])["loss"]
         assert loss == pytest.approx(best["holdout"]["loss"], rel=1e-5)
         assert rows[0]["holdout"]["loss"] != pytest.approx(rows[1]["holdout"]["loss"], rel=1e-3)
 

@@ -26,6 +26,7 @@ from tinynet.models.vgg import (
     STATISTICS,
     Backbone,
     Classifier,
+    Dense,
     check_side,
     feature_count,
     load_backbone,
@@ -199,6 +200,29 @@ def test_the_least_side_is_the_one_below_which_nothing_is_left(thin):
     complaint(lambda: check_side(-1, "--side"), "--side -1")
     with pytest.raises(RuntimeError):
         Backbone()(torch.rand(1, 3, 31, 31), ["pool5"])
+
+
+@torch.inference_mode()
+def test_a_dense_network_sees_a_window_as_the_maps_around_it_show_it(small):
+    small.eval()
+    taps, pictures = small.taps, torch.rand(3, 3, 96, 128)
+    found = Dense(small, 64)(pictures)
+    maps = small.backbone(pictures, ["pool5", "relu4_3"])
+    expected = []
+    for down in range(2):
+        for right in range(3):
+            window = {"pool5": maps["pool5"][..., down:down + 2, right:right + 2],
+                      "relu4_3": maps["relu4_3"][..., 4 * down:4 * down + 8, 4 * right:4 * right + 8]}
+            seen = torch.cat([STATISTICS[tap.split(":")[1]](window[tap.split(":")[0]]) for tap in taps], 1)
+            expected.append(small.head(seen).softmax(1))
+    torch.testing.assert_close(found.exp(), torch.stack(expected).mean(0), rtol=1e-4, atol=1e-6)
+    whole = torch.rand(2, 3, 64, 64)  # one window: the picture
+    torch.testing.assert_close(Dense(small, 64)(whole), torch.log_softmax(small(whole), 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [32, 80, 110])
+def test_a_dense_network_refuses_pictures_that_windows_do_not_fill(small, side):
+    complaint(lambda: Dense(small, 64)(torch.rand(1, 3, side, side)), "64", f"{side}x{side}", "dense:96")
 
 
 # --- what learns ----------------------------------------------------------------------------------

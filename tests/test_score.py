@@ -1,7 +1,9 @@
 """The score room: views, merges, metrics and stored probabilities against independent references."""
 
+import itertools
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,17 +11,23 @@ import torch
 import torchmetrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax
 from sklearn.metrics import log_loss, top_k_accuracy_score
+from support import complaint
 from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet.data.batches import batches
 from tinynet.errors import InputError
-from tinynet.score.merges import MERGES
-from tinynet.score.metrics import score, top_k_hits, wilson
-from tinynet.score.probabilities import Probabilities, head_probabilities, view_probabilities
-from tinynet.score.views import VIEWS, resize
+from tinynet.score import merges, views
+from tinynet.score.augmented import Augmented
+from tinynet.score.calibration import at_temperature, fit_temperature
+from tinynet.score.compare import mcnemar
+from tinynet.score.metrics import by_class, calibration_error, score, top_k_hits, wilson
+from tinynet.score.probabilities import Probabilities, head_probabilities, same_pictures, view_probabilities
+from tinynet.score.selection import greedy, learn_weights, weighted_mean
+from tinynet.score.views import resize
 
 quickly = settings(max_examples=25, deadline=None)
 
@@ -87,7 +95,7 @@ def test_the_loss_is_that_of_scikit_learn(seed):
 def test_a_score_is_made_of_its_parts():
     found, labels = log_probabilities(3)
     whole = score(found, labels)
-    assert list(whole) == ["n", "top1", "top5", "loss", "low", "high"]
+    assert list(whole) == ["n", "top1", "top5", "loss", "ece", "low", "high"]
     assert whole["n"] == 40 and whole["top1"] == top_k_hits(found, labels, 1) / 40
     assert whole["top5"] == top_k_hits(found, labels, 5) / 40
     assert (whole["low"], whole["high"]) == wilson(top_k_hits(found, labels, 1), 40)
@@ -121,36 +129,186 @@ def test_wilson_gives_the_figures_of_the_books():
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # Newcombe 1998, table I
 
 
-# --- merges ---------------------------------------------------------------------------------------
+def test_the_calibration_error_is_that_of_torchmetrics():
+    for seed in range(5):
+        found, labels = log_probabilities(seed, count=500)
+        metric = torchmetrics.classification.MulticlassCalibrationError(7, n_bins=15, norm="l1")
+        exact = metric(torch.from_numpy(np.exp(found)), torch.from_numpy(labels)).item()
+        assert calibration_error(found, labels) == pytest.approx(exact, abs=1e-5)
+    sure = np.log(np.eye(4)[[0, 1, 2, 3]] + 1e-12)
+    assert calibration_error(sure, np.arange(4)) == pytest.approx(0, abs=1e-6)
+    assert calibration_error(sure, np.array([1, 2, 3, 0])) == pytest.approx(1)
+
+
+def test_a_class_is_scored_on_its_own_pictures():
+    labels = np.repeat([0, 1, 2], 4)
+    best = np.array([0, 0, 0, 1, 1, 2, 2, 0, 2, 2, 2, 2])
+    rows = by_class(np.log(np.eye(4)[best] * 0.9 + 0.025), labels)
+    assert [(r["label"], r["n"], r["top1"], r["taken_for"], r["share"]) for r in rows] == [
+        (0, 4, 0.75, 1, 0.25), (1, 4, 0.25, 2, 0.5), (2, 4, 1.0, None, 0)]
+    assert all((r["low"], r["high"]) == wilson(round(4 * r["top1"]), 4) for r in rows)
+
+
+# --- comparisons, calibration, choice ---------------------------------------------------------------
+
+
+def test_mcnemar_is_the_exact_binomial_of_the_books():
+    right, other = np.zeros(314, bool), np.zeros(314, bool)
+    right[:4 + 5] = other[:5] = True  # Lachenbruch's kind of table: 4 against 15
+    other[9:24] = True
+    found = mcnemar(right, other)
+    assert (found["wins"], found["losses"]) == (4, 15) and found["gain"] == pytest.approx(-11 / 314)
+    assert found["p"] == pytest.approx(2 * sum(math.comb(19, k) for k in range(5)) / 2**19)
+    assert found["gain_low"] < found["gain"] < found["gain_high"] < 0
 
 
 @quickly
+@given(seed=st.integers(0, 10_000))
+def test_a_comparison_turned_round_changes_its_sign(seed):
+    draw = np.random.RandomState(seed)
+    right, other = draw.rand(60) < 0.6, draw.rand(60) < 0.5
+    found, turned = mcnemar(right, other), mcnemar(other, right)
+    assert found["gain"] == pytest.approx(right.mean() - other.mean()) == -turned["gain"]
+    assert found["p"] == turned["p"] and 0 < found["p"] <= 1
+    assert found["gain_low"] == pytest.approx(-turned["gain_high"])
+    assert mcnemar(right, right)["p"] == 1 and mcnemar(right, right)["gain"] == 0
+
+
+def test_the_interval_of_a_gain_holds_it_as_often_as_it_says():
+    draw, held = np.random.RandomState(0), 0
+    for _ in range(600):  # outcomes of a pair: both 0.5, first alone 0.2, second alone 0.1: a gain of 0.1
+        drawn = draw.rand(150)
+        found = mcnemar(drawn < 0.7, (drawn < 0.5) | (drawn > 0.9))
+        held += found["gain_low"] <= 0.1 <= found["gain_high"]
+    assert 0.92 < held / 600 < 0.98
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_the_temperature_that_made_labels_is_found(temperature):
+    draw = np.random.RandomState(0)
+    true = log_softmax(2 * draw.randn(20_000, 5), axis=1)
+    labels = (np.exp(true).cumsum(1) > draw.rand(20_000, 1)).argmax(1)
+    found = log_softmax(true * temperature, axis=1).astype(np.float32)
+    assert fit_temperature(found, labels) == pytest.approx(temperature, rel=0.05)
+    mended = at_temperature(found, fit_temperature(found, labels))
+    assert np.array_equal(mended.argmax(1), found.argmax(1))
+    assert score(mended, labels)["loss"] <= score(found, labels)["loss"] + 1e-9
+
+
+def informed(seed=0, count=3000, strengths=(2.0, 0.5, 1.5, 0.0)):
+    """Views (V, N, C) whose errors are their own, some more telling than others."""
+    draw = np.random.RandomState(seed)
+    labels = draw.randint(0, 6, count)
+    logits = np.stack([s * np.eye(6)[labels] + draw.randn(count, 6) for s in strengths])
+    return log_softmax(logits, axis=2).astype(np.float32), labels
+
+
+def test_greedy_takes_what_helps_most_next():
+    found, labels = informed()
+    order = greedy(found, labels, most=4)
+    assert order == [0, 2, 1, 3]
+    own = np.exp(found[:, np.arange(3000), labels].astype(np.float64))
+    losses = {view: -np.log(own[[0, view]].mean(0)).mean() for view in (1, 2, 3)}
+    assert min(losses, key=losses.get) == order[1]
+    assert greedy(found, labels, most=2, first=3) == [3, 0] and greedy(found, labels, most=9) == order
+
+
+def test_learned_weights_are_the_best_mixture():
+    found, labels = informed()
+    weights = learn_weights(found, labels)
+    assert weights.sum() == pytest.approx(1) and (weights >= 0).all() and weights.argmax() == 0
+
+    def loss(some):
+        return score(weighted_mean(found, some), labels)["loss"]
+
+    draw = np.random.RandomState(0)
+    assert all(loss(weights) <= loss(other) + 1e-6 for other in draw.dirichlet(np.ones(4), 300))
+    np.testing.assert_allclose(np.exp(weighted_mean(found, weights)).sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(weighted_mean(found, np.full(4, 0.25)), merged("mean", found), atol=1e-5)
+
+
+# --- merges ---------------------------------------------------------------------------------------
+
+
+def merged(name, found):
+    return merges.get(name)(torch.from_numpy(found.copy())).numpy()
+
+
+HAND = np.log([[[0.5, 0.3, 0.2]], [[0.1, 0.6, 0.3]]])  # two views of one picture
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("mean", [0.3, 0.45, 0.25]), ("sum", [0.3, 0.45, 0.25]),
+    ("gmean", [v / (0.05**0.5 + 0.18**0.5 + 0.06**0.5) for v in (0.05**0.5, 0.18**0.5, 0.06**0.5)]),
+    ("max", [0.5 / 1.4, 0.6 / 1.4, 0.3 / 1.4]),
+    ("vote", [1.3 / 3, 1.45 / 3, 0.25 / 3]),
+    ("sharpen", [(0.25 / 0.38 + 0.01 / 0.46) / 2, (0.09 / 0.38 + 0.36 / 0.46) / 2, (0.04 / 0.38 + 0.09 / 0.46) / 2]),
+])
+def test_merges_are_what_is_computed_by_hand(name, expected):
+    np.testing.assert_allclose(np.exp(merged(name, HAND)[0]), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("mean", "mean"), ("gmean", "gmean"), ("max", "max")])
+def test_merges_are_ttachs_where_those_are_right(name, theirs):
+    from ttach.base import Merger
+
+    found, _ = log_probabilities(0, views=3)
+    merger = Merger(theirs, n=3)
+    for view in found:
+        merger.append(torch.from_numpy(np.exp(view)))
+    other = merger.result.numpy()
+    np.testing.assert_allclose(np.exp(merged(name, found)), other / other.sum(1, keepdims=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", merges.MERGES)
+@quickly
+@given(logits=arrays(np.float32, (3, 4, 5), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
+def test_every_merge_of_finite_logits_is_a_distribution(name, logits):
+    found = merges.get(name)(torch.log_softmax(torch.from_numpy(logits), 2))
+    assert found.shape == (4, 5) and not found.isnan().any()
+    torch.testing.assert_close(found.double().exp().sum(1), torch.ones(4, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", merges.MERGES)
+@quickly
 @given(seed=st.integers(0, 10_000), views=st.integers(1, 4))
-def test_the_mean_is_the_logarithm_of_the_mean_probability(seed, views):
+def test_a_merge_knows_no_order_and_leaves_equal_views_alone(name, seed, views):
     found, _ = log_probabilities(seed, views=views)
-    merged = MERGES["mean"](found)
-    assert merged.shape == (40, 7)
-    exact = np.log(np.exp(found.astype(np.float64)).mean(0))
-    np.testing.assert_allclose(merged, exact, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(np.exp(merged.astype(np.float64)).sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(MERGES["mean"](found[::-1]), merged, rtol=1e-6)
-    if views == 1:
-        np.testing.assert_allclose(merged, found[0], rtol=1e-6)
+    np.testing.assert_allclose(merged(name, found[::-1]), merged(name, found), rtol=1e-4, atol=1e-5)
+    alike = merged(name, np.stack([found[0]] * views))
+    assert np.array_equal(alike.argmax(1), found[0].argmax(1))
+    if name in ("mean", "sum", "gmean", "max"):
+        np.testing.assert_allclose(alike, found[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["mean", "gmean"])
 @pytest.mark.parametrize("tiny", [1e-30, 1e-60, 1e-300])
-def test_the_mean_does_not_underflow(dtype, tiny):
-    found = np.log(np.array([[[tiny, 1.0]], [[3 * tiny, 1.0]]])).astype(dtype)
-    merged = MERGES["mean"](found)[0]
-    assert merged[0] == pytest.approx(math.log(2 * tiny), rel=1e-6 if dtype == np.float32 else 1e-14)
-    assert merged[1] == pytest.approx(0, abs=1e-7)
+def test_nothing_underflows(name, tiny):
+    found = np.log(np.array([[[tiny, 1.0]], [[4 * tiny, 1.0]]] * 5))  # ten views: their product is no float
+    expected = {"mean": 2.5 * tiny, "gmean": 2 * tiny}[name]
+    for dtype, digits in ((np.float32, 1e-5), (np.float64, 1e-13)):
+        assert merged(name, found.astype(dtype))[0, 0] == pytest.approx(math.log(expected), rel=digits)
 
 
-def test_a_view_that_rules_a_class_out_halves_it():
+def test_a_class_ruled_out_by_one_view():
     found = np.log(np.array([[[0.5, 0.5]], [[1e-45, 1.0]]]))
     found[1, 0, 0] = -np.inf
-    np.testing.assert_allclose(np.exp(MERGES["mean"](found)), [[0.25, 0.75]])
+    np.testing.assert_allclose(np.exp(merged("mean", found)), [[0.25, 0.75]])
+    np.testing.assert_allclose(np.exp(merged("gmean", found)), [[0, 1]])
+    both = np.where([[[True, False]], [[False, True]]], 0.0, -np.inf)
+    np.testing.assert_allclose(np.exp(merged("gmean", both)), [[0.5, 0.5]])  # each rules out the other's class
+
+
+def test_votes_that_are_equal_are_decided_by_the_mean():
+    found = np.log([[[0.5, 0.4, 0.1]], [[0.1, 0.6, 0.3]]])
+    assert merged("vote", found)[0].argmax() == 1
+
+
+def test_what_cannot_be_logarithms_of_probabilities_is_refused():
+    for wrong in (torch.tensor([[[0.2, 0.8]]]), torch.tensor([[[3.0, -1.0]]]), torch.zeros(2, 2), torch.zeros(0, 2, 2)):
+        for name in merges.MERGES:
+            complaint(lambda name=name, wrong=wrong: merges.get(name)(wrong), "log-probabilities", tuple(wrong.shape))
+    complaint(lambda: merges.get("median"), "median", "gmean", "sharpen")
 
 
 # --- views ----------------------------------------------------------------------------------------
@@ -163,46 +321,155 @@ class Corner(nn.Module):
         return 20 * pictures[:, 0, 0, :]
 
 
+def noise(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("side", "size"), [(64, 64), (73, 64), (50, 33), (40, 47)])
+def test_ten_crops_are_torchvisions_pixel_by_pixel(side, size):
+    pictures = noise(3, 3, side, side)
+    found = list(views.get("ten", size)(pictures).values())
+    between = tv.resize(pictures, [round(size * 8 / 7)] * 2, antialias=True)
+    expected = tv.ten_crop(between, [size, size])
+    assert len(found) == 10
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_five_crops_of_pictures_that_are_not_square_are_torchvisions():
+    pictures = noise(2, 3, 90, 75)
+    expected = tv.five_crop(tv.resize(pictures, [80], antialias=True), [64, 64])
+    for ours, theirs in zip(views.get("resize:80+five", 64)(pictures).values(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
 def test_undoing_the_mirror_gives_the_plain_view():
-    pictures = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
-    seen = VIEWS["flip"](pictures)
+    pictures = torch.arange(2 * 3 * 5 * 5.0).reshape(2, 3, 5, 5)
+    seen = views.get("flip")(pictures)
     assert list(seen) == ["plain", "mirror"] and torch.equal(seen["plain"], pictures)
     assert not torch.equal(seen["mirror"], pictures)
     assert torch.equal(seen["mirror"], tv.horizontal_flip(pictures))
-    assert torch.equal(VIEWS["flip"](seen["mirror"])["mirror"], pictures)
-    assert list(VIEWS["none"](pictures)) == ["plain"] and torch.equal(VIEWS["none"](pictures)["plain"], pictures)
+    assert torch.equal(views.get("flip")(seen["mirror"])["mirror"], pictures)
+    assert list(views.get("none")(pictures)) == ["plain"]
+
+
+def test_moving_repeats_the_border():
+    pictures = noise(2, 3, 8, 8)
+    seen = views.get("shift:2")(pictures)
+    assert list(seen) == ["plain", "left 2", "right 2", "up 2", "down 2"]
+    wide = torch.nn.functional.pad(pictures, (2, 2, 2, 2), mode="replicate")
+    for name, (top, left) in {"left 2": (2, 4), "right 2": (2, 0), "up 2": (4, 2), "down 2": (0, 2)}.items():
+        assert torch.equal(seen[name], wide[..., top:top + 8, left:left + 8])
+
+
+@pytest.mark.parametrize("degrees", [5, -30])
+@pytest.mark.parametrize("shape", [(64, 64), (40, 64)])
+def test_turning_is_torchvisions_inside(degrees, shape):
+    pictures = noise(2, 3, *shape)
+    expected = tv.rotate(pictures, degrees, tv.InterpolationMode.BILINEAR)
+    inside = tv.rotate(torch.ones_like(pictures), degrees, tv.InterpolationMode.BILINEAR) > 0.999
+    found = views.turn(pictures, degrees)
+    assert inside.float().mean() > 0.5
+    torch.testing.assert_close(found[inside], expected[inside], rtol=0, atol=2e-4)
+    assert found.amin() >= 0 and found[~inside].min() > 0  # beyond the border there is picture, not black
+
+
+def test_zoom_shows_the_middle_larger():
+    pictures = noise(1, 3, 60, 60)
+    seen = views.get("zoom:1.5")(pictures)["zoom 1.5"]
+    torch.testing.assert_close(seen, tv.resize(pictures[..., 10:50, 10:50], [60, 60], antialias=True), rtol=0,
+                               atol=2e-6)
+
+
+def test_steps_are_multiplied_the_left_one_first():
+    pictures = noise(2, 3, 64, 64)
+    seen = views.get("flip+scales:48,80")(pictures)
+    assert list(seen) == ["48 px", "80 px", "mirror 48 px", "mirror 80 px"]
+    for name, found in seen.items():
+        expected = tv.resize(pictures.flip(-1) if "mirror" in name else pictures, [int(name.split()[-2])] * 2,
+                             antialias=True)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    crops = views.get("resize:73+five+flip", 64)(pictures)
+    assert list(crops)[:3] == ["top-left", "top-left mirror", "top-right"] and len(crops) == 10
+    assert torch.equal(crops["centre mirror"], crops["centre"].flip(-1))
+    assert list(views.get("scales", 64)(pictures)) == ["64 px", "80 px", "96 px"]
+    assert list(views.get("none+flip")(pictures)) == ["plain", "mirror"]
+
+
+SETS = ["none", "flip", "five", "ten", "shift", "shift:3", "rotate", "rotate:7.5", "zoom", "scales:48,64,100",
+        "flip+shift+rotate", "resize:73+five+flip", "zoom+ten", "dense:96"]
+
+
+@pytest.mark.parametrize("text", SETS)
+def test_each_view_is_of_its_own_picture_and_differs_from_the_others(text):
+    """The middle of each picture holds its number: under every view the middle still does."""
+    pictures = noise(7, 3, 64, 64) * 0.02
+    for number in range(7):
+        pictures[number, :, 16:48, 16:48] += (number + 1) / 8
+    kept = pictures.clone()
+    seen = views.get(text, 64)(pictures)
+    assert torch.equal(pictures, kept) and len(seen) == len(views.view_set(text, 64))
+    for name, found in seen.items():
+        middle = found.shape[-1] // 2
+        read = found[:, :, middle - 4:middle + 4, middle - 4:middle + 4].mean((1, 2, 3))
+        assert ((read - 0.01) * 8 - 1).round().tolist() == list(range(7)), name
+        alone = views.get(text, 64)(pictures[4:5])[name]
+        torch.testing.assert_close(alone[0], found[4])
+    small = [tv.resize(found, [32, 32], antialias=True) for found in seen.values()]
+    if not {"scales", "dense"} & {part.split(":")[0] for part in text.split("+")}:
+        assert all((a - b).abs().max() > 1e-3 for a, b in itertools.combinations(small, 2))
+
+
+@pytest.mark.parametrize("text", SETS)
+def test_a_network_that_looks_at_nothing_scores_the_same_under_every_view(text, packed):
+    class Blind(nn.Module):
+        def forward(self, pictures):
+            return torch.arange(5.0).expand(len(pictures), 5)
+
+    found = [view_probabilities(Blind(), batches(packed.val, size=9), view)
+             for view in views.view_set(text, 64).views.values()]
+    assert all(np.array_equal(one, found[0]) for one in found)
+    for name in merges.MERGES:
+        together = merged(name, np.stack(found))
+        assert (together.argmax(1) == 4).all() and np.abs(together - together[0]).max() < 1e-5
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("tencrop", ["tencrop", "ten", "scales"]), ("flip+", ["flip+", "no views called ''"]), ("", ["no views called ''"]),
+    ("flip:3", ["flip takes no numbers"]), ("resize", ["resize takes 1 to 1 numbers"]), ("scales:a", ["scales takes"]),
+    ("scales:64,4", ["from 8 to 4096"]), ("shift:1,2", ["shift takes 0 to 1"]), ("zoom:nan", ["zoom takes"]),
+    ("flip+flip", ["flip", "once"]), ("zoom:0.5", ["from 1 to 8"])])
+def test_views_that_there_are_not_are_refused(text, words):
+    complaint(lambda: views.get(text), *words)
+
+
+def test_a_crop_larger_than_the_picture_is_refused():
+    complaint(lambda: views.get("resize:40+five", 64)(noise(1, 3, 64, 64)), "64", "40x40", "resize")
 
 
 def test_each_view_is_of_the_picture_whose_row_it_stands_in(packed):
     rows = np.random.RandomState(0).permutation(len(packed.train))[:23]
-    found = view_probabilities(Corner(), batches(packed.train, rows, size=5), VIEWS["flip"], 64, packed.wnids)
-    assert found.views == ("plain", "mirror") and found.wnids == packed.wnids
-    assert found.log_probabilities.shape == (2, 23, 64) and found.log_probabilities.dtype == np.float32
-    assert np.array_equal(found.rows, rows) and np.array_equal(found.labels, packed.train.labels[rows])
+    plain, mirror = (view_probabilities(Corner(), batches(packed.train, rows, size=5), view)
+                     for view in views.view_set("flip", 64).views.values())
+    assert plain.shape == (23, 64) and plain.dtype == np.float32
     for place, row in enumerate(rows):
         logits = packed.train.pictures[row, 0, :, 0] / 255 * 20
         expected = log_softmax(np.stack([logits, logits[::-1]]), axis=1)
-        np.testing.assert_allclose(found.log_probabilities[:, place], expected, rtol=1e-4, atol=1e-4)
-    plain, mirror = found.log_probabilities
+        np.testing.assert_allclose(np.stack([plain[place], mirror[place]]), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(plain - mirror).max(1).min() > 0.1
     np.testing.assert_allclose(mirror[:, ::-1], plain, rtol=1e-5, atol=1e-5)
 
 
-def test_pictures_without_labels_have_probabilities_too(packed):
-    found = view_probabilities(Corner(), batches(packed.test, size=4), VIEWS["none"], 64, packed.wnids)
-    assert found.labels is None and found.views == ("plain",)
-    assert found.rows.tolist() == list(range(len(packed.test)))
-    assert found.log_probabilities.shape[:2] == (1, len(packed.test))
-
-
-def test_views_are_of_the_size_that_was_asked_for(packed):
-    for size in (40, 64, 80):
-        found = view_probabilities(Corner(), batches(packed.val, size=9), VIEWS["flip"], size, packed.wnids)
-        pictures = torch.from_numpy(np.array(packed.val.pictures)).permute(0, 3, 1, 2).float() / 255
-        seen = tv.resize(pictures, [size, size], antialias=True)
-        assert found.log_probabilities.shape == (2, len(packed.val), size)
-        expected = torch.log_softmax(20 * torch.stack([seen, seen.flip(-1)])[:, :, 0, 0], -1)
-        torch.testing.assert_close(torch.from_numpy(found.log_probabilities), expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("text", ["ten", "flip+rotate", "scales:48,80"])
+def test_probabilities_do_not_depend_on_the_batches(packed, text):
+    for view in views.view_set(text, 64).views.values():
+        whole = view_probabilities(Corner(), batches(packed.val, size=500), view)
+        for size in (1, 7):
+            few = view_probabilities(Corner(), batches(packed.val, size=size), view)
+            np.testing.assert_allclose(few, whole, rtol=1e-4, atol=1e-4)
+        turned = np.arange(len(packed.val))[::-1]
+        np.testing.assert_allclose(view_probabilities(Corner(), batches(packed.val, turned), view)[::-1], whole,
+                                   rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [7, 31, 48, 64, 65, 100])
@@ -234,22 +501,55 @@ def test_log_probabilities_are_normalised_whatever_the_precision_of_the_network(
 @pytest.fixture
 def probabilities():
     found, labels = log_probabilities(1, views=2)
-    return Probabilities(("plain", "mirror"), found, np.arange(40)[::-1].copy(), labels, tuple("abcdefg"))
+    return Probabilities(("plain", "mirror"), found, np.arange(40)[::-1].copy(), labels, tuple("abcdefg"),
+                         np.array([1.5, np.nan]), {"split": "val", "data": "0" * 16})
 
 
 def test_probabilities_are_read_as_they_were_written(probabilities, tmp_path):
     for labels in (probabilities.labels, None):
         path = tmp_path / "new" / f"{labels is None}.npz"
-        first = Probabilities(probabilities.views, probabilities.log_probabilities, probabilities.rows, labels,
-                              probabilities.wnids)
+        first = replace(probabilities, labels=labels)
         first.save(path)
         again = Probabilities.load(path)
-        assert again.views == first.views and again.wnids == first.wnids
+        assert again.views == first.views and again.wnids == first.wnids and again.about == first.about
+        np.testing.assert_array_equal(again.seconds, first.seconds)
         assert again.log_probabilities.dtype == np.float32
         assert np.array_equal(again.log_probabilities, first.log_probabilities)
         assert np.array_equal(again.rows, first.rows)
         assert again.labels is None if labels is None else np.array_equal(again.labels, labels)
     np.testing.assert_allclose(np.exp(again.log_probabilities.astype(np.float64)).sum(-1), 1, atol=1e-5)
+
+
+class Colours(nn.Module):
+    """Logits are the means of the channels of the left half and of the right half."""
+
+    def forward(self, pictures):
+        left, right = pictures.chunk(2, -1)
+        return 30 * torch.cat([left.mean((2, 3)), right.mean((2, 3))], 1)
+
+
+@pytest.mark.parametrize("merge", ["mean", "gmean", "vote"])
+def test_an_augmented_network_says_what_its_views_say_together(merge):
+    pictures = noise(6, 3, 48, 48)
+    found = Augmented(Colours(), "flip+scales:48,64", merge)(pictures)
+    each = [torch.log_softmax(Colours()(tv.resize(seen, [side, side], antialias=True)), 1)
+            for seen in (pictures, pictures.flip(-1)) for side in (48, 64)]
+    np.testing.assert_allclose(found, merged(merge, np.stack(each)), rtol=1e-4, atol=1e-5)
+    assert (found.exp().sum(1) - 1).abs().max() < 1e-5
+    scripted = Augmented(Colours(), "ten", size=32).eval()
+    assert scripted(pictures).shape == (6, 6) and not list(scripted.network.parameters())
+
+
+def test_probabilities_of_other_pictures_are_refused(probabilities):
+    names = ("a.npz", "b.npz")
+    same_pictures(probabilities, probabilities, names)
+    for change, words in ((dict(about={"split": "holdout", "data": "0" * 16}), ["holdout", "val"]),
+                          (dict(about={"split": "val", "data": "1" * 16}), ["other data"]),
+                          (dict(wnids=tuple("gfedcba")), ["other classes"]),
+                          (dict(rows=probabilities.rows[::-1]), ["another order"]),
+                          (dict(rows=probabilities.rows + 1), ["other pictures"])):
+        complaint(lambda change=change: same_pictures(probabilities, replace(probabilities, **change), names),
+                  *names, *words)
 
 
 class Harmful:

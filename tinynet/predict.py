@@ -16,7 +16,7 @@ from tinynet.runs import finished_stage
 def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.predict", __doc__)
-    made.add_argument("--tta", choices=("none", "flip"), default="none", help="views to average (default: none)")
+    made.add_argument("--tta", default="none", metavar="VIEWS", help="set of views to average (default: none)")
     made.add_argument("--size", type=int, metavar="N", help="test size in pixels (default: the training size)")
     cli.add_common(made, "data", "cache", "run", "out", "device", "precision")
     return made
@@ -28,14 +28,15 @@ def main(argv: list[str] | None = None) -> None:
     folder = finished_stage(asked.run, None)
     cli.say(f"predicting with {folder.path}")
     from tinynet.device import choose_device
-    from tinynet.score.merges import MERGES
-    from tinynet.scoring import probabilities_of
+    from tinynet.score.merges import mean
+    from tinynet.scoring import Scorer
 
     packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
     device = choose_device(asked.device, asked.precision)
-    sizes = None if asked.size is None else [asked.size]
-    ((_, _, found),) = probabilities_of(folder, packed, device, ("test",), sizes, asked.tta)
-    best = MERGES["mean"](found.log_probabilities).argmax(1)
+    scorer = Scorer(folder, packed, device)
+    (chosen,) = scorer.sets([asked.tta], scorer.size if asked.size is None else asked.size)
+    found = scorer.score("test", chosen)
+    best = found.merged(mean).argmax(1)
     names = (packed.test.files[row].rsplit("/", 1)[1] for row in found.rows)
     target = Path(asked.out or folder.path / "test-predictions.txt")
     write_text(target, "".join(f"{name} {packed.wnids[c]}\n" for name, c in zip(names, best, strict=True)))

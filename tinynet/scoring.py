@@ -1,15 +1,21 @@
-"""A finished stage is scored: its splits at any sizes, over views, to rows and stored probabilities.
+"""A finished stage is scored: its splits at any sizes, over any views and merges, to rows and stored probabilities.
 
 This ties the rooms together for whoever scores: the commands `tinynet.evaluate` and `tinynet.predict`,
 the demo, the notebooks.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import functools
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tinynet import cli, runs
 from tinynet.data.batches import batches, fitting
@@ -17,97 +23,226 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.fit.checkpoint import load_model
-from tinynet.fit.features import view_features
-from tinynet.fit.recipes import Stage
-from tinynet.models.vgg import Classifier, check_side
+from tinynet.fit.features import effect, frozen_backbone, view_features
+from tinynet.models.vgg import Classifier, Dense, check_side
 from tinynet.plan import Plan, split_of
 from tinynet.runs import StageFolder
-from tinynet.score.merges import MERGES
-from tinynet.score.metrics import score
+from tinynet.score import merges as merging
+from tinynet.score.calibration import at_temperature, fit_temperature
+from tinynet.score.compare import mcnemar
+from tinynet.score.metrics import by_class, score
 from tinynet.score.probabilities import Probabilities, head_probabilities, view_probabilities
-from tinynet.score.views import VIEWS, resize
+from tinynet.score.views import PLAIN, View, ViewSet, view_set
 
 
-def evaluate(folder: StageFolder, packed: Packed, device: Device, splits: Sequence[str],
-             sizes: Sequence[int] | None, tta: str) -> list[dict[str, Any]]:
-    """Rows of scores for every split and size (default: the training size), plain first.
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be scored: splits, test sizes (None: the training size), sets of views, merges.
+
+    `calibrate`: a second row for what is not the hold-out, at the temperature that fits the hold-out best.
+    `per_class`: a row for each class in place of one for all. `save`: a file for the probabilities of every view.
+    Raises `InputError` for a set or merge that there is not, and where `save` would have to hold several sets.
+    """
+
+    splits: Sequence[str] = ("holdout", "val")
+    sizes: Sequence[int] | None = None
+    tta: Sequence[str] = ()
+    merges: Sequence[str] = ("mean",)
+    calibrate: bool = False
+    per_class: bool = False
+    save: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.merges:
+            merging.get(name)
+        for text in self.tta:
+            view_set(text, 64)
+        counts = {"splits": len(self.splits), "sizes": len(self.sizes or [0]), "sets of views": len(self.tta or [0])}
+        several = [f"{count} {what}" for what, count in counts.items() if count > 1]
+        if self.save and several:
+            raise InputError(f"--save-probabilities {self.save}: one file holds one set of views of one split at one "
+                             f"size, not {', '.join(several)}; name one with --split, --size and --tta")
+
+
+def evaluate(folder: StageFolder, packed: Packed, device: Device, wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """Rows of scores for every split, size, set of views and merge, plain first.
 
     The run keeps them, and the probabilities of every view, where the data is its own.
+    Raises `InputError` for a size, view or split that there is not.
     """
-    rows = []
-    own = packed.contents == folder.read_recipe()["data_digest"]
-    if not own:
-        cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, which does not keep these scores")
-    for split, size, found in probabilities_of(folder, packed, device, splits, sizes, tta):
-        common = {"run": str(folder.run), "stage": folder.stage, "split": split}
-        plain = found.log_probabilities[found.views.index("plain")]
-        new = [{**common, "views": "none", "merge": "mean", "size": size, **score(plain, found.labels)}]
-        if tta != "none":
-            merged = MERGES["mean"](found.log_probabilities)
-            new.append({**common, "views": tta, "merge": "mean", "size": size, **score(merged, found.labels)})
-        if own:
-            found.save(folder.probabilities / f"{split}-{tta}-{size}.npz")
-            runs.put_scores(folder.scores, new)
-        rows += new
-    return rows
+    scorer = Scorer(folder, packed, device)
+    for split in wanted.splits:  # all that can be refused is refused before anything is computed
+        scorer.pictures(split)
+    sets = {size: scorer.sets(dict.fromkeys(("none", *wanted.tta)), size) for size in wanted.sizes or [scorer.size]}
+    for split, size in itertools.product(wanted.splits, sets):
+        plain = None
+        for chosen in sets[size]:
+            found = scorer.score(split, chosen)
+            plain = plain or found
+            for merge in wanted.merges if len(chosen) > 1 else ("mean",):
+                named = {"run": str(folder.run), "stage": folder.stage, "split": split, "views": chosen.name,
+                         "merge": merge, "size": size}
+                yield from _rows(scorer, chosen, found, plain, named, wanted)
+        if wanted.save:
+            found.save(Path(wanted.save))
 
 
-def probabilities_of(folder: StageFolder, packed: Packed, device: Device, splits: Sequence[str],
-                     sizes: Sequence[int] | None, tta: str) -> Iterator[tuple[str, int, Probabilities]]:
-    """Split, size and probabilities of every view, for every split and size (default: the training size).
+def _rows(scorer: "Scorer", chosen: ViewSet, found: Probabilities, plain: Probabilities, named: dict[str, Any],
+          wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """The rows of one set of views and one merge; `plain`: the picture alone, of the same split and size."""
+    merge, labels = merging.get(named["merge"]), found.labels
+    merged = found.merged(merge)
+    beside = NOT_PAIRED if found is plain else paired(merged.argmax(1) == labels,
+                                                      plain.log_probabilities[0].argmax(1) == labels)
+    row = {**named, **score_row(found, merged), **beside}
+    if scorer.own:
+        runs.put_scores(scorer.folder.scores, [row])
+    yield from _class_rows(named, merged, labels, scorer.packed) if wanted.per_class else (row,)
+    if wanted.calibrate and named["split"] != "holdout":
+        held = scorer.score("holdout", chosen)
+        temperature = fit_temperature(held.merged(merge), held.labels)
+        yield {**row, "temperature": temperature, **score(at_temperature(merged, temperature), labels)}
 
-    A head that learnt from kept features is scored on kept features: other seeds and heads on the same
-    frozen backbone then take seconds.
+
+NOT_PAIRED = {"gain": None, "p": None}
+
+
+def score_row(found: Probabilities, merged: np.ndarray) -> dict[str, Any]:
+    """The scores of merged log-probabilities (N, C), and what their views cost."""
+    rate = len(found.rows) / found.seconds.sum() if np.isfinite(found.seconds).all() else None
+    return {**score(merged, found.labels), "forwards": len(found.views), "pictures_per_second": rate}
+
+
+def paired(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """`gain` over `other` and `p`, for a row."""
+    found = mcnemar(right, other)
+    return {"gain": found["gain"], "p": found["p"]}
+
+
+def _class_rows(named: dict[str, Any], merged: np.ndarray, labels: np.ndarray, packed: Packed) -> Iterator[dict]:
+    names = [f"{wnid} {name}" for wnid, name in zip(packed.wnids, packed.names, strict=True)]
+    for row in sorted(by_class(merged, labels), key=lambda row: row["top1"]):
+        taken = row.pop("taken_for")
+        yield {**named, "name": names[row.pop("label")], **row, "taken_for": None if taken is None else names[taken]}
+
+
+class Scorer:
+    """A finished stage, ready to say probabilities.
+
+    `own`: whether the data is that of the run, which then keeps what is computed.
+    Raises `InputError` where the stage cannot be read, or, once it is needed, was trained on other classes.
     """
-    for size in sizes or ():
+
+    def __init__(self, folder: StageFolder, packed: Packed, device: Device):
+        self.folder, self.packed, self.device = folder, packed, device
+        stored = folder.read_recipe()
+        self._plan = Plan.read(stored)
+        self._stage = self._plan.recipe.stage(folder.stage)
+        self._networks = functools.cache(self._network)
+        self._data = stored["data"]
+        self.own = packed.contents == stored["data_digest"]
+        if not self.own:
+            cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
+                    "which does not keep these scores")
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Classifier, int, str]:
+        model, size = load_model(self.folder.best, self.packed.wnids)
+        return model, size, hashlib.sha256(self.folder.best.read_bytes()).hexdigest()[:16]
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the pictures that the network was trained on."""
+        return self._loaded[1]
+
+    def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
+        """The part and the rows of a split; the hold-out is the one that this run held out.
+
+        Raises `InputError` where the data is not that of the run, so that its hold-out cannot be known.
+        """
+        if split != "holdout":
+            part = self.packed.part(split)
+            if not len(part):
+                raise InputError(f"{self.packed.manifest['source']}: has no {split} pictures; choose another --split")
+            return part, np.arange(len(part))
+        if not self.own:
+            raise InputError(f"{self.folder.run}: its hold-out was taken from other data ({self._data}); name that "
+                             "with --data, or score --split val alone")
+        return self.packed.train, split_of(self._plan, self.packed).holdout
+
+    def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
+        """The sets of views that `texts` write, for a network that sees `size` pixels.
+
+        Raises `InputError` unless every view can be made and seen.
+        """
         check_side(size)
-    chosen = {split: _pictures_of(split, folder, packed) for split in splits}
-    model, trained_size = load_model(folder.best, packed.wnids)
-    stage = Plan.read(folder.read_recipe()).recipe.stage(folder.stage)
-    for split, (part, rows) in chosen.items():
-        for size in sizes or [trained_size]:
-            kept_or_not = _from_features if stage.views else _from_pictures
-            yield split, size, kept_or_not(model, packed, part, rows, replace(stage, size=size), tta, device)
+        probe = torch.zeros(1, 3, self.packed.side, self.packed.side)
+        made = [view_set(text, size) for text in texts]
+        for chosen in made:
+            for seen in chosen(probe).values():
+                check_side(min(seen.shape[-2:]), f"--tta {chosen.name}: side")
+                if chosen.dense:
+                    Dense(self._loaded[0], self.size).check(seen)
+        return made
 
+    def score(self, split: str, chosen: ViewSet) -> Probabilities:
+        """Log-probabilities of every view of `chosen`; what the run has kept of them is not computed again."""
+        part, rows = self.pictures(split)
+        labels = None if part.labels is None else part.labels[rows]
+        about = {"run": str(self.folder.run), "stage": self.folder.stage, "split": split, "tta": chosen.name,
+                 "data": self.packed.contents, "weights": self._loaded[2], "precision": self.device.precision}
+        found = []
+        with cli.progress(total=len(chosen) * len(rows), label=f"{split}, {chosen.name}", unit="views") as bar:
+            for name, view in chosen.views.items():
+                found.append(self._one(name, view, chosen.dense, part, rows, labels, about, bar.update))
+                bar.n = len(found) * len(rows)
+        return Probabilities(tuple(chosen.views), np.concatenate([f.log_probabilities for f in found]), rows, labels,
+                             self.packed.wnids, np.concatenate([f.seconds for f in found]), about)
 
-def _from_features(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray, stage: Stage, tta: str,
-                   device: Device) -> Probabilities:
-    """Probabilities of every view from kept features, which are extracted where they are missing."""
+    def _one(self, name: str, view: View, dense: bool, part: PackedPart, rows: np.ndarray,
+             labels: np.ndarray | None, about: dict[str, Any], advance: Callable[[int], Any]) -> Probabilities:
+        """One view: as the run keeps it, or computed, and then kept."""
+        key = effect(view, self.packed.side) + ("-dense" if dense else "")
+        path = self.folder.probabilities / f"{about['split']}-{key}.npz"
+        mine = {name: about[name] for name in ("data", "weights", "precision")}
+        if path.is_file():
+            kept = Probabilities.load(path)
+            if np.array_equal(kept.rows, rows) and mine.items() <= kept.about.items():
+                return kept
+        values, seconds = self._compute(name, view, dense, part, rows, advance)
+        made = Probabilities((name,), values[None], rows, labels, self.packed.wnids, np.array([seconds]), about)
+        if self.own:
+            made.save(path)
+        return made
 
-    def views(pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-        return VIEWS[tta](resize(pictures, stage.size))
+    def _compute(self, name: str, view: View, dense: bool, part: PackedPart, rows: np.ndarray,
+                 advance: Callable[[int], Any]) -> tuple[np.ndarray, float]:
+        """Log-probabilities (N, C) of one view, and the seconds they took; nan where features were kept.
 
-    names = tuple(views(torch.zeros(1, 3, packed.side, packed.side)))
-    head = model.head.to(device.device)
-    found = []
-    for name in names:
-        kept = view_features(model, packed, part, rows, lambda seen, name=name: views(seen)[name], stage, device)
-        found.append(head_probabilities(head, kept.in_order(device.device)))
-    labels = None if part.labels is None else part.labels[rows]
-    return Probabilities(names, np.stack(found), rows, labels, packed.wnids)
+        A head that learnt from kept features is scored on kept features of the plain and the mirrored picture:
+        other seeds and heads on the same frozen backbone then take seconds.
+        """
+        side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
+        if self._stage.views and side == self.size and name in (PLAIN, "mirror") and not dense:
+            stage = replace(self._stage, size=side)
+            model = self._loaded[0]
+            kept = view_features(model, self.packed, part, rows, view, stage, self.device)
+            head = model.head.to(self.device.device)
+            return head_probabilities(head, kept.in_order(self.device.device)), float("nan")
+        network, at_once = self._networks(side, dense), fitting(side)
 
+        def watched() -> Iterator:
+            for batch in batches(part, rows, size=at_once, device=self.device.device):
+                yield batch
+                advance(len(batch.rows))
 
-def _from_pictures(model: Classifier, packed: Packed, part: PackedPart, rows: np.ndarray, stage: Stage, tta: str,
-                   device: Device) -> Probabilities:
-    at_once = fitting(stage.size)
-    bar = cli.progress(batches(part, rows, size=at_once, device=device.device), total=-(-len(rows) // at_once),
-                       label=f"{part.name}, {stage.size} px, {tta}", unit="batches")
-    running = model.for_inference(device.device, device.dtype)
-    return view_probabilities(running, bar, VIEWS[tta], stage.size, packed.wnids)
+        started = time.perf_counter()
+        return view_probabilities(network, watched(), view), time.perf_counter() - started
 
-
-def _pictures_of(split: str, folder: StageFolder, packed: Packed) -> tuple[PackedPart, np.ndarray]:
-    """The part and the rows of a split; the hold-out is the one that this run held out.
-
-    Raises `InputError` where the data is not that of the run, so that its hold-out cannot be known.
-    """
-    if split != "holdout":
-        part = packed.part(split)
-        if not len(part):
-            raise InputError(f"{packed.manifest['source']}: has no {split} pictures; choose another --split")
-        return part, np.arange(len(part))
-    stored = folder.read_recipe()
-    if packed.contents != stored["data_digest"]:
-        raise InputError(f"{folder.run}: its hold-out was taken from other data ({stored['data']}); name that "
-                         "with --data, or score --split val alone")
-    return packed.train, split_of(Plan.read(stored), packed).holdout
+    def _network(self, side: int, dense: bool) -> nn.Module:
+        """The network as it runs fastest on pictures of `side` pixels."""
+        model = self._loaded[0]
+        running = model.for_inference(self.device.device, self.device.dtype)
+        if self._stage.learn == ("head",):
+            running.backbone = frozen_backbone(model, self.packed, side, self.device)
+        return Dense(running, self.size) if dense else running

@@ -34,7 +34,7 @@ from tinynet.report.figures import save_figure, training_curves
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities, view_probabilities
-from tinynet.score.views import VIEWS, resize
+from tinynet.score.views import resize
 
 _SAVE_EVERY = 600.0  # seconds of training that a crash may cost
 
@@ -168,10 +168,12 @@ def _same_plan(folder: StageFolder, plan: Plan) -> None:
 def _inputs(model: Classifier, packed: Packed, split: Split, plan: Plan, stage: Stage,
             device: Device) -> tuple[nn.Module, Stream, Check]:
     """What is trained, what it learns from and what judges it: on kept features, or on pictures."""
+    def plain(pictures):
+        return resize(pictures, stage.size)
+
     if stage.views:
         kept = train_features(model, packed, split.train, stage, plan.seed, device)
-        held = view_features(model, packed, packed.train, split.holdout,
-                             lambda pictures: VIEWS["none"](resize(pictures, stage.size))["plain"], stage, device)
+        held = view_features(model, packed, packed.train, split.holdout, plain, stage, device)
 
         def kept_epoch(epoch, start):
             return kept.epoch(plan.seed, epoch, stage.batch, device.device, start)
@@ -186,10 +188,9 @@ def _inputs(model: Classifier, packed: Packed, split: Split, plan: Plan, stage: 
             yield batch.pictures, batch.labels
 
     def check_model(whole):
-        found = view_probabilities(whole.for_inference(device.device, device.dtype),
-                                   batches(packed.train, split.holdout, size=fitting(stage.size), device=device.device),
-                                   VIEWS["none"], stage.size, packed.wnids)
-        return score(found.log_probabilities[0], found.labels)
+        shown = batches(packed.train, split.holdout, size=fitting(stage.size), device=device.device)
+        found = view_probabilities(whole.for_inference(device.device, device.dtype), shown, plain)
+        return score(found, packed.train.labels[split.holdout])
 
     return model, stream, check_model
 

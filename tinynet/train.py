@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     device = choose_device(asked.device, asked.precision)
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
-    show_scores(stages.train(run, plan, device, resume=bool(asked.resume)), asked.json)
+    show_scores(stages.train(run, plan, device, resume=bool(asked.resume)), "json" if asked.json else "table")
 
 
 def _planned(asked: Any) -> tuple[Path, Plan]:

@@ -31,7 +31,7 @@ def batches(part: PackedPart, rows: np.ndarray | None = None, *, size: int = 64,
     `augment(pictures, rows, number)` changes a batch on its device; `number` counts the batches from
     zero, so that its random draws can be seeded by it. `start`: the number of the first batch to yield.
     """
-    rows = np.arange(len(part)) if rows is None else np.asarray(rows)
+    rows = np.arange(len(part)) if rows is None else np.ascontiguousarray(rows)
     device = torch.device(device)
     for number in range(start, math.ceil(len(rows) / size)):
         chosen = rows[number * size:(number + 1) * size]

@@ -104,12 +104,12 @@ def view_features(model: Classifier, packed: Packed, part: PackedPart, rows: np.
         return batches(part, rows, size=fitting(stage.size), device=device.device, start=start,
                        augment=lambda pictures, at, number: view(pictures))
 
-    key = dict(view=_effect(view, packed.side))
+    key = dict(view=effect(view, packed.side))
     source = _Source(part, rows, 1, stage.size, stage.feature_dtype, key, views)
     return _kept(model, packed, source, device)
 
 
-def _effect(view: Callable[[Tensor], Tensor], side: int) -> str:
+def effect(view: Callable[[Tensor], Tensor], side: int) -> str:
     """What a view does to one fixed picture of noise: a name could stand for another function tomorrow."""
     probe = torch.rand(1, 3, side, side, generator=seeded("cpu", "probe"))
     seen = (view(probe) * 255).round().to(torch.uint8).contiguous()
@@ -135,7 +135,7 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
             if taps := missing():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "manifest.json", manifest)
-                _extract(_frozen(model, packed, source.size, device), taps, folder, source)
+                _extract(frozen_backbone(model, packed, source.size, device), taps, folder, source)
     arrays = tuple(np.load(_file(folder, tap), mmap_mode="r") for tap in model.taps)
     return Features(arrays, None if source.part.labels is None else source.part.labels[source.rows])
 
@@ -144,8 +144,11 @@ def _file(folder: Path, tap: str, state: str = "") -> Path:
     return folder / f"{tap.replace(':', '-')}{state}.npy"
 
 
-def _frozen(model: Classifier, packed: Packed, size: int, device: Device) -> Backbone | Int8Backbone:
-    """The backbone as it runs fastest; in 8-bit integers, with ranges from pictures of all over train."""
+def frozen_backbone(model: Classifier, packed: Packed, size: int, device: Device) -> Backbone | Int8Backbone:
+    """The backbone as it runs fastest, for pictures of `size` pixels; it must not have learnt.
+
+    In 8-bit integers its ranges come from pictures of all over train.
+    """
     backbone = model.for_inference(device.device, device.dtype).backbone
     if not device.int8:
         return backbone

@@ -24,7 +24,7 @@ class Int8Backbone(nn.Module):
         super().__init__()
         self.register_buffer("mean", backbone.mean)
         self.register_buffer("std", backbone.std)
-        self.channels = backbone.channels
+        self.channels, self.strides = backbone.channels, backbone.strides
         self.layers: dict[str, nn.Module] = {}
         peaks = _peaks(backbone, pictures)
         convolution, step_in = None, None

@@ -5,6 +5,7 @@ Nobody outside this file knows VGG's layer numbers, channel counts or least pict
 
 import copy
 import hashlib
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -38,7 +39,8 @@ class Backbone(nn.Module):
     """The 13 convolutions of VGG16 (configuration D, Simonyan & Zisserman 2014) with named depths.
 
     Depths are `relu1_1` ... `relu5_3` and `pool1` ... `pool5`; parts are `conv1` ... `conv5`.
-    `channels`: channels of every depth, in the order of the forward pass.
+    `channels`: channels of every depth, in the order of the forward pass. `strides`: pixels of the picture
+    between neighbours of its map.
     `mean`, `std`: of the three channels, in [0, 1] units; subtracted and divided by in `forward`.
     """
 
@@ -52,6 +54,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.channels: dict[str, int] = {}
+        self.strides: dict[str, int] = {}
         self._names: list[str] = []
         self.parts: dict[str, list[nn.Module]] = {}
         block, position, channels = 1, 1, 3
@@ -64,7 +67,7 @@ class Backbone(nn.Module):
             pooling = isinstance(module, nn.MaxPool2d)
             name = f"pool{block}" if pooling else f"relu{block}_{position}"
             self._names.append(name)
-            self.channels[name] = channels
+            self.channels[name], self.strides[name] = channels, 2 ** (block if pooling else block - 1)
             block, position = (block + 1, 1) if pooling else (block, position + 1)
 
     def layers(self) -> Iterator[tuple[str, nn.Module]]:
@@ -174,9 +177,46 @@ class Classifier(nn.Module):
         return twin
 
 
+class Dense(nn.Module):
+    """A classifier that slides over larger pictures: fully convolutional scoring (Sermanet et al. 2014).
+
+    The maps of the whole picture are cut into windows as large as those of pictures of `side` pixels, one
+    deepest cell apart; the head sees each window. In contrast to crops, a window's maps know what lies beyond it.
+    """
+
+    def __init__(self, model: Classifier, side: int):
+        super().__init__()
+        self.model, self.side = model, side
+        self.strides = {depth: model.backbone.strides[depth] for depth in {tap.split(":")[0] for tap in model.taps}}
+        self.step = max(self.strides.values())
+
+    def check(self, pictures: Tensor) -> None:
+        """Raise `InputError` for pictures that the windows do not fill."""
+        if min(pictures.shape[-2:]) < self.side or any((s - self.side) % self.step for s in pictures.shape[-2:]):
+            raise InputError(f"dense: a network for {self.side} pixels slides over {self.side} and any number of "
+                             f"{self.step} more, not over {pictures.shape[-1]}x{pictures.shape[-2]}; name such a "
+                             f"size, for instance dense:{self.side + self.step}")
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, C) logarithms of the mean probability over windows, of pictures (N, 3, H, W) of `side` or more."""
+        self.check(pictures)
+        windows = {}
+        for depth, maps in self.model.backbone(pictures, self.strides).items():
+            stride = self.strides[depth]
+            for axis in (2, 3):
+                maps = maps.unfold(axis, self.side // stride, self.step // stride)
+            windows[depth] = maps.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (N * windows, channels, side, side)
+        count = len(next(iter(windows.values()))) // len(pictures)
+        logits = self.model.head(_statistics(windows, self.model.taps))
+        return torch.logsumexp(torch.log_softmax(logits.float(), 1).view(len(pictures), count, -1), 1) - math.log(count)
+
+
 def pooled_features(backbone: nn.Module, taps: Sequence[str], pictures: Tensor) -> Tensor:
     """(N, F) float32: the statistics of the depths that `taps` name, side by side."""
-    maps = backbone(pictures, {tap.split(":")[0] for tap in taps})
+    return _statistics(backbone(pictures, {tap.split(":")[0] for tap in taps}), taps)
+
+
+def _statistics(maps: dict[str, Tensor], taps: Sequence[str]) -> Tensor:
     return torch.cat([STATISTICS[tap.split(":")[1]](maps[tap.split(":")[0]]) for tap in taps], 1).float()
 
 

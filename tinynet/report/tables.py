@@ -1,18 +1,35 @@
-"""Rows of scores become a table for a terminal, or JSON for a program."""
+"""Rows become a table for a terminal or a page, or JSON and CSV for a program."""
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+FORMATS = ("table", "markdown", "csv", "json")
+
+# Key of a row -> title and how it is written; a table has those columns that one of its rows has.
+_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "run": ("run", str), "stage": ("stage", str), "split": ("split", str), "views": ("views", str),
+    "merge": ("merge", str), "size": ("size", str), "name": ("class", str), "n": ("n", "{:,}".format),
+    "top1": ("top-1", "{:.2%}".format), "interval": ("95 % interval", str), "gain": ("gain", "{:+.2%}".format),
+    "p": ("p", "{:.2g}".format), "gain_over_ten": ("over ten-crop", "{:+.2%}".format),
+    "p_over_ten": ("p", "{:.2g}".format), "top5": ("top-5", "{:.2%}".format), "loss": ("loss", "{:.3f}".format),
+    "ece": ("calibration error", "{:.2%}".format), "temperature": ("temperature", "{:.3f}".format),
+    "forwards": ("forwards", str), "pictures_per_second": ("pictures/s", "{:,.0f}".format),
+    "taken_for": ("taken for", str), "share": ("share", "{:.0%}".format)}
 
 
 def score_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a row: what was scored, top-1 with its 95 % interval, top-5 and loss."""
-    head = ("run", "stage", "split", "views", "size", "n", "top-1", "95 % interval", "top-5", "loss")
-    lines = [head] + [
-        (r["run"], r["stage"], r["split"], r["views"], str(r["size"]), f"{r['n']:,}", f"{r['top1']:.2%}",
-         f"{r['low']:.2%} .. {r['high']:.2%}", f"{r['top5']:.2%}", f"{r['loss']:.3f}")
-        for r in rows]
-    return columns(lines)
+    """One line a row: what was scored, top-1 with its 95 % interval, and what else its rows have."""
+    return columns(_cells(rows))
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    shown = [{**row, "interval": f"{row['low']:.2%} .. {row['high']:.2%}"} for row in rows]
+    keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in shown)]
+    return [[_COLUMNS[key][0] for key in keys]] + [
+        ["" if row.get(key) is None else _COLUMNS[key][1](row[key]) for key in keys] for row in shown]
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:
@@ -22,6 +39,21 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
                      for line in lines)
 
 
-def show_scores(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print the rows on standard output, as a table or as one JSON array."""
-    print(json.dumps(list(rows), indent=2) if as_json else score_table(rows))
+def show_scores(rows: Sequence[dict[str, Any]], form: str = "table") -> None:
+    """Print the rows on standard output in one of `FORMATS`; JSON and CSV have every key, unrounded."""
+    print({"table": score_table, "markdown": _markdown, "csv": _csv,
+           "json": lambda found: json.dumps(list(found), indent=2)}[form](rows))
+
+
+def _markdown(rows: Sequence[dict[str, Any]]) -> str:
+    head, *lines = _cells(rows)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+                     for line in (head, ["---"] * len(head), *lines))
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().rstrip("\n")

@@ -25,9 +25,37 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> tuple[float, floa
     return float(interval.low), float(interval.high)
 
 
+def calibration_error(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): how far confidence is from accuracy, in [0, 1].
+
+    Pictures are put into `bins` equal ranges of the most probable class's probability; the mean over pictures
+    of |accuracy - mean confidence| of their bin. `log_probabilities`: (N, C); `labels`: (N,).
+    """
+    confidence = np.exp(log_probabilities.max(1).astype(np.float64))
+    right = log_probabilities.argmax(1) == labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # a bin holds its upper end
+    gaps = np.bincount(bin_of, right - confidence, bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def by_class(log_probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    """A row a class that has pictures: `label`, `n`, `top1`, `low`, `high`, and what it is taken for most often:
+    `taken_for` (a class index, or None where nothing is wrong) and in what share of its pictures, `share`."""
+    best = log_probabilities.argmax(1)
+    rows = []
+    for label in np.unique(labels):
+        mine = best[labels == label]
+        low, high = wilson(int((mine == label).sum()), len(mine))
+        wrong = np.bincount(mine[mine != label], minlength=1)
+        rows.append({"label": int(label), "n": len(mine), "top1": float((mine == label).mean()), "low": low,
+                     "high": high, "taken_for": int(wrong.argmax()) if wrong.any() else None,
+                     "share": float(wrong.max() / len(mine))})
+    return rows
+
+
 def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """`n`, `top1`, `top5` (fractions), `loss` (mean negative log-likelihood, nats), and `low`, `high`:
-    the 95 % Wilson interval of top-1.
+    """`n`, `top1`, `top5` (fractions), `loss` (mean negative log-likelihood, nats), `ece` (expected calibration
+    error), and `low`, `high`: the 95 % Wilson interval of top-1.
 
     `log_probabilities`: (N, C) float, normalised; `labels`: (N,) int.
     """
@@ -38,4 +66,5 @@ def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     low, high = wilson(hits, count)
     own = np.take_along_axis(log_probabilities, labels[:, None], 1)
     return {"n": count, "top1": hits / count, "top5": top_k_hits(log_probabilities, labels, 5) / count,
-            "loss": float(-own.mean(dtype=np.float64)), "low": low, "high": high}
+            "loss": float(-own.mean(dtype=np.float64)), "ece": calibration_error(log_probabilities, labels),
+            "low": low, "high": high}

@@ -1,8 +1,10 @@
 """A network, batches and views become log-probabilities of every view: only probabilities leave a model."""
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from tinynet.data.batches import Batch
 from tinynet.errors import InputError
 from tinynet.files import whole_file
-from tinynet.score.views import Views, resize
+from tinynet.score.merges import Merge
+from tinynet.score.views import View, same
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class Probabilities:
     """`log_probabilities`: (V, N, C) float32, one row of the first axis for each name in `views`.
 
     `rows`: (N,) int64, the pictures' rows in their part of the archive. `labels`: (N,) int64, or
-    None for pictures without labels. `wnids`: the C classes in order.
+    None for pictures without labels. `wnids`: the C classes in order. `seconds`: (V,), what each view cost,
+    not a number where it cost nothing. `about`: plain values that say where they come from, among them `split`
+    and `data`, the digest of its contents.
     """
 
     views: tuple[str, ...]
@@ -27,11 +32,13 @@ class Probabilities:
     rows: np.ndarray
     labels: np.ndarray | None
     wnids: tuple[str, ...]
+    seconds: np.ndarray
+    about: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write a compressed `.npz`, whole or not at all."""
         arrays = dict(views=np.array(self.views), log_probabilities=self.log_probabilities, rows=self.rows,
-                      wnids=np.array(self.wnids))
+                      wnids=np.array(self.wnids), seconds=self.seconds, about=np.array(json.dumps(self.about)))
         if self.labels is not None:
             arrays["labels"] = self.labels
         with whole_file(path) as stream:
@@ -43,10 +50,37 @@ class Probabilities:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return cls(tuple(stored["views"].tolist()), stored["log_probabilities"], stored["rows"],
-                           stored["labels"] if "labels" in stored else None, tuple(stored["wnids"].tolist()))
+                           stored["labels"] if "labels" in stored else None, tuple(stored["wnids"].tolist()),
+                           stored["seconds"], json.loads(stored["about"].item()))
         except Exception as error:  # a broken or foreign file raises nearly anything
             raise InputError(f"{path}: not a file of stored probabilities ({type(error).__name__}); "
-                             "`python -m tinynet.evaluate` writes them") from None
+                             "`python -m tinynet.evaluate --save-probabilities` writes them") from None
+
+    def merged(self, merge: Merge) -> np.ndarray:
+        """(N, C) log-probabilities of all views together."""
+        return merge(torch.from_numpy(self.log_probabilities)).numpy()
+
+    def choose(self, views: Iterable[str]) -> "Probabilities":
+        """Those of some of the views."""
+        at = [self.views.index(view) for view in views]
+        return Probabilities(tuple(self.views[i] for i in at), self.log_probabilities[at], self.rows, self.labels,
+                             self.wnids, self.seconds[at], self.about)
+
+
+def same_pictures(first: Probabilities, second: Probabilities, names: tuple[str, str]) -> None:
+    """Raise `InputError` unless both are of the same pictures in the same order, with the same classes."""
+    ours, theirs = names
+    splits = first.about.get("split"), second.about.get("split")
+    if splits[0] != splits[1]:
+        raise InputError(f"{theirs}: is of {splits[1]}, {ours} of {splits[0]}; compare what was scored on the same")
+    for what, a, b in (("classes", first.wnids, second.wnids),
+                       ("data", first.about.get("data"), second.about.get("data"))):
+        if a != b:
+            raise InputError(f"{theirs}: is of other {what} than {ours}; compare what was scored on the same")
+    if not np.array_equal(first.rows, second.rows):
+        same = np.array_equal(np.sort(first.rows), np.sort(second.rows))
+        raise InputError(f"{theirs}: is of {'the same pictures in another order' if same else 'other pictures'} than "
+                         f"{ours}; compare what was scored on the same")
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -55,22 +89,14 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def view_probabilities(model: nn.Module, batches: Iterable[Batch], views: Views, size: int,
-                       wnids: tuple[str, ...]) -> Probabilities:
-    """Log-probabilities of every view of every picture.
+def view_probabilities(network: nn.Module, batches: Iterable[Batch], view: View = same) -> np.ndarray:
+    """(N, C) float32 log-probabilities of one view of every picture.
 
-    `model`: in eval mode, pictures to logits. `views` gets the pictures resized to `size`.
+    `network`: in eval mode, pictures to logits.
     """
-    names: tuple[str, ...] = ()
-    parts, rows, labels = [], [], []
-    for batch in batches:
-        seen = views(resize(batch.pictures, size))
-        names = tuple(seen)
-        parts.append(torch.stack([log_softmax(model(view)) for view in seen.values()]).cpu())
-        rows.append(batch.rows.cpu())
-        labels.append(batch.labels)
-    known = None if labels[0] is None else torch.cat(labels).cpu().numpy()
-    return Probabilities(names, torch.cat(parts, 1).numpy(), torch.cat(rows).numpy(), known, wnids)
+    return torch.cat([
+        log_softmax(network(view(batch.pictures).contiguous(memory_format=torch.channels_last))).cpu()
+        for batch in batches]).numpy()
 
 
 @torch.inference_mode()

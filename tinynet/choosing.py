@@ -1,0 +1,93 @@
+"""Which views are worth their cost on this data: chosen on one half of the hold-out, judged on the other.
+
+Val is looked at once, for the report. What a choice must beat is ten-crop at the same number of forward passes.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinynet.data.batches import seeded
+from tinynet.fit.features import effect
+from tinynet.score.merges import mean
+from tinynet.score.metrics import score
+from tinynet.score.probabilities import Probabilities
+from tinynet.score.selection import greedy, learn_weights, weighted_mean
+from tinynet.score.views import PLAIN, ViewSet, view_set
+from tinynet.scoring import Scorer, paired
+
+WORTH = 0.01  # weight below which a learned view is not worth a forward pass
+
+
+def choose(scorer: Scorer, tta: Sequence[str], size: int, most: int) -> Iterator[dict[str, Any]]:
+    """Rows of what the views of all sets in `tta`, and of ten-crop, give: chosen greedily, weighted, and ten-crop.
+
+    First, on the half of the hold-out that nothing was chosen on, a row for each number of views up to `most`;
+    then on val a row for those that stand on the same line of cost as ten-crop. `views` is how they were chosen,
+    `taken` their names; `gain` and `p` compare with the picture alone, `gain_over_ten` and `p_over_ten` with
+    ten-crop, in pairs.
+    """
+    pool, ten = _pool(scorer, tta, size), list(view_set("ten", size).views)
+    held = scorer.score("holdout", pool)
+    fitting = halves(len(held.rows))
+    fitted, labels = held.log_probabilities[:, fitting], held.labels[fitting]
+    order = greedy(fitted, labels, most)
+    weights = learn_weights(fitted, labels)
+    worth = np.flatnonzero(weights >= WORTH)
+    named = {"run": str(scorer.folder.run), "stage": scorer.folder.stage, "size": size}
+
+    judged = {"ten": (ten, None), "learned weights": ([held.views[v] for v in worth], weights[worth]),
+              **{f"greedy {k}": ([held.views[v] for v in order[:k]], None) for k in range(1, len(order) + 1)}}
+    other = _part(held, ~fitting)
+    yield from ({**named, "split": "holdout, other half", **row} for row in _rows(other, judged))
+    least = min((k for k in judged if k.startswith("greedy")), key=lambda k: _loss(_part(held, fitting), judged[k][0]))
+    reported = {name: judged[name] for name in dict.fromkeys(
+        ("ten", "learned weights", "greedy 2", "greedy 4", f"greedy {min(len(ten), len(order))}", least))
+        if name in judged}
+    needed = dict.fromkeys([PLAIN, *(view for views, _ in reported.values() for view in views)])
+    val = scorer.score("val", ViewSet("chosen views", {name: pool.views[name] for name in needed}))
+    yield from ({**named, "split": "val", **row} for row in _rows(val, reported))
+
+
+def halves(count: int) -> np.ndarray:
+    """(count,) bool, true for the half that is chosen on: drawn once for all, whatever the order of classes."""
+    import torch
+
+    drawn = torch.randperm(count, generator=seeded("cpu", "half of the hold-out")).numpy()
+    return drawn < count // 2
+
+
+def _pool(scorer: Scorer, tta: Sequence[str], size: int) -> ViewSet:
+    """The picture alone first, then the views of every set, the same ones once."""
+    found: dict[str, Any] = {}
+    for chosen in scorer.sets(("none", "ten", *tta), size):
+        taken = {name for name, _ in found.values()}
+        for name, view in chosen.views.items():  # crops of two resizes have one name and are not the same
+            found.setdefault(effect(view, scorer.packed.side), (f"{name} of {chosen.name}" if name in taken else name, view))
+    return ViewSet("all views", dict(found.values()))
+
+
+def _part(found: Probabilities, chosen: np.ndarray) -> Probabilities:
+    return Probabilities(found.views, found.log_probabilities[:, chosen], found.rows[chosen], found.labels[chosen],
+                         found.wnids, found.seconds, found.about)
+
+
+def _together(found: Probabilities, views: Sequence[str], weights: np.ndarray | None) -> np.ndarray:
+    some = found.choose(views)
+    return some.merged(mean) if weights is None else weighted_mean(some.log_probabilities, weights / weights.sum())
+
+
+def _loss(found: Probabilities, views: Sequence[str]) -> float:
+    return score(_together(found, views, None), found.labels)["loss"]
+
+
+def _rows(found: Probabilities, choices: dict[str, tuple[list[str], np.ndarray | None]]) -> Iterator[dict[str, Any]]:
+    plain, ten = (_together(found, views, None).argmax(1) == found.labels for views in ([PLAIN], choices["ten"][0]))
+    for name, (views, weights) in choices.items():
+        merged = _together(found, views, weights)
+        right = merged.argmax(1) == found.labels
+        over = {f"{key}_over_ten": value for key, value in paired(right, ten).items()}
+        yield {"views": name, "merge": "mean" if weights is None else "weighted mean", **score(merged, found.labels),
+               "forwards": len(views), **paired(right, plain), **over, "taken": views,
+               "weights": None if weights is None else [float(w) for w in weights / weights.sum()]}
