@@ -64,7 +64,8 @@ def _pool(scorer: Scorer, tta: Sequence[str], size: int) -> ViewSet:
     for chosen in scorer.sets(("none", "ten", *tta), size):
         taken = {name for name, _ in found.values()}
         for name, view in chosen.views.items():  # crops of two resizes have one name and are not the same
-            found.setdefault(effect(view, scorer.packed.side), (f"{name} of {chosen.name}" if name in taken else name, view))
+            unique = f"{name} of {chosen.name}" if name in taken else name
+            found.setdefault(effect(view, scorer.packed.side), (unique, view))
     return ViewSet("all views", dict(found.values()))
 
 

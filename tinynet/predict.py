@@ -34,11 +34,12 @@ def main(argv: list[str] | None = None) -> None:
     packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
     device = choose_device(asked.device, asked.precision)
     scorer = Scorer(folder, packed, device)
+    target = Path(asked.out or folder.path / "test-predictions.txt")
+    target.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not done for nothing
     (chosen,) = scorer.sets([asked.tta], scorer.size if asked.size is None else asked.size)
     found = scorer.score("test", chosen)
     best = found.merged(mean).argmax(1)
     names = (packed.test.files[row].rsplit("/", 1)[1] for row in found.rows)
-    target = Path(asked.out or folder.path / "test-predictions.txt")
     write_text(target, "".join(f"{name} {packed.wnids[c]}\n" for name, c in zip(names, best, strict=True)))
     print(target)
 
