@@ -1,10 +1,14 @@
 """What several test files need: a small VGG16, the reading of a refusal, what a processor must have."""
 
-from contextlib import contextmanager
+import io
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tinynet import cli
 from tinynet.device import has_vnni
 from tinynet.errors import InputError
 from tinynet.models import vgg
@@ -37,3 +41,29 @@ def complaint(action, *words):
     for word in words:
         assert str(word) in message, message
     return message
+
+
+def call(command, *flags):
+    """Run a command as the shell would, here: its exit status and what it wrote."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        cli.run(lambda: command.main([str(flag) for flag in flags]))
+    return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
+
+
+def files():
+    return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+
+
+def refused(command, flags, *words):
+    """The command ends with status 2 and one line that holds `words`, prints nothing and leaves nothing behind."""
+    before = files()
+    ran = call(command, *flags)
+    *said, line = ran.err.splitlines()
+    assert ran.status == 2 and ran.out == "", ran.err
+    assert "error" in line or "--help" in line, ran.err
+    assert not [more for more in said if "error" in more.lower() or "Traceback" in more], ran.err
+    for word in words:
+        assert str(word) in line, line
+    assert files() == before
+    return len(said) + 1

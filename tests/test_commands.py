@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from support import thin_network
+from support import call, files, refused, thin_network
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import cli, evaluate, predict, runs, scoring, train
@@ -47,14 +46,6 @@ SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "
 def thin():
     with thin_network():
         yield
-
-
-def call(command, *flags):
-    """Run a command as the shell would, here: its exit status and what it wrote."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        cli.run(lambda: command.main([str(flag) for flag in flags]))
-    return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
 
 
 def rows_of(ran):
@@ -459,24 +450,6 @@ def test_ctrl_c_while_features_are_extracted_keeps_them(elsewhere, monkeypatch, 
 
 
 # --- what is refused --------------------------------------------------------------------------------
-
-
-def files():
-    return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
-
-
-def refused(command, flags, *words):
-    """The command ends with status 2 and one line that holds `words`, prints nothing and leaves nothing behind."""
-    before = files()
-    ran = call(command, *flags)
-    *said, line = ran.err.splitlines()
-    assert ran.status == 2 and ran.out == "", ran.err
-    assert "error" in line or "--help" in line, ran.err
-    assert not [more for more in said if "error" in more.lower() or "Traceback" in more], ran.err
-    for word in words:
-        assert str(word) in line, line
-    assert files() == before
-    return len(said) + 1
 
 
 @pytest.mark.parametrize(("flags", "words"), [

@@ -24,7 +24,7 @@ from tinynet.score import merges, views
 from tinynet.score.augmented import Augmented
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
-from tinynet.score.metrics import by_class, calibration_error, score, top_k_hits, wilson
+from tinynet.score.metrics import Tally, by_class, score, top_k_hits, wilson
 from tinynet.score.probabilities import Probabilities, head_probabilities, same_pictures, view_probabilities
 from tinynet.score.selection import greedy, learn_weights, weighted_mean
 from tinynet.score.views import resize
@@ -134,10 +134,20 @@ def test_the_calibration_error_is_that_of_torchmetrics():
         found, labels = log_probabilities(seed, count=500)
         metric = torchmetrics.classification.MulticlassCalibrationError(7, n_bins=15, norm="l1")
         exact = metric(torch.from_numpy(np.exp(found)), torch.from_numpy(labels)).item()
-        assert calibration_error(found, labels) == pytest.approx(exact, abs=1e-5)
+        assert score(found, labels)["ece"] == pytest.approx(exact, abs=1e-5)
     sure = np.log(np.eye(4)[[0, 1, 2, 3]] + 1e-12)
-    assert calibration_error(sure, np.arange(4)) == pytest.approx(0, abs=1e-6)
-    assert calibration_error(sure, np.array([1, 2, 3, 0])) == pytest.approx(1)
+    assert score(sure, np.arange(4))["ece"] == pytest.approx(0, abs=1e-6)
+    assert score(sure, np.array([1, 2, 3, 0]))["ece"] == pytest.approx(1)
+
+
+@quickly
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 40))
+def test_a_tally_does_not_depend_on_the_batches(seed, size):
+    found, labels = log_probabilities(seed)
+    tally = Tally()
+    for first in range(0, 40, size):
+        tally.add(found[first:first + size], labels[first:first + size])
+    assert tally.result() == pytest.approx(score(found, labels))
 
 
 def test_a_class_is_scored_on_its_own_pictures():

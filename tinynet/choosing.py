@@ -35,7 +35,7 @@ def choose(scorer: Scorer, tta: Sequence[str], size: int, most: int) -> Iterator
     order = greedy(fitted, labels, most)
     weights = learn_weights(fitted, labels)
     worth = np.flatnonzero(weights >= WORTH)
-    named = {"run": str(scorer.folder.run), "stage": scorer.folder.stage, "size": size}
+    named = {**scorer.named, "size": size}
 
     judged = {"ten": (ten, None), "learned weights": ([held.views[v] for v in worth], weights[worth]),
               **{f"greedy {k}": ([held.views[v] for v in order[:k]], None) for k in range(1, len(order) + 1)}}

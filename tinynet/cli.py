@@ -45,6 +45,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "tta": dict(nargs="+", default=[], metavar="VIEWS",
                 help="sets of views whose probabilities are merged: none, flip, five, ten, shift, rotate, zoom, "
                      "scales:64,80, resize:72, dense, and products of them: flip+scales:64,80 (default: none)"),
+    "format": dict(default="table", choices=("table", "markdown", "csv", "json"),
+                   help="of the result on standard output (default: table)"),
     "json": dict(action="store_true", help="print the rows of the result as one JSON array on standard output"),
 }
 
@@ -64,6 +66,18 @@ def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add the flags called `names`, the same on every command that has them."""
     for name in names:
         parser.add_argument(f"--{name}", **COMMON[name])
+
+
+def add_pretrained(parser: argparse._ActionsContainer) -> None:
+    """Add the flags of pretrained networks and of how ImageNet's procedure prepares pictures."""
+    parser.add_argument("--arch", metavar="NAME", help="a classifier of torchvision's, or timm/NAME of timm's")
+    parser.add_argument("--weights", metavar="NAME|FILE",
+                        help="a name of the publisher's, a state-dict file, or none (default: the newest published)")
+    parser.add_argument("--resize", type=int, metavar="N", help="side before the crop (default: the published one)")
+    parser.add_argument("--resize-mode", choices=("shorter", "squash"), default="shorter",
+                        help="the shorter side is resized and the aspect ratio kept, or both are (default: shorter)")
+    parser.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
+                        help="PIL's, of the resize (default: the published one)")
 
 
 def flag_name(field: str) -> str:

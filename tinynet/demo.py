@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.data.packed import open_packed
     from tinynet.data.synthetic import synthetic
     from tinynet.device import choose_device
-    from tinynet.report.tables import show_scores
-    from tinynet.scoring import Wanted, evaluate
+    from tinynet.report.tables import show
+    from tinynet.scoring import Scorer, Wanted, evaluate
     from tinynet.stages import train
 
     device = choose_device(asked.device, asked.precision)
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     train(run, plan, device)
     packed = open_packed(source)
     rows = [row for stage in runs.STAGES
-            for row in evaluate(StageFolder(run, stage), packed, device, Wanted(tta=["flip"]))]
-    show_scores(rows, "json" if asked.json else "table")
+            for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))]
+    show(rows, "json" if asked.json else "table")
     last, chance = rows[-1], 1 / CLASSES
     cli.say(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}{_REAL}")
     if last["low"] < 2 * chance:

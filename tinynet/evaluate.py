@@ -2,7 +2,10 @@
 
     python -m tinynet.evaluate --tta flip                          the newest finished run
     python -m tinynet.evaluate --tta flip ten --size 64 80 --merge mean gmean      a grid
+    python -m tinynet.evaluate --tta flip+shift scales --choose 10                 which views are worth their cost
     python -m tinynet.evaluate --from-probabilities a.npz b.npz    together, and one against the other
+    python -m tinynet.evaluate --head imagenet --arch vgg16        a pretrained network without any training
+    python -m tinynet.evaluate --dataset imagefolder --data val --arch resnet50 --tta ten      ImageNet's procedure
 
 Choices belong on the hold-out; val is for reporting. Intervals are Wilson's, 95 %; gain and p compare with the
 plain result of the same pictures, in pairs (McNemar).
@@ -11,12 +14,23 @@ plain result of the same pictures, in pairs (McNemar).
 from typing import TYPE_CHECKING, Any
 
 from tinynet import cli
-from tinynet.plan import Plan, open_data
-from tinynet.runs import STAGES, StageFolder, finished_stage
+from tinynet.plan import WEIGHTS, Plan, open_data
+from tinynet.runs import STAGES, finished_stage
 
 if TYPE_CHECKING:
-    from tinynet.data.packed import Packed
     from tinynet.device import Device
+
+# What each way of scoring takes beside the flags that all take; any other flag is refused, not passed over.
+_TAKES = {
+    "a run": {"run", "stage", "tta", "merge", "size", "split", "cache", "calibrate", "per_class", "save_probabilities"},
+    "--choose": {"choose", "run", "stage", "tta", "size", "cache"},
+    "--from-probabilities": {"from_probabilities", "merge"},
+    "--head imagenet": {"head", "arch", "weights", "tta", "merge", "size", "split", "cache", "calibrate", "per_class",
+                        "save_probabilities"},
+    "--dataset imagefolder": {"dataset", "arch", "weights", "tta", "merge", "size", "labels", "resize", "resize_mode",
+                              "interpolation", "workers", "save_probabilities"},
+}
+_ALL_TAKE = {"data", "device", "precision", "format", "json"}
 
 
 def parser() -> cli.Parser:
@@ -28,7 +42,7 @@ def parser() -> cli.Parser:
                       help="how the probabilities of views become one: mean (sum), gmean, max, vote, sharpen "
                            "(default: mean)")
     made.add_argument("--size", type=int, nargs="+", metavar="N",
-                      help="test sizes in pixels (default: the training size)")
+                      help="test sizes in pixels (default: the training size, or the published one)")
     made.add_argument("--calibrate", action="store_true",
                       help="a second row for val at the temperature that fits the hold-out best")
     made.add_argument("--choose", type=int, metavar="N",
@@ -39,9 +53,16 @@ def parser() -> cli.Parser:
                       help="write the probabilities of every view; for one split, one size and one set of views")
     made.add_argument("--from-probabilities", nargs="+", metavar="FILE",
                       help="score what was saved: each file, all together, and each against the first")
-    made.add_argument("--format", choices=("table", "markdown", "csv", "json"), default="table",
-                      help="of the result on standard output (default: table; --json is --format json)")
-    cli.add_common(made, "data", "cache", "run", "split", "device", "precision", "json")
+    cli.add_common(made, "data", "cache", "run", "split", "device", "precision", "format", "json")
+    other = made.add_argument_group("pretrained networks")
+    other.add_argument("--head", choices=("imagenet",),
+                       help="no run, but the network --arch with its own head, restricted to the data's classes")
+    other.add_argument("--dataset", choices=("imagefolder",),
+                       help="no archive, but the folder --data: a folder for each class, or flat with --labels")
+    cli.add_pretrained(other)
+    other.add_argument("--labels", metavar="FILE|DIR",
+                       help="of a flat folder: a wnid or class index a line, or FILE LABEL; or ImageNet's devkit")
+    other.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
     return made
 
 
@@ -49,56 +70,81 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     made = parser()
     asked = made.parse_args(argv)
-    form = "json" if asked.json else asked.format
-    if asked.from_probabilities:
-        _refuse_beside(made, asked)
-        from tinynet.report.tables import show_scores
+    way = next((way for way in ("--from-probabilities", "--dataset imagefolder", "--head imagenet", "--choose")
+                if getattr(asked, way.split()[0][2:].replace("-", "_")) is not None), "a run")
+    given = {name for name in vars(asked) if getattr(asked, name) != made.get_default(name)}
+    if wrong := sorted(given - _TAKES[way] - _ALL_TAKE):
+        made.error(f"{way} takes no {', '.join(map(cli.flag_name, wrong))}")
+    from tinynet.report.tables import show
+
+    if way == "--from-probabilities":
         from tinynet.stored import score_files
 
-        show_scores(score_files(asked.from_probabilities, asked.merge), form)
-        return
-    folder = finished_stage(asked.run, asked.stage)
-    cli.say(f"evaluating {folder.path}")
-    from tinynet.device import choose_device
-    from tinynet.report.tables import show_scores
-    from tinynet.scoring import Wanted, evaluate
+        rows = score_files(asked.from_probabilities, asked.merge)
+    else:
+        from tinynet.device import choose_device
 
-    device = choose_device(asked.device, asked.precision)
-    packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
-    if asked.choose is not None:
-        show_scores(_choose(made, asked, folder, packed, device), form)
-        return
+        device = choose_device(asked.device, asked.precision)
+        rows = {"a run": _run, "--choose": _choose, "--head imagenet": _zero_shot,
+                "--dataset imagefolder": _folder}[way](made, asked, device)
+    show(rows, "json" if asked.json else asked.format)
+
+
+def _wanted(asked: Any) -> Any:
+    from tinynet.scoring import Wanted
+
     splits = ("holdout", "val") if asked.split == "both" else (asked.split,)
-    wanted = Wanted(splits, asked.size, asked.tta, asked.merge, calibrate=asked.calibrate, per_class=asked.per_class,
-                    save=asked.save_probabilities)
-    show_scores(list(evaluate(folder, packed, device, wanted)), form)
+    return Wanted(splits, asked.size, asked.tta, asked.merge, calibrate=asked.calibrate, per_class=asked.per_class,
+                  save=asked.save_probabilities)
 
 
-def _choose(made: cli.Parser, asked: Any, folder: StageFolder, packed: "Packed",
-            device: "Device") -> list[dict[str, Any]]:
-    from tinynet.choosing import choose
-    from tinynet.report.figures import accuracy_against_cost, save_figure
+def _scorer(asked: Any, device: "Device") -> Any:
     from tinynet.scoring import Scorer
 
-    others = [name for name in ("split", "merge", "calibrate", "per_class", "save_probabilities")
-              if getattr(asked, name) != made.get_default(name)]
-    if others or len(asked.size or []) > 1 or asked.choose < 1 or not asked.tta:
-        made.error("--choose takes 1 or more, --tta with the views to choose from, at most one --size, and none of "
-                   "--split, --merge, --calibrate, --per-class, --save-probabilities")
-    scorer = Scorer(folder, packed, device)
+    folder = finished_stage(asked.run, asked.stage)
+    cli.say(f"evaluating {folder.path} on {device}")
+    return Scorer(folder, open_data(asked.data, asked.cache, Plan.read(folder.read_recipe())), device)
+
+
+def _run(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+    from tinynet.scoring import evaluate
+
+    return list(evaluate(_scorer(asked, device), _wanted(asked)))
+
+
+def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+    if asked.choose < 1 or not asked.tta or len(asked.size or []) > 1:
+        made.error("--choose takes 1 or more, --tta with the views to choose from, and at most one --size")
+    from tinynet.choosing import choose
+    from tinynet.report.figures import accuracy_against_cost, save_figure
+
+    scorer = _scorer(asked, device)
     rows = list(choose(scorer, asked.tta, (asked.size or [scorer.size])[0], asked.choose))
-    save_figure(accuracy_against_cost(rows, f"{folder.run.name}: {folder.stage}"), folder.path / "views.png")
-    cli.say(f"accuracy against cost: {folder.path / 'views.png'}")
+    drawn = scorer.folder.path / "views.png"
+    save_figure(accuracy_against_cost(rows, f"{scorer.folder.run.name}: {scorer.folder.stage}"), drawn)
+    cli.say(f"accuracy against cost: {drawn}")
     return rows
 
 
-def _refuse_beside(made: cli.Parser, asked: Any) -> None:
-    """What was saved has its run, split, size and views; flags that say otherwise are not passed over."""
-    others = [name for name in ("run", "stage", "size", "tta", "data", "split", "calibrate", "per_class",
-                                   "save_probabilities") if getattr(asked, name) != made.get_default(name)]
-    if others:
-        flags = ", ".join(map(cli.flag_name, others))
-        made.error(f"--from-probabilities takes no {flags}: the files hold that already")
+def _zero_shot(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import open_packed
+    from tinynet.imagenet import ZeroShot
+    from tinynet.scoring import evaluate
+
+    wanted = _wanted(asked)
+    packed = open_packed(find_data(asked.data), asked.cache)
+    return list(evaluate(ZeroShot(asked.arch or "vgg16", asked.weights or WEIGHTS, packed, device), wanted))
+
+
+def _folder(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+    if asked.data is None or asked.arch is None or len(asked.size or []) > 1:
+        made.error("--dataset imagefolder takes --data with a folder, --arch with a network, and at most one --size")
+    from tinynet.imagenet import Procedure, evaluate_folder
+
+    how = Procedure(asked.resize, asked.resize_mode, asked.interpolation, (asked.size or [None])[0], asked.tta,
+                    asked.merge, workers=asked.workers, save=asked.save_probabilities)
+    return list(evaluate_folder(asked.data, asked.labels, asked.arch, asked.weights or "DEFAULT", how, device))
 
 
 if __name__ == "__main__":

@@ -1,44 +1,95 @@
-"""Write a trained run's predictions for pictures without labels: `file wnid`, a line each.
+"""Say what is in pictures: any files and folders, or the official test pictures, which have no labels.
 
-    python -m tinynet.predict --out predictions.txt     the newest finished run on the official test pictures
+    python -m tinynet.predict photo.jpg holiday/              the newest finished run
+    python -m tinynet.predict photo.jpg --arch resnet18       a pretrained ImageNet network
+    python -m tinynet.predict photo.jpg --tta ten --explain views.png      how each view votes
+    python -m tinynet.predict --out predictions.txt           `file wnid` for every official test picture
 
-The format is the one that the course which published the data asked for.
+The last is the format that the course which published the data asked for.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tinynet import cli
 from tinynet.files import write_text
 from tinynet.plan import Plan, open_data
 from tinynet.runs import finished_stage
 
+if TYPE_CHECKING:
+    from tinynet.device import Device
+
 
 def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.predict", __doc__)
-    made.add_argument("--tta", default="none", metavar="VIEWS", help="set of views to average (default: none)")
-    made.add_argument("--size", type=int, metavar="N", help="test size in pixels (default: the training size)")
-    cli.add_common(made, "data", "cache", "run", "out", "device", "precision")
+    made.add_argument("files", nargs="*", metavar="FILE|FOLDER", help="pictures (default: the official test pictures)")
+    made.add_argument("--tta", default="none", metavar="VIEWS",
+                      help="set of views to merge, as for tinynet.evaluate (default: none)")
+    made.add_argument("--merge", default="mean", metavar="MERGE", help="how they become one (default: mean)")
+    made.add_argument("--size", type=int, metavar="N",
+                      help="side in pixels that the network sees (default: the training size, or the published one)")
+    made.add_argument("--top", type=int, default=5, metavar="K", help="classes to name of each picture (default: 5)")
+    made.add_argument("--explain", metavar="FILE.png", help="draw the views of the first picture and how each votes")
+    cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
+    cli.add_pretrained(made.add_argument_group("pretrained networks"))
     return made
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
-    asked = parser().parse_args(argv)
+    made = parser()
+    asked = made.parse_args(argv)
+    if not asked.files:
+        if asked.arch or asked.explain:
+            made.error("--arch and --explain are for files; name some")
+        _official_test(asked)
+        return
+    if asked.top < 1 or asked.out or (asked.arch and asked.run):
+        made.error("--top takes 1 or more, --arch stands in place of --run, and --out is for the official test "
+                   "pictures; answers go to standard output")
+    from tinynet.device import choose_device
+    from tinynet.report.tables import show
+
+    device = choose_device(asked.device, asked.precision)
+    rows, unreadable = _files(asked, device)
+    show(rows, "json" if asked.json else asked.format)
+    for complaint in unreadable:
+        cli.say(f"error: {complaint}")
+    if unreadable:
+        raise SystemExit(1)
+
+
+def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str]]:
+    from tinynet.data.folders import expand
+    from tinynet.prediction import Preparation, pretrained_namer, run_namer
+
+    files = expand(asked.files)
+    if asked.arch:
+        namer = pretrained_namer(asked.arch, asked.weights or "DEFAULT", device)
+    else:
+        folder = finished_stage(asked.run, None)
+        cli.say(f"predicting with {folder.path}")
+        namer = run_namer(folder, device)
+    how = Preparation(asked.tta, asked.merge, asked.size, asked.resize, asked.resize_mode, asked.interpolation)
+    return namer.name(files, how, asked.top, asked.explain)
+
+
+def _official_test(asked: Any) -> None:
     folder = finished_stage(asked.run, None)
     cli.say(f"predicting with {folder.path}")
     from tinynet.device import choose_device
-    from tinynet.score.merges import mean
+    from tinynet.score import merges
     from tinynet.scoring import Scorer
 
+    merge = merges.get(asked.merge)
     packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
-    device = choose_device(asked.device, asked.precision)
-    scorer = Scorer(folder, packed, device)
+    scorer = Scorer(folder, packed, choose_device(asked.device, asked.precision))
     target = Path(asked.out or folder.path / "test-predictions.txt")
     target.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not done for nothing
     (chosen,) = scorer.sets([asked.tta], scorer.size if asked.size is None else asked.size)
     found = scorer.score("test", chosen)
-    best = found.merged(mean).argmax(1)
+    best = found.merged(merge).argmax(1)
     names = (packed.test.files[row].rsplit("/", 1)[1] for row in found.rows)
     write_text(target, "".join(f"{name} {packed.wnids[c]}\n" for name, c in zip(names, best, strict=True)))
     print(target)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,20 @@ from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import by_class, score
 from tinynet.score.probabilities import Probabilities, head_probabilities, view_probabilities
 from tinynet.score.views import PLAIN, View, ViewSet, view_set
+
+
+class Speaker(Protocol):
+    """What can be scored: `Scorer`, or `imagenet.ZeroShot`. `named`: what rows call it; `size`: what it sees."""
+
+    named: dict[str, Any]
+    packed: Packed
+
+    @property
+    def size(self) -> int: ...
+    def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]: ...
+    def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]: ...
+    def score(self, split: str, chosen: ViewSet) -> Probabilities: ...
+    def keep(self, row: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -64,13 +78,12 @@ class Wanted:
                              f"size, not {', '.join(several)}; name one with --split, --size and --tta")
 
 
-def evaluate(folder: StageFolder, packed: Packed, device: Device, wanted: Wanted) -> Iterator[dict[str, Any]]:
+def evaluate(scorer: Speaker, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """Rows of scores for every split, size, set of views and merge, plain first.
 
-    The run keeps them, and the probabilities of every view, where the data is its own.
+    A run keeps them, and the probabilities of every view, where the data is its own.
     Raises `InputError` for a size, view or split that there is not.
     """
-    scorer = Scorer(folder, packed, device)
     for split in wanted.splits:  # all that can be refused is refused before anything is computed
         scorer.pictures(split)
     sets = {size: scorer.sets(dict.fromkeys(("none", *wanted.tta)), size) for size in wanted.sizes or [scorer.size]}
@@ -80,14 +93,13 @@ def evaluate(folder: StageFolder, packed: Packed, device: Device, wanted: Wanted
             found = scorer.score(split, chosen)
             plain = plain or found
             for merge in wanted.merges if len(chosen) > 1 else ("mean",):
-                named = {"run": str(folder.run), "stage": folder.stage, "split": split, "views": chosen.name,
-                         "merge": merge, "size": size}
+                named = {**scorer.named, "split": split, "views": chosen.name, "merge": merge, "size": size}
                 yield from _rows(scorer, chosen, found, plain, named, wanted)
         if wanted.save:
             found.save(Path(wanted.save))
 
 
-def _rows(scorer: "Scorer", chosen: ViewSet, found: Probabilities, plain: Probabilities, named: dict[str, Any],
+def _rows(scorer: Speaker, chosen: ViewSet, found: Probabilities, plain: Probabilities, named: dict[str, Any],
           wanted: Wanted) -> Iterator[dict[str, Any]]:
     """The rows of one set of views and one merge; `plain`: the picture alone, of the same split and size."""
     merge, labels = merging.get(named["merge"]), found.labels
@@ -95,8 +107,7 @@ def _rows(scorer: "Scorer", chosen: ViewSet, found: Probabilities, plain: Probab
     beside = NOT_PAIRED if found is plain else paired(merged.argmax(1) == labels,
                                                       plain.log_probabilities[0].argmax(1) == labels)
     row = {**named, **score_row(found, merged), **beside}
-    if scorer.own:
-        runs.put_scores(scorer.folder.scores, [row])
+    scorer.keep(row)
     yield from _class_rows(named, merged, labels, scorer.packed) if wanted.per_class else (row,)
     if wanted.calibrate and named["split"] != "holdout":
         held = scorer.score("holdout", chosen)
@@ -129,7 +140,7 @@ def _class_rows(named: dict[str, Any], merged: np.ndarray, labels: np.ndarray, p
 class Scorer:
     """A finished stage, ready to say probabilities.
 
-    `own`: whether the data is that of the run, which then keeps what is computed.
+    `own`: whether the data is that of the run, which then keeps what is computed. `named`: what the rows call it.
     Raises `InputError` where the stage cannot be read, or, once it is needed, was trained on other classes.
     """
 
@@ -140,6 +151,7 @@ class Scorer:
         self._stage = self._plan.recipe.stage(folder.stage)
         self._networks = functools.cache(self._network)
         self._data = stored["data"]
+        self.named = {"run": str(folder.run), "stage": folder.stage}
         self.own = packed.contents == stored["data_digest"]
         if not self.own:
             cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
@@ -184,6 +196,11 @@ class Scorer:
                 if chosen.dense:
                     Dense(self._loaded[0], self.size).check(seen)
         return made
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Put a row into the run's scores, if they are of its own data."""
+        if self.own:
+            runs.put_scores(self.folder.scores, [row])
 
     def score(self, split: str, chosen: ViewSet) -> Probabilities:
         """Log-probabilities of every view of `chosen`; what the run has kept of them is not computed again."""

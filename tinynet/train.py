@@ -39,14 +39,14 @@ def main(argv: list[str] | None = None) -> None:
     run, plan = _resumed(asked) if asked.resume else _planned(asked)
     from tinynet import stages
     from tinynet.device import choose_device
-    from tinynet.report.tables import show_scores
+    from tinynet.report.tables import show
 
     if asked.summary:
         print(stages.summary(plan))
         return
     device = choose_device(asked.device, asked.precision)
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
-    show_scores(stages.train(run, plan, device, resume=bool(asked.resume)), "json" if asked.json else "table")
+    show(stages.train(run, plan, device, resume=bool(asked.resume)), "json" if asked.json else "table")
 
 
 def _planned(asked: Any) -> tuple[Path, Plan]:

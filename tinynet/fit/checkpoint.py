@@ -37,6 +37,11 @@ def load_model(path: Path, wnids: tuple[str, ...]) -> tuple[Classifier, int]:
     return model.eval(), stored["size"]
 
 
+def class_order(path: Path) -> tuple[str, ...]:
+    """The wnids of a network's outputs; raises `InputError` where the file is no checkpoint."""
+    return tuple(_read(path, "model")["wnids"])
+
+
 def save_training(path: Path, state: dict[str, Any], wnids: tuple[str, ...]) -> None:
     """Write the state of a training (`Training.state_dict()`)."""
     _save(path, {"kind": "training", "state": state}, wnids)
@@ -58,7 +63,7 @@ def _save(path: Path, content: dict[str, Any], wnids: tuple[str, ...]) -> None:
         raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
-def _load(path: Path, kind: str, wnids: tuple[str, ...]) -> dict[str, Any]:
+def _read(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; `python -m tinynet.train` writes one")
     try:
@@ -69,6 +74,11 @@ def _load(path: Path, kind: str, wnids: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(stored, dict) or (stored.get("format"), stored.get("kind")) != (FORMAT, kind):
         raise InputError(f"{path}: not a {kind} checkpoint of tinynet, format {FORMAT}; "
                          "`python -m tinynet.train` writes one")
+    return stored
+
+
+def _load(path: Path, kind: str, wnids: tuple[str, ...]) -> dict[str, Any]:
+    stored = _read(path, kind)
     theirs = stored["wnids"]
     if theirs != list(wnids):
         how = "the same classes in another order" if sorted(theirs) == sorted(wnids) else \

@@ -253,7 +253,7 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
         return Backbone()
     published = {member.url.rsplit("/", 1)[1]: member for member in VGG16_Weights}
     chosen = VGG16_Weights.__members__.get(weights)
-    state = _download(chosen) if chosen else _read_state(weights)
+    state = _download(chosen) if chosen else read_state(weights)
     if chosen := chosen or published.get(Path(weights).name):
         preprocessing = chosen.transforms()
         backbone = Backbone(preprocessing.mean, preprocessing.std)
@@ -278,7 +278,7 @@ def _download(weights: VGG16_Weights) -> dict[str, Tensor]:
                          f"name it: --weights {name}") from None
 
 
-def _read_state(path: str) -> dict[str, Any]:
+def read_state(path: str) -> dict[str, Any]:
     names = ", ".join(VGG16_Weights.__members__)
     if not Path(path).is_file():
         raise InputError(f"--weights {path}: no such file, and not one of {names}, none")

@@ -73,6 +73,26 @@ def accuracy_against_cost(rows: Sequence[dict[str, Any]], title: str) -> "Figure
     return figure
 
 
+def view_votes(views: Sequence[str], pictures: Sequence[Any], votes: Sequence[tuple[str, float]], winner: str,
+               title: str) -> "Figure":
+    """The views of a picture, (H, W, 3) arrays in [0, 1], each with its name, its vote and how sure it is."""
+    from matplotlib.figure import Figure
+
+    columns = min(5, len(views))
+    rows = -(-len(views) // columns)
+    figure = Figure(figsize=(max(2.4 * columns, 4), 2.9 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, view, picture, (name, share) in zip(panels, views, pictures, votes, strict=False):
+        panel.imshow(picture, interpolation="nearest")
+        panel.set_title(view, fontsize=9)
+        panel.set_xlabel(f"{name}\n{share:.0%}", fontsize=9, color="tab:green" if name == winner else "tab:red")
+        panel.set(xticks=[], yticks=[])
+    for panel in panels[len(views):]:
+        panel.set_axis_off()
+    return figure
+
+
 def save_figure(figure: "Figure", path: Any) -> None:
     """Write a figure as PNG, whole or not at all."""
     with whole_file(path) as stream:

@@ -6,27 +6,28 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-FORMATS = ("table", "markdown", "csv", "json")
-
 # Key of a row -> title and how it is written; a table has those columns that one of its rows has.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "run": ("run", str), "stage": ("stage", str), "split": ("split", str), "views": ("views", str),
     "merge": ("merge", str), "size": ("size", str), "name": ("class", str), "n": ("n", "{:,}".format),
     "top1": ("top-1", "{:.2%}".format), "interval": ("95 % interval", str), "gain": ("gain", "{:+.2%}".format),
     "p": ("p", "{:.2g}".format), "gain_over_ten": ("over ten-crop", "{:+.2%}".format),
-    "p_over_ten": ("p", "{:.2g}".format), "top5": ("top-5", "{:.2%}".format), "loss": ("loss", "{:.3f}".format),
+    "p_over_ten": ("p", "{:.2g}".format),
+    "documented": ("documented", "{:.2%}".format), "apart": ("apart", "{:+.2f} half-widths".format),
+    "top5": ("top-5", "{:.2%}".format), "loss": ("loss", "{:.3f}".format),
     "ece": ("calibration error", "{:.2%}".format), "temperature": ("temperature", "{:.3f}".format),
     "forwards": ("forwards", str), "pictures_per_second": ("pictures/s", "{:,.0f}".format),
-    "taken_for": ("taken for", str), "share": ("share", "{:.0%}".format)}
+    "taken_for": ("taken for", str), "share": ("share", "{:.0%}".format), "file": ("file", str),
+    "rank": ("rank", str), "class": ("class", str), "id": ("id", str), "probability": ("probability", "{:.2%}".format)}
 
 
-def score_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a row: what was scored, top-1 with its 95 % interval, and what else its rows have."""
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a row, with its 95 % interval where it has one."""
     return columns(_cells(rows))
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    shown = [{**row, "interval": f"{row['low']:.2%} .. {row['high']:.2%}"} for row in rows]
+    shown = [{**row, "interval": f"{row['low']:.2%} .. {row['high']:.2%}"} if "low" in row else row for row in rows]
     keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in shown)]
     return [[_COLUMNS[key][0] for key in keys]] + [
         ["" if row.get(key) is None else _COLUMNS[key][1](row[key]) for key in keys] for row in shown]
@@ -39,10 +40,12 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
                      for line in lines)
 
 
-def show_scores(rows: Sequence[dict[str, Any]], form: str = "table") -> None:
-    """Print the rows on standard output in one of `FORMATS`; JSON and CSV have every key, unrounded."""
-    print({"table": score_table, "markdown": _markdown, "csv": _csv,
-           "json": lambda found: json.dumps(list(found), indent=2)}[form](rows))
+def show(rows: Sequence[dict[str, Any]], form: str = "table") -> None:
+    """Print the rows on standard output as `table`, `markdown`, `csv` or `json`; the last two have every key,
+    unrounded. Where there are no rows only JSON has something to say."""
+    if rows or form == "json":
+        print({"table": table, "markdown": _markdown, "csv": _csv,
+               "json": lambda found: json.dumps(list(found), indent=2)}[form](rows))
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -25,19 +25,6 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> tuple[float, floa
     return float(interval.low), float(interval.high)
 
 
-def calibration_error(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): how far confidence is from accuracy, in [0, 1].
-
-    Pictures are put into `bins` equal ranges of the most probable class's probability; the mean over pictures
-    of |accuracy - mean confidence| of their bin. `log_probabilities`: (N, C); `labels`: (N,).
-    """
-    confidence = np.exp(log_probabilities.max(1).astype(np.float64))
-    right = log_probabilities.argmax(1) == labels
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # a bin holds its upper end
-    gaps = np.bincount(bin_of, right - confidence, bins)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
 def by_class(log_probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
     """A row a class that has pictures: `label`, `n`, `top1`, `low`, `high`, and what it is taken for most often:
     `taken_for` (a class index, or None where nothing is wrong) and in what share of its pictures, `share`."""
@@ -53,18 +40,46 @@ def by_class(log_probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str
     return rows
 
 
-def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """`n`, `top1`, `top5` (fractions), `loss` (mean negative log-likelihood, nats), `ece` (expected calibration
-    error), and `low`, `high`: the 95 % Wilson interval of top-1.
+class Tally:
+    """Counts and sums of scores, batch after batch; the result does not depend on how pictures are batched."""
 
-    `log_probabilities`: (N, C) float, normalised; `labels`: (N,) int.
-    """
-    if np.isnan(log_probabilities).any():
-        raise FloatingPointError("some of the network's probabilities are not numbers; use --precision float32")
-    count = len(labels)
-    hits = top_k_hits(log_probabilities, labels, 1)
-    low, high = wilson(hits, count)
-    own = np.take_along_axis(log_probabilities, labels[:, None], 1)
-    return {"n": count, "top1": hits / count, "top5": top_k_hits(log_probabilities, labels, 5) / count,
-            "loss": float(-own.mean(dtype=np.float64)), "ece": calibration_error(log_probabilities, labels),
-            "low": low, "high": high}
+    BINS = 15
+
+    def __init__(self):
+        self.count = self.hits = self.hits_of_five = 0
+        self.loss, self.gaps = 0.0, np.zeros(self.BINS)
+
+    def add(self, log_probabilities: np.ndarray, labels: np.ndarray) -> None:
+        """Count pictures: `log_probabilities` (N, C) float, normalised; `labels` (N,) int.
+
+        Raises `FloatingPointError` where a probability is no number.
+        """
+        if np.isnan(log_probabilities).any():
+            raise FloatingPointError("some of the network's probabilities are not numbers; use --precision float32")
+        self.count += len(labels)
+        self.hits += top_k_hits(log_probabilities, labels, 1)
+        self.hits_of_five += top_k_hits(log_probabilities, labels, 5)
+        self.loss -= float(np.take_along_axis(log_probabilities, labels[:, None], 1).sum(dtype=np.float64))
+        confidence = np.exp(log_probabilities.max(1).astype(np.float64))
+        right = log_probabilities.argmax(1) == labels
+        bins = np.clip(np.ceil(confidence * self.BINS).astype(int) - 1, 0, self.BINS - 1)  # each holds its upper end
+        self.gaps += np.bincount(bins, right - confidence, self.BINS)
+
+    def result(self) -> dict[str, Any]:
+        """`n`, `top1`, `top5` (fractions), `loss` (mean negative log-likelihood, nats), `ece`, and `low`, `high`:
+        the 95 % Wilson interval of top-1.
+
+        `ece`: expected calibration error (Guo et al. 2017), in [0, 1]: pictures are put into 15 equal ranges of the
+        most probable class's probability; the mean over pictures of |accuracy - mean confidence| of their bin.
+        """
+        low, high = wilson(self.hits, self.count)
+        return {"n": self.count, "top1": self.hits / self.count, "top5": self.hits_of_five / self.count,
+                "loss": self.loss / self.count, "ece": float(np.abs(self.gaps).sum() / self.count),
+                "low": low, "high": high}
+
+
+def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """`Tally.result` of one batch: `log_probabilities` (N, C) float, normalised; `labels` (N,) int."""
+    tally = Tally()
+    tally.add(log_probabilities, labels)
+    return tally.result()

@@ -171,11 +171,15 @@ def _after(before: View, then: View) -> View:
 
 @dataclass(frozen=True)
 class ViewSet:
-    """Named views of a picture. `dense`: whether the network slides over them (`Classifier.dense`)."""
+    """Named views of a picture.
+
+    `dense`: whether the network slides over them (`models.vgg.Dense`). `resizes`: whether a step names sizes.
+    """
 
     name: str
     views: Views
     dense: bool = False
+    resizes: bool = False
 
     def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
         """Pictures (N, 3, H, W) -> each view of them, whose sides may differ."""
@@ -185,23 +189,28 @@ class ViewSet:
         return len(self.views)
 
 
-def view_set(text: str, size: int) -> ViewSet:
+def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
     """The set that `text` writes, for a network that sees `size` pixels.
 
+    `prepared`: pictures come resized for crops of `size`, which may be one in the centre (ImageNet's procedure).
     Raises `InputError` for a step that is unknown, twice the same view, or numbers that it does not take.
     """
     steps = [_read(part, text) for part in text.split("+")]
     names = [name for name, _ in steps]
-    found = none(size)
-    if not _RESIZING & set(names):
-        found = resized(size, round(size * 8 / 7) if _CROPPING & set(names) else size)
+    resizes, crops = bool(_RESIZING & set(names)), bool(_CROPPING & set(names))
+    if resizes or (prepared and crops):
+        found = none(size)
+    elif prepared:
+        found = {PLAIN: partial(crop, size=size, down=0.5, right=0.5)}
+    else:
+        found = resized(size, round(size * 8 / 7) if crops else size)
     for name, numbers in steps:
         before = len(found)
         made = STEPS[name](size, *numbers)
         found = product(found, made)
         if len(found) != before * len(made):
             raise InputError(f"{text!r}: {name} gives views that are there already; name each step once")
-    return ViewSet(text, found, DENSE in names)
+    return ViewSet(text, found, DENSE in names, resizes)
 
 
 def get(text: str, size: int | None = None) -> Callable[[Tensor], dict[str, Tensor]]:

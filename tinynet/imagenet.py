@@ -1,0 +1,277 @@
+"""ImageNet's own networks: on any folder of pictures, and, without training, on Tiny ImageNet.
+
+The first is the published procedure of "reproducing ImageNet's val accuracy", streaming: 50,000 pictures need no
+more memory than a few batches. The second restricts the 1000-way head to the data's classes.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from tinynet import cli
+from tinynet.data.batches import batches, fitting
+from tinynet.data.folders import Pictures, imagenet_wnids, labelled_pictures, open_picture
+from tinynet.data.packed import Packed, PackedPart
+from tinynet.data.splits import split_train
+from tinynet.device import Device
+from tinynet.errors import InputError
+from tinynet.models.pretrained import Pretrained, Published, load_pretrained
+from tinynet.score import merges as merging
+from tinynet.score.metrics import Tally
+from tinynet.score.probabilities import Probabilities, log_softmax, view_probabilities
+from tinynet.score.views import ViewSet, view_set
+from tinynet.scoring import NOT_PAIRED, paired
+
+RESIZE_MODES = ("shorter", "squash")
+INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # PIL's numbers
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How pictures are prepared and scored; None stands for what the network's publisher does.
+
+    `resize`: shorter side (or, with `squash`, both) before crops of `size`, in pixels. `tta`, `merges`: as in
+    `scoring.Wanted`. `batch`: pictures at once. `workers`: processes that decode.
+    Raises `InputError` for what there is not.
+    """
+
+    resize: int | None = None
+    resize_mode: str = "shorter"
+    interpolation: str | None = None
+    size: int | None = None
+    tta: Sequence[str] = ()
+    merges: Sequence[str] = ("mean",)
+    batch: int = 32
+    workers: int = 2
+    save: str | None = None
+
+    def sets(self, published: Published) -> list[ViewSet]:
+        """The sets of views, plain first; raises `InputError` where crops do not fit."""
+        size, resize = self.size or published.size, self.resize or published.resize
+        for name in self.merges:
+            merging.get(name)
+        if self.save and len(self.tta) > 1:
+            raise InputError(f"--save-probabilities {self.save}: one file holds one set of views; name one with --tta")
+        if size > resize:
+            raise InputError(f"--size {size}: a crop of {size} pixels does not fit into pictures resized to {resize}; "
+                             f"name a larger --resize, for instance {round(size * 8 / 7)}")
+        sets = [view_set(text, size, prepared=True) for text in dict.fromkeys(("none", *self.tta))]
+        for chosen in sets:
+            chosen(torch.zeros(1, 3, resize, resize))
+            if chosen.dense:
+                raise InputError(f"--tta {chosen.name}: dense is for runs of tinynet; other networks see views of any "
+                                 "size whole: scales:256,320")
+        return sets
+
+
+def evaluate_folder(folder: str, labels: str | None, arch: str, weights: str, how: Procedure,
+                    device: Device) -> Iterator[dict[str, Any]]:
+    """Rows of scores of a pretrained network on the pictures of `folder`, beside its documented accuracy.
+
+    Classes go by wnid. `labels`: as `labelled_pictures` takes it. `apart`: measured less documented top-1, in half
+    widths of the 95 % interval: beyond 1 in size, the procedure or the pictures are not the documented ones.
+    Raises `InputError` for unusable input, the first unreadable picture included: a score without it would be
+    of other pictures.
+    """
+    model, published = load_pretrained(arch, weights)
+    classes = imagenet_wnids() if len(published.names) == 1000 else published.names
+    pictures = labelled_pictures(folder, classes, labels)
+    sets = how.sets(published)
+    running = model.to(device.device).to(memory_format=torch.channels_last)
+    named = {"run": arch, "stage": weights, "split": Path(folder).name}
+    first = None
+    for chosen in sets:
+        counted = {merge: _Counted() for merge in (how.merges if len(chosen) > 1 else ("mean",))}
+        save = how.save if chosen is sets[-1] else None
+        started = time.perf_counter()
+        with _Kept(save, chosen, len(pictures.files), len(classes)) as kept:
+            for found, at in _answers(running, pictures, chosen, published, how, device):
+                known = np.array([pictures.labels[i] for i in at])
+                for merge, one in counted.items():
+                    one.add(merging.get(merge)(found).numpy(), known)
+                kept.add(found, at)
+            kept.save(pictures, classes, {**named, "tta": chosen.name, "data": str(len(pictures.files))})
+        rate = len(pictures.files) / (time.perf_counter() - started)
+        for merge, one in counted.items():
+            right = np.concatenate(one.right)
+            beside = NOT_PAIRED if first is None else paired(right, first)
+            first = right if first is None else first
+            row = {**named, "views": chosen.name, "merge": merge, "size": how.size or published.size,
+                   **one.tally.result(), "forwards": len(chosen), "pictures_per_second": rate, **beside}
+            yield row | _documented(row, published)
+
+
+def _documented(row: dict[str, Any], published: Published) -> dict[str, Any]:
+    if published.documented is None or row["views"] != "none":
+        return {"documented": None, "apart": None}
+    half = (row["high"] - row["low"]) / 2
+    return {"documented": published.documented[0], "apart": (row["top1"] - published.documented[0]) / half}
+
+
+class _Counted:
+    """The tally of one merge, and which pictures it gets right."""
+
+    def __init__(self):
+        self.tally, self.right = Tally(), []
+
+    def add(self, merged: np.ndarray, labels: np.ndarray) -> None:
+        self.tally.add(merged, labels)
+        self.right.append(merged.argmax(1) == labels)
+
+
+class _Kept:
+    """Probabilities of every view on disk while they are computed, and in one file at the end, if that is wanted."""
+
+    def __init__(self, path: str | None, chosen: ViewSet, count: int, classes: int):
+        self.path, self.chosen, self.shape = path, chosen, (len(chosen), count, classes)
+
+    def __enter__(self) -> "_Kept":
+        if self.path:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            self.room = tempfile.TemporaryDirectory(dir=Path(self.path).parent, prefix=".probabilities-")
+            self.array = np.lib.format.open_memmap(Path(self.room.name, "found.npy"), "w+", np.float32, self.shape)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.path:
+            del self.array
+            self.room.cleanup()
+
+    def add(self, found: Tensor, at: Sequence[int]) -> None:
+        if self.path:
+            self.array[:, at] = found.numpy()
+
+    def save(self, pictures: Pictures, classes: Sequence[str], about: dict[str, Any]) -> None:
+        if self.path:
+            Probabilities(tuple(self.chosen.views), self.array, np.arange(len(pictures.files)),
+                          np.array(pictures.labels), tuple(classes), np.full(len(self.chosen), np.nan),
+                          about).save(Path(self.path))
+
+
+class Shown(Dataset):
+    """Pictures of files, decoded and resized by PIL: (index, uint8 (3, H, W)), or (index, what is wrong).
+
+    `resize`: shorter side, or both with `squash`; None: as they are. `upright`: turned as their EXIF data say.
+    """
+
+    def __init__(self, files: Sequence[Path], resize: int | None, mode: str, interpolation: str, upright: bool = False):
+        self.files, self.resize, self.mode = files, resize, mode
+        self.interpolation, self.upright = INTERPOLATIONS[interpolation], upright
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        try:
+            picture = open_picture(self.files[index], self.upright)
+        except InputError as error:  # an exception would come out of a worker with its traceback for a message
+            return index, str(error)
+        if self.resize:
+            width, height = picture.size
+            scale = self.resize / min(width, height)
+            sides = (self.resize, self.resize) if self.mode == "squash" else (
+                max(self.resize, int(width * scale)), max(self.resize, int(height * scale)))
+            picture = picture if sides == picture.size else picture.resize(sides, self.interpolation)
+        return index, torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: Published, how: Procedure,
+             device: Device) -> Iterator[tuple[Tensor, list[int]]]:
+    """(V, n, C) log-probabilities of n pictures and their places, batch after batch."""
+    shown = Shown(pictures.files, None if chosen.resizes else how.resize or published.resize, how.resize_mode,
+                  how.interpolation or published.interpolation)
+    loader = DataLoader(shown, how.batch, num_workers=how.workers, collate_fn=list, persistent_workers=False)
+    with cli.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
+        for batch in loader:
+            for _, picture in batch:
+                if isinstance(picture, str):
+                    raise InputError(picture)
+            yield see(model, [picture for _, picture in batch], chosen, device), [index for index, _ in batch]
+            bar.update(len(batch))
+
+
+@torch.inference_mode()
+def see(model: nn.Module, pictures: Sequence[Tensor], chosen: ViewSet, device: Device) -> Tensor:
+    """(V, n, C) log-probabilities on the CPU of n pictures, uint8 (3, H, W) of any sizes; equal ones go together."""
+    floats = [picture.to(device.device).float().div_(255)[None] for picture in pictures]
+    answers = []
+    for view in chosen.views.values():
+        seen = [view(picture) for picture in floats]
+        found: list[Tensor] = [torch.empty(0)] * len(seen)
+        for shape in dict.fromkeys(picture.shape for picture in seen):
+            at = [i for i, picture in enumerate(seen) if picture.shape == shape]
+            together = torch.cat([seen[i] for i in at]).contiguous(memory_format=torch.channels_last)
+            with device.autocast():
+                logits = model(together)
+            for place, answer in zip(at, log_softmax(logits).cpu(), strict=True):
+                found[place] = answer
+        answers.append(torch.stack(found))
+    return torch.stack(answers)
+
+
+class ZeroShot:
+    """A pretrained network on Tiny ImageNet without any training: its head restricted to the data's classes.
+
+    Raises `InputError` where one of them is none of ImageNet's 1,000.
+    """
+
+    def __init__(self, arch: str, weights: str, packed: Packed, device: Device):
+        wnids = imagenet_wnids()
+        foreign = [wnid for wnid in packed.wnids if wnid not in wnids]
+        if foreign:
+            raise InputError(f"{packed.manifest['source']}: {len(foreign)} of its {len(packed.wnids)} classes are none "
+                             f"of ImageNet's 1,000 (first: {foreign[0]}); --head imagenet needs them all")
+        model, published = load_pretrained(arch, weights, [wnids.index(wnid) for wnid in packed.wnids])
+        if len(published.names) != len(wnids):
+            raise InputError(f"--arch {arch}: has {len(published.names)} classes; --head imagenet needs the 1,000 of "
+                             "ILSVRC 2012")
+        self.packed, self.device, self.size = packed, device, published.size
+        self._model: Pretrained = model.to(device.device).to(memory_format=torch.channels_last)
+        self.named = {"run": arch, "stage": "zero-shot"}
+
+    def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
+        """The part and the rows of a split; the hold-out is that of the default split."""
+        if split == "holdout":
+            return self.packed.train, split_train(self.packed.train.labels).holdout
+        return self.packed.part(split), np.arange(len(self.packed.part(split)))
+
+    def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
+        """The sets of views that `texts` write; raises `InputError` for one that the network cannot see."""
+        made = [view_set(text, size) for text in texts]
+        for chosen in made:
+            try:
+                with torch.inference_mode():
+                    for seen in chosen(torch.zeros(1, 3, self.packed.side, self.packed.side)).values():
+                        self._model(seen.to(self.device.device))
+            except (RuntimeError, ValueError, AssertionError) as error:
+                raise InputError(f"--tta {chosen.name} --size {size}: {self.named['run']} cannot see such pictures "
+                                 f"({' '.join(str(error).split())[:120]})") from None
+        return made
+
+    def score(self, split: str, chosen: ViewSet) -> Probabilities:
+        """Log-probabilities of every view of `chosen`."""
+        part, rows = self.pictures(split)
+        found, seconds = [], []
+        for name, view in chosen.views.items():
+            at_once = fitting(min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:]))
+            bar = cli.progress(batches(part, rows, size=at_once, device=self.device.device),
+                               total=math.ceil(len(rows) / at_once), label=f"{split}, {name}", unit="batches")
+            started = time.perf_counter()
+            with self.device.autocast():
+                found.append(view_probabilities(self._model, bar, view))
+            seconds.append(time.perf_counter() - started)
+        labels = None if part.labels is None else part.labels[rows]
+        return Probabilities(tuple(chosen.views), np.stack(found), rows, labels, self.packed.wnids, np.array(seconds),
+                             {**self.named, "split": split, "tta": chosen.name, "data": self.packed.contents})
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Nothing keeps it: there is no run."""

@@ -1,0 +1,139 @@
+"""Pretrained ImageNet classifiers from torchvision and timm, with what their publishers say of them.
+
+`resnet50` is torchvision's, `timm/resnet50` timm's. The network normalises its own input; size, resize and
+documented accuracy come from the weights' metadata.
+"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from tinynet.errors import InputError
+from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, read_state
+
+_TIMM = "timm/"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is published of a network: class names, preprocessing, accuracies.
+
+    `resize`: shorter side before the crop, `size`: the crop's side, both in pixels. `interpolation`: of the
+    resize, a name of `INTERPOLATIONS`. `documented`: top-1 and top-5 as fractions, or None.
+    """
+
+    names: tuple[str, ...]
+    resize: int
+    size: int
+    interpolation: str
+    documented: tuple[float, float] | None
+
+
+class Pretrained(nn.Module):
+    """A classifier that takes pictures (N, 3, H, W) in [0, 1] and gives logits (N, C).
+
+    `classes`: indices of the outputs to keep, in order (default: all): the head restricted to some classes.
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float],
+                 classes: Sequence[int] | None = None):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.register_buffer("classes", None if classes is None else torch.tensor(classes))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        weight = next(self.network.parameters())
+        logits = self.network(((pictures - self.mean) / self.std).to(weight.dtype)).float()
+        return logits if self.classes is None else logits[:, self.classes]
+
+
+def load_pretrained(arch: str, weights: str = "DEFAULT",
+                    classes: Sequence[int] | None = None) -> tuple[Pretrained, Published]:
+    """The network called `arch`, in eval mode on the CPU, and what is published of it.
+
+    `weights`: a name of the publisher's (`DEFAULT`: its newest), a state-dict file, or `none` (random).
+    Raises `InputError` for an unknown name, a file of another network, or a download that fails.
+    """
+    network, mean, std, published = (_timm if arch.startswith(_TIMM) else _torchvision)(arch, weights)
+    return Pretrained(network, mean, std, classes).eval().requires_grad_(False), published
+
+
+def _torchvision(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], Sequence[float], Published]:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, 5) or known[:5]
+        raise InputError(f"--arch {arch}: torchvision has no such classifier; near it are {', '.join(near)}, and "
+                         f"timm's are called {_TIMM}NAME")
+    members = torchvision.models.get_model_weights(arch)
+    chosen = members.__members__.get(weights)
+    if chosen is None and weights != "none" and not Path(weights).is_file():
+        raise InputError(f"--weights {weights}: no such file, and {arch} has {', '.join(members.__members__)}, none")
+    described = chosen or members.DEFAULT
+    how = described.transforms()
+    named = chosen.meta["_metrics"].get("ImageNet-1K") if chosen else None
+    published = Published(tuple(described.meta["categories"]), how.resize_size[0], how.crop_size[0],
+                          how.interpolation.value, (named["acc@1"] / 100, named["acc@5"] / 100) if named else None)
+    network = torchvision.models.get_model(arch, weights=None)
+    if chosen:
+        _fill(network, _fetch(chosen), weights)
+    elif weights != "none":
+        _fill(network, read_state(weights), weights)
+    return network, how.mean, how.std, published
+
+
+def _fetch(weights: Any) -> dict[str, Tensor]:
+    try:
+        with redirect_stdout(sys.stderr):  # torch announces a download where results belong
+            return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise InputError(f"--weights {weights.name}: could not be fetched ({error}); bring {weights.url} here by hand "
+                         f"and name it with --weights") from None
+
+
+def _timm(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], Sequence[float], Published]:
+    try:
+        import timm
+        from timm.data import ImageNetInfo, resolve_model_data_config
+    except ImportError:
+        raise InputError(f"--arch {arch}: timm is not installed; pip install 'tinynet[timm]'") from None
+    name = arch.removeprefix(_TIMM)
+    known = timm.list_models(pretrained=False)
+    if name.split(".")[0] not in known:
+        near = difflib.get_close_matches(name, known, 5) or known[:5]
+        raise InputError(f"--arch {arch}: timm has no such network; near it are {', '.join(near)}")
+    try:
+        network = timm.create_model(name, pretrained=weights == "DEFAULT")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"--arch {arch}: its weights could not be fetched ({' '.join(str(error).split())[:200]}); "
+                         "bring a state dict by hand and name it with --weights") from None
+    if weights not in ("DEFAULT", "none"):
+        _fill(network, read_state(weights), weights)
+    how = resolve_model_data_config(network)
+    classes = network.num_classes
+    info = ImageNetInfo() if classes == 1000 else None
+    names = tuple(info.index_to_description(i) if info else str(i) for i in range(classes))
+    size = how["input_size"][-1]
+    published = Published(names, round(size / how["crop_pct"]), size, how["interpolation"], None)
+    return network, how["mean"] or IMAGENET_MEAN, how["std"] or IMAGENET_STD, published
+
+
+def _fill(network: nn.Module, state: dict[str, Any], source: str) -> None:
+    wanted = network.state_dict()
+    missing, foreign = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
+    wrong = [k for k in wanted if k in state and getattr(state[k], "shape", None) != wanted[k].shape]
+    if missing or foreign or wrong:
+        first = (missing or foreign or wrong)[0]
+        raise InputError(f"--weights {source}: weights of another network: of {len(wanted)} keys {len(missing)} are "
+                         f"missing, {len(foreign)} are foreign and {len(wrong)} have another shape (first: {first})")
+    network.load_state_dict(state)

@@ -1,0 +1,125 @@
+"""Names for pictures of any files, by a trained run or a pretrained network, and how each view votes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights
+
+from tinynet import cli
+from tinynet.data.folders import imagenet_wnids
+from tinynet.device import Device
+from tinynet.errors import InputError
+from tinynet.fit.checkpoint import class_order, load_model
+from tinynet.imagenet import Shown, see
+from tinynet.models.pretrained import load_pretrained
+from tinynet.models.vgg import Dense, check_side
+from tinynet.report.figures import save_figure, view_votes
+from tinynet.runs import StageFolder
+from tinynet.score import merges as merging
+from tinynet.score.views import view_set
+
+_AT_ONCE = 32  # pictures
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pictures are prepared and merged; None stands for the network's own way."""
+
+    tta: str = "none"
+    merge: str = "mean"
+    size: int | None = None
+    resize: int | None = None
+    resize_mode: str = "shorter"
+    interpolation: str | None = None
+
+
+@dataclass(frozen=True)
+class Namer:
+    """A network and what its classes are called: `ids` (wnids) and `names`, in the order of its outputs.
+
+    `size`, `resize`, `interpolation`: what it wants where nothing else is said; `resize` None: as the views need.
+    `dense`: the network that slides over larger pictures, where there is one.
+    """
+
+    network: nn.Module
+    ids: Sequence[str]
+    names: Sequence[str]
+    size: int
+    resize: int | None
+    interpolation: str
+    device: Device
+    dense: nn.Module | None = None
+
+    def name(self, files: Sequence[Path], how: Preparation, top: int,
+             explain: str | None) -> tuple[list[dict[str, Any]], list[str]]:
+        """A row for each of the `top` classes of each picture, and a line for each file that cannot be read.
+
+        `explain`: where to draw the views of the first picture and their votes, or None.
+        Raises `InputError` for views, a merge or sizes that there are not.
+        """
+        merge, size = merging.get(how.merge), how.size or self.size
+        if self.dense is not None:
+            check_side(size)
+        chosen = view_set(how.tta, size, prepared=True)
+        if chosen.dense and self.dense is None:
+            raise InputError(f"--tta {how.tta}: dense is for runs of tinynet")
+        cropped = any(step in how.tta.split("+") for step in ("five", "ten"))
+        resize = how.resize or self.resize or (round(size * 8 / 7) if cropped else size)
+        chosen(torch.zeros(1, 3, resize, resize))
+        network = self.dense if chosen.dense else self.network
+        shown = Shown(files, None if chosen.resizes else resize, how.resize_mode,
+                      how.interpolation or self.interpolation, upright=True)
+        rows, unreadable = [], []
+        with cli.progress(total=len(files), label="pictures", unit="pictures") as bar:
+            for first in range(0, len(files), _AT_ONCE):
+                some = [shown[i] for i in range(first, min(first + _AT_ONCE, len(files)))]
+                bar.update(len(some))
+                unreadable += [picture for _, picture in some if isinstance(picture, str)]
+                read = [(files[i], picture) for i, picture in some if not isinstance(picture, str)]
+                if not read:
+                    continue
+                found = see(network, [picture for _, picture in read], chosen, self.device)
+                if explain and not rows:
+                    seen = [view(read[0][1][None].float() / 255)[0] for view in chosen.views.values()]
+                    self._explain(explain, read[0][0], list(chosen.views), seen, found[:, :1], merge)
+                for (file, _), merged in zip(read, merge(found).exp(), strict=True):
+                    rows += self._rows(file, merged, top)
+        return rows, unreadable
+
+    def _rows(self, file: Path, probabilities: Tensor, top: int) -> list[dict[str, Any]]:
+        best = probabilities.topk(min(top, len(probabilities)))
+        return [{"file": str(file), "rank": rank, "class": self.names[index], "id": self.ids[index],
+                 "probability": value}
+                for rank, (index, value) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True), 1)]
+
+    def _explain(self, path: str, file: Path, views: list[str], seen: list[Tensor], found: Tensor,
+                 merge: merging.Merge) -> None:
+        together = merge(found)[0].exp()
+        votes = [(self.names[int(one.argmax())], float(one.max())) for one in found[:, 0].exp()]
+        best = int(together.argmax())
+        title = f"{file.name}: {self.names[best]}, {together[best]:.0%}"
+        save_figure(view_votes(views, [picture.permute(1, 2, 0).clamp(0, 1).numpy() for picture in seen], votes,
+                               self.names[best], title), Path(path))
+        cli.say(f"views and votes: {path}")
+
+
+def run_namer(folder: StageFolder, device: Device) -> Namer:
+    """The network of a finished stage; its classes are called as ImageNet calls them."""
+    wnids = class_order(folder.best)
+    model, size = load_model(folder.best, wnids)
+    running = model.for_inference(device.device, device.dtype)
+    called = dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
+    return Namer(running, wnids, [called.get(wnid, wnid) for wnid in wnids], size, None, "bilinear", device,
+                 Dense(running, size))
+
+
+def pretrained_namer(arch: str, weights: str, device: Device) -> Namer:
+    """A pretrained classifier of torchvision's or timm's."""
+    model, published = load_pretrained(arch, weights)
+    ids = imagenet_wnids() if len(published.names) == 1000 else [str(i) for i in range(len(published.names))]
+    return Namer(model.to(device.device).to(memory_format=torch.channels_last), ids, published.names, published.size,
+                 published.resize, published.interpolation, device)
