@@ -255,6 +255,41 @@ def test_a_choice_needs_views_to_choose_from(there):
         refused(evaluate, flags, "--choose")
 
 
+def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there):
+    """Two runs that differ from the finished one by opposite steps: their mean is that run."""
+    whole = torch.load("runs/done/finetune/best.pt", weights_only=True)
+    for name, sign in (("up", 1), ("down", -1)):
+        copy_run(name, 0)
+        draw = torch.Generator().manual_seed(0)
+        weights = {key: value + sign * 5 * torch.randn(value.shape, generator=draw) * key.startswith("head.1")
+                   for key, value in whole["weights"].items()}
+        torch.save({**whole, "weights": weights}, f"runs/{name}/finetune/best.pt")
+    ran = call(evaluate, "--soup", "runs/up", "runs/down", "--out", "runs/both", "--json", "--device", "cpu")
+    found, trained = json.loads(ran.out), rows_of(there.ran)[1]
+    assert [row["run"] for row in found] == ["runs/up", "runs/down", "runs/both"]
+    assert found[2]["top1"] == trained["top1"] and found[2]["loss"] == pytest.approx(trained["loss"], rel=1e-4)
+    assert found[2]["gain"] == pytest.approx(found[2]["top1"] - max(found[0]["top1"], found[1]["top1"]))
+    assert found[2]["gain"] > 0 and "is better" in ran.err
+    again = rows_of(call(evaluate, "--run", "runs/both", "--split", "holdout", "--json", "--device", "cpu"))
+    assert again[0]["top1"] == trained["top1"]
+    ran = call(evaluate, "--soup", "runs/done", "runs/done", "--out", "runs/same", "--json", "--device", "cpu")
+    assert "not better" in ran.err and not Path("runs/same").exists() and json.loads(ran.out)[2]["gain"] == 0
+
+
+def test_runs_that_make_no_soup_are_refused(there):
+    assert refused(evaluate, ["--soup", "runs/done"], "--soup", "two") == 1
+    refused(evaluate, ["--soup", "runs/done", "runs/none"], "runs/none")
+    refused(evaluate, ["--soup", "runs/done", "runs/done", "--out", "runs"], "--out runs")
+    copy_run("other", 0)
+    recipe = Path("runs/other/finetune/recipe.json")
+    recipe.write_text(recipe.read_text().replace('"split_digest": "', '"split_digest": "0'))
+    refused(evaluate, ["--soup", "runs/done", "runs/other"], "runs/other", "other split")
+    copy_run("wide", 0)
+    stored = torch.load("runs/wide/finetune/best.pt", weights_only=True)
+    torch.save({**stored, "size": 48}, "runs/wide/finetune/best.pt")
+    refused(evaluate, ["--soup", "runs/done", "runs/wide"], "runs/wide", "size")
+
+
 # --- stored probabilities -----------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
     python -m tinynet.evaluate --tta flip                          the newest finished run
     python -m tinynet.evaluate --tta flip ten --size 64 80 --merge mean gmean      a grid
     python -m tinynet.evaluate --tta flip+shift scales --choose 10                 which views are worth their cost
+    python -m tinynet.evaluate --soup runs/a runs/b --out runs/ab                  the mean of weights, if better
     python -m tinynet.evaluate --from-probabilities a.npz b.npz    together, and one against the other
     python -m tinynet.evaluate --head imagenet --arch vgg16        a pretrained network without any training
     python -m tinynet.evaluate --dataset imagefolder --data val --arch resnet50 --tta ten      ImageNet's procedure
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # What each way of scoring takes beside the flags that all take; any other flag is refused, not passed over.
 _TAKES = {
     "a run": {"run", "stage", "tta", "merge", "size", "split", "cache", "calibrate", "per_class", "save_probabilities"},
+    "--soup": {"soup", "stage", "cache", "out"},
     "--choose": {"choose", "run", "stage", "tta", "size", "cache"},
     "--from-probabilities": {"from_probabilities", "merge"},
     "--head imagenet": {"head", "arch", "weights", "tta", "merge", "size", "split", "cache", "calibrate", "per_class",
@@ -48,12 +50,15 @@ def parser() -> cli.Parser:
     made.add_argument("--choose", type=int, metavar="N",
                       help="which N views or fewer of all in --tta are worth their cost: chosen and weighted on one "
                            "half of the hold-out, judged on the other and on val, beside ten-crop")
+    made.add_argument("--soup", nargs="+", metavar="RUN",
+                      help="the mean of these runs' weights, beside each of them, on the hold-out; written to --out "
+                           "where it is better")
     made.add_argument("--per-class", action="store_true", help="a row for each class in place of one for all")
     made.add_argument("--save-probabilities", metavar="FILE",
                       help="write the probabilities of every view; for one split, one size and one set of views")
     made.add_argument("--from-probabilities", nargs="+", metavar="FILE",
                       help="score what was saved: each file, all together, and each against the first")
-    cli.add_common(made, "data", "cache", "run", "split", "device", "precision", "format", "json")
+    cli.add_common(made, "data", "cache", "run", "out", "split", "device", "precision", "format", "json")
     other = made.add_argument_group("pretrained networks")
     other.add_argument("--head", choices=("imagenet",),
                        help="no run, but the network --arch with its own head, restricted to the data's classes")
@@ -70,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     made = parser()
     asked = made.parse_args(argv)
-    way = next((way for way in ("--from-probabilities", "--dataset imagefolder", "--head imagenet", "--choose")
+    way = next((way for way in ("--from-probabilities", "--dataset imagefolder", "--head imagenet", "--soup",
+                                        "--choose")
                 if getattr(asked, way.split()[0][2:].replace("-", "_")) is not None), "a run")
     given = {name for name in vars(asked) if getattr(asked, name) != made.get_default(name)}
     if wrong := sorted(given - _TAKES[way] - _ALL_TAKE):
@@ -85,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         from tinynet.device import choose_device
 
         device = choose_device(asked.device, asked.precision)
-        rows = {"a run": _run, "--choose": _choose, "--head imagenet": _zero_shot,
+        rows = {"a run": _run, "--soup": _soup, "--choose": _choose, "--head imagenet": _zero_shot,
                 "--dataset imagefolder": _folder}[way](made, asked, device)
     show(rows, "json" if asked.json else asked.format)
 
@@ -124,6 +130,16 @@ def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, An
     save_figure(accuracy_against_cost(rows, f"{scorer.folder.run.name}: {scorer.folder.stage}"), drawn)
     cli.say(f"accuracy against cost: {drawn}")
     return rows
+
+
+def _soup(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+    if len(asked.soup) < 2:
+        made.error("--soup takes two runs or more")
+    from tinynet.soup import cook
+
+    folders = [finished_stage(run, asked.stage) for run in asked.soup]
+    packed = open_data(asked.data, asked.cache, Plan.read(folders[0].read_recipe()))
+    return cook(folders, packed, device, asked.out)
 
 
 def _zero_shot(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
