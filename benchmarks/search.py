@@ -8,12 +8,10 @@ by the exact paired McNemar test on the same held-out pictures.
 """
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from benchmarks.machine import facts
 from tinynet import cli
@@ -32,6 +30,7 @@ from tinynet.plan import WEIGHTS
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
+from tinynet.scoring import paired
 
 
 def both(*depths: str) -> list[str]:
@@ -153,13 +152,6 @@ def thin(kept: Features, every: int) -> Features:
     if every == 1:
         return kept
     return Features(tuple(np.ascontiguousarray(a[:, ::every]) for a in kept.arrays), kept.labels[::every])
-
-
-def paired(right: np.ndarray, other: Sequence[bool]) -> dict[str, float]:
-    """Gain in top-1 over `other` and the two-sided p of the exact McNemar test."""
-    wins, losses = int((right & ~np.asarray(other)).sum()), int((~right & np.asarray(other)).sum())
-    p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    return {"gain": (wins - losses) / len(right), "p": float(p)}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Time the steps of the way against the network alone: extraction, finetune, start, memory.
 
     python -m benchmarks.speed --data data/tiny-imagenet-200.zip --weights data/vgg16-features.pth
-
-Rates are measured in turn (A B A B ...), so that their ratios hold on a noisy machine.
 """
 
 import statistics
@@ -19,13 +17,14 @@ import numpy as np
 import torch
 
 from benchmarks.machine import facts
+from benchmarks.measure import in_turn, timed
 from tinynet import cli
 from tinynet.data.batches import batches
 from tinynet.data.download import find_data
 from tinynet.data.packed import Packed, open_packed
 from tinynet.device import Device, choose_device
 from tinynet.files import write_json
-from tinynet.fit.features import view_features
+from tinynet.fit.features import frozen_backbone, view_features
 from tinynet.fit.inputs import epoch_batches
 from tinynet.fit.loop import Training
 from tinynet.fit.recipes import TUNED
@@ -50,7 +49,7 @@ def main() -> None:
     network = TUNED.network
     model = Classifier(backbone, network.taps, network.hidden, len(packed.wnids), network.dropout, network.standardise)
     rates = in_turn({
-        "frozen forward alone": frozen_forward(model, device, asked.pictures),
+        "frozen forward alone": frozen_forward(model, packed, device, asked.pictures),
         "extraction": extraction(model, packed, device, asked.pictures),
         "train step alone": train_step(model, packed, device, asked.pictures // 4, resident=True),
         "finetune": train_step(model, packed, device, asked.pictures // 4, resident=False),
@@ -70,38 +69,15 @@ def main() -> None:
     print(out)
 
 
-def in_turn(jobs: dict[str, Callable[[], float]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Rates of each job in every turn, after one turn that is not counted; `ratio` is to the first job, by turns."""
-    found: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(repeats + 1):
-        for name, job in jobs.items():
-            rate = job()
-            if turn:
-                found[name].append(rate)
-    first = next(iter(found.values()))
-    return {name: {"median": statistics.median(rates), "low": min(rates), "high": max(rates),
-                   "ratio": statistics.median(r / f for r, f in zip(rates, first, strict=True))}
-            for name, rates in found.items()}
-
-
-def timed(count: int, device: Device, work: Callable[[], None]) -> float:
-    """Pictures a second."""
-    started = time.perf_counter()
-    work()
-    if device.device.type == "cuda":
-        torch.cuda.synchronize()
-    return count / (time.perf_counter() - started)
-
-
-def frozen_forward(model: Classifier, device: Device, count: int) -> Callable[[], float]:
-    """The bare convolutions on one batch that is already there, in their own dtype."""
-    frozen = model.for_inference(device.device, device.dtype).backbone.features
-    pictures = torch.rand(BATCH, 64, 64, 3, device=device.device).permute(0, 3, 1, 2).to(device.dtype)
+def frozen_forward(model: Classifier, packed: Packed, device: Device, count: int) -> Callable[[], float]:
+    """The bare backbone on one batch that is already there."""
+    frozen = frozen_backbone(model, packed, 64, device)
+    pictures = torch.rand(BATCH, 64, 64, 3, device=device.device).permute(0, 3, 1, 2)
 
     def work() -> None:
         with torch.inference_mode():
             for _ in range(count // BATCH):
-                frozen(pictures)
+                frozen(pictures, ["pool5"])
 
     return lambda: timed(count, device, work)
 

@@ -1,0 +1,57 @@
+"""What 8-bit integers cost and bring in the frozen backbone, beside float32.
+
+    python -m benchmarks.int8 --runs runs/a runs/b --data data/tiny-imagenet-200.zip
+
+Speed: the bare backbone on one batch, in turn. Accuracy: each run's head, trained on whatever features it was, on
+the same held-out pictures with features of either kind, compared in pairs (McNemar).
+"""
+
+import torch
+
+from benchmarks.machine import facts
+from benchmarks.measure import in_turn
+from benchmarks.speed import frozen_forward
+from tinynet import cli
+from tinynet.data.download import find_data
+from tinynet.data.packed import open_packed
+from tinynet.device import Device
+from tinynet.files import write_json
+from tinynet.fit.checkpoint import load_model
+from tinynet.runs import finished_stage
+from tinynet.score.metrics import score
+from tinynet.scoring import Scorer, paired
+
+
+def main() -> None:
+    """The command."""
+    parser = cli.Parser("benchmarks.int8", __doc__)
+    parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="runs with a finished base")
+    parser.add_argument("--pictures", type=int, default=640, metavar="N", help="pictures a measurement (default: 640)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns (default: 5)")
+    cli.add_common(parser, "data", "cache", "out")
+    asked = parser.parse_args()
+    packed = open_packed(find_data(asked.data), asked.cache)
+    kinds = {name: Device(torch.device("cpu"), torch.float32, int8=name == "int8") for name in ("float32", "int8")}
+    rows = []
+    for run in asked.runs:
+        folder, scores, right = finished_stage(run, "base"), {}, {}
+        for name, device in kinds.items():
+            scorer = Scorer(folder, packed, device)
+            found = scorer.score("holdout", *scorer.sets(["none"], scorer.size))
+            scores[name] = score(found.log_probabilities[0], found.labels)
+            right[name] = found.log_probabilities[0].argmax(1) == found.labels
+        rows.append({"run": folder.run.name, "trained on": folder.read_recipe()["device"]["precision"], **scores,
+                     "int8 over float32": paired(right["int8"], right["float32"])})
+        cli.say(f"{folder.run.name}: float32 {scores['float32']['top1']:.2%}, int8 {scores['int8']['top1']:.2%}, "
+                f"p = {rows[-1]['int8 over float32']['p']:.2g}")
+    model, _ = load_model(finished_stage(asked.runs[0], "base").best, packed.wnids)
+    rates = in_turn({name: frozen_forward(model, packed, device, asked.pictures) for name, device in kinds.items()},
+                    asked.repeats)
+    out = asked.out or "benchmarks/results/int8.json"
+    write_json(out, {"what": "frozen VGG16 at 64 px, batch 64: pictures/s in turn, and hold-out top-1 of base",
+                     "machine": facts(kinds["int8"]), "rates": rates, "accuracy": rows})
+    print(out)
+
+
+if __name__ == "__main__":
+    cli.run(main)
