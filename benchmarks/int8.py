@@ -17,9 +17,9 @@ from tinynet.data.packed import open_packed
 from tinynet.device import Device
 from tinynet.files import write_json
 from tinynet.fit.checkpoint import load_model
+from tinynet.jobs.scoring import Scorer, paired
 from tinynet.runs import finished_stage
 from tinynet.score.metrics import score
-from tinynet.scoring import Scorer, paired
 
 
 def main() -> None:

@@ -25,12 +25,12 @@ from tinynet.fit.features import Features, train_features, view_features
 from tinynet.fit.inputs import steps_per_epoch
 from tinynet.fit.loop import Training, fit
 from tinynet.fit.recipes import TUNED
+from tinynet.jobs.plan import WEIGHTS
+from tinynet.jobs.scoring import paired
 from tinynet.models.vgg import Backbone, Classifier, load_backbone
-from tinynet.plan import WEIGHTS
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
-from tinynet.scoring import paired
 
 
 def both(*depths: str) -> list[str]:

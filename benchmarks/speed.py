@@ -28,8 +28,8 @@ from tinynet.fit.features import frozen_backbone, view_features
 from tinynet.fit.inputs import epoch_batches
 from tinynet.fit.loop import Training
 from tinynet.fit.recipes import TUNED
+from tinynet.jobs.plan import WEIGHTS
 from tinynet.models.vgg import Classifier, load_backbone
-from tinynet.plan import WEIGHTS
 
 BATCH = 64
 

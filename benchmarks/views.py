@@ -18,8 +18,8 @@ from tinynet.device import Device, choose_device
 from tinynet.files import write_json
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.features import frozen_backbone
+from tinynet.jobs.plan import Plan, open_data
 from tinynet.models.vgg import Classifier
-from tinynet.plan import Plan, open_data
 from tinynet.runs import finished_stage
 from tinynet.score.merges import mean
 from tinynet.score.probabilities import view_probabilities

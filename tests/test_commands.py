@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,15 +20,19 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from support import call, files, refused, thin_network
 from torchvision.transforms.v2 import functional as tv
 
-from tinynet import cli, evaluate, predict, runs, scoring, train
+from tinynet import cli, evaluate, predict, runs, train
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
+from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.files import locked, new_array
 from tinynet.fit.checkpoint import load_model
+from tinynet.jobs import scoring, soup
+from tinynet.jobs.plan import Plan, split_of
 from tinynet.runs import StageFolder
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
@@ -37,7 +42,7 @@ from tinynet.score.views import CORNERS
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "ece", "low", "high"]
-SCORED = [*KEYS, "forwards", "pictures_per_second", "gain", "p"]
+SCORED = [*KEYS, "precision", "forwards", "pictures_per_second", "gain", "p"]
 SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
          "--device", "cpu", "--precision", "float32")
 
@@ -190,6 +195,35 @@ def test_kept_probabilities_of_other_weights_are_not_believed(there):
     best.write_bytes(before)
 
 
+def test_kept_probabilities_that_cannot_be_read_are_computed_again(there):
+    flags = ["--split", "val", "--json", "--device", "cpu"]
+    first = rows_of(call(evaluate, *flags))
+    for path in Path("runs/done/finetune/probabilities").iterdir():
+        path.write_bytes(b"broken")
+    assert rows_of(call(evaluate, *flags))[0]["loss"] == first[0]["loss"]
+
+
+def test_changed_pictures_are_not_taken_for_those_of_the_run(there, tmp_path):
+    """The same names and labels, other pixels: nothing that was kept of the run's own pictures is used."""
+    flags = ["--tta", "flip", "--split", "val", "--json", "--device", "cpu"]
+    first = rows_of(call(evaluate, *flags))
+    black = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(black, "JPEG")
+    with zipfile.ZipFile(there.flags[1]) as whole, zipfile.ZipFile(tmp_path / "black.zip", "w") as made:
+        for name in whole.namelist():
+            made.writestr(name, black.getvalue() if "/images/val_" in name else whole.read(name))
+    ran = call(evaluate, *flags, "--data", tmp_path / "black.zip", "--cache", there.flags[3])
+    assert "not the data of runs/done" in ran.err
+    found = rows_of(ran)
+    assert found[0]["loss"] != first[0]["loss"] and found[0]["top1"] == pytest.approx(1 / 6)
+    assert rows_of(call(evaluate, *flags)) == first
+
+
+def test_views_that_are_alike_count_once(there):
+    ran = call(evaluate, "--tta", "scales:32,40+five", "--split", "val", "--json", "--device", "cpu")
+    assert rows_of(ran)[1]["forwards"] == 6 and "10 views" in ran.err and "6 different" in ran.err
+
+
 def test_a_row_a_class(there):
     ran = call(evaluate, "--split", "val", "--per-class", "--json", "--device", "cpu")
     found = json.loads(ran.out)
@@ -251,29 +285,51 @@ def test_views_are_chosen_on_one_half_and_judged_on_the_other(there):
 
 def test_a_choice_needs_views_to_choose_from(there):
     for flags in (["--choose", "3"], ["--choose", "0", "--tta", "flip"], ["--choose", "3", "--tta", "flip", "--size",
-                  "32", "40"], ["--choose", "2", "--tta", "flip", "--merge", "max"]):
+                  "32", "40"], ["--choose", "2", "--tta", "flip", "--merge", "max"],
+                  ["--choose", "2", "--tta", "flip", "dense:64", "--device", "cpu"]):
         refused(evaluate, flags, "--choose")
 
 
-def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there):
-    """Two runs that differ from the finished one by opposite steps: their mean is that run."""
-    whole = torch.load("runs/done/finetune/best.pt", weights_only=True)
-    for name, sign in (("up", 1), ("down", -1)):
-        copy_run(name, 0)
-        draw = torch.Generator().manual_seed(0)
-        weights = {key: value + sign * 5 * torch.randn(value.shape, generator=draw) * key.startswith("head.1")
-                   for key, value in whole["weights"].items()}
-        torch.save({**whole, "weights": weights}, f"runs/{name}/finetune/best.pt")
+def always(name, label, other):
+    """A copy of the finished run that always says one class, by its biases; `other` takes back what `label` gets."""
+    copy_run(name, 0)
+    stored = torch.load("runs/done/finetune/best.pt", weights_only=True)
+    stored["weights"]["head.5.bias"][label] += 1000
+    stored["weights"]["head.5.bias"][other] -= 1000
+    torch.save(stored, f"runs/{name}/finetune/best.pt")
+
+
+def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there, monkeypatch):
+    monkeypatch.setattr(soup, "_normalised", lambda model, *_: model)
+    always("up", 0, 1)
+    always("down", 1, 0)
     ran = call(evaluate, "--soup", "runs/up", "runs/down", "--out", "runs/both", "--json", "--device", "cpu")
     found, trained = json.loads(ran.out), rows_of(there.ran)[1]
     assert [row["run"] for row in found] == ["runs/up", "runs/down", "runs/both"]
-    assert found[2]["top1"] == trained["top1"] and found[2]["loss"] == pytest.approx(trained["loss"], rel=1e-4)
-    assert found[2]["gain"] == pytest.approx(found[2]["top1"] - max(found[0]["top1"], found[1]["top1"]))
-    assert found[2]["gain"] > 0 and "is better" in ran.err
+    assert [row["top1"] for row in found] == [3 / 18, 3 / 18, trained["top1"]] and trained["top1"] > 3 / 18
+    assert found[2]["loss"] == pytest.approx(trained["loss"], rel=1e-3)
+    assert found[2]["gain"] == pytest.approx(trained["top1"] - 3 / 18)
+    assert "is better" in ran.err and "chance could have done it" in ran.err
     again = rows_of(call(evaluate, "--run", "runs/both", "--split", "holdout", "--json", "--device", "cpu"))
     assert again[0]["top1"] == trained["top1"]
+    recipe = json.loads(Path("runs/both/finetune/recipe.json").read_text())
+    assert recipe["soup"] == ["runs/up/finetune", "runs/down/finetune"]
     ran = call(evaluate, "--soup", "runs/done", "runs/done", "--out", "runs/same", "--json", "--device", "cpu")
     assert "not better" in ran.err and not Path("runs/same").exists() and json.loads(ran.out)[2]["gain"] == 0
+
+
+def test_a_soup_measures_its_statistics_anew(there):
+    packed = open_packed(there.flags[1], str(there.flags[3]))
+    folder = StageFolder(Path("runs/done"), "finetune")
+    model, size = load_model(folder.best, packed.wnids)
+    train_rows = split_of(Plan.read(folder.read_recipe()), packed).train
+    pictures = torch.from_numpy(packed.train.pictures[train_rows]).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        features = model.features(tv.resize(pictures, [size, size], antialias=True))
+    before = model.head[0].running_mean.clone()
+    found = soup._normalised(model, folder, packed, Device(torch.device("cpu"), torch.float32), size)
+    torch.testing.assert_close(found.head[0].running_mean, features.mean(0), rtol=1e-3, atol=1e-4)
+    assert not found.training and (found.head[0].running_mean - before).abs().max() > 1e-4
 
 
 def test_runs_that_make_no_soup_are_refused(there):
@@ -327,6 +383,13 @@ def test_saved_probabilities_that_do_not_fit_are_refused(there):
     refused(evaluate, ["--from-probabilities", "nowhere.npz"], "nowhere.npz")
     refused(evaluate, ["--from-probabilities", "val.npz", "--merge", "median"], "median", "gmean")
     assert refused(evaluate, ["--from-probabilities", "val.npz", "--tta", "flip"], "--tta") == 1
+    assert refused(evaluate, ["--from-probabilities", "val.npz", "--device", "cpu"], "--device") == 1
+    relabelled = Probabilities.load(Path("val.npz"))
+    dataclasses.replace(relabelled, labels=relabelled.labels[::-1]).save(Path("labels.npz"))
+    refused(evaluate, ["--from-probabilities", "val.npz", "labels.npz"], "labels.npz", "other labels")
+    Path("folder").mkdir()
+    refused(evaluate, ["--split", "val", "--save-probabilities", "folder", "--device", "cpu"], "folder", "a folder")
+    refused(evaluate, ["--split", "holdout", "--calibrate", "--device", "cpu"], "--calibrate", "--split")
     refused(evaluate, ["--save-probabilities", "a.npz", "--device", "cpu"], "2 splits", "--split")
     refused(evaluate, ["--save-probabilities", "a.npz", "--split", "val", "--tta", "flip", "ten", "--device", "cpu"],
             "2 sets of views")
@@ -583,7 +646,7 @@ def test_what_cannot_be_scored_is_refused(there):
     refused(evaluate, ["--tta", "resize:32+five", "--size", "40", "--device", "cpu"], "40", "32x32")
     refused(evaluate, ["--size", "64", "20"], "--size 20", "32")
     refused(predict, ["--size", "20"], "--size 20", "32")
-    refused(predict, ["--size", "0"], "--size 0", "32")
+    refused(predict, ["--size", "0"], "--size", "greater than 0")
     refused(evaluate, ["--data", "nowhere.zip"], "nowhere.zip")
     Path("file.txt").write_text("a file in the way")
     refused(predict, ["--device", "cpu", "--out", "file.txt/predictions.txt"], "file.txt", "--out")

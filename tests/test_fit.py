@@ -19,7 +19,7 @@ from support import complaint, needs_vnni, thin_network
 from torch import nn
 from torch.nn import functional as F
 
-from tinynet import cli, runs, stages, train
+from tinynet import cli, runs, train
 from tinynet.data.batches import batches
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
@@ -29,8 +29,9 @@ from tinynet.fit.checkpoint import load_model, load_training, save_model, save_t
 from tinynet.fit.inputs import epoch_batches, epoch_order, steps_per_epoch
 from tinynet.fit.loop import Training, fit
 from tinynet.fit.recipes import RECIPES, REFERENCE, TUNED, DataPlan, Network, Stage
+from tinynet.jobs import stages
+from tinynet.jobs.plan import Plan, split_of
 from tinynet.models.vgg import Backbone, Classifier, pooled_features
-from tinynet.plan import Plan, split_of
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import view_probabilities

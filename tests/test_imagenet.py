@@ -1,6 +1,7 @@
 """Pretrained networks: any folder of pictures, ImageNet's procedure, Tiny ImageNet without training, predictions."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from torch import nn
 from torchvision.transforms import v2 as tv2
 from torchvision.transforms.v2 import functional as tv
 
-from tinynet import evaluate, imagenet, predict, prediction
+from tinynet import evaluate, predict
 from tinynet.data.folders import expand, imagenet_wnids, labelled_pictures, open_picture
 from tinynet.data.packed import open_packed
 from tinynet.device import Device
-from tinynet.imagenet import Procedure, ZeroShot, evaluate_folder
+from tinynet.jobs import imagenet, prediction
+from tinynet.jobs.imagenet import Procedure, ZeroShot, evaluate_folder
 from tinynet.models.pretrained import Pretrained, Published, load_pretrained
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import view_set
@@ -97,6 +99,18 @@ def test_a_flat_folder_takes_its_labels_from_a_file(tree, tmp_path):
         assert labelled_pictures(flat, WNIDS, str(tmp_path / "labels.txt")).labels == expected
 
 
+def test_labels_of_nested_folders_go_by_path(tmp_path):
+    for k, name in enumerate(("x/1.png", "y/1.png", "y/a b.png")):
+        draw(tmp_path / "flat" / name, seed=k)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\ufeff" + f"y/1.png {WNIDS[5]}\nx/1.png {WNIDS[4]}\ny/a b.png 6\n", encoding="utf-8")
+    assert labelled_pictures(tmp_path / "flat", WNIDS, str(labels)).labels == (4, 5, 6)
+    labels.write_text("1.png 4\na b.png 5\n")
+    complaint(lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "not unique", "below the folder")
+    labels.write_bytes(b"\xff\xfe\x00\x81")
+    complaint(lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "not text")
+
+
 def test_imagenets_devkit_numbers_its_classes_in_its_own_way(tmp_path):
     from scipy.io import savemat
 
@@ -126,7 +140,7 @@ def test_folders_and_labels_that_do_not_fit_are_refused(tree, tmp_path):
     complaint(lambda: labelled_pictures(empty, WNIDS, str(labels)), "holds no pictures")
     complaint(lambda: labelled_pictures(tree, WNIDS, str(labels)), "labels.txt", "no such file")
     for text, words in (("3\n" * 14, ["14 labels for 15"]), ("1000\n" * 15, ["'1000'", "0 to 999"]),
-                        ("n00000000\n" * 15, ["n00000000"]), ("1 2 3\n" * 15, ["LABEL, or FILE LABEL"]),
+                        ("n00000000\n" * 15, ["n00000000"]), ("1\n2 3\n" * 5, ["LABEL, or FILE LABEL"]),
                         ("a.png 3\n", ["no label for 15 of 15"])):
         labels.write_text(text)
         complaint(lambda: labelled_pictures(tree, WNIDS, str(labels)), "labels.txt", *words)
@@ -154,6 +168,8 @@ def test_unreadable_pictures_are_named(tmp_path, monkeypatch):
     (tmp_path / "text.jpg").write_text("no picture")
     draw(tmp_path / "whole.png")
     (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
+    Image.new("RGB", (900, 2)).save(tmp_path / "thin.png")
+    complaint(lambda: open_picture(tmp_path / "thin.png"), "thin.png", "900x2")
     for name in ("text.jpg", "short.png", "missing.png"):
         complaint(lambda name=name: open_picture(tmp_path / name), name, "cannot be read")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 70 - 1)
@@ -201,6 +217,23 @@ def test_published_weights_are_fetched_with_their_accuracy(monkeypatch):
     assert asked["weights_only"] is True and asked["check_hash"] is True
 
 
+def test_what_torchvision_sets_for_published_weights_is_set(tmp_path):
+    """Networks whose published weights want more than the plain constructor: read from a file of their name."""
+    network = torchvision.models.densenet121(weights=None)
+    old = {key.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.").replace("conv1.", "conv.1.").replace(
+        "conv2.", "conv.2.") if "denselayer" in key else key: value for key, value in network.state_dict().items()
+        if "num_batches_tracked" not in key}
+    assert old.keys() != network.state_dict().keys()
+    torch.save(old, tmp_path / "densenet121-a639ec97.pth")
+    model, published = load_pretrained("densenet121", str(tmp_path / "densenet121-a639ec97.pth"))
+    assert published.documented == (pytest.approx(0.74434), pytest.approx(0.91972))
+    pictures = torch.rand(1, 3, 64, 64)
+    expected = network.eval()(tv.normalize(pictures, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    torch.testing.assert_close(model(pictures), expected, rtol=1e-4, atol=1e-4)
+    assert load_pretrained("googlenet", "none")[0].network.transform_input
+    complaint(lambda: load_pretrained("vgg16", "IMAGENET1K_FEATURES"), "without a classifier", "IMAGENET1K_V1")
+
+
 def test_networks_and_weights_that_there_are_not_are_refused(tmp_path, monkeypatch):
     complaint(lambda: load_pretrained("resnet5"), "resnet5", "resnet50")
     complaint(lambda: load_pretrained("lraspp_mobilenet_v3_large"), "no such classifier")
@@ -219,7 +252,7 @@ def test_timm_is_asked_for_by_name(monkeypatch):
     model, published = load_pretrained("timm/resnet18.a1_in1k", "none")
     how = timm.data.resolve_model_data_config(timm.create_model("resnet18.a1_in1k"))
     assert (published.size, published.interpolation) == (how["input_size"][-1], how["interpolation"])
-    assert published.resize == round(published.size / how["crop_pct"]) and len(published.names) == 1000
+    assert published.resize == math.floor(published.size / how["crop_pct"]) and len(published.names) == 1000
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
     complaint(lambda: load_pretrained("timm/resnet5"), "timm/resnet5", "resnet50")
 
@@ -311,6 +344,8 @@ def test_a_folder_that_cannot_be_scored_is_refused(tree, reader, tmp_path, monke
     refused(evaluate, [*flags, "--data", tree, "--tta", "dense"], "dense")
     refused(evaluate, [*flags, "--data", tree, "--tta", "six"], "six")
     refused(evaluate, [*flags, "--data", "nowhere"], "nowhere")
+    refused(evaluate, [*flags[:-1], "-1", "--data", tree], "--workers -1")
+    assert refused(evaluate, [*flags, "--data", tree, "--precision", "int8"], "int8") == 1
     refused(evaluate, flags, "--data", "--arch")
     refused(evaluate, [*flags, "--data", tree, "--split", "val"], "--split")
     refused(evaluate, [*flags, "--data", tree, "--tta", "ten", "five", "--save-probabilities", "a.npz"], "one set")
@@ -402,6 +437,10 @@ def test_predictions_that_cannot_be_made_are_refused(tree, reader, tmp_path, mon
     refused(predict, [tree, "--arch", "reader", "--out", "a.txt"], "--out")
     refused(predict, ["--arch", "reader"], "--arch")
     refused(predict, [tree], "no run")
+    refused(predict, [tree, "--weights", "none"], "--weights")
+    refused(predict, [tree, "--arch", "reader", "--data", "a.zip"], "--data")
+    refused(predict, ["--top", "3"], "--top")
+    refused(predict, [tree, "--arch", SMALL, "--weights", "none", "--size", "-5"], "--size")
 
 
 def test_a_picture_turned_by_exif_is_seen_upright(reader, tmp_path):

@@ -1,5 +1,6 @@
 """The score room: views, merges, metrics and stored probabilities against independent references."""
 
+import io
 import itertools
 import math
 import os
@@ -417,13 +418,13 @@ def test_each_view_is_of_its_own_picture_and_differs_from_the_others(text):
     for number in range(7):
         pictures[number, :, 16:48, 16:48] += (number + 1) / 8
     kept = pictures.clone()
-    seen = views.get(text, 64)(pictures)
+    seen = views.view_set(text, 64)(pictures)
     assert torch.equal(pictures, kept) and len(seen) == len(views.view_set(text, 64))
     for name, found in seen.items():
         middle = found.shape[-1] // 2
         read = found[:, :, middle - 4:middle + 4, middle - 4:middle + 4].mean((1, 2, 3))
         assert ((read - 0.01) * 8 - 1).round().tolist() == list(range(7)), name
-        alone = views.get(text, 64)(pictures[4:5])[name]
+        alone = views.view_set(text, 64)(pictures[4:5])[name]
         torch.testing.assert_close(alone[0], found[4])
     small = [tv.resize(found, [32, 32], antialias=True) for found in seen.values()]
     if not {"scales", "dense"} & {part.split(":")[0] for part in text.split("+")}:
@@ -446,9 +447,12 @@ def test_a_network_that_looks_at_nothing_scores_the_same_under_every_view(text, 
 
 @pytest.mark.parametrize(("text", "words"), [
     ("tencrop", ["tencrop", "ten", "scales"]), ("flip+", ["flip+", "no views called ''"]), ("", ["no views called ''"]),
-    ("flip:3", ["flip takes no numbers"]), ("resize", ["resize takes 1 to 1 numbers"]), ("scales:a", ["scales takes"]),
+    ("flip:3", ["flip takes no numbers"]), ("resize", ["resize takes 1 to 1 whole numbers"]),
+    ("scales:a", ["scales takes"]),
     ("scales:64,4", ["from 8 to 4096"]), ("shift:1,2", ["shift takes 0 to 1"]), ("zoom:nan", ["zoom takes"]),
-    ("flip+flip", ["flip", "once"]), ("zoom:0.5", ["from 1 to 8"])])
+    ("flip+flip", ["flip", "once"]), ("zoom:0.5", ["from 1 to 8"]),
+    ("scales:64,64.5", ["whole numbers"]), ("shift:1.5", ["whole numbers"]),
+    ("dense", ["not a view", "scales"])])
 def test_views_that_there_are_not_are_refused(text, words):
     complaint(lambda: views.get(text), *words)
 
@@ -546,8 +550,13 @@ def test_an_augmented_network_says_what_its_views_say_together(merge):
             for seen in (pictures, pictures.flip(-1)) for side in (48, 64)]
     np.testing.assert_allclose(found, merged(merge, np.stack(each)), rtol=1e-4, atol=1e-5)
     assert (found.exp().sum(1) - 1).abs().max() < 1e-5
-    scripted = Augmented(Colours(), "ten", size=32).eval()
-    assert scripted(pictures).shape == (6, 6) and not list(scripted.network.parameters())
+    buffer = io.BytesIO()
+    torch.save(Augmented(nn.Flatten(), "flip+rotate"), buffer)  # of parts that can be pickled
+
+
+def test_views_that_are_larger_than_any_picture_are_refused():
+    for size in (0, -3, 5000):
+        complaint(lambda size=size: views.view_set("flip", size), f"--size {size}", "4096")
 
 
 def test_probabilities_of_other_pictures_are_refused(probabilities):

@@ -6,9 +6,10 @@ The way of the data, and the order in which the rooms may import one another:
     models  backbone with named depths, which normalises its input, and a head
     fit     recipes, cached features, the training loop, checkpoints
     score   views, merges, metrics: only probabilities leave a model here
-    report  figures of what the others wrote down
+    report  figures and tables of what the others wrote down
+    jobs    whole jobs, from a question to rows: they tie the rooms together
 
-The commands tie the rooms together: `python -m tinynet` lists them.
+The commands are flags in front of the jobs: `python -m tinynet` lists them.
 """
 
 __version__ = "0.1.0"

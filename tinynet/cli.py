@@ -22,6 +22,7 @@ _MENDABLE = {
     errno.EPERM: "name a place you may write to with --cache or --out",
     errno.EROFS: "name a place you may write to with --cache or --out",
     errno.ENOTDIR: "a file stands where a folder is needed; name another place with --cache or --out",
+    errno.EISDIR: "a folder stands where a file is needed; name another place",
     errno.EEXIST: "a file stands where a folder is needed; name another place with --cache or --out",
 }
 
@@ -73,11 +74,28 @@ def add_pretrained(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--arch", metavar="NAME", help="a classifier of torchvision's, or timm/NAME of timm's")
     parser.add_argument("--weights", metavar="NAME|FILE",
                         help="a name of the publisher's, a state-dict file, or none (default: the newest published)")
-    parser.add_argument("--resize", type=int, metavar="N", help="side before the crop (default: the published one)")
-    parser.add_argument("--resize-mode", choices=("shorter", "squash"), default="shorter",
-                        help="the shorter side is resized and the aspect ratio kept, or both are (default: shorter)")
+    parser.add_argument("--resize", type=positive, metavar="N",
+                        help="side before the crop (default: the published one)")
+    parser.add_argument("--resize-mode", choices=("shorter", "squash"),
+                        help="the shorter side is resized and the aspect ratio kept, or both are (default: the "
+                             "published one)")
     parser.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
                         help="PIL's, of the resize (default: the published one)")
+
+
+def positive(text: str) -> int:
+    """A whole number greater than 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+    return number
+
+
+def refuse_others(parser: Parser, asked: argparse.Namespace, way: str, takes: set[str]) -> None:
+    """End with status 2 where a flag was given that `way` does not take: it is not passed over in silence."""
+    given = {name for name in vars(asked) if getattr(asked, name) != parser.get_default(name)}
+    if wrong := sorted(given - takes):
+        parser.error(f"{way} takes no {', '.join(map(flag_name, wrong))}")
 
 
 def flag_name(field: str) -> str:

@@ -9,7 +9,7 @@ hold-out and val, and leaves a run in --out that looks like a real one.
 from tinynet import cli, runs
 from tinynet.errors import InputError
 from tinynet.fit.recipes import TUNED, Recipe
-from tinynet.plan import Plan
+from tinynet.jobs.plan import Plan
 from tinynet.runs import StageFolder
 
 CLASSES, SIDE = 8, 32
@@ -42,9 +42,9 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.data.packed import open_packed
     from tinynet.data.synthetic import synthetic
     from tinynet.device import choose_device
+    from tinynet.jobs.scoring import Scorer, Wanted, evaluate
+    from tinynet.jobs.stages import train
     from tinynet.report.tables import show
-    from tinynet.scoring import Scorer, Wanted, evaluate
-    from tinynet.stages import train
 
     device = choose_device(asked.device, asked.precision)
     cli.say(f"{run}: the whole chain on drawn pictures, on {device}")

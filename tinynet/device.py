@@ -43,8 +43,10 @@ class Device:
         return f"{where}, {'float32, int8 where frozen' if self.int8 else self.precision}, channels last"
 
 
-def choose_device(device: str = "auto", precision: Precision = "auto") -> Device:
+def choose_device(device: str = "auto", precision: Precision = "auto", int8: bool = True) -> Device:
     """The device called `device` (`auto`: cuda, else cpu) at `precision` (`auto`: the fastest it really has).
+
+    `int8`: whether there is a frozen backbone that 8-bit integers could serve.
 
     mps is taken only when named: some of the operations are missing there in older versions of torch.
 
@@ -58,11 +60,14 @@ def choose_device(device: str = "auto", precision: Precision = "auto") -> Device
         raise InputError(f"--device {device}: this machine has {found}; name one of these with --device")
     if precision == "auto":
         precision = _fastest(device)
+        precision = "float32" if precision == "int8" and not int8 else precision
     allowed = {"cuda": ("float32", "bfloat16", "float16"), "mps": ("float32",),
-               "cpu": ("float32", "bfloat16", *(("int8",) if has_vnni() else ()))}
+               "cpu": ("float32", "bfloat16", *(("int8",) if int8 and has_vnni() else ()))}
     if precision not in allowed[device]:
         raise InputError(f"--precision {precision}: on {device} there is {', '.join(allowed[device])}; "
                          "name one of these or leave it to auto")
+    if device == "cuda" and precision == "float32":
+        torch.backends.cudnn.allow_tf32 = False  # else its convolutions round to ten bits and are not float32
     dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
     return Device(torch.device(device), dtype, int8=precision == "int8")
 

@@ -15,7 +15,7 @@ plain result of the same pictures, in pairs (McNemar).
 from typing import TYPE_CHECKING, Any
 
 from tinynet import cli
-from tinynet.plan import WEIGHTS, Plan, open_data
+from tinynet.jobs.plan import Plan, open_data
 from tinynet.runs import STAGES, finished_stage
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ _TAKES = {
     "a run": {"run", "stage", "tta", "merge", "size", "split", "cache", "calibrate", "per_class", "save_probabilities"},
     "--soup": {"soup", "stage", "cache", "out"},
     "--choose": {"choose", "run", "stage", "tta", "size", "cache"},
-    "--from-probabilities": {"from_probabilities", "merge"},
+    "--from-probabilities": {"from_probabilities", "merge", "format", "json"},
     "--head imagenet": {"head", "arch", "weights", "tta", "merge", "size", "split", "cache", "calibrate", "per_class",
                         "save_probabilities"},
     "--dataset imagefolder": {"dataset", "arch", "weights", "tta", "merge", "size", "labels", "resize", "resize_mode",
                               "interpolation", "workers", "save_probabilities"},
 }
-_ALL_TAKE = {"data", "device", "precision", "format", "json"}
+_ALL_BUT_STORED_TAKE = {"data", "device", "precision", "format", "json"}
 
 
 def parser() -> cli.Parser:
@@ -43,7 +43,7 @@ def parser() -> cli.Parser:
     made.add_argument("--merge", nargs="+", default=["mean"], metavar="MERGE",
                       help="how the probabilities of views become one: mean (sum), gmean, max, vote, sharpen "
                            "(default: mean)")
-    made.add_argument("--size", type=int, nargs="+", metavar="N",
+    made.add_argument("--size", type=cli.positive, nargs="+", metavar="N",
                       help="test sizes in pixels (default: the training size, or the published one)")
     made.add_argument("--calibrate", action="store_true",
                       help="a second row for val at the temperature that fits the hold-out best")
@@ -67,7 +67,8 @@ def parser() -> cli.Parser:
     cli.add_pretrained(other)
     other.add_argument("--labels", metavar="FILE|DIR",
                        help="of a flat folder: a wnid or class index a line, or FILE LABEL; or ImageNet's devkit")
-    other.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+    other.add_argument("--workers", type=int, default=2, metavar="N",
+                       help="processes that decode; 0: this one (default: 2)")
     return made
 
 
@@ -78,26 +79,25 @@ def main(argv: list[str] | None = None) -> None:
     way = next((way for way in ("--from-probabilities", "--dataset imagefolder", "--head imagenet", "--soup",
                                         "--choose")
                 if getattr(asked, way.split()[0][2:].replace("-", "_")) is not None), "a run")
-    given = {name for name in vars(asked) if getattr(asked, name) != made.get_default(name)}
-    if wrong := sorted(given - _TAKES[way] - _ALL_TAKE):
-        made.error(f"{way} takes no {', '.join(map(cli.flag_name, wrong))}")
+    stored = way == "--from-probabilities"
+    cli.refuse_others(made, asked, way, _TAKES[way] | (set() if stored else _ALL_BUT_STORED_TAKE))
     from tinynet.report.tables import show
 
-    if way == "--from-probabilities":
-        from tinynet.stored import score_files
+    if stored:
+        from tinynet.jobs.stored import score_files
 
         rows = score_files(asked.from_probabilities, asked.merge)
     else:
         from tinynet.device import choose_device
 
-        device = choose_device(asked.device, asked.precision)
+        device = choose_device(asked.device, asked.precision, int8=not (asked.head or asked.dataset))
         rows = {"a run": _run, "--soup": _soup, "--choose": _choose, "--head imagenet": _zero_shot,
                 "--dataset imagefolder": _folder}[way](made, asked, device)
     show(rows, "json" if asked.json else asked.format)
 
 
 def _wanted(asked: Any) -> Any:
-    from tinynet.scoring import Wanted
+    from tinynet.jobs.scoring import Wanted
 
     splits = ("holdout", "val") if asked.split == "both" else (asked.split,)
     return Wanted(splits, asked.size, asked.tta, asked.merge, calibrate=asked.calibrate, per_class=asked.per_class,
@@ -105,7 +105,7 @@ def _wanted(asked: Any) -> Any:
 
 
 def _scorer(asked: Any, device: "Device") -> Any:
-    from tinynet.scoring import Scorer
+    from tinynet.jobs.scoring import Scorer
 
     folder = finished_stage(asked.run, asked.stage)
     cli.say(f"evaluating {folder.path} on {device}")
@@ -113,7 +113,7 @@ def _scorer(asked: Any, device: "Device") -> Any:
 
 
 def _run(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
-    from tinynet.scoring import evaluate
+    from tinynet.jobs.scoring import evaluate
 
     return list(evaluate(_scorer(asked, device), _wanted(asked)))
 
@@ -121,7 +121,7 @@ def _run(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]
 def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     if asked.choose < 1 or not asked.tta or len(asked.size or []) > 1:
         made.error("--choose takes 1 or more, --tta with the views to choose from, and at most one --size")
-    from tinynet.choosing import choose
+    from tinynet.jobs.choosing import choose
     from tinynet.report.figures import accuracy_against_cost, save_figure
 
     scorer = _scorer(asked, device)
@@ -135,7 +135,7 @@ def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, An
 def _soup(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     if len(asked.soup) < 2:
         made.error("--soup takes two runs or more")
-    from tinynet.soup import cook
+    from tinynet.jobs.soup import cook
 
     folders = [finished_stage(run, asked.stage) for run in asked.soup]
     packed = open_data(asked.data, asked.cache, Plan.read(folders[0].read_recipe()))
@@ -145,18 +145,18 @@ def _soup(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]
 def _zero_shot(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
-    from tinynet.imagenet import ZeroShot
-    from tinynet.scoring import evaluate
+    from tinynet.jobs.imagenet import ZeroShot
+    from tinynet.jobs.scoring import evaluate
 
     wanted = _wanted(asked)
     packed = open_packed(find_data(asked.data), asked.cache)
-    return list(evaluate(ZeroShot(asked.arch or "vgg16", asked.weights or WEIGHTS, packed, device), wanted))
+    return list(evaluate(ZeroShot(asked.arch or "vgg16", asked.weights or "DEFAULT", packed, device), wanted))
 
 
 def _folder(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     if asked.data is None or asked.arch is None or len(asked.size or []) > 1:
         made.error("--dataset imagefolder takes --data with a folder, --arch with a network, and at most one --size")
-    from tinynet.imagenet import Procedure, evaluate_folder
+    from tinynet.jobs.imagenet import Procedure, evaluate_folder
 
     how = Procedure(asked.resize, asked.resize_mode, asked.interpolation, (asked.size or [None])[0], asked.tta,
                     asked.merge, workers=asked.workers, save=asked.save_probabilities)

@@ -125,6 +125,15 @@ def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memma
     return array
 
 
+def can_hold(path: str | Path) -> Path:
+    """The path, once its folder exists and nothing but a file stands there: told before the work, not after it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return path
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with whole_file(path) as stream:

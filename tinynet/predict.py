@@ -13,23 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet import cli
 from tinynet.files import write_text
-from tinynet.plan import Plan, open_data
+from tinynet.jobs.plan import Plan, open_data
 from tinynet.runs import finished_stage
 
 if TYPE_CHECKING:
     from tinynet.device import Device
 
 
+_TEST_TAKES = {"tta", "merge", "size", "data", "cache", "run", "out", "device", "precision"}
+_FILES_TAKE = {"files", "tta", "merge", "size", "top", "explain", "format", "json", "device", "precision", "resize",
+               "resize_mode", "interpolation"}
+
+
 def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.predict", __doc__)
-    made.add_argument("files", nargs="*", metavar="FILE|FOLDER", help="pictures (default: the official test pictures)")
+    made.add_argument("files", nargs="*", default=[], metavar="FILE|FOLDER",
+                      help="pictures (default: the official test pictures)")
     made.add_argument("--tta", default="none", metavar="VIEWS",
                       help="set of views to merge, as for tinynet.evaluate (default: none)")
     made.add_argument("--merge", default="mean", metavar="MERGE", help="how they become one (default: mean)")
-    made.add_argument("--size", type=int, metavar="N",
+    made.add_argument("--size", type=cli.positive, metavar="N",
                       help="side in pixels that the network sees (default: the training size, or the published one)")
-    made.add_argument("--top", type=int, default=5, metavar="K", help="classes to name of each picture (default: 5)")
+    made.add_argument("--top", type=cli.positive, default=5, metavar="K",
+                      help="classes to name of each picture (default: 5)")
     made.add_argument("--explain", metavar="FILE.png", help="draw the views of the first picture and how each votes")
     cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
     cli.add_pretrained(made.add_argument_group("pretrained networks"))
@@ -41,17 +48,15 @@ def main(argv: list[str] | None = None) -> None:
     made = parser()
     asked = made.parse_args(argv)
     if not asked.files:
-        if asked.arch or asked.explain:
-            made.error("--arch and --explain are for files; name some")
+        cli.refuse_others(made, asked, "the official test set", _TEST_TAKES)
         _official_test(asked)
         return
-    if asked.top < 1 or asked.out or (asked.arch and asked.run):
-        made.error("--top takes 1 or more, --arch stands in place of --run, and --out is for the official test "
-                   "pictures; answers go to standard output")
+    way = "--arch" if asked.arch else "a run on files"
+    cli.refuse_others(made, asked, way, _FILES_TAKE | ({"arch", "weights"} if asked.arch else {"run"}))
     from tinynet.device import choose_device
     from tinynet.report.tables import show
 
-    device = choose_device(asked.device, asked.precision)
+    device = choose_device(asked.device, asked.precision, int8=False)  # their ranges would need train pictures
     rows, unreadable = _files(asked, device)
     show(rows, "json" if asked.json else asked.format)
     for complaint in unreadable:
@@ -62,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str]]:
     from tinynet.data.folders import expand
-    from tinynet.prediction import Preparation, pretrained_namer, run_namer
+    from tinynet.jobs.prediction import Preparation, pretrained_namer, run_namer
 
     files = expand(asked.files)
     if asked.arch:
@@ -79,8 +84,8 @@ def _official_test(asked: Any) -> None:
     folder = finished_stage(asked.run, None)
     cli.say(f"predicting with {folder.path}")
     from tinynet.device import choose_device
+    from tinynet.jobs.scoring import Scorer
     from tinynet.score import merges
-    from tinynet.scoring import Scorer
 
     merge = merges.get(asked.merge)
     packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))

@@ -106,7 +106,8 @@ def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Add rows to a file of scores, whole or not at all; a row takes the place of an earlier one of its kind."""
 
     def kind(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row[name] for name in ("split", "views", "merge", "size"))
+        named = tuple(row[name] for name in ("split", "views", "merge", "size"))
+        return (*named, row.get("precision"), "temperature" in row)
 
     kept = {kind(row): row for row in (*read_rows(path), *rows)}
     write_text(path, _lines(kept.values()))

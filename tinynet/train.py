@@ -15,7 +15,7 @@ from typing import Any
 from tinynet import cli, runs
 from tinynet.errors import InputError
 from tinynet.fit.recipes import RECIPES, TUNED, DataPlan, Network, Recipe, Stage
-from tinynet.plan import WEIGHTS, Plan
+from tinynet.jobs.plan import WEIGHTS, Plan
 from tinynet.runs import STAGES, StageFolder
 
 
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     asked = parser().parse_args(argv)
     run, plan = _resumed(asked) if asked.resume else _planned(asked)
-    from tinynet import stages
     from tinynet.device import choose_device
+    from tinynet.jobs import stages
     from tinynet.report.tables import show
 
     if asked.summary:

@@ -16,6 +16,9 @@ from PIL import Image, ImageOps
 from tinynet.errors import InputError
 
 DEVKIT_TRUTH, DEVKIT_META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
+# What PIL opens and nobody means by a picture: programs that draw, and containers of other data.
+_NOT_PICTURES = {"EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS"}
+_THINNEST = 50  # a longer side by more than this is no picture, and resizing it would fill memory
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Pictures:
     """Picture files in order, and their class indices where labels are known."""
 
     files: tuple[Path, ...]
-    labels: tuple[int, ...] | None = None
+    labels: tuple[int, ...]
 
 
 @cache
@@ -37,7 +40,9 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 def picture_files(folder: Path) -> tuple[Path, ...]:
     """All files below `folder` that have the name of a picture, in sorted order."""
-    known = Image.registered_extensions()
+    Image.init()
+    known = {ending for ending, kind in Image.registered_extensions().items()
+             if kind in Image.OPEN and kind not in _NOT_PICTURES}
     return tuple(sorted(path for path in folder.rglob("*")
                         if path.suffix.lower() in known and path.is_file() and not path.name.startswith(".")))
 
@@ -61,17 +66,32 @@ def labelled_pictures(folder: str | Path, classes: Sequence[str], labels: str | 
         return Pictures(files, _numbered(files, _devkit(given, classes), labels))
     if not given.is_file():
         raise InputError(f"--labels {labels}: no such file; name one with a wnid or class index a line, or the devkit")
-    lines = [line.split() for line in given.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = given.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"--labels {labels}: is not text; name one with a wnid or class index a line") from None
+    lines = [line.rsplit(None, 1) for line in text.splitlines() if line.strip()]
     if all(len(line) == 1 for line in lines):
         return Pictures(files, _numbered(files, [_index(line[0], classes, labels) for line in lines], labels))
     if not all(len(line) == 2 for line in lines):
         raise InputError(f"--labels {labels}: a line is LABEL, or FILE LABEL, and not all lines are one of them")
-    by_name = {line[0].rsplit("/", 1)[-1]: _index(line[1], classes, labels) for line in lines}
-    missing = [path.name for path in files if path.name not in by_name]
+    return Pictures(files, _by_name(root, files, {line[0]: _index(line[1], classes, labels) for line in lines}, labels))
+
+
+def _by_name(root: Path, files: Sequence[Path], known: dict[str, int], source: str) -> tuple[int, ...]:
+    """Labels by paths below the folder, or, where those are no paths of it, by file names if they are unique."""
+    names = [file.relative_to(root).as_posix() for file in files]
+    if not set(names) <= set(known):
+        names, known_ends = [file.name for file in files], [name.rsplit("/", 1)[-1] for name in known]
+        if len(set(names)) < len(names) or len(set(known_ends)) < len(known_ends):
+            raise InputError(f"--labels {source}: its files are no paths below {root}, and file names alone are not "
+                             "unique; write paths as they are below the folder")
+        known = dict(zip(known_ends, known.values(), strict=True))
+    missing = [name for name in names if name not in known]
     if missing:
-        raise InputError(f"--labels {labels}: has no label for {len(missing):,} of {len(files):,} pictures "
+        raise InputError(f"--labels {source}: has no label for {len(missing):,} of {len(files):,} pictures "
                          f"(first: {missing[0]})")
-    return Pictures(files, tuple(by_name[path.name] for path in files))
+    return tuple(known[name] for name in names)
 
 
 def _class_folders(root: Path, classes: Sequence[str]) -> Pictures:
@@ -128,11 +148,13 @@ def open_picture(path: Path, upright: bool = False) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
+                if max(picture.size) > _THINNEST * min(picture.size):
+                    raise ValueError(f"{picture.size[0]}x{picture.size[1]} pixels are a line")
                 picture = ImageOps.exif_transpose(picture) if upright else picture
                 return picture.convert("RGB")
     except Exception as error:  # a broken or hostile file raises nearly anything
-        reason = str(error) if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)) \
-            else type(error).__name__
+        bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+        reason = str(error) if isinstance(error, bombs) or "a line" in str(error) else type(error).__name__
         raise InputError(f"{path}: cannot be read as a picture ({reason})") from None
 
 

@@ -5,9 +5,11 @@ documented accuracy come from the weights' metadata.
 """
 
 import difflib
+import math
+import re
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, read_state
 
@@ -28,7 +31,8 @@ class Published:
     """What is published of a network: class names, preprocessing, accuracies.
 
     `resize`: shorter side before the crop, `size`: the crop's side, both in pixels. `interpolation`: of the
-    resize, a name of `INTERPOLATIONS`. `documented`: top-1 and top-5 as fractions, or None.
+    resize, by PIL's name. `resize_mode`: `shorter`, or `squash` where both sides are resized. `documented`: top-1
+    and top-5 as fractions, or None.
     """
 
     names: tuple[str, ...]
@@ -36,6 +40,7 @@ class Published:
     size: int
     interpolation: str
     documented: tuple[float, float] | None
+    resize_mode: str = "shorter"
 
 
 class Pretrained(nn.Module):
@@ -51,10 +56,16 @@ class Pretrained(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.register_buffer("classes", None if classes is None else torch.tensor(classes))
+        self._autocast = nullcontext
+
+    def on(self, device: Device) -> "Pretrained":
+        """The same, moved to `device`, where it runs in its precision, channels last."""
+        self._autocast = device.autocast
+        return self.to(device.device).to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        weight = next(self.network.parameters())
-        logits = self.network(((pictures - self.mean) / self.std).to(weight.dtype)).float()
+        with self._autocast():
+            logits = self.network((pictures - self.mean) / self.std).float()
         return logits if self.classes is None else logits[:, self.classes]
 
 
@@ -76,20 +87,31 @@ def _torchvision(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], S
         raise InputError(f"--arch {arch}: torchvision has no such classifier; near it are {', '.join(near)}, and "
                          f"timm's are called {_TIMM}NAME")
     members = torchvision.models.get_model_weights(arch)
-    chosen = members.__members__.get(weights)
+    by_file = {member.url.rsplit("/", 1)[1]: member for member in members}
+    chosen = members.__members__.get(weights) or by_file.get(Path(weights).name)
     if chosen is None and weights != "none" and not Path(weights).is_file():
         raise InputError(f"--weights {weights}: no such file, and {arch} has {', '.join(members.__members__)}, none")
     described = chosen or members.DEFAULT
+    if "categories" not in described.meta or described.meta["categories"] is None:
+        raise InputError(f"--weights {weights}: weights without a classifier, which names nothing; take one of "
+                         f"{', '.join(m.name for m in members if m.meta.get('categories'))}")
     how = described.transforms()
     named = chosen.meta["_metrics"].get("ImageNet-1K") if chosen else None
     published = Published(tuple(described.meta["categories"]), how.resize_size[0], how.crop_size[0],
                           how.interpolation.value, (named["acc@1"] / 100, named["acc@5"] / 100) if named else None)
-    network = torchvision.models.get_model(arch, weights=None)
-    if chosen:
+    network = torchvision.models.get_model(arch, weights=None, **_as_published(arch, described))
+    if chosen and not Path(weights).is_file():
         _fill(network, _fetch(chosen), weights)
     elif weights != "none":
         _fill(network, read_state(weights), weights)
     return network, how.mean, how.std, published
+
+
+def _as_published(arch: str, weights: Any) -> dict[str, Any]:
+    """What torchvision sets besides when it builds a network for published weights."""
+    if arch in ("inception_v3", "googlenet"):
+        return {"transform_input": True, "init_weights": False}
+    return {"image_size": weights.meta["min_size"][0]} if arch.startswith("vit_") else {}
 
 
 def _fetch(weights: Any) -> dict[str, Tensor]:
@@ -123,13 +145,22 @@ def _timm(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], Sequence
     classes = network.num_classes
     info = ImageNetInfo() if classes == 1000 else None
     names = tuple(info.index_to_description(i) if info else str(i) for i in range(classes))
-    size = how["input_size"][-1]
-    published = Published(names, round(size / how["crop_pct"]), size, how["interpolation"], None)
+    size, mode = how["input_size"][-1], how["crop_mode"]
+    if mode == "border":
+        raise InputError(f"--arch {arch}: its publisher pads pictures to a border, which is not offered here; say how "
+                         "to prepare them with --resize, --resize-mode and --size, with --weights FILE")
+    published = Published(names, math.floor(size / how["crop_pct"]), size, how["interpolation"], None,
+                          "squash" if mode == "squash" else "shorter")
     return network, how["mean"] or IMAGENET_MEAN, how["std"] or IMAGENET_STD, published
 
 
 def _fill(network: nn.Module, state: dict[str, Any], source: str) -> None:
     wanted = network.state_dict()
+    # torchvision's densenets were published with names like norm.1 and are called norm1 since.
+    state = {re.sub(r"(norm|relu|conv)\.([12])\.(?=weight|bias|running|num_)", r"\1\2.", key): value
+             for key, value in state.items()} if any(".denselayer1.norm.1." in key for key in state) else state
+    # Older files do not count batches, which evaluation does not need.
+    state = {**{k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}, **state}
     missing, foreign = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
     wrong = [k for k in wanted if k in state and getattr(state[k], "shape", None) != wanted[k].shape]
     if missing or foreign or wrong:

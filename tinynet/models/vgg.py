@@ -253,6 +253,9 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
         return Backbone()
     published = {member.url.rsplit("/", 1)[1]: member for member in VGG16_Weights}
     chosen = VGG16_Weights.__members__.get(weights)
+    if not chosen and not Path(weights).is_file():
+        raise InputError(f"--weights {weights}: no such file, and not one of {', '.join(VGG16_Weights.__members__)}, "
+                         "none")
     state = _download(chosen) if chosen else read_state(weights)
     if chosen := chosen or published.get(Path(weights).name):
         preprocessing = chosen.transforms()
@@ -279,9 +282,9 @@ def _download(weights: VGG16_Weights) -> dict[str, Tensor]:
 
 
 def read_state(path: str) -> dict[str, Any]:
-    names = ", ".join(VGG16_Weights.__members__)
+    """The state dict in a file; raises `InputError` where there is none, or it holds more than tensors."""
     if not Path(path).is_file():
-        raise InputError(f"--weights {path}: no such file, and not one of {names}, none")
+        raise InputError(f"--weights {path}: no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or foreign file raises nearly anything

@@ -77,6 +77,8 @@ def same_pictures(first: Probabilities, second: Probabilities, names: tuple[str,
                        ("data", first.about.get("data"), second.about.get("data"))):
         if a != b:
             raise InputError(f"{theirs}: is of other {what} than {ours}; compare what was scored on the same")
+    if np.array_equal(first.rows, second.rows) and not np.array_equal(first.labels, second.labels):
+        raise InputError(f"{theirs}: has other labels than {ours}; compare what was scored on the same")
     if not np.array_equal(first.rows, second.rows):
         same = np.array_equal(np.sort(first.rows), np.sort(second.rows))
         raise InputError(f"{theirs}: is of {'the same pictures in another order' if same else 'other pictures'} than "

@@ -144,7 +144,8 @@ def dense(size: int, side: int | None = None) -> Views:
 
     Fully convolutional scoring (Sermanet et al. 2014): not ten-crop, for windows see beyond their borders.
     """
-    return {DENSE: partial(resize, size=side or round(size * 1.5))}
+    chosen = side or round(size * 1.5)
+    return {DENSE: _after(partial(resize, size=chosen), partial(crop, size=chosen, down=0.5, right=0.5))}
 
 
 STEPS: dict[str, Callable[..., Views]] = {
@@ -152,8 +153,10 @@ STEPS: dict[str, Callable[..., Views]] = {
     "scales": scales, "resize": resized, "dense": dense}
 _RESIZING, _CROPPING = {"scales", "resize", "dense"}, {"five", "ten"}
 # How many numbers a step takes, and between what: pixels beyond the last would fill memory, degrees say nothing new.
-_NUMBERS = {"shift": (0, 1, 1, 64), "rotate": (0, 1, 0.1, 180), "zoom": (0, 1, 1, 8), "scales": (0, 64, 8, 4096),
-            "resize": (1, 1, 8, 4096), "dense": (0, 1, 8, 4096)}
+_LARGEST = 4096
+_NUMBERS = {"shift": (0, 1, 1, 64), "rotate": (0, 1, 0.1, 180), "zoom": (0, 1, 1, 8), "scales": (0, 64, 8, _LARGEST),
+            "resize": (1, 1, 8, _LARGEST), "dense": (0, 1, 8, _LARGEST)}
+_FRACTIONS = {"rotate", "zoom"}  # of the others numbers are pixels
 
 
 def product(first: Views, second: Views) -> Views:
@@ -166,7 +169,11 @@ def _joined(*names: str) -> str:
 
 
 def _after(before: View, then: View) -> View:
-    return then if before is same else before if then is same else lambda pictures: then(before(pictures))
+    return then if before is same else before if then is same else partial(_one_after_the_other, before, then)
+
+
+def _one_after_the_other(before: View, then: View, pictures: Tensor) -> Tensor:
+    return then(before(pictures))
 
 
 @dataclass(frozen=True)
@@ -193,8 +200,10 @@ def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
     """The set that `text` writes, for a network that sees `size` pixels.
 
     `prepared`: pictures come resized for crops of `size`, which may be one in the centre (ImageNet's procedure).
-    Raises `InputError` for a step that is unknown, twice the same view, or numbers that it does not take.
+    Raises `InputError` for a step that is unknown, twice the same name, or numbers that it does not take.
     """
+    if not 0 < size <= _LARGEST:
+        raise InputError(f"--size {size}: a side in pixels from 1 to {_LARGEST}")
     steps = [_read(part, text) for part in text.split("+")]
     names = [name for name, _ in steps]
     resizes, crops = bool(_RESIZING & set(names)), bool(_CROPPING & set(names))
@@ -216,10 +225,15 @@ def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
 def get(text: str, size: int | None = None) -> Callable[[Tensor], dict[str, Tensor]]:
     """The views that `text` writes, as a function of a batch; `size`: of the network (default: the shorter side).
 
-    Raises `InputError` as `view_set` does.
+    Raises `InputError` as `view_set` does, and for `dense`, which is a way of scoring and not a view.
     """
-    view_set(text, size or 64)
-    return lambda pictures: view_set(text, size or min(pictures.shape[-2:]))(pictures)
+    if view_set(text, size or 64).dense:
+        raise InputError(f"{text!r}: dense is a way of scoring runs of tinynet, not a view; take scales:96")
+    return partial(_seen, text, size)
+
+
+def _seen(text: str, size: int | None, pictures: Tensor) -> dict[str, Tensor]:
+    return view_set(text, size or min(pictures.shape[-2:]))(pictures)
 
 
 def _read(part: str, text: str) -> tuple[str, tuple[float, ...]]:
@@ -230,9 +244,11 @@ def _read(part: str, text: str) -> tuple[str, tuple[float, ...]]:
     least, most, low, high = _NUMBERS.get(name, (0, 0, 0, 0))
     try:
         numbers = tuple(float(n) for n in rest.split(",")) if colon else ()
-        if not least <= len(numbers) <= most or not all(low <= n <= high for n in numbers):
+        whole = name in _FRACTIONS or all(n == int(n) for n in numbers)
+        if not least <= len(numbers) <= most or not all(low <= n <= high for n in numbers) or not whole:
             raise ValueError
     except ValueError:
-        takes = f"{least} to {most} numbers from {low:g} to {high:g}" if most else "no numbers"
+        kind = "numbers" if name in _FRACTIONS else "whole numbers"
+        takes = f"{least} to {most} {kind} from {low:g} to {high:g}" if most else "no numbers"
         raise InputError(f"{text!r}: {name} takes {takes}") from None
     return name, tuple(int(n) if n == int(n) else n for n in numbers)

@@ -9,23 +9,24 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from tinynet import cli, runs
 from tinynet.data.batches import batches, fitting
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device
 from tinynet.errors import InputError
+from tinynet.files import can_hold
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.features import effect, frozen_backbone, view_features
+from tinynet.jobs.plan import Plan, split_of
 from tinynet.models.vgg import Classifier, Dense, check_side
-from tinynet.plan import Plan, split_of
 from tinynet.runs import StageFolder
 from tinynet.score import merges as merging
 from tinynet.score.calibration import at_temperature, fit_temperature
@@ -55,7 +56,8 @@ class Wanted:
 
     `calibrate`: a second row for what is not the hold-out, at the temperature that fits the hold-out best.
     `per_class`: a row for each class in place of one for all. `save`: a file for the probabilities of every view.
-    Raises `InputError` for a set or merge that there is not, and where `save` would have to hold several sets.
+    Raises `InputError` for a set or merge that there is not, where `save` would have to hold several sets, and for
+    `calibrate` without anything beside the hold-out.
     """
 
     splits: Sequence[str] = ("holdout", "val")
@@ -73,6 +75,10 @@ class Wanted:
             view_set(text, 64)
         counts = {"splits": len(self.splits), "sizes": len(self.sizes or [0]), "sets of views": len(self.tta or [0])}
         several = [f"{count} {what}" for what, count in counts.items() if count > 1]
+        if self.calibrate and set(self.splits) == {"holdout"}:
+            raise InputError("--calibrate fits the hold-out and shows what that does to val; name --split val or both")
+        if self.save:
+            can_hold(self.save)
         if self.save and several:
             raise InputError(f"--save-probabilities {self.save}: one file holds one set of views of one split at one "
                              f"size, not {', '.join(several)}; name one with --split, --size and --tta")
@@ -84,35 +90,38 @@ def evaluate(scorer: Speaker, wanted: Wanted) -> Iterator[dict[str, Any]]:
     A run keeps them, and the probabilities of every view, where the data is its own.
     Raises `InputError` for a size, view or split that there is not.
     """
-    for split in wanted.splits:  # all that can be refused is refused before anything is computed
-        scorer.pictures(split)
+    for split in (*wanted.splits, *(["holdout"] if wanted.calibrate else [])):
+        scorer.pictures(split)  # all that can be refused is refused before anything is computed
     sets = {size: scorer.sets(dict.fromkeys(("none", *wanted.tta)), size) for size in wanted.sizes or [scorer.size]}
     for split, size in itertools.product(wanted.splits, sets):
         plain = None
         for chosen in sets[size]:
             found = scorer.score(split, chosen)
+            held = scorer.score("holdout", chosen) if wanted.calibrate and split != "holdout" else None
             plain = plain or found
             for merge in wanted.merges if len(chosen) > 1 else ("mean",):
                 named = {**scorer.named, "split": split, "views": chosen.name, "merge": merge, "size": size}
-                yield from _rows(scorer, chosen, found, plain, named, wanted)
+                yield from _rows(scorer, found, plain, held, named, wanted.per_class)
         if wanted.save:
             found.save(Path(wanted.save))
 
 
-def _rows(scorer: Speaker, chosen: ViewSet, found: Probabilities, plain: Probabilities, named: dict[str, Any],
-          wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """The rows of one set of views and one merge; `plain`: the picture alone, of the same split and size."""
+def _rows(scorer: Speaker, found: Probabilities, plain: Probabilities, held: Probabilities | None,
+          named: dict[str, Any], per_class: bool) -> Iterator[dict[str, Any]]:
+    """The rows of one set of views and one merge; `plain`: the picture alone, of the same split and size;
+    `held`: the same views of the hold-out, where a temperature is to be fitted."""
     merge, labels = merging.get(named["merge"]), found.labels
     merged = found.merged(merge)
     beside = NOT_PAIRED if found is plain else paired(merged.argmax(1) == labels,
                                                       plain.log_probabilities[0].argmax(1) == labels)
     row = {**named, **score_row(found, merged), **beside}
     scorer.keep(row)
-    yield from _class_rows(named, merged, labels, scorer.packed) if wanted.per_class else (row,)
-    if wanted.calibrate and named["split"] != "holdout":
-        held = scorer.score("holdout", chosen)
+    yield from _class_rows(named, merged, labels, scorer.packed) if per_class else (row,)
+    if held is not None:
         temperature = fit_temperature(held.merged(merge), held.labels)
-        yield {**row, "temperature": temperature, **score(at_temperature(merged, temperature), labels)}
+        mended = {**row, "temperature": temperature, **score(at_temperature(merged, temperature), labels)}
+        scorer.keep(mended)
+        yield mended
 
 
 NOT_PAIRED = {"gain": None, "p": None}
@@ -121,7 +130,8 @@ NOT_PAIRED = {"gain": None, "p": None}
 def score_row(found: Probabilities, merged: np.ndarray) -> dict[str, Any]:
     """The scores of merged log-probabilities (N, C), and what their views cost."""
     rate = len(found.rows) / found.seconds.sum() if np.isfinite(found.seconds).all() else None
-    return {**score(merged, found.labels), "forwards": len(found.views), "pictures_per_second": rate}
+    return {**score(merged, found.labels), "precision": found.about.get("precision"), "forwards": len(found.views),
+            "pictures_per_second": rate}
 
 
 def paired(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
@@ -149,9 +159,10 @@ class Scorer:
         stored = folder.read_recipe()
         self._plan = Plan.read(stored)
         self._stage = self._plan.recipe.stage(folder.stage)
-        self._networks = functools.cache(self._network)
+        self._networks: dict[int | None, Classifier] = {}
         self._data = stored["data"]
         self.named = {"run": str(folder.run), "stage": folder.stage}
+        self._int8 = device.int8 and self._stage.learn == ("head",)
         self.own = packed.contents == stored["data_digest"]
         if not self.own:
             cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
@@ -166,6 +177,11 @@ class Scorer:
     def size(self) -> int:
         """Side in pixels of the pictures that the network was trained on."""
         return self._loaded[1]
+
+    @property
+    def precision(self) -> str:
+        """That of the convolutions: int8 where they did not learn and the processor is faster so."""
+        return "int8" if self._int8 else str(self.device.dtype).removeprefix("torch.")
 
     def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
         """The part and the rows of a split; the hold-out is the one that this run held out.
@@ -190,7 +206,13 @@ class Scorer:
         check_side(size)
         probe = torch.zeros(1, 3, self.packed.side, self.packed.side)
         made = [view_set(text, size) for text in texts]
-        for chosen in made:
+        for number, chosen in enumerate(made):
+            distinct = {effect(view, self.packed.side): name for name, view in reversed(chosen.views.items())}
+            if len(distinct) < len(chosen):
+                cli.say(f"note: {len(chosen)} views of {chosen.name} are {len(distinct)} different ones here; each "
+                        "counts once")
+                kept = {name: view for name, view in chosen.views.items() if name in distinct.values()}
+                made[number] = chosen = replace(chosen, views=kept)
             for seen in chosen(probe).values():
                 check_side(min(seen.shape[-2:]), f"--tta {chosen.name}: side")
                 if chosen.dense:
@@ -207,7 +229,8 @@ class Scorer:
         part, rows = self.pictures(split)
         labels = None if part.labels is None else part.labels[rows]
         about = {"run": str(self.folder.run), "stage": self.folder.stage, "split": split, "tta": chosen.name,
-                 "data": self.packed.contents, "weights": self._loaded[2], "precision": self.device.precision}
+                 "data": self.packed.contents, "weights": self._loaded[2], "precision": self.precision,
+                 "device": self.device.device.type}
         found = []
         with cli.progress(total=len(chosen) * len(rows), label=f"{split}, {chosen.name}", unit="views") as bar:
             for name, view in chosen.views.items():
@@ -221,8 +244,8 @@ class Scorer:
         """One view: as the run keeps it, or computed, and then kept."""
         key = effect(view, self.packed.side) + ("-dense" if dense else "")
         path = self.folder.probabilities / f"{about['split']}-{key}.npz"
-        mine = {name: about[name] for name in ("data", "weights", "precision")}
-        if path.is_file():
+        mine = {name: about[name] for name in ("data", "weights", "precision", "device")}
+        with suppress(InputError):  # what is kept and cannot be read is computed again
             kept = Probabilities.load(path)
             if np.array_equal(kept.rows, rows) and mine.items() <= kept.about.items():
                 return kept
@@ -246,7 +269,8 @@ class Scorer:
             kept = view_features(model, self.packed, part, rows, view, stage, self.device)
             head = model.head.to(self.device.device)
             return head_probabilities(head, kept.in_order(self.device.device)), float("nan")
-        network, at_once = self._networks(side, dense), fitting(side)
+        network, at_once = self._network(side), fitting(side)
+        network = Dense(network, self.size) if dense else network
 
         def watched() -> Iterator:
             for batch in batches(part, rows, size=at_once, device=self.device.device):
@@ -256,10 +280,12 @@ class Scorer:
         started = time.perf_counter()
         return view_probabilities(network, watched(), view), time.perf_counter() - started
 
-    def _network(self, side: int, dense: bool) -> nn.Module:
-        """The network as it runs fastest on pictures of `side` pixels."""
-        model = self._loaded[0]
-        running = model.for_inference(self.device.device, self.device.dtype)
-        if self._stage.learn == ("head",):
-            running.backbone = frozen_backbone(model, self.packed, side, self.device)
-        return Dense(running, self.size) if dense else running
+    def _network(self, side: int) -> Classifier:
+        """The network as it runs fastest on pictures of `side` pixels, on which the ranges of integers depend."""
+        key = side if self._int8 else None
+        if key not in self._networks:
+            model = self._loaded[0]
+            running = self._networks[key] = model.for_inference(self.device.device, self.device.dtype)
+            if self._int8:
+                running.backbone = frozen_backbone(model, self.packed, side, self.device)
+        return self._networks[key]

@@ -1,22 +1,30 @@
 """The mean of several runs' weights, with the check that it is better (model soups, Wortsman et al. 2022)."""
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.optim.swa_utils import update_bn
 
 from tinynet import cli, runs
+from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.files import whole_folder
+from tinynet.files import whole_folder, write_json
 from tinynet.fit.checkpoint import load_model, save_model
+from tinynet.jobs.plan import Plan, split_of
+from tinynet.jobs.scoring import NOT_PAIRED, Scorer, paired, score_row
 from tinynet.models.vgg import Classifier
 from tinynet.runs import StageFolder
-from tinynet.scoring import NOT_PAIRED, Scorer, paired, score_row
+from tinynet.score.views import resize
+
+_FOR_STATISTICS = 6400  # pictures that measure the running statistics of a mean network's batch norms
 
 
 def cook(folders: Sequence[StageFolder], packed: Packed, device: Device, out: str | None) -> list[dict[str, Any]]:
@@ -28,11 +36,12 @@ def cook(folders: Sequence[StageFolder], packed: Packed, device: Device, out: st
     if out and Path(out).exists():
         raise InputError(f"--out {out}: is there already; name a new folder")
     models, size = _alike(folders, packed)
+    made_of = {"soup": [str(folder.path) for folder in folders], "command": sys.argv}
     with tempfile.TemporaryDirectory() as room:
         soup = StageFolder(Path(room), folders[0].stage)
         soup.make()
-        shutil.copy(folders[0].recipe, soup.recipe)
-        save_model(soup.best, mean_weights(models), packed.wnids, size)
+        write_json(soup.recipe, folders[0].read_recipe() | made_of)
+        save_model(soup.best, _normalised(mean_weights(models), folders[0], packed, device, size), packed.wnids, size)
         rows, right = [], []
         for folder in (*folders, soup):
             scorer = Scorer(folder, packed, device)
@@ -42,25 +51,44 @@ def cook(folders: Sequence[StageFolder], packed: Packed, device: Device, out: st
                          **score_row(found, found.log_probabilities[0]), **NOT_PAIRED})
         best = max(range(len(folders)), key=lambda i: rows[i]["top1"])
         rows[-1] |= {"run": out or f"mean of {len(folders)} runs' weights", **paired(right[-1], right[best])}
-        better = rows[-1]["gain"] > 0
+        better, sure = rows[-1]["gain"] > 0, rows[-1]["p"] < 0.05
         cli.say(f"the mean of the weights is {'better' if better else 'not better'} than {folders[best].run}: "
                 f"{rows[-1]['gain']:+.2%} on the hold-out, p = {rows[-1]['p']:.2g}"
+                f"{'' if sure or not better else ', so chance could have done it'}"
                 f"{'; nothing was written' if out and not better else ''}")
         if out and better:
             runs.put_scores(soup.scores, rows[-1:])
+            shutil.rmtree(soup.probabilities, ignore_errors=True)  # they name the temporary folder
             with whole_folder(out) as made:
                 shutil.copytree(soup.path, made / soup.stage, dirs_exist_ok=True)
     return rows
 
 
 def mean_weights(models: Sequence[Classifier]) -> Classifier:
-    """A network whose weights and running statistics are the means of those of `models`, in eval mode."""
+    """A network whose weights are the means of those of `models`, in eval mode.
+
+    The running statistics of its batch norms are means too, which are not those of the mean network.
+    """
     states = [model.state_dict() for model in models]
     mean = {name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
             for name, value in states[0].items()}
     made = Classifier(type(models[0].backbone)(), **models[0].shape)
     made.load_state_dict(mean)
     return made.eval()
+
+
+def _normalised(model: Classifier, folder: StageFolder, packed: Packed, device: Device, size: int) -> Classifier:
+    """The same, the running statistics of its batch norms measured anew on pictures it was trained on.
+
+    Izmailov et al. 2018: averaged weights need statistics of their own.
+    """
+    rows = np.random.RandomState(0).permutation(split_of(Plan.read(folder.read_recipe()), packed).train)
+    shown = batches(packed.train, rows[:_FOR_STATISTICS], size=64, device=device.device)
+    running = model.to(device.device)
+    with torch.inference_mode():
+        features = [running.features(resize(batch.pictures, size)) for batch in shown]
+    update_bn([some.clone() for some in features if len(some) > 1], running.head)
+    return running.cpu().eval()
 
 
 def _alike(folders: Sequence[StageFolder], packed: Packed) -> tuple[list[Classifier], int]:
@@ -71,6 +99,9 @@ def _alike(folders: Sequence[StageFolder], packed: Packed) -> tuple[list[Classif
             if folder.read_recipe()[key] != first[key]:
                 raise InputError(f"--soup {folder.run}: was trained on other {what} than {folders[0].run}; weights are "
                                  "averaged over runs that hold out the same pictures")
+        if folder.stage != folders[0].stage:
+            raise InputError(f"--soup {folder.run}: its last finished stage is {folder.stage}, that of "
+                             f"{folders[0].run} is {folders[0].stage}; name one with --stage")
         if (model.shape, size) != (loaded[0][0].shape, loaded[0][1]):
             raise InputError(f"--soup {folder.run}: has another network or size than {folders[0].run}; weights are "
                              "averaged over runs of one recipe")

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from tinynet.data.batches import seeded
+from tinynet.errors import InputError
 from tinynet.fit.features import effect
+from tinynet.jobs.scoring import Scorer, paired
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.selection import greedy, learn_weights, weighted_mean
 from tinynet.score.views import PLAIN, ViewSet, view_set
-from tinynet.scoring import Scorer, paired
 
 WORTH = 0.01  # weight below which a learned view is not worth a forward pass
 
@@ -62,6 +63,9 @@ def _pool(scorer: Scorer, tta: Sequence[str], size: int) -> ViewSet:
     """The picture alone first, then the views of every set, the same ones once."""
     found: dict[str, Any] = {}
     for chosen in scorer.sets(("none", "ten", *tta), size):
+        if chosen.dense:
+            raise InputError(f"--choose --tta {chosen.name}: dense is another way of scoring, not a view that can be "
+                             "averaged with others; leave it out")
         taken = {name for name, _ in found.values()}
         for name, view in chosen.views.items():  # crops of two resizes have one name and are not the same
             unique = f"{name} of {chosen.name}" if name in taken else name

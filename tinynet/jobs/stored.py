@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from tinynet.errors import InputError
+from tinynet.jobs.scoring import NOT_PAIRED, paired, score_row
 from tinynet.score import merges as merging
 from tinynet.score.probabilities import Probabilities, same_pictures
-from tinynet.scoring import NOT_PAIRED, paired, score_row
 
 
 def score_files(files: Sequence[str], merges: Sequence[str]) -> list[dict[str, Any]]:

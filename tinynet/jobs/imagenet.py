@@ -4,6 +4,7 @@ The first is the published procedure of "reproducing ImageNet's val accuracy", s
 more memory than a few batches. The second restricts the 1000-way head to the data's classes.
 """
 
+import hashlib
 import math
 import tempfile
 import time
@@ -24,12 +25,13 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.data.splits import split_train
 from tinynet.device import Device
 from tinynet.errors import InputError
+from tinynet.files import can_hold, new_array
+from tinynet.jobs.scoring import NOT_PAIRED, paired
 from tinynet.models.pretrained import Pretrained, Published, load_pretrained
 from tinynet.score import merges as merging
 from tinynet.score.metrics import Tally
 from tinynet.score.probabilities import Probabilities, log_softmax, view_probabilities
 from tinynet.score.views import ViewSet, view_set
-from tinynet.scoring import NOT_PAIRED, paired
 
 RESIZE_MODES = ("shorter", "squash")
 INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # PIL's numbers
@@ -39,13 +41,14 @@ INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box"
 class Procedure:
     """How pictures are prepared and scored; None stands for what the network's publisher does.
 
-    `resize`: shorter side (or, with `squash`, both) before crops of `size`, in pixels. `tta`, `merges`: as in
-    `scoring.Wanted`. `batch`: pictures at once. `workers`: processes that decode.
+    `resize`: shorter side (or, with `squash`, both) before crops of `size`, in pixels; views that name sides resize
+    the decoded picture themselves. `tta`, `merges`: as in `scoring.Wanted`. `batch`: pictures at once. `workers`:
+    processes that decode.
     Raises `InputError` for what there is not.
     """
 
     resize: int | None = None
-    resize_mode: str = "shorter"
+    resize_mode: str | None = None
     interpolation: str | None = None
     size: int | None = None
     tta: Sequence[str] = ()
@@ -59,6 +62,10 @@ class Procedure:
         size, resize = self.size or published.size, self.resize or published.resize
         for name in self.merges:
             merging.get(name)
+        if self.workers < 0:
+            raise InputError(f"--workers {self.workers}: a number of processes, 0 or more")
+        if self.save:
+            can_hold(self.save)
         if self.save and len(self.tta) > 1:
             raise InputError(f"--save-probabilities {self.save}: one file holds one set of views; name one with --tta")
         if size > resize:
@@ -66,7 +73,6 @@ class Procedure:
                              f"name a larger --resize, for instance {round(size * 8 / 7)}")
         sets = [view_set(text, size, prepared=True) for text in dict.fromkeys(("none", *self.tta))]
         for chosen in sets:
-            chosen(torch.zeros(1, 3, resize, resize))
             if chosen.dense:
                 raise InputError(f"--tta {chosen.name}: dense is for runs of tinynet; other networks see views of any "
                                  "size whole: scales:256,320")
@@ -85,9 +91,11 @@ def evaluate_folder(folder: str, labels: str | None, arch: str, weights: str, ho
     model, published = load_pretrained(arch, weights)
     classes = imagenet_wnids() if len(published.names) == 1000 else published.names
     pictures = labelled_pictures(folder, classes, labels)
-    sets = how.sets(published)
-    running = model.to(device.device).to(memory_format=torch.channels_last)
-    named = {"run": arch, "stage": weights, "split": Path(folder).name}
+    sets, running = how.sets(published), model.on(device)
+    side = how.resize or published.resize
+    for chosen in sets:
+        can_see(running, chosen, torch.zeros(1, 3, side, side, device=device.device), f"--arch {arch}")
+    named = {"run": arch, "stage": weights, "split": Path(folder).resolve().name}
     first = None
     for chosen in sets:
         counted = {merge: _Counted() for merge in (how.merges if len(chosen) > 1 else ("mean",))}
@@ -99,15 +107,36 @@ def evaluate_folder(folder: str, labels: str | None, arch: str, weights: str, ho
                 for merge, one in counted.items():
                     one.add(merging.get(merge)(found).numpy(), known)
                 kept.add(found, at)
-            kept.save(pictures, classes, {**named, "tta": chosen.name, "data": str(len(pictures.files))})
+            kept.save(pictures, classes, {**named, "tta": chosen.name, "data": _digest(pictures, Path(folder)),
+                                          "precision": device.precision})
         rate = len(pictures.files) / (time.perf_counter() - started)
         for merge, one in counted.items():
             right = np.concatenate(one.right)
             beside = NOT_PAIRED if first is None else paired(right, first)
             first = right if first is None else first
             row = {**named, "views": chosen.name, "merge": merge, "size": how.size or published.size,
-                   **one.tally.result(), "forwards": len(chosen), "pictures_per_second": rate, **beside}
+                   **one.tally.result(), "precision": device.precision, "forwards": len(chosen),
+                   "pictures_per_second": rate, **beside}
             yield row | _documented(row, published)
+
+
+def can_see(model: nn.Module, chosen: ViewSet, probe: Tensor, name: str) -> None:
+    """Raise `InputError` where a view of `probe` is none that the network can see."""
+    for view, seen in chosen(probe).items():
+        try:
+            with torch.inference_mode():
+                model(seen)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise InputError(f"{name}: cannot see {view} of --tta {chosen.name}, {seen.shape[-1]}x{seen.shape[-2]} "
+                             f"pixels ({' '.join(str(error).split())[:120]}); name another --size or --tta") from None
+
+
+def _digest(pictures: Pictures, folder: Path) -> str:
+    """SHA-256 (first 16 hex digits) of the files' names, sizes and labels."""
+    whole = hashlib.sha256()
+    for file, label in zip(pictures.files, pictures.labels, strict=True):
+        whole.update(f"{file.relative_to(folder)} {file.stat().st_size} {label}\n".encode())
+    return whole.hexdigest()[:16]
 
 
 def _documented(row: dict[str, Any], published: Published) -> dict[str, Any]:
@@ -138,7 +167,7 @@ class _Kept:
         if self.path:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             self.room = tempfile.TemporaryDirectory(dir=Path(self.path).parent, prefix=".probabilities-")
-            self.array = np.lib.format.open_memmap(Path(self.room.name, "found.npy"), "w+", np.float32, self.shape)
+            self.array = new_array(Path(self.room.name, "found.npy"), self.shape, np.float32)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -187,9 +216,10 @@ class Shown(Dataset):
 def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: Published, how: Procedure,
              device: Device) -> Iterator[tuple[Tensor, list[int]]]:
     """(V, n, C) log-probabilities of n pictures and their places, batch after batch."""
-    shown = Shown(pictures.files, None if chosen.resizes else how.resize or published.resize, how.resize_mode,
-                  how.interpolation or published.interpolation)
-    loader = DataLoader(shown, how.batch, num_workers=how.workers, collate_fn=list, persistent_workers=False)
+    shown = Shown(pictures.files, None if chosen.resizes else how.resize or published.resize,
+                  how.resize_mode or published.resize_mode, how.interpolation or published.interpolation)
+    at_once = max(1, how.batch // 8) if chosen.resizes else how.batch  # those come as large as they are
+    loader = DataLoader(shown, at_once, num_workers=how.workers, collate_fn=list, persistent_workers=False)
     with cli.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
         for batch in loader:
             for _, picture in batch:
@@ -202,17 +232,14 @@ def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: P
 @torch.inference_mode()
 def see(model: nn.Module, pictures: Sequence[Tensor], chosen: ViewSet, device: Device) -> Tensor:
     """(V, n, C) log-probabilities on the CPU of n pictures, uint8 (3, H, W) of any sizes; equal ones go together."""
-    floats = [picture.to(device.device).float().div_(255)[None] for picture in pictures]
     answers = []
     for view in chosen.views.values():
-        seen = [view(picture) for picture in floats]
+        seen = [view(picture.to(device.device).float().div_(255)[None]) for picture in pictures]
         found: list[Tensor] = [torch.empty(0)] * len(seen)
         for shape in dict.fromkeys(picture.shape for picture in seen):
             at = [i for i, picture in enumerate(seen) if picture.shape == shape]
             together = torch.cat([seen[i] for i in at]).contiguous(memory_format=torch.channels_last)
-            with device.autocast():
-                logits = model(together)
-            for place, answer in zip(at, log_softmax(logits).cpu(), strict=True):
+            for place, answer in zip(at, log_softmax(model(together)).cpu(), strict=True):
                 found[place] = answer
         answers.append(torch.stack(found))
     return torch.stack(answers)
@@ -235,26 +262,27 @@ class ZeroShot:
             raise InputError(f"--arch {arch}: has {len(published.names)} classes; --head imagenet needs the 1,000 of "
                              "ILSVRC 2012")
         self.packed, self.device, self.size = packed, device, published.size
-        self._model: Pretrained = model.to(device.device).to(memory_format=torch.channels_last)
+        self._model: Pretrained = model.on(device)
         self.named = {"run": arch, "stage": "zero-shot"}
 
     def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
         """The part and the rows of a split; the hold-out is that of the default split."""
         if split == "holdout":
             return self.packed.train, split_train(self.packed.train.labels).holdout
-        return self.packed.part(split), np.arange(len(self.packed.part(split)))
+        part = self.packed.part(split)
+        if not len(part):
+            raise InputError(f"{self.packed.manifest['source']}: has no {split} pictures; choose another --split")
+        return part, np.arange(len(part))
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
         """The sets of views that `texts` write; raises `InputError` for one that the network cannot see."""
         made = [view_set(text, size) for text in texts]
         for chosen in made:
-            try:
-                with torch.inference_mode():
-                    for seen in chosen(torch.zeros(1, 3, self.packed.side, self.packed.side)).values():
-                        self._model(seen.to(self.device.device))
-            except (RuntimeError, ValueError, AssertionError) as error:
-                raise InputError(f"--tta {chosen.name} --size {size}: {self.named['run']} cannot see such pictures "
-                                 f"({' '.join(str(error).split())[:120]})") from None
+            if chosen.dense:
+                raise InputError(f"--tta {chosen.name}: dense is for runs of tinynet; other networks see views of any "
+                                 "size whole: scales:256,320")
+            side = self.packed.side
+            can_see(self._model, chosen, torch.zeros(1, 3, side, side, device=self.device.device), self.named["run"])
         return made
 
     def score(self, split: str, chosen: ViewSet) -> Probabilities:
@@ -266,12 +294,12 @@ class ZeroShot:
             bar = cli.progress(batches(part, rows, size=at_once, device=self.device.device),
                                total=math.ceil(len(rows) / at_once), label=f"{split}, {name}", unit="batches")
             started = time.perf_counter()
-            with self.device.autocast():
-                found.append(view_probabilities(self._model, bar, view))
+            found.append(view_probabilities(self._model, bar, view))
             seconds.append(time.perf_counter() - started)
         labels = None if part.labels is None else part.labels[rows]
         return Probabilities(tuple(chosen.views), np.stack(found), rows, labels, self.packed.wnids, np.array(seconds),
-                             {**self.named, "split": split, "tta": chosen.name, "data": self.packed.contents})
+                             {**self.named, "split": split, "tta": chosen.name, "data": self.packed.contents,
+                              "precision": self.device.precision})
 
     def keep(self, row: dict[str, Any]) -> None:
         """Nothing keeps it: there is no run."""

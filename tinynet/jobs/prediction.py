@@ -13,16 +13,15 @@ from tinynet import cli
 from tinynet.data.folders import imagenet_wnids
 from tinynet.device import Device
 from tinynet.errors import InputError
+from tinynet.files import can_hold
 from tinynet.fit.checkpoint import class_order, load_model
-from tinynet.imagenet import Shown, see
+from tinynet.jobs.imagenet import Shown, can_see, see
 from tinynet.models.pretrained import load_pretrained
 from tinynet.models.vgg import Dense, check_side
 from tinynet.report.figures import save_figure, view_votes
 from tinynet.runs import StageFolder
 from tinynet.score import merges as merging
 from tinynet.score.views import view_set
-
-_AT_ONCE = 32  # pictures
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Preparation:
     merge: str = "mean"
     size: int | None = None
     resize: int | None = None
-    resize_mode: str = "shorter"
+    resize_mode: str | None = None
     interpolation: str | None = None
 
 
@@ -52,6 +51,7 @@ class Namer:
     resize: int | None
     interpolation: str
     device: Device
+    resize_mode: str = "shorter"
     dense: nn.Module | None = None
 
     def name(self, files: Sequence[Path], how: Preparation, top: int,
@@ -62,6 +62,8 @@ class Namer:
         Raises `InputError` for views, a merge or sizes that there are not.
         """
         merge, size = merging.get(how.merge), how.size or self.size
+        if explain:
+            can_hold(explain)
         if self.dense is not None:
             check_side(size)
         chosen = view_set(how.tta, size, prepared=True)
@@ -69,14 +71,15 @@ class Namer:
             raise InputError(f"--tta {how.tta}: dense is for runs of tinynet")
         cropped = any(step in how.tta.split("+") for step in ("five", "ten"))
         resize = how.resize or self.resize or (round(size * 8 / 7) if cropped else size)
-        chosen(torch.zeros(1, 3, resize, resize))
         network = self.dense if chosen.dense else self.network
-        shown = Shown(files, None if chosen.resizes else resize, how.resize_mode,
+        can_see(network, chosen, torch.zeros(1, 3, resize, resize, device=self.device.device), "the network")
+        shown = Shown(files, None if chosen.resizes else resize, how.resize_mode or self.resize_mode,
                       how.interpolation or self.interpolation, upright=True)
         rows, unreadable = [], []
+        at_once = 4 if chosen.resizes else 32  # pictures; the former come as large as they are
         with cli.progress(total=len(files), label="pictures", unit="pictures") as bar:
-            for first in range(0, len(files), _AT_ONCE):
-                some = [shown[i] for i in range(first, min(first + _AT_ONCE, len(files)))]
+            for first in range(0, len(files), at_once):
+                some = [shown[i] for i in range(first, min(first + at_once, len(files)))]
                 bar.update(len(some))
                 unreadable += [picture for _, picture in some if isinstance(picture, str)]
                 read = [(files[i], picture) for i, picture in some if not isinstance(picture, str)]
@@ -114,12 +117,12 @@ def run_namer(folder: StageFolder, device: Device) -> Namer:
     running = model.for_inference(device.device, device.dtype)
     called = dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
     return Namer(running, wnids, [called.get(wnid, wnid) for wnid in wnids], size, None, "bilinear", device,
-                 Dense(running, size))
+                 dense=Dense(running, size))
 
 
 def pretrained_namer(arch: str, weights: str, device: Device) -> Namer:
     """A pretrained classifier of torchvision's or timm's."""
     model, published = load_pretrained(arch, weights)
     ids = imagenet_wnids() if len(published.names) == 1000 else [str(i) for i in range(len(published.names))]
-    return Namer(model.to(device.device).to(memory_format=torch.channels_last), ids, published.names, published.size,
-                 published.resize, published.interpolation, device)
+    return Namer(model.on(device), ids, published.names, published.size, published.resize, published.interpolation,
+                 device, published.resize_mode)
