@@ -6,6 +6,8 @@ Both average probabilities over the ten crops of pictures resized to 8/7 of the 
 checked. ttach has float32; the third line is tinynet as it runs by itself on this processor.
 """
 
+from importlib.metadata import version
+
 import numpy as np
 import torch
 from torch import nn
@@ -74,7 +76,7 @@ def main() -> None:
     cli.say(f"greatest difference of a probability: {apart}")
     out = asked.out or "benchmarks/results/views.json"
     write_json(out, {"what": f"ten-crop of {asked.pictures} pictures of val at {size} px: pictures/s, in turn",
-                     "machine": facts(fast), "ttach": ttach.__version__, "rates": rates,
+                     "machine": facts(fast), "ttach": version("ttach"), "rates": rates,
                      "greatest difference of a probability to ttach's": apart})
     print(out)
 

@@ -178,7 +178,9 @@ REFERENCE = Recipe(
 
 # base: `python -m tinynet.train --stage base`, 64 px: mean hold-out 58.9 %, with mirror images 59.9; official val
 # 58.7 and 60.2, n=3 seeds on one split (benchmarks/results/base-64.json). From kept features it took 7 min on
-# two cores of a Xeon without bfloat16. What else was tried for the depths: benchmarks/results/search-depths.json.
+# two cores of a Xeon without bfloat16. With --size 128: hold-out 64.5 and 65.2, val 65.0 and 66.1, n=1
+# (benchmarks/results/base-128.json), 65 min of extraction in 8-bit integers and 7 min of head on the same two cores,
+# which did other work as well. What else was tried for the depths: benchmarks/results/search-depths.json.
 # finetune: rates, crops and average are those of a rough probe of four epochs in bfloat16 that reached 62.4 % on a
 # hold-out and 62.3 on val, n=1; this code has not repeated it to its end yet.
 TUNED = Recipe(
