@@ -4,6 +4,7 @@ Val is looked at once, for the report. What a choice must beat is ten-crop at th
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,8 @@ def _pool(scorer: Scorer, tta: Sequence[str], size: int) -> ViewSet:
 
 
 def _part(found: Probabilities, chosen: np.ndarray) -> Probabilities:
-    return Probabilities(found.views, found.log_probabilities[:, chosen], found.rows[chosen], found.labels[chosen],
-                         found.wnids, found.seconds, found.about)
+    return replace(found, log_probabilities=found.log_probabilities[:, chosen], rows=found.rows[chosen],
+                   labels=found.labels[chosen])
 
 
 def _together(found: Probabilities, views: Sequence[str], weights: np.ndarray | None) -> np.ndarray:
