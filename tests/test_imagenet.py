@@ -19,8 +19,9 @@ from tinynet import evaluate, predict
 from tinynet.data.folders import expand, imagenet_wnids, labelled_pictures, open_picture
 from tinynet.data.packed import open_packed
 from tinynet.device import Device
-from tinynet.jobs import imagenet, prediction
-from tinynet.jobs.imagenet import Procedure, ZeroShot, evaluate_folder
+from tinynet.jobs import imagenet, prediction, zero_shot
+from tinynet.jobs.imagenet import Procedure, evaluate_folder
+from tinynet.jobs.zero_shot import ZeroShot
 from tinynet.models.pretrained import Pretrained, Published, load_pretrained
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import view_set
@@ -69,7 +70,7 @@ def reader(monkeypatch):
         published = Published(tuple(f"name {i}" for i in range(1000)), 64, 56, "bilinear", (0.25, 0.5))
         return Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), classes).eval(), published
 
-    for module in (imagenet, prediction):
+    for module in (imagenet, prediction, zero_shot):
         monkeypatch.setattr(module, "load_pretrained", load)
 
 
@@ -391,7 +392,7 @@ def test_a_network_without_training_needs_classes_that_it_knows(archive_path, re
 
 def test_a_network_with_other_classes_has_no_head_of_imagenet(renamed, monkeypatch):
     few = Published(tuple("abc"), 64, 56, "bilinear", None)
-    monkeypatch.setattr(imagenet, "load_pretrained", lambda *_: (Pretrained(Reader(3), (0,) * 3, (1,) * 3), few))
+    monkeypatch.setattr(zero_shot, "load_pretrained", lambda *_: (Pretrained(Reader(3), (0,) * 3, (1,) * 3), few))
     complaint(lambda: ZeroShot("reader", "none", renamed, CPU), "has 3 classes", "1,000")
 
 

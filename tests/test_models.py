@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import normalize
 from tinynet import device
 from tinynet.errors import InputError
 from tinynet.models import int8, vgg
+from tinynet.models.dense import Dense
 from tinynet.models.int8 import Int8Backbone
 from tinynet.models.vgg import (
     IMAGENET_MEAN,
@@ -26,7 +27,6 @@ from tinynet.models.vgg import (
     STATISTICS,
     Backbone,
     Classifier,
-    Dense,
     check_side,
     feature_count,
     load_backbone,

@@ -145,8 +145,8 @@ def _soup(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]
 def _zero_shot(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
-    from tinynet.jobs.imagenet import ZeroShot
     from tinynet.jobs.scoring import evaluate
+    from tinynet.jobs.zero_shot import ZeroShot
 
     wanted = _wanted(asked)
     packed = open_packed(find_data(asked.data), asked.cache)

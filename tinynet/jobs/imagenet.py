@@ -1,14 +1,12 @@
-"""ImageNet's own networks: on any folder of pictures, and, without training, on Tiny ImageNet.
+"""ImageNet's own networks on any folder of pictures: the procedure of "reproducing ImageNet's val accuracy".
 
-The first is the published procedure of "reproducing ImageNet's val accuracy", streaming: 50,000 pictures need no
-more memory than a few batches. The second restricts the 1000-way head to the data's classes.
+Streaming: 50,000 pictures need no more memory than a few batches.
 """
 
 import hashlib
-import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tinynet import cli
-from tinynet.data.batches import batches, fitting
 from tinynet.data.folders import Pictures, imagenet_wnids, labelled_pictures, open_picture
-from tinynet.data.packed import Packed, PackedPart
-from tinynet.data.splits import split_train
 from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.files import can_hold, new_array
 from tinynet.jobs.scoring import NOT_PAIRED, paired
-from tinynet.models.pretrained import Pretrained, Published, load_pretrained
+from tinynet.models.pretrained import Published, load_pretrained
 from tinynet.score import merges as merging
 from tinynet.score.metrics import Tally
-from tinynet.score.probabilities import Probabilities, log_softmax, view_probabilities
+from tinynet.score.probabilities import Probabilities, log_softmax
 from tinynet.score.views import ViewSet, view_set
 
 RESIZE_MODES = ("shorter", "squash")
@@ -243,63 +238,3 @@ def see(model: nn.Module, pictures: Sequence[Tensor], chosen: ViewSet, device: D
                 found[place] = answer
         answers.append(torch.stack(found))
     return torch.stack(answers)
-
-
-class ZeroShot:
-    """A pretrained network on Tiny ImageNet without any training: its head restricted to the data's classes.
-
-    Raises `InputError` where one of them is none of ImageNet's 1,000.
-    """
-
-    def __init__(self, arch: str, weights: str, packed: Packed, device: Device):
-        wnids = imagenet_wnids()
-        foreign = [wnid for wnid in packed.wnids if wnid not in wnids]
-        if foreign:
-            raise InputError(f"{packed.manifest['source']}: {len(foreign)} of its {len(packed.wnids)} classes are none "
-                             f"of ImageNet's 1,000 (first: {foreign[0]}); --head imagenet needs them all")
-        model, published = load_pretrained(arch, weights, [wnids.index(wnid) for wnid in packed.wnids])
-        if len(published.names) != len(wnids):
-            raise InputError(f"--arch {arch}: has {len(published.names)} classes; --head imagenet needs the 1,000 of "
-                             "ILSVRC 2012")
-        self.packed, self.device, self.size = packed, device, published.size
-        self._model: Pretrained = model.on(device)
-        self.named = {"run": arch, "stage": "zero-shot"}
-
-    def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
-        """The part and the rows of a split; the hold-out is that of the default split."""
-        if split == "holdout":
-            return self.packed.train, split_train(self.packed.train.labels).holdout
-        part = self.packed.part(split)
-        if not len(part):
-            raise InputError(f"{self.packed.manifest['source']}: has no {split} pictures; choose another --split")
-        return part, np.arange(len(part))
-
-    def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
-        """The sets of views that `texts` write; raises `InputError` for one that the network cannot see."""
-        made = [view_set(text, size) for text in texts]
-        for chosen in made:
-            if chosen.dense:
-                raise InputError(f"--tta {chosen.name}: dense is for runs of tinynet; other networks see views of any "
-                                 "size whole: scales:256,320")
-            side = self.packed.side
-            can_see(self._model, chosen, torch.zeros(1, 3, side, side, device=self.device.device), self.named["run"])
-        return made
-
-    def score(self, split: str, chosen: ViewSet) -> Probabilities:
-        """Log-probabilities of every view of `chosen`."""
-        part, rows = self.pictures(split)
-        found, seconds = [], []
-        for name, view in chosen.views.items():
-            at_once = fitting(min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:]))
-            bar = cli.progress(batches(part, rows, size=at_once, device=self.device.device),
-                               total=math.ceil(len(rows) / at_once), label=f"{split}, {name}", unit="batches")
-            started = time.perf_counter()
-            found.append(view_probabilities(self._model, bar, view))
-            seconds.append(time.perf_counter() - started)
-        labels = None if part.labels is None else part.labels[rows]
-        return Probabilities(tuple(chosen.views), np.stack(found), rows, labels, self.packed.wnids, np.array(seconds),
-                             {**self.named, "split": split, "tta": chosen.name, "data": self.packed.contents,
-                              "precision": self.device.precision})
-
-    def keep(self, row: dict[str, Any]) -> None:
-        """Nothing keeps it: there is no run."""

@@ -16,8 +16,9 @@ from tinynet.errors import InputError
 from tinynet.files import can_hold
 from tinynet.fit.checkpoint import class_order, load_model
 from tinynet.jobs.imagenet import Shown, can_see, see
+from tinynet.models.dense import Dense
 from tinynet.models.pretrained import load_pretrained
-from tinynet.models.vgg import Dense, check_side
+from tinynet.models.vgg import check_side
 from tinynet.report.figures import save_figure, view_votes
 from tinynet.runs import StageFolder
 from tinynet.score import merges as merging

@@ -26,7 +26,8 @@ from tinynet.files import can_hold
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.features import effect, frozen_backbone, view_features
 from tinynet.jobs.plan import Plan, split_of
-from tinynet.models.vgg import Classifier, Dense, check_side
+from tinynet.models.dense import Dense
+from tinynet.models.vgg import Classifier, check_side
 from tinynet.runs import StageFolder
 from tinynet.score import merges as merging
 from tinynet.score.calibration import at_temperature, fit_temperature
@@ -37,7 +38,7 @@ from tinynet.score.views import PLAIN, View, ViewSet, view_set
 
 
 class Speaker(Protocol):
-    """What can be scored: `Scorer`, or `imagenet.ZeroShot`. `named`: what rows call it; `size`: what it sees."""
+    """What can be scored: `Scorer`, or `zero_shot.ZeroShot`. `named`: what rows call it; `size`: what it sees."""
 
     named: dict[str, Any]
     packed: Packed

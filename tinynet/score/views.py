@@ -180,7 +180,7 @@ def _one_after_the_other(before: View, then: View, pictures: Tensor) -> Tensor:
 class ViewSet:
     """Named views of a picture.
 
-    `dense`: whether the network slides over them (`models.vgg.Dense`). `resizes`: whether a step names sizes.
+    `dense`: whether the network slides over them (`models.dense`). `resizes`: whether a step names sizes.
     """
 
     name: str
