@@ -28,7 +28,6 @@ from tinynet.score.metrics import Tally
 from tinynet.score.probabilities import Probabilities, log_softmax
 from tinynet.score.views import ViewSet, view_set
 
-RESIZE_MODES = ("shorter", "squash")
 INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # PIL's numbers
 
 
@@ -68,9 +67,7 @@ class Procedure:
                              f"name a larger --resize, for instance {round(size * 8 / 7)}")
         sets = [view_set(text, size, prepared=True) for text in dict.fromkeys(("none", *self.tta))]
         for chosen in sets:
-            if chosen.dense:
-                raise InputError(f"--tta {chosen.name}: dense is for runs of tinynet; other networks see views of any "
-                                 "size whole: scales:256,320")
+            refuse_dense(chosen)
         return sets
 
 
@@ -113,6 +110,13 @@ def evaluate_folder(folder: str, labels: str | None, arch: str, weights: str, ho
                    **one.tally.result(), "precision": device.precision, "forwards": len(chosen),
                    "pictures_per_second": rate, **beside}
             yield row | _documented(row, published)
+
+
+def refuse_dense(chosen: ViewSet) -> None:
+    """Raise `InputError` for a set that only a run's own network can slide over."""
+    if chosen.dense:
+        raise InputError(f"--tta {chosen.name}: dense is for runs of tinynet; other networks see views of any size "
+                         "whole: scales:256,320")
 
 
 def can_see(model: nn.Module, chosen: ViewSet, probe: Tensor, name: str) -> None:
@@ -160,7 +164,6 @@ class _Kept:
 
     def __enter__(self) -> "_Kept":
         if self.path:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             self.room = tempfile.TemporaryDirectory(dir=Path(self.path).parent, prefix=".probabilities-")
             self.array = new_array(Path(self.room.name, "found.npy"), self.shape, np.float32)
         return self
@@ -214,7 +217,7 @@ def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: P
     shown = Shown(pictures.files, None if chosen.resizes else how.resize or published.resize,
                   how.resize_mode or published.resize_mode, how.interpolation or published.interpolation)
     at_once = max(1, how.batch // 8) if chosen.resizes else how.batch  # those come as large as they are
-    loader = DataLoader(shown, at_once, num_workers=how.workers, collate_fn=list, persistent_workers=False)
+    loader = DataLoader(shown, at_once, num_workers=how.workers, collate_fn=list)
     with cli.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
         for batch in loader:
             for _, picture in batch:

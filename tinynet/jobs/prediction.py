@@ -12,10 +12,9 @@ from torchvision.models import VGG16_Weights
 from tinynet import cli
 from tinynet.data.folders import imagenet_wnids
 from tinynet.device import Device
-from tinynet.errors import InputError
 from tinynet.files import can_hold
 from tinynet.fit.checkpoint import class_order, load_model
-from tinynet.jobs.imagenet import Shown, can_see, see
+from tinynet.jobs.imagenet import Shown, can_see, refuse_dense, see
 from tinynet.models.dense import Dense
 from tinynet.models.pretrained import load_pretrained
 from tinynet.models.vgg import check_side
@@ -68,8 +67,8 @@ class Namer:
         if self.dense is not None:
             check_side(size)
         chosen = view_set(how.tta, size, prepared=True)
-        if chosen.dense and self.dense is None:
-            raise InputError(f"--tta {how.tta}: dense is for runs of tinynet")
+        if self.dense is None:
+            refuse_dense(chosen)
         cropped = any(step in how.tta.split("+") for step in ("five", "ten"))
         resize = how.resize or self.resize or (round(size * 8 / 7) if cropped else size)
         network = self.dense if chosen.dense else self.network

@@ -148,6 +148,14 @@ def _class_rows(named: dict[str, Any], merged: np.ndarray, labels: np.ndarray, p
         yield {**named, "name": names[row.pop("label")], **row, "taken_for": None if taken is None else names[taken]}
 
 
+def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
+    """A part and all of its rows; raises `InputError` where it has no pictures."""
+    part = packed.part(split)
+    if not len(part):
+        raise InputError(f"{packed.manifest['source']}: has no {split} pictures; choose another --split")
+    return part, np.arange(len(part))
+
+
 class Scorer:
     """A finished stage, ready to say probabilities.
 
@@ -156,14 +164,15 @@ class Scorer:
     """
 
     def __init__(self, folder: StageFolder, packed: Packed, device: Device):
-        self.folder, self.packed, self.device = folder, packed, device
+        self.folder, self.packed = folder, packed
         stored = folder.read_recipe()
         self._plan = Plan.read(stored)
         self._stage = self._plan.recipe.stage(folder.stage)
         self._networks: dict[int | None, Classifier] = {}
         self._data = stored["data"]
         self.named = {"run": str(folder.run), "stage": folder.stage}
-        self._int8 = device.int8 and self._stage.learn == ("head",)
+        # Convolutions that have learnt stay in floats.
+        self.device = replace(device, int8=device.int8 and self._stage.learn == ("head",))
         self.own = packed.contents == stored["data_digest"]
         if not self.own:
             cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
@@ -179,21 +188,13 @@ class Scorer:
         """Side in pixels of the pictures that the network was trained on."""
         return self._loaded[1]
 
-    @property
-    def precision(self) -> str:
-        """That of the convolutions: int8 where they did not learn and the processor is faster so."""
-        return "int8" if self._int8 else str(self.device.dtype).removeprefix("torch.")
-
     def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
         """The part and the rows of a split; the hold-out is the one that this run held out.
 
         Raises `InputError` where the data is not that of the run, so that its hold-out cannot be known.
         """
         if split != "holdout":
-            part = self.packed.part(split)
-            if not len(part):
-                raise InputError(f"{self.packed.manifest['source']}: has no {split} pictures; choose another --split")
-            return part, np.arange(len(part))
+            return whole_part(self.packed, split)
         if not self.own:
             raise InputError(f"{self.folder.run}: its hold-out was taken from other data ({self._data}); name that "
                              "with --data, or score --split val alone")
@@ -230,7 +231,7 @@ class Scorer:
         part, rows = self.pictures(split)
         labels = None if part.labels is None else part.labels[rows]
         about = {"run": str(self.folder.run), "stage": self.folder.stage, "split": split, "tta": chosen.name,
-                 "data": self.packed.contents, "weights": self._loaded[2], "precision": self.precision,
+                 "data": self.packed.contents, "weights": self._loaded[2], "precision": self.device.precision,
                  "device": self.device.device.type}
         found = []
         with cli.progress(total=len(chosen) * len(rows), label=f"{split}, {chosen.name}", unit="views") as bar:
@@ -283,10 +284,10 @@ class Scorer:
 
     def _network(self, side: int) -> Classifier:
         """The network as it runs fastest on pictures of `side` pixels, on which the ranges of integers depend."""
-        key = side if self._int8 else None
+        key = side if self.device.int8 else None
         if key not in self._networks:
             model = self._loaded[0]
             running = self._networks[key] = model.for_inference(self.device.device, self.device.dtype)
-            if self._int8:
+            if self.device.int8:
                 running.backbone = frozen_backbone(model, self.packed, side, self.device)
         return self._networks[key]

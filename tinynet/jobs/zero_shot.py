@@ -15,7 +15,8 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.data.splits import split_train
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.jobs.imagenet import can_see
+from tinynet.jobs.imagenet import can_see, refuse_dense
+from tinynet.jobs.scoring import whole_part
 from tinynet.models.pretrained import Pretrained, load_pretrained
 from tinynet.score.probabilities import Probabilities, view_probabilities
 from tinynet.score.views import ViewSet, view_set
@@ -45,18 +46,13 @@ class ZeroShot:
         """The part and the rows of a split; the hold-out is that of the default split."""
         if split == "holdout":
             return self.packed.train, split_train(self.packed.train.labels).holdout
-        part = self.packed.part(split)
-        if not len(part):
-            raise InputError(f"{self.packed.manifest['source']}: has no {split} pictures; choose another --split")
-        return part, np.arange(len(part))
+        return whole_part(self.packed, split)
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
         """The sets of views that `texts` write; raises `InputError` for one that the network cannot see."""
         made = [view_set(text, size) for text in texts]
         for chosen in made:
-            if chosen.dense:
-                raise InputError(f"--tta {chosen.name}: dense is for runs of tinynet; other networks see views of any "
-                                 "size whole: scales:256,320")
+            refuse_dense(chosen)
             side = self.packed.side
             can_see(self._model, chosen, torch.zeros(1, 3, side, side, device=self.device.device), self.named["run"])
         return made
