@@ -109,7 +109,7 @@ def test_training_prints_one_array_of_rows_and_nothing_else(place):
 
 
 def test_a_run_is_a_folder_that_holds_everything(place):
-    for stage in runs.STAGES:
+    for stage in runs.WHOLE:
         folder = place.folder / "runs" / "done" / stage
         assert {path.name for path in folder.iterdir()} == {
             "recipe.json", "log.jsonl", "best.pt", "last.pt", "scores.jsonl", "curves.png"}
@@ -478,7 +478,7 @@ def test_finetune_goes_on_from_the_newest_finished_base(there):
     (row,) = rows_of(ran)
     assert row["run"] == "runs/apart" and not Path("runs/apart/base").exists()
     recipe = StageFolder(Path("runs/apart"), "finetune").read_recipe()
-    assert recipe["base_run"] == str(there.folder / "runs" / "done") and recipe["recipe"]["network"]["hidden"] == [16]
+    assert recipe["start_run"] == str(there.folder / "runs" / "done") and recipe["recipe"]["network"]["hidden"] == [16]
 
 
 def test_a_summary_is_printed_and_nothing_is_left(elsewhere):

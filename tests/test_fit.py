@@ -632,17 +632,17 @@ def whole_run(tmp_path_factory, archive_path, cache):
 
 def checkpoints(run):
     return {f"{stage}/{name}": torch.load(run / stage / name, weights_only=True)
-            for stage in runs.STAGES for name in ("best.pt", "last.pt")}
+            for stage in runs.WHOLE for name in ("best.pt", "last.pt")}
 
 
 def logs(run):
-    return {stage: runs.read_rows(StageFolder(run, stage).log) for stage in runs.STAGES}
+    return {stage: runs.read_rows(StageFolder(run, stage).log) for stage in runs.WHOLE}
 
 
 def check_same_run(run, other):
     assert not differences(checkpoints(run), checkpoints(other))
     assert not differences(logs(run), logs(other))
-    for stage in runs.STAGES:
+    for stage in runs.WHOLE:
         rows = [runs.read_rows(StageFolder(r, stage).scores) for r in (run, other)]
         assert len(rows[0]) == 1 and rows[0][0].pop("run") == str(run) and rows[1][0].pop("run") == str(other)
         assert not differences(*rows)
@@ -679,16 +679,16 @@ def interruptions(run, asked, monkeypatch, questions):
 
 def test_the_uninterrupted_run_is_what_the_others_are_compared_with(whole_run):
     found = logs(whole_run)
-    for stage in runs.STAGES:
+    for stage in runs.WHOLE:
         assert [row["step"] for row in of_kind(found[stage], "step")] == list(range(1, 7))
         assert len(of_kind(found[stage], "epoch")) == 2
-    weights = [checkpoints(whole_run)[f"{stage}/best.pt"]["weights"] for stage in runs.STAGES]
+    weights = [checkpoints(whole_run)[f"{stage}/best.pt"]["weights"] for stage in runs.WHOLE]
     assert len(differences(*weights)) == len(weights[0]) - 2  # all but mean and std
 
 
 def test_the_best_epoch_is_kept(whole_run, archive_path, cache):
     packed, asked = open_packed(archive_path, str(cache)), plan(archive_path, cache)
-    for stage in runs.STAGES:
+    for stage in runs.WHOLE:
         folder = StageFolder(whole_run, stage)
         rows = of_kind(runs.read_rows(folder.log), "epoch")
         best = max(rows, key=lambda row: row["holdout"]["top1"])  # the first among equals
@@ -908,7 +908,7 @@ def test_a_plan_is_read_back_exactly(recipe, tmp_path):
 
 
 def test_recipe_json_holds_the_plan_of_the_run(whole_run, archive_path, cache):
-    for stage in runs.STAGES:
+    for stage in runs.WHOLE:
         stored = StageFolder(whole_run, stage).read_recipe()
         assert Plan.read(stored) == plan(archive_path, cache)
         assert stored["stage"] == stage and stored["pictures"] == {"train": 60, "holdout": 12}

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = Plan(small_recipe(), str(source.resolve()), weights="none", seed=asked.seed or 0)
     train(run, plan, device)
     packed = open_packed(source)
-    rows = [row for stage in runs.STAGES
+    rows = [row for stage in runs.WHOLE
             for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))]
     show(rows, "json" if asked.json else "table")
     last, chance = rows[-1], 1 / CLASSES

@@ -1,4 +1,4 @@
-"""A run's folder: `base/` and `finetune/`, each with recipe, log, weights, scores and probabilities."""
+"""A run's folder: `base/`, `finetune/` and `fixres/`, each with recipe, log, weights, scores and probabilities."""
 
 import json
 import time
@@ -10,7 +10,8 @@ from tinynet.errors import InputError
 from tinynet.files import write_text
 
 ROOT = Path("runs")
-STAGES = ("base", "finetune")
+STAGES = ("base", "finetune", "fixres")
+WHOLE = ("base", "finetune")  # what --stage all trains; fixres begins with the choice of a test size
 
 
 class StageFolder:
@@ -61,7 +62,7 @@ def find_run(run: str | None, fits: Callable[[Path], bool], otherwise: str) -> P
     """
     if run is not None:
         if not any(StageFolder(Path(run), stage).started for stage in STAGES):
-            raise InputError(f"--run {run}: not a run (no base/recipe.json or finetune/recipe.json); {otherwise}")
+            raise InputError(f"--run {run}: not a run (no recipe.json in base/, finetune/ or fixres/); {otherwise}")
         if not fits(Path(run)):
             raise InputError(f"--run {run}: does not fit; {otherwise}")
         return Path(run)
@@ -78,6 +79,12 @@ def finished_stage(run: str | None, stage: str | None) -> StageFolder:
     found = find_run(run, lambda path: any(StageFolder(path, s).finished for s in wanted),
                      f"train one to its end before: python -m tinynet.train --stage {wanted[0]}")
     return [StageFolder(found, s) for s in wanted if StageFolder(found, s).finished][-1]
+
+
+def stage_before(run: Path, stage: str) -> StageFolder | None:
+    """What `stage` goes on from: the last finished one of the stages before it, or None."""
+    done = [StageFolder(run, s) for s in STAGES[:STAGES.index(stage)] if StageFolder(run, s).finished]
+    return done[-1] if done else None
 
 
 def _age(run: Path) -> float:

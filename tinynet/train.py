@@ -1,8 +1,9 @@
-"""Train the head on a frozen VGG16 (`base`), then all of it (`finetune`).
+"""Train the head on a frozen VGG16 (`base`), then all of it (`finetune`); fit a run to a test size (`fixres`).
 
     python -m tinynet.train --stage base                    the tuned recipe, from the official archive
     python -m tinynet.train --stage finetune                goes on from the newest finished base
     python -m tinynet.train --recipe reference --stage all  the published system as written
+    python -m tinynet.train --stage fixres --size 96        the head of the newest run, learnt on at its test size
     python -m tinynet.train --resume runs/...               continue where Ctrl-C stopped it, exactly
 
 Every hyper-parameter of the recipe is a flag; with --stage all it applies to both stages.
@@ -14,20 +15,22 @@ from typing import Any
 
 from tinynet import cli, runs
 from tinynet.errors import InputError
-from tinynet.fit.recipes import RECIPES, TUNED, DataPlan, Network, Recipe, Stage
+from tinynet.fit.recipes import RECIPES, TUNED, DataPlan, Network, Stage
 from tinynet.jobs.plan import WEIGHTS, Plan
-from tinynet.runs import STAGES, StageFolder
+from tinynet.runs import STAGES, WHOLE, StageFolder, stage_before
 
 
 def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.train", __doc__)
-    made.add_argument("--stage", choices=(*STAGES, "all"), help="what to train (default: all)")
-    made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for finetune, that of its base")
+    made.add_argument("--stage", choices=(*STAGES, "all"),
+                      help="what to train (default: all, which is base and finetune)")
+    made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for a later stage, that of its run")
     made.add_argument("--resume", metavar="RUN", help="continue this run, all of its stages, with its own recipe")
     made.add_argument("--summary", action="store_true", help="print the network layer by layer and stop")
     cli.add_common(made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json")
-    for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, [TUNED.base, TUNED.finetune])):
+    tuned = [TUNED.stage(stage) for stage in STAGES]
+    for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, tuned)):
         group = made.add_argument_group(f"{kind.__name__}: {kind.__doc__.splitlines()[0]}")
         cli.add_fields(group, kind, "tuned", values)
     return made
@@ -54,12 +57,12 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
     from tinynet.data.download import find_data
 
     given = _given(asked)
-    if asked.stage == "finetune":
-        run, plan = _after_base(asked, given)
+    if asked.stage in ("finetune", "fixres"):
+        run, plan = _later(asked, given)
     else:
         if asked.run:
-            raise InputError("--run names the run that finetune goes on from; a new base is named with --out")
-        stages = ("base",) if asked.stage == "base" else STAGES
+            raise InputError("--run names the run that finetune or fixres goes on from; a new base is named with --out")
+        stages = ("base",) if asked.stage == "base" else WHOLE
         recipe = RECIPES[asked.recipe or "tuned"].override(given, stages)
         weights = asked.weights or WEIGHTS
         weights = str(Path(weights).resolve()) if Path(weights).is_file() else weights
@@ -73,24 +76,26 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
     return run, replace(plan, data=data, cache=plan.cache and str(Path(plan.cache).resolve()))
 
 
-def _after_base(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
-    """The folder and the plan of a finetune: its stage, on the pictures and the network of its base."""
-    base = runs.find_run(asked.run, lambda run: StageFolder(run, "base").finished,
-                         "train its first stage before: python -m tinynet.train --stage base")
-    before = Plan.read(StageFolder(base, "base").read_recipe())
+def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
+    """The folder and the plan of a stage that goes on from a run, on its pictures and with its network."""
+    stage = asked.stage
+    start = runs.find_run(asked.run, lambda run: stage_before(run, stage) is not None,
+                          "train its first stage before: python -m tinynet.train --stage base")
+    last = stage_before(start, stage)
+    before = Plan.read(last.read_recipe())
     fixed = [cli.flag_name(name) for name in sorted(set(given) & set(_fields(DataPlan, Network)))]
     if fixed or asked.weights:
-        raise InputError(f"{', '.join(fixed or ['--weights'])}: fixed by the base that finetune goes on from; "
+        raise InputError(f"{', '.join(fixed or ['--weights'])}: fixed by the base that {stage} goes on from; "
                          "train another base for another value")
-    chosen = RECIPES[asked.recipe or before.recipe.name].override(given, ("finetune",))
-    recipe = Recipe(name=chosen.name, data=before.recipe.data, network=before.recipe.network,
-                    base=before.recipe.base, finetune=chosen.finetune)
-    run = Path(asked.out) if asked.out else base
-    cli.say(f"finetune goes on from {base}")
-    if recipe.finetune.size != recipe.base.size:
-        cli.say(f"note: base was trained at {recipe.base.size} px, finetune at {recipe.finetune.size}")
-    elsewhere = None if run.resolve() == base.resolve() else str(base.resolve())
-    return run, Plan(recipe, asked.data or before.data, ("finetune",), before.weights, asked.seed or 0,
+    chosen = RECIPES[asked.recipe or before.recipe.name].override(given, (stage,))
+    recipe = replace(before.recipe, name=chosen.name, **{stage: chosen.stage(stage)})
+    run = Path(asked.out) if asked.out else start
+    cli.say(f"{stage} goes on from {last.path}")
+    sizes = before.recipe.stage(last.stage).size, recipe.stage(stage).size
+    if sizes[0] != sizes[1]:
+        cli.say(f"note: {last.stage} was trained at {sizes[0]} px, {stage} at {sizes[1]}")
+    elsewhere = None if run.resolve() == start.resolve() else str(start.resolve())
+    return run, Plan(recipe, asked.data or before.data, (stage,), before.weights, asked.seed or 0,
                      asked.cache or before.cache, elsewhere)
 
 
@@ -107,7 +112,7 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
     run = Path(asked.resume)
     started = [StageFolder(run, stage) for stage in STAGES if StageFolder(run, stage).started]
     if not started:
-        raise InputError(f"--resume {run}: not a run (no base/recipe.json or finetune/recipe.json); "
+        raise InputError(f"--resume {run}: not a run (no recipe.json in base/, finetune/ or fixres/); "
                          "name a folder that tinynet.train wrote")
     stored = started[-1].read_recipe()
     plan = Plan.read(stored)

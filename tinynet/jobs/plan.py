@@ -20,25 +20,25 @@ class Plan:
     """A recipe, the pictures it is for, and where it starts.
 
     `data`: path of the archive. `stages`: those to train, in order. `weights`: of the backbone, as `--weights`
-    takes them. `base_run`: the run whose base a finetune goes on from; None: its own.
+    takes them. `start_run`: the run whose last stage the first of them goes on from; None: this one.
     """
 
     recipe: Recipe
     data: str
-    stages: tuple[str, ...] = runs.STAGES
+    stages: tuple[str, ...] = runs.WHOLE
     weights: str = WEIGHTS
     seed: int = 0
     cache: str | None = None
-    base_run: str | None = None
+    start_run: str | None = None
 
     @classmethod
     def read(cls, stored: dict[str, Any]) -> "Plan":
         """The plan that `recipe.json` holds; raises `InputError` where that is of another version."""
-        kinds = {"data": DataPlan, "network": Network, "base": Stage, "finetune": Stage}
+        kinds = {"data": DataPlan, "network": Network, **dict.fromkeys(runs.STAGES, Stage)}
         try:
             parts = stored["recipe"]
             made = {name: kind(**_tuples(parts[name])) for name, kind in kinds.items()}
-            same = {name: stored[name] for name in ("data", "weights", "seed", "cache", "base_run")}
+            same = {name: stored[name] for name in ("data", "weights", "seed", "cache", "start_run")}
             return cls(Recipe(name=parts["name"], **made), stages=tuple(stored["stages"]), **same)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError("recipe.json holds no recipe of this version of tinynet "

@@ -160,19 +160,20 @@ class Scorer:
     """A finished stage, ready to say probabilities.
 
     `own`: whether the data is that of the run, which then keeps what is computed. `named`: what the rows call it.
+    `plan`, `stage`: what it was trained by.
     Raises `InputError` where the stage cannot be read, or, once it is needed, was trained on other classes.
     """
 
     def __init__(self, folder: StageFolder, packed: Packed, device: Device):
         self.folder, self.packed = folder, packed
         stored = folder.read_recipe()
-        self._plan = Plan.read(stored)
-        self._stage = self._plan.recipe.stage(folder.stage)
+        self.plan = Plan.read(stored)
+        self.stage = self.plan.recipe.stage(folder.stage)
         self._networks: dict[int | None, Classifier] = {}
         self._data = stored["data"]
         self.named = {"run": str(folder.run), "stage": folder.stage}
         # Convolutions that have learnt stay in floats.
-        self.device = replace(device, int8=device.int8 and self._stage.learn == ("head",))
+        self.device = replace(device, int8=device.int8 and self.stage.learn == ("head",))
         self.own = packed.contents == stored["data_digest"]
         if not self.own:
             cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
@@ -182,6 +183,11 @@ class Scorer:
     def _loaded(self) -> tuple[Classifier, int, str]:
         model, size = load_model(self.folder.best, self.packed.wnids)
         return model, size, hashlib.sha256(self.folder.best.read_bytes()).hexdigest()[:16]
+
+    @property
+    def model(self) -> Classifier:
+        """The network, in eval mode on the CPU."""
+        return self._loaded[0]
 
     @property
     def size(self) -> int:
@@ -198,7 +204,7 @@ class Scorer:
         if not self.own:
             raise InputError(f"{self.folder.run}: its hold-out was taken from other data ({self._data}); name that "
                              "with --data, or score --split val alone")
-        return self.packed.train, split_of(self._plan, self.packed).holdout
+        return self.packed.train, split_of(self.plan, self.packed).holdout
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
         """The sets of views that `texts` write, for a network that sees `size` pixels.
@@ -218,7 +224,7 @@ class Scorer:
             for seen in chosen(probe).values():
                 check_side(min(seen.shape[-2:]), f"--tta {chosen.name}: side")
                 if chosen.dense:
-                    Dense(self._loaded[0], self.size).check(seen)
+                    Dense(self.model, self.size).check(seen)
         return made
 
     def keep(self, row: dict[str, Any]) -> None:
@@ -265,11 +271,10 @@ class Scorer:
         other seeds and heads on the same frozen backbone then take seconds.
         """
         side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
-        if self._stage.views and side == self.size and name in (PLAIN, "mirror") and not dense:
-            stage = replace(self._stage, size=side)
-            model = self._loaded[0]
-            kept = view_features(model, self.packed, part, rows, view, stage, self.device)
-            head = model.head.to(self.device.device)
+        if self.stage.views and side == self.size and name in (PLAIN, "mirror") and not dense:
+            stage = replace(self.stage, size=side)
+            kept = view_features(self.model, self.packed, part, rows, view, stage, self.device)
+            head = self.model.head.to(self.device.device)
             return head_probabilities(head, kept.in_order(self.device.device)), float("nan")
         network, at_once = self._network(side), fitting(side)
         network = Dense(network, self.size) if dense else network
@@ -286,8 +291,7 @@ class Scorer:
         """The network as it runs fastest on pictures of `side` pixels, on which the ranges of integers depend."""
         key = side if self.device.int8 else None
         if key not in self._networks:
-            model = self._loaded[0]
-            running = self._networks[key] = model.for_inference(self.device.device, self.device.dtype)
+            running = self._networks[key] = self.model.for_inference(self.device.device, self.device.dtype)
             if self.device.int8:
-                running.backbone = frozen_backbone(model, self.packed, side, self.device)
+                running.backbone = frozen_backbone(self.model, self.packed, side, self.device)
         return self._networks[key]

@@ -73,7 +73,7 @@ def summary(plan: Plan) -> str:
 
     packed = open_data(plan.data, plan.cache, plan)
     stage = plan.recipe.stage(plan.stages[0])
-    model = _start_model(plan.stages[0], Path(plan.base_run or ""), plan, packed)
+    model = _start_model(plan.stages[0], Path(plan.start_run or ""), plan, packed)
     model.train_only(stage.learn)
     drawn = torchinfo.summary(model, (2, 3, stage.size, stage.size), verbose=0, depth=3,
                               col_names=("output_size", "num_params", "mult_adds", "trainable"))
@@ -88,10 +88,11 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
     """Train one stage to its end; returns the score of its best epoch."""
     split = split_of(plan, packed)
     torch.manual_seed(seeded("cpu", plan.seed, folder.stage).initial_seed())
-    model = _start_model(folder.stage, Path(plan.base_run or folder.run), plan, packed)
+    start = Path(plan.start_run or folder.run)
+    model = _start_model(folder.stage, start, plan, packed)
     facts = _facts(folder, plan, packed, split, model, device)
-    if folder.stage == "finetune":
-        _same(StageFolder(Path(plan.base_run or folder.run), "base"), facts, ("data_digest", "split_digest"))
+    if before := runs.stage_before(start, folder.stage):
+        _same(before, facts, ("data_digest", "split_digest"))
     resume = resume and folder.started
     if resume:
         _same(folder, facts, ("data_digest", "split_digest", "start_digest"))
@@ -123,9 +124,9 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
             "size": stage.size, **training.best["holdout"]}
 
 
-def _start_model(stage: str, base_run: Path, plan: Plan, packed: Packed) -> Classifier:
-    if stage == "finetune":
-        return load_model(StageFolder(base_run, "base").best, packed.wnids)[0]
+def _start_model(stage: str, start: Path, plan: Plan, packed: Packed) -> Classifier:
+    if before := runs.stage_before(start, stage):
+        return load_model(before.best, packed.wnids)[0]
     network = plan.recipe.network
     return Classifier(load_backbone(plan.weights), network.taps, network.hidden, len(packed.wnids),
                       network.dropout, network.standardise)

@@ -9,10 +9,15 @@ from typing import Any
 # Key of a row -> title and how it is written; a table has those columns that one of its rows has.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "run": ("run", str), "stage": ("stage", str), "split": ("split", str), "views": ("views", str),
-    "merge": ("merge", str), "size": ("size", str), "name": ("class", str), "n": ("n", "{:,}".format),
+    "merge": ("merge", str), "policy": ("policy", str), "trained": ("trained", str), "resize": ("resize", str),
+    "size": ("size", str), "method": ("method", str), "correction": ("correction", str), "name": ("class", str),
+    "n": ("n", "{:,}".format),
     "top1": ("top-1", "{:.2%}".format), "interval": ("95 % interval", str), "gain": ("gain", "{:+.2%}".format),
-    "p": ("p", "{:.2g}".format), "gain_over_ten": ("over ten-crop", "{:+.2%}".format),
+    "p": ("p", "{:.2g}".format), "gain_over_own": ("over own size", "{:+.2%}".format),
+    "p_over_own": ("p", "{:.2g}".format), "gain_over_ten": ("over ten-crop", "{:+.2%}".format),
     "p_over_ten": ("p", "{:.2g}".format),
+    "F": ("F", "{:.5f}".format), "object_ratio": ("test / train", "{:.5f}".format), "cure": ("cure", "{:.4f}".format),
+    "test_at": ("resize to", str), "seen": ("seen in testing", "{:.1%}".format),
     "documented": ("documented", "{:.2%}".format), "apart": ("apart", "{:+.2f} half-widths".format),
     "top5": ("top-5", "{:.2%}".format), "loss": ("loss", "{:.3f}".format),
     "ece": ("calibration error", "{:.2%}".format), "temperature": ("temperature", "{:.3f}".format),

@@ -1,0 +1,387 @@
+"""Test sizes: apparent object size, features and what corrects them, the stage fixres and its command."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import genextreme, ks_2samp, wasserstein_distance
+from support import call, complaint, refused, thin_network
+from torch import nn
+
+from tinynet import evaluate, fixres, train
+from tinynet.data.packed import open_packed
+from tinynet.device import choose_device
+from tinynet.fit.checkpoint import load_model
+from tinynet.fit.recipes import RECIPES, TUNED, Stage
+from tinynet.jobs.resolution import AS_IS, Study, renormalised
+from tinynet.jobs.scoring import Scorer
+from tinynet.runs import StageFolder
+from tinynet.score.activations import Frechet, describe, distances, frechet_mapping, quantile_mapping
+from tinynet.score.metrics import score
+from tinynet.score.sizes import METHODS, Policy, brought_to, draw_shares, mean_side, mean_side_with_ratio
+
+SIZED = dict(train=224, resize=256, test=224)
+SMALL = ["--weights", "none", "--device", "cpu", "--precision", "float32", "--hidden", "16", "--holdout", "0.25",
+         "--epochs", "2", "--batch", "16", "--size", "32", "--crop-side", "28", "32"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin():
+    with thin_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, archive_path):
+    """A folder with a finished run of both stages at 32 px, runs/done, and a base at 64 px, runs/other."""
+    folder = tmp_path_factory.mktemp("place")
+    flags = ["--data", archive_path, "--cache", folder / "cache"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert call(train, "--stage", "all", "--out", "runs/done", *SMALL, *flags).status == 0
+        assert call(train, "--stage", "base", "--out", "runs/base", *SMALL, *flags).status == 0
+        assert call(train, "--stage", "base", "--out", "runs/other", *SMALL, "--size", "64", *flags).status == 0
+    packed = open_packed(archive_path, folder / "cache")
+    return SimpleNamespace(folder=folder, flags=flags, packed=packed)
+
+
+@pytest.fixture
+def there(place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    return place
+
+
+def study_of(place, run, stage="base", method="antialias"):
+    folder = StageFolder(place.folder / "runs" / run, stage)
+    return Study(Scorer(folder, place.packed, choose_device("cpu", "float32")), method)
+
+
+# --- apparent object size ---------------------------------------------------------------------------
+
+
+def test_the_figures_of_the_paper_for_square_crops():
+    policy = Policy(area=(0.08, 1), **SIZED)
+    assert policy.mean_side == pytest.approx(0.70824, abs=5e-6)
+    assert policy.object_ratio == pytest.approx(0.80942, abs=5e-6)
+    assert policy.cure == pytest.approx(1.2354, abs=1e-4)
+    assert policy.seen_in_test == pytest.approx(49 / 64)
+
+
+def test_tested_at_its_cure_objects_are_as_large_as_in_training():
+    policy = Policy(area=(0.3, 0.9), train=128, resize=128, test=128)
+    cured = Policy(area=(0.3, 0.9), train=128, resize=round(128 * policy.cure), test=128)
+    assert cured.object_ratio == pytest.approx(1, abs=0.5 / 128)
+
+
+@pytest.mark.parametrize("low, high", [(0.08, 1), (56 / 64, 56 / 64), (0.5, 0.6), (1, 1)])
+def test_square_crops_are_as_large_as_the_code_draws_them(low, high):
+    policy = Policy(area=(low, high), **SIZED)
+    sides = np.sqrt(draw_shares(policy, 1_000_000, side=1024))
+    assert sides.mean() == pytest.approx(policy.mean_side, rel=0.005)
+
+
+def test_sides_in_pixels_are_as_large_as_the_code_draws_them():
+    policy = Policy.of(TUNED.finetune, 64)
+    assert policy.mean_side == pytest.approx(55 / 64)
+    assert np.sqrt(draw_shares(policy, 1_000_000, side=64)).mean() == pytest.approx(55 / 64, rel=0.005)
+
+
+@pytest.mark.parametrize("area, ratio", [
+    ((0.08, 1), (3 / 4, 4 / 3)),
+    ((0.9, 1), (0.5, 2)),  # most draws do not fit
+    ((0.5, 1), (2, 3)),  # large ones never do
+    ((0.95, 1), (2, 3)),  # none does: the centre
+    ((0.95, 1), (0.2, 0.5)),
+    ((0.3, 0.3), (0.2, 0.5))])
+def test_crops_of_any_ratio_are_as_large_as_torchvision_draws_them(area, ratio):
+    count = 100_000 if area == (0.08, 1) else 10_000
+    sides = np.sqrt(draw_shares(Policy(area=area, ratio=ratio, **SIZED), count, side=1000))
+    assert mean_side_with_ratio(area, ratio) == pytest.approx(sides.mean(), rel=0.005)
+
+
+def test_crops_that_do_not_fit_make_the_mean_smaller_than_a_published_shortcut_says():
+    assert mean_side_with_ratio((0.08, 1), (3 / 4, 4 / 3)) == pytest.approx(0.667, abs=5e-4)
+    assert mean_side_with_ratio((0.08, 1), (1, 1)) == pytest.approx(mean_side(0.08, 1))
+
+
+@given(low=st.floats(0.01, 1), high=st.floats(0.01, 1))
+def test_a_mean_side_lies_between_the_least_and_the_greatest(low, high):
+    low, high = sorted((low, high))
+    assert math.sqrt(low) - 1e-9 <= mean_side(low, high) <= math.sqrt(high) + 1e-9
+
+
+def test_the_policy_of_every_recipe_is_read_from_its_stage():
+    found = {(name, stage): Policy.of(recipe.stage(stage), 64).mean_side
+             for name, recipe in RECIPES.items() for stage in ("base", "finetune")}
+    assert found == {("tuned", "base"): 1, ("tuned", "finetune"): pytest.approx(55 / 64),
+                     ("reference", "base"): pytest.approx(math.sqrt(56 / 64)),
+                     ("reference", "finetune"): pytest.approx(math.sqrt(56 / 64))}
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (dict(area=(1, 0.08)), ("area", "1 to 0.08")), (dict(area=(0, 1)), ("area", "greater than 0")),
+    (dict(area=(0.1, 1.2)), ("area", "at most 1")), (dict(ratio=(2, 1)), ("ratio", "2 to 1")),
+    (dict(sides=(0.9, 0.5)), ("sides",)), (dict(resize=200), ("224", "200"))])
+def test_a_policy_that_cannot_be_is_refused(wrong, words):
+    complaint(lambda: Policy(**{**SIZED, **wrong}), *words)
+
+
+# --- ways to enlarge --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_pictures_of_the_size_in_the_range(method):
+    pictures = torch.rand(3, 3, 64, 64)
+    for size in (48, 64, 96):
+        seen = brought_to(pictures, size, method)
+        assert seen.shape == (3, 3, size, size) and seen.min() >= 0 and seen.max() <= 1
+    assert torch.equal(brought_to(pictures, 64, method), pictures)
+    flat = torch.full((1, 3, 64, 64), 128 / 255)
+    assert torch.allclose(brought_to(flat, 96, method), torch.full((1, 3, 96, 96), 128 / 255), atol=1e-6)
+
+
+def test_methods_agree_with_those_of_pil():
+    from PIL import Image
+
+    pixels = np.random.RandomState(0).randint(80, 176, (64, 64, 3), dtype=np.uint8)  # no overshoot is cut off
+    pictures = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    for method, theirs in (("antialias", "BILINEAR"), ("bicubic", "BICUBIC"), ("lanczos", "LANCZOS"),
+                           ("nearest", "NEAREST")):
+        for size in (48, 96) if method != "nearest" else (128,):  # elsewhere two neighbours are equally near
+            expected = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling[theirs]))
+            found = brought_to(pictures, size, method)[0].permute(1, 2, 0).numpy() * 255
+            assert np.abs(found - expected).max() < 2, (method, size)
+
+
+# --- features and what corrects them ------------------------------------------------------------------
+
+
+def test_zeros_are_counted_exactly():
+    values = np.array([[0, 0, 1.5, 2], [0, 3, 4, 1e-6]], np.float32)
+    assert describe(values)["zeros"] == 3 / 8
+    assert describe(values)["mean"] == pytest.approx(values.mean()) and describe(values)["max"] == 4
+    assert describe(values)["q0.5"] == pytest.approx(np.median(values))
+
+
+def test_distances_are_those_of_scipy():
+    random = np.random.RandomState(0)
+    ours, theirs = random.exponential(2, (100, 7)), random.exponential(1, (50, 7))
+    found = distances(ours, theirs)
+    assert found["ks"] == pytest.approx(ks_2samp(ours.ravel(), theirs.ravel()).statistic)
+    assert found["wasserstein"] == pytest.approx(wasserstein_distance(ours.ravel(), theirs.ravel()) / theirs.mean())
+    assert distances(ours, ours) == {"ks": 0, "wasserstein": 0}
+
+
+@pytest.mark.parametrize("shape, location, scale", [(0.3, 1, 0.5), (0.3, 0.05, 0.3), (0.6, -0.1, 0.3), (0.15, 40, 30)])
+def test_a_frechet_distribution_is_recovered_from_what_relu_leaves_of_it(shape, location, scale):
+    drawn = genextreme.rvs(-shape, location, scale, 100_000, random_state=np.random.RandomState(1))
+    for given_shape in (None, shape):
+        found = Frechet.fit(np.maximum(drawn, 0), given_shape)
+        assert found.shape == pytest.approx(shape, abs=0.03)
+        assert found.location == pytest.approx(location, abs=0.05 * scale)
+        assert found.scale == pytest.approx(scale, rel=0.04)
+
+
+def test_nothing_to_fit_is_refused():
+    complaint(lambda: Frechet.fit(np.zeros((5, 5))), "0 different values")
+    complaint(lambda: quantile_mapping(np.zeros((5, 5)), np.ones((5, 5))), "one value")
+
+
+@pytest.fixture
+def activations():
+    random = np.random.RandomState(0)
+    return np.maximum(random.gumbel(0.2, 0.7, (2000, 16)), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("mapping", [quantile_mapping, frechet_mapping])
+def test_a_distribution_is_mapped_onto_itself_by_the_identity(mapping, activations):
+    features = torch.from_numpy(activations)
+    assert torch.allclose(mapping(activations, activations)(features), features, atol=1e-5)
+
+
+def test_both_mappings_undo_a_change_of_scale(activations):
+    features = torch.from_numpy(activations)
+    for mapping, apart in ((quantile_mapping, 1e-4), (frechet_mapping, 0.05)):
+        back = mapping(activations * 3, activations)(features * 3)
+        assert (back - features).abs().mean() < apart
+
+
+def test_quantiles_map_any_distribution_onto_any_other(activations):
+    other = np.random.RandomState(5).exponential(4, activations.shape).astype(np.float32)
+    mapped = quantile_mapping(other, activations)(torch.from_numpy(other)).numpy()
+    assert distances(mapped, activations)["ks"] < 0.01
+    assert describe(mapped)["zeros"] == pytest.approx(describe(activations)["zeros"], abs=0.01)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(0, 1e4, width=32), min_size=2, max_size=40).filter(lambda some: len(set(some)) > 1))
+def test_a_mapping_keeps_the_order_and_never_gives_a_number_that_is_none(some):
+    values = np.array(some, np.float32)
+    reference = np.random.RandomState(0).exponential(1, 1000).astype(np.float32)
+    mapped = quantile_mapping(values, reference)(torch.from_numpy(np.sort(values)))
+    assert torch.isfinite(mapped).all() and (mapped.diff() >= -1e-6).all()
+
+
+def test_batch_norms_are_measured_anew_on_a_copy():
+    head = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 2)).eval()
+    features = torch.randn(1000, 3) * 4 + 7
+    twin = renormalised(head, iter(features.split(100)))
+    assert torch.allclose(twin[0].running_mean, features.mean(0), atol=1e-4)
+    assert torch.equal(head[0].running_mean, torch.zeros(3)) and not twin.training
+
+
+# --- a run at other sizes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run, stage", [("base", "base"), ("done", "finetune")])
+def test_at_the_training_size_a_study_says_what_evaluate_says(there, run, stage):
+    ran = call(evaluate, "--run", f"runs/{run}", "--json", "--device", "cpu", "--precision", "float32", *there.flags)
+    evaluated = {row["split"]: row for row in json.loads(ran.out)}
+    study = study_of(there, run, stage)
+    for split, row in evaluated.items():
+        part, rows = study.scorer.pictures(split)
+        found = score(study.said(split, 32), part.labels[rows])
+        assert {key: found[key] for key in ("n", "top1", "top5")} == {key: row[key] for key in ("n", "top1", "top5")}
+        assert found["loss"] == pytest.approx(row["loss"], rel=1e-5)
+
+
+def test_corrections_change_features_alone_and_leave_the_training_size_as_it_is(there):
+    study = study_of(there, "base")
+    for name in ("frechet", "quantile"):
+        assert np.allclose(study.said("val", 32, name), study.said("val", 32), atol=2e-3), name
+    at_other = study.said("val", 64)
+    assert all(np.abs(study.said("val", 64, name) - at_other).max() > 1e-3 for name in study.corrections)
+
+
+def test_quantile_corrected_features_have_the_distribution_of_the_training_size(there):
+    study = study_of(there, "base")
+    rows = list(study.activations(64))
+    _, mappings = study._corrected(64, "quantile")
+    seen, trained = study.features("sample", 64), study.features("sample", 32)
+    after = [distances(mapping(torch.from_numpy(np.array(ours[0], np.float32))).numpy(), theirs[0])["ks"]
+             for (_, mapping), ours, theirs in zip(mappings, seen.arrays, trained.arrays, strict=True)]
+    assert max(row["ks"] for row in rows) > 0.1
+    for row, apart in zip(rows, after, strict=True):  # what is equal, zero, stays equal
+        assert apart < 0.02 + row["zeros"] and (apart < row["ks"] or row["ks"] < 0.02), row["tap"]
+
+
+def test_the_sample_that_corrections_learn_from_was_not_held_out(there):
+    study = study_of(there, "base")
+    _, held = study.scorer.pictures("holdout")
+    assert not set(study._sample) & set(held)
+
+
+def test_fixres_trains_the_head_alone_and_on_at_its_size(there):
+    ran = call(train, "--stage", "fixres", "--run", "runs/done", "--out", "runs/fixed", "--size", "48", "--epochs", "1",
+               "--batch", "16", "--json", "--device", "cpu", "--precision", "float32", *there.flags)
+    row, = json.loads(ran.out)
+    assert (row["stage"], row["size"]) == ("fixres", 48)
+    before, _ = load_model(StageFolder("runs/done", "finetune").best, there.packed.wnids)
+    after, size = load_model(StageFolder("runs/fixed", "fixres").best, there.packed.wnids)
+    assert size == 48 and before.backbone.digest() == after.backbone.digest()
+    assert not torch.equal(before.head[-1].weight, after.head[-1].weight)
+    learnt = sum(p.numel() for p in before.head.parameters())
+    assert f"fixres: {learnt:,} weights learn" in ran.err and "finetune was trained at 32 px, fixres at 48" in ran.err
+
+
+def test_fixres_can_train_the_last_convolutions_too(there):
+    ran = call(train, "--stage", "fixres", "--run", "runs/base", "--out", "runs/last", "--size", "48", "--epochs", "1",
+               "--batch", "16", "--learn", "conv5", "head", "--views", "0", "--device", "cpu", "--precision", "float32",
+               *there.flags)
+    assert ran.status == 0, ran.err
+    before, after = (load_model(path, there.packed.wnids)[0].backbone for path in
+                     (StageFolder("runs/base", "base").best, StageFolder("runs/last", "fixres").best))
+    same = {name: all(torch.equal(a, b) for module, other in zip(before.parts[name], after.parts[name], strict=True)
+                      for a, b in zip(module.parameters(), other.parameters(), strict=True)) for name in before.parts}
+    assert same == {"conv1": True, "conv2": True, "conv3": True, "conv4": True, "conv5": False}
+
+
+@pytest.fixture(scope="module")
+def story(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.folder)
+        ran = call(fixres, "--run", "runs/base", "--beside", "runs/other", "--sizes", "48", "64", "--fit", "48",
+                   "--methods", "antialias", "nearest", "--out", "story", "--json", "--device", "cpu", "--precision",
+                   "float32", *place.flags)
+    assert ran.status == 0, ran.err
+    return SimpleNamespace(rows=json.loads(ran.out), err=ran.err, out=place.folder / "story")
+
+
+def test_the_story_has_a_row_for_every_size_and_correction(story):
+    mine = [row for row in story.rows if row["run"] == "runs/base" and row["split"] == "val"]
+    assert [(row["size"], row["correction"]) for row in mine] == [
+        (32, "as is"), (32, "fine-tuned"),
+        *((48, name) for name in ("as is", "frechet", "quantile", "batch norm", "fine-tuned", "trained on, own size")),
+        *((64, name) for name in ("as is", "frechet", "quantile", "batch norm", "trained on, own size"))]
+    for row in mine:
+        assert 0 <= row["low"] <= row["top1"] <= row["high"] <= 1 and row["pictures_per_second"] > 0
+        assert (row["gain"] is None) == (row["correction"] == "as is")
+    compared = [row for row in story.rows if row["split"] == "holdout" and "correction" not in row]
+    assert [row["method"] for row in compared] == ["antialias", "nearest"] and compared[1]["p"] is not None
+    beside = [row for row in story.rows if row["run"] == "runs/other"]
+    assert {(row["trained"], row["size"], row["correction"]) for row in beside} == {
+        (64, size, "as is") for size in (32, 48, 64)}
+
+
+def test_the_story_is_a_folder_with_numbers_words_and_pictures(story):
+    stored = json.loads((story.out / "sizes.json").read_text())
+    assert len(stored["conclusions"]) == 3 and all(sentence in story.err for sentence in stored["conclusions"])
+    assert (story.out / "conclusions.txt").read_text().splitlines() == stored["conclusions"]
+    held = {row["size"]: row["top1"] for row in stored["rows"]
+            if (row["split"], row["correction"]) == ("holdout", AS_IS)}
+    best = next(size for size in held if held[size] == max(held.values()))
+    assert f"the hold-out chooses {best} px" in stored["conclusions"][0]
+    for picture in ("accuracy", "activations", "cost", "seen", "grid"):
+        assert (story.out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    assert {row["run"] for row in stored["costs"]} == {"runs/base", "runs/other"}
+
+
+def test_what_the_story_trained_is_not_trained_again(story, place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    before = (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns
+    ran = call(fixres, "--run", "runs/base", "--sizes", "48", "--fit", "48", "--out", "story", "--device", "cpu",
+               "--precision", "float32", *place.flags)
+    assert ran.status == 0 and (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns == before
+
+
+# --- the command ---------------------------------------------------------------------------------------
+
+
+def test_a_policy_of_ones_own_prints_f_the_ratio_and_the_cure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = call(fixres, "--policy", "--train-scale", "0.08", "1", "--train-size", "224", "--test-resize", "256",
+               "--test-size", "224", "--json", "--out", "drawn")
+    square, any_ratio = json.loads(ran.out)
+    assert (round(square["F"], 5), round(square["object_ratio"], 5)) == (0.70824, 0.80942)
+    assert square["test_at"] == 316 and any_ratio["F"] == pytest.approx(0.667, abs=5e-4)
+    assert (tmp_path / "drawn" / "seen.png").is_file()
+
+
+def test_the_policies_of_the_recipes_need_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = call(fixres, "--policy")
+    assert ran.status == 0 and "tuned, finetune" in ran.out and "1.1636" in ran.out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--run", "runs/base", "--sizes", "20"), ("--sizes 20", "32")),
+    (("--run", "runs/base", "--fit", "20"), ("20", "32")),
+    (("--run", "runs/base", "--methods", "sinc"), ("sinc", "lanczos")),
+    (("--run", "runs/none"), ("runs/none", "not a run")),
+    (("--run", "runs/base", "--train-size", "64"), ("--train-size",)),
+    (("--policy", "--run", "runs/base"), ("--run",)),
+    (("--policy", "--train-size", "64", "--train-scale", "1", "0.5"), ("1 to 0.5",)),
+    (("--policy", "--train-scale", "0.5", "1"), ("--train-size",)),
+    (("--policy", "--train-size", "64", "--test-size", "96", "--test-resize", "64"), ("96", "64"))])
+def test_what_cannot_be_done_is_refused_in_one_line(there, flags, words):
+    refused(fixres, flags if "--policy" in flags else (*flags, *there.flags), *words)
+
+
+def test_a_recipe_names_the_stage_that_fits_a_run_to_a_size():
+    assert TUNED.stage("fixres") == TUNED.fixres and isinstance(TUNED.fixres, Stage)
+    assert TUNED.fixres.learn == ("head",) and not TUNED.fixres.crop_side and not TUNED.fixres.crop_area

@@ -1,0 +1,195 @@
+"""The whole story of a run and its test sizes: what to test at, what mends it, what it costs, in one folder."""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from tinynet import runs
+from tinynet.data.batches import batches, fitting
+from tinynet.files import write_json, write_text
+from tinynet.fit.features import frozen_backbone
+from tinynet.fit.inputs import change_pictures
+from tinynet.fit.recipes import RECIPES, Stage
+from tinynet.jobs.resolution import AS_IS, Row, Study, compare_methods, sweep
+from tinynet.jobs.scoring import Scorer
+from tinynet.jobs.stages import train
+from tinynet.report import resolution as figures
+from tinynet.report.figures import save_figure
+from tinynet.runs import StageFolder
+from tinynet.score.sizes import Policy, draw_shares
+from tinynet.score.views import view_set
+
+_DRAWN = 20_000  # crops drawn for a histogram
+
+Cost = dict[tuple[str, int], float]  # run, side in pixels -> seconds of one forward pass of a picture
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows: of the run, of runs beside it as they are, of ways to enlarge, of features a tap, of cost; and in words."""
+
+    rows: list[Row]
+    beside: list[Row]
+    methods: list[Row]
+    activations: list[Row]
+    costs: list[Row]
+    conclusions: list[str]
+
+
+def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[int], methods: Sequence[str],
+                out: Path) -> Found:
+    """All about the first of `scorers` at `sizes`, the others beside it; its head is trained on at the sizes `fit`.
+
+    `methods`: how pictures are enlarged, the first everywhere, the others compared with it at the size that the
+    hold-out chooses. Writes JSON, figures and the conclusions to `out`.
+    Raises `InputError` for a method that there is not, before anything is computed.
+    """
+    first, *others = scorers
+    study, *_ = (Study(first, method) for method in methods)
+    beside = [Study(scorer, methods[0]) for scorer in others]
+    rows = list(sweep(study, sizes, _fitted(first, fit, methods[0], out), study.corrections))
+    activations = [row for size in sizes for row in study.activations(size)]
+    best = _best(rows)
+    compared = list(compare_methods(first, methods, best)) if len(methods) > 1 else []
+    shown = [row for one in beside for row in sweep(one, sizes, {}, ())]
+    cost = _cost(scorers, sizes)
+    for row in (*rows, *shown):
+        row["pictures_per_second"] = 1 / cost[row["run"], row["size"]]
+    policy = Policy.of(first.stage, first.packed.side)
+    said = _conclusions(rows, activations, policy, best, cost)
+    found = Found(rows, shown, compared, activations, list(_cost_rows(scorers, [*rows, *shown], cost)), said)
+    _write(found, policy, first, out)
+    return found
+
+
+def _fitted(scorer: Scorer, sizes: Sequence[int], method: str, out: Path) -> dict[int, Study]:
+    """The run with its head trained on at each of `sizes`: a run in `out/<size>`, made where it is not there yet."""
+    made = {}
+    for size in sizes:
+        folder = StageFolder(out / str(size), "fixres")
+        recipe = replace(scorer.plan.recipe, fixres=replace(RECIPES[scorer.plan.recipe.name].fixres, size=size))
+        plan = replace(scorer.plan, recipe=recipe, stages=("fixres",), start_run=str(scorer.folder.run.resolve()))
+        train(folder.run, plan, scorer.device, resume=folder.started)
+        made[size] = Study(Scorer(folder, scorer.packed, scorer.device), method)
+    return made
+
+
+def _best(rows: Sequence[Row]) -> int:
+    """The test size at which the run as it is gets most of the hold-out right."""
+    held = [row for row in rows if (row["split"], row["correction"]) == ("holdout", AS_IS)]
+    return max(held, key=lambda row: row["top1"])["size"]
+
+
+def _cost(scorers: Sequence[Scorer], sizes: Sequence[int]) -> Cost:
+    """Seconds a picture at every side that the runs were or are scored at."""
+    return {(str(scorer.folder.run), side): seconds
+            for scorer in scorers
+            for side, seconds in seconds_a_picture(scorer, sorted({*sizes, *(
+                side for row in _scored(scorer) for side in _sides(row, scorer))})).items()}
+
+
+def seconds_a_picture(scorer: Scorer, sides: Sequence[int], turns: int = 3) -> dict[int, float]:
+    """What one forward pass of a picture costs at each side in pixels: the median of `turns`, the sides in turn."""
+    model, device = scorer.model, scorer.device
+    rows = scorer.pictures("holdout")[1]
+    work = {}
+    for side in sides:
+        network = model.for_inference(device.device, device.dtype)
+        network.backbone = frozen_backbone(model, scorer.packed, side, device)
+        shown = next(batches(scorer.packed.train, rows, size=fitting(side), device=device.device))
+        work[side] = network, change_pictures(shown.pictures, shown.rows, Stage(size=side), 0,
+                                              torch.Generator(device.device))
+    taken: dict[int, list[float]] = {side: [] for side in sides}
+    with torch.inference_mode():
+        for turn in range(turns + 1):
+            for side, (network, pictures) in work.items():
+                started = time.perf_counter()
+                network(pictures).argmax(1).tolist()  # a list waits for the device
+                if turn:  # the first one warms up
+                    taken[side].append((time.perf_counter() - started) / len(pictures))
+    return {side: statistics.median(times) for side, times in taken.items()}
+
+
+def _scored(scorer: Scorer) -> list[Row]:
+    """What the run was scored at before, over views, in the precision of now."""
+    return [row for row in runs.read_rows(scorer.folder.scores)
+            if row.get("precision") == scorer.device.precision and row["merge"] == "mean" and "temperature" not in row]
+
+
+def _sides(row: Row, scorer: Scorer) -> list[int]:
+    """The side in pixels of every view of the set that a row was scored over."""
+    probe = torch.zeros(1, 3, scorer.packed.side, scorer.packed.side)
+    return [min(seen.shape[-2:]) for seen in view_set(row["views"], row["size"])(probe).values()]
+
+
+def _cost_rows(scorers: Sequence[Scorer], rows: Sequence[Row], cost: Cost) -> Iterator[Row]:
+    """Accuracy and seconds a picture: of every size as is, and of every set of views that a run was scored over."""
+    for row in rows:
+        if row["correction"] == AS_IS:
+            yield {**_named(row), "views": "none", "seconds": cost[row["run"], row["size"]]}
+    for scorer in scorers:
+        for row in _scored(scorer):
+            if row["views"] != "none":
+                run = str(scorer.folder.run)
+                yield {**_named(row), "views": row["views"],
+                       "seconds": sum(cost[run, side] for side in _sides(row, scorer))}
+
+
+def _named(row: Row) -> Row:
+    return {key: row[key] for key in ("run", "split", "size", "n", "top1", "low", "high")}
+
+
+def _conclusions(rows: Sequence[Row], activations: Sequence[Row], policy: Policy, best: int, cost: Cost) -> list[str]:
+    """Three plain sentences: the size to test at, what the corrections are worth, what the features say."""
+    own, run = policy.train, rows[0]["run"]
+    found = {(row["split"], row["size"], row["correction"]): row for row in rows}
+    sizes = ", ".join(str(size) for size in dict.fromkeys(row["size"] for row in rows))
+    chosen = found["val", best, AS_IS]
+    first = (f"Of {sizes} px the hold-out chooses {best} px: {chosen['top1']:.2%} of val "
+             f"({chosen['low']:.2%} .. {chosen['high']:.2%})")
+    if best != own:
+        first += (f", {chosen['gain_over_own']:+.2%} over the training size of {own} px "
+                  f"(p = {chosen['p_over_own']:.2g}), at {cost[run, best] / cost[run, own]:.1f} times the cost")
+
+    tried = [row for row in rows if (row["split"], row["size"]) == ("holdout", best) and row["correction"] != AS_IS]
+    second = f"At {best} px, where it was trained, nothing is to be corrected"
+    if tried:
+        name = max(tried, key=lambda row: row["top1"])["correction"]
+        held, seen = found["holdout", best, name], found["val", best, name]
+        second = (f"At {best} px the hold-out likes {name!r} best of all corrections: {held['gain']:+.2%} there "
+                  f"(p = {held['p']:.2g}), {seen['gain']:+.2%} on val (p = {seen['p']:.2g}"
+                  f"{', which chance could have done' if seen['p'] >= 0.05 else ''})")
+
+    zeros, apart = ({size: _over_taps(activations, size, key) for size in (own, best)} for key in ("zeros", "ks"))
+    third = (f"Training shows objects as large as whole pictures of {policy.resize * policy.cure:.0f} px do; exact "
+             f"zeros are {zeros[own]:.1%} of the features at {own} px")
+    if best != own:
+        third += f" and {zeros[best]:.1%} at {best} px, {apart[best]:.3f} away (Kolmogorov-Smirnov, mean over taps)"
+    return [f"{sentence}." for sentence in (first, second, third)]
+
+
+def _over_taps(activations: Sequence[Row], size: int, key: str) -> float:
+    mine = [row for row in activations if row["size"] == size]
+    return sum(row[key] * row["numbers"] for row in mine) / sum(row["numbers"] for row in mine)
+
+
+def _write(found: Found, policy: Policy, scorer: Scorer, out: Path) -> None:
+    """Everything into `out`: numbers, words and pictures."""
+    name = scorer.folder.run.name
+    write_json(out / "sizes.json", {**asdict(found), "device": str(scorer.device)})
+    write_text(out / "conclusions.txt", "\n".join(found.conclusions) + "\n")
+    drawn = draw_shares(policy, _DRAWN, scorer.packed.side)
+    as_is = [row for row in (*found.rows, *found.beside) if row["correction"] == AS_IS]
+    drawings = {
+        "accuracy": figures.accuracy_against_size(found.rows, f"{name}: accuracy against test size"),
+        "activations": figures.cumulative_curves(found.activations, policy.train, f"{name}: pooled features"),
+        "cost": figures.accuracy_against_seconds(found.costs, "Accuracy against cost"),
+        "seen": figures.shares_seen([("training and testing", drawn, policy.seen_in_test)], name)}
+    if found.beside:
+        drawings["grid"] = figures.heat_map(as_is, "Training against test size")
+    for title, figure in drawings.items():
+        save_figure(figure, out / f"{title}.png")
