@@ -43,6 +43,7 @@ class Study:
         if method not in METHODS:
             raise InputError(f"--methods {method}: not one of {', '.join(METHODS)}")
         self.scorer, self.method = scorer, method
+        self._head = copy.deepcopy(scorer.model.head).to(scorer.device.device)
         scorer.pictures("holdout")  # refuses other data
 
     def features(self, split: str, size: int) -> Features:
@@ -63,25 +64,23 @@ class Study:
     def said(self, split: str, size: int, correction: str = AS_IS) -> np.ndarray:
         """(N, C) log-probabilities of a split at a size, its features corrected."""
         head, mappings = self._corrected(size, correction)
-        device = self.scorer.device.device
-        shown = self.features(split, size).in_order(device)
+        shown = self.features(split, size).in_order(self.scorer.device.device)
         if mappings:
             shown = (_mapped(features, mappings) for features in shown)
-        return head_probabilities(head.to(device), shown)
+        return head_probabilities(head, shown)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (a study lives as long as its command)
     def _corrected(self, size: int, correction: str) -> tuple[nn.Module, list[tuple[int, Mapping]]]:
         """The head, and a mapping for the numbers of each tap with how many there are; none where all stay."""
-        head = self.scorer.model.head
         if correction == AS_IS:
-            return head, []
+            return self._head, []
         seen = self.features("sample", size)
         if correction == "batch norm":
-            return renormalised(head, seen.in_order(torch.device("cpu"))), []
+            return renormalised(self._head, seen.in_order(self.scorer.device.device)), []
         trained = self.features("sample", self.scorer.size)
         made = [_MAPPINGS[correction](ours[0], theirs[0])
                 for ours, theirs in zip(seen.arrays, trained.arrays, strict=True)]
-        return head, [(array.shape[2], mapping) for array, mapping in zip(seen.arrays, made, strict=True)]
+        return self._head, [(array.shape[2], mapping) for array, mapping in zip(seen.arrays, made, strict=True)]
 
     def activations(self, size: int) -> Iterator[Row]:
         """A row a tap: what its numbers are like at `size`, and how far from those at the training size."""
@@ -93,7 +92,7 @@ class Study:
     @property
     def corrections(self) -> list[str]:
         """What can be done without training; batch norm only where the head has one."""
-        normed = any(isinstance(module, nn.BatchNorm1d) for module in self.scorer.model.head.modules())
+        normed = any(isinstance(module, nn.BatchNorm1d) for module in self._head.modules())
         return [*_MAPPINGS, *(["batch norm"] if normed else [])]
 
 
