@@ -1,33 +1,93 @@
-"""Rates, measured in turn (A B A B ...), so that their ratios hold on a noisy machine."""
+"""Rates, measured in turn (A B A B ...), so that their ratios hold on a noisy machine; ceilings; memory."""
 
 import statistics
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from tinynet.cli import progress
 from tinynet.device import Device
 
 
-def in_turn(jobs: dict[str, Callable[[], float]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Rates of each job in every turn, after one turn that is not counted; `ratio` is to the first job, by turns."""
+def in_turn(jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, device: Device,
+            repeats: int) -> dict[str, dict[str, Any]]:
+    """Pictures a second of each job, after one turn that is not counted: median, least, greatest, and each turn.
+
+    `counts`: pictures that a job does, one number for all or one each. `ratio`: to the first job, the median over
+    turns of the ratio within a turn. `memory`: GB that the process held at most while the job ran, page cache aside.
+    """
     found: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(repeats + 1):
-        for name, job in jobs.items():
-            rate = job()
-            if turn:
-                found[name].append(rate)
+    held = dict.fromkeys(jobs, 0.0)
+    with progress(total=(repeats + 1) * len(jobs), label="measuring", unit="jobs") as bar:
+        for turn in range(repeats + 1):
+            for name, job in jobs.items():
+                count = counts if isinstance(counts, int) else counts[name]
+                with PeakMemory(device) as memory:
+                    seconds = _seconds(job, device)
+                held[name] = max(held[name], memory.gigabytes)
+                if turn:
+                    found[name].append(count / seconds)
+                bar.update()
     first = next(iter(found.values()))
-    return {name: {"median": statistics.median(rates), "low": min(rates), "high": max(rates),
-                   "ratio": statistics.median(r / f for r, f in zip(rates, first, strict=True))}
+    return {name: {"median": statistics.median(rates), "low": min(rates), "high": max(rates), "turns": rates,
+                   "ratio": statistics.median(r / f for r, f in zip(rates, first, strict=True)), "memory": held[name]}
             for name, rates in found.items()}
 
 
-def timed(count: int, device: Device, work: Callable[[], None]) -> float:
-    """Pictures a second."""
+def _seconds(job: Callable[[], Any], device: Device) -> float:
     started = time.perf_counter()
-    work()
+    job()
     if device.device.type == "cuda":
         torch.cuda.synchronize()
-    return count / (time.perf_counter() - started)
+    return time.perf_counter() - started
+
+
+def ceiling(device: Device, dtype: torch.dtype, sides: tuple[int, ...] = (1024, 2048, 4096)) -> float:
+    """FLOP/s of the fastest of several square matrix products, multiply and add counted as two."""
+    best = 0.0
+    for side in sides:
+        a, b = (torch.rand(side, side, device=device.device).to(dtype) for _ in range(2))
+        for _ in range(4):
+            best = max(best, 2 * side**3 / _seconds(lambda a=a, b=b: a @ b, device))
+    return best
+
+
+def flop(network: nn.Module, *inputs: Any) -> int:
+    """FLOP of one forward pass, multiply and add counted as two."""
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        network(*inputs)
+    return counted.get_total_flops()
+
+
+class PeakMemory(threading.Thread):
+    """Watches what this process holds: on a GPU its own memory, else the resident one without mapped files (Linux)."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(daemon=True)
+        self.device, self.gigabytes, self._over = device, 0.0, threading.Event()
+
+    def __enter__(self) -> "PeakMemory":
+        if self.device.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        self.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._over.set()
+        self.join()
+        if self.device.device.type == "cuda":
+            self.gigabytes = torch.cuda.max_memory_allocated() / 1e9
+
+    def run(self) -> None:
+        status = Path("/proc/self/status")
+        while status.is_file():
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            self.gigabytes = max(self.gigabytes, int(fields["RssAnon"].split()[0]) * 1024 / 1e9)
+            if self._over.wait(0.1):
+                return

@@ -1,11 +1,14 @@
-"""Which device, precision and memory format: chosen by what the machine really has, and said."""
+"""Which device, precision and memory format, how much at once: chosen by what the machine has, and said."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
+from tinynet.cli import say
 from tinynet.errors import InputError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -92,3 +95,35 @@ def has_vnni() -> bool:
 def _processor_has(probe: str) -> bool:
     """The one place that asks the processor; torch offers no public name for it up to 2.15 at least."""
     return getattr(torch.cpu, probe, lambda: False)()
+
+
+class InParts:
+    """A function of pictures (N, 3, H, W) -> (N, ...), called on as many at once as the memory holds.
+
+    Where it runs out the number is halved, for good, and said. Raises `InputError` where one picture is too much.
+    """
+
+    def __init__(self, work: Callable[[Tensor], Tensor]):
+        self._work, self._most = work, 0
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        most = min(self._most or len(pictures), len(pictures))
+        try:
+            done = [self._work(part) for part in pictures.split(most)]
+            return done[0] if len(done) == 1 else torch.cat(done)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        sides = "x".join(map(str, pictures.shape[:1:-1]))
+        if most == 1:
+            raise InputError(f"the memory does not hold one picture of {sides}; use a smaller --size")
+        self._most = most // 2
+        say(f"the memory does not hold {most} pictures of {sides} at once; going on with {self._most}")
+        if pictures.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self(pictures)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised `error` because the memory of a device did not suffice; for the CPU it has no class."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

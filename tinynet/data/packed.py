@@ -24,7 +24,7 @@ CHUNK = 256  # pictures a job: a job takes about 0.1 s, so the bar moves and few
 _FEW = 4 * CHUNK  # fewer pictures are decoded sooner than worker processes start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed as itself: arrays have no hash
 class PackedPart:
     """One part of the archive as arrays; row i of each belongs to picture i.
 

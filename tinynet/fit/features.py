@@ -20,7 +20,7 @@ from torch import Tensor
 from tinynet.cli import progress, say
 from tinynet.data.batches import Batch, batches, fitting, seeded, send
 from tinynet.data.packed import Packed, PackedPart
-from tinynet.device import Device
+from tinynet.device import Device, InParts
 from tinynet.errors import InputError
 from tinynet.files import locked, new_array, write_json
 from tinynet.fit.inputs import change_pictures, epoch_batches, epoch_order
@@ -173,11 +173,12 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
         write_json(folder / "progress.json", {"taps": list(taps), "done": done})
 
     first, start, seen = done
+    pooled = InParts(lambda pictures: pooled_features(backbone, taps, pictures).cpu())
     with progress(total=total, done=seen, label="features", unit="pictures") as bar, torch.inference_mode():
         try:
             for view in range(first, source.views):
                 for batch in source.batches(view, start):
-                    found = pooled_features(backbone, taps, batch.pictures).cpu().numpy()
+                    found = pooled(batch.pictures).numpy()
                     at = place[batch.rows.cpu().numpy()]
                     for array, values in zip(arrays, np.split(found, np.cumsum(widths)[:-1], 1), strict=True):
                         array[view, at] = _checked(values, array.dtype)

@@ -19,7 +19,7 @@ from tinynet import __version__, cli, runs
 from tinynet.data.batches import batches, fitting, seeded
 from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
-from tinynet.device import Device
+from tinynet.device import Device, out_of_memory
 from tinynet.errors import InputError
 from tinynet.files import locked, write_json
 from tinynet.fit import schedules
@@ -119,7 +119,13 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
     elif folder.last.is_file():
         training.load_state_dict(load_training(folder.last, packed.wnids))
         cli.say(f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}")
-    _run(training, stream, check, folder, packed, model)
+    try:
+        _run(training, stream, check, folder, packed, model)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(f"the memory does not hold a step of {stage.batch} pictures of {stage.size} px; lower --batch "
+                         f"or --size, or {folder.path} goes on elsewhere with --resume {folder.run}") from None
     return {"run": str(folder.run), "stage": folder.stage, "split": "holdout", "views": "none", "merge": "mean",
             "size": stage.size, **training.best["holdout"]}
 

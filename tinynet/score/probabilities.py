@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tinynet.data.batches import Batch
+from tinynet.device import InParts
 from tinynet.errors import InputError
 from tinynet.files import whole_file
 from tinynet.score.merges import Merge
@@ -96,9 +97,9 @@ def view_probabilities(network: nn.Module, batches: Iterable[Batch], view: View 
 
     `network`: in eval mode, pictures to logits.
     """
-    return torch.cat([
-        log_softmax(network(view(batch.pictures).contiguous(memory_format=torch.channels_last))).cpu()
-        for batch in batches]).numpy()
+    says = InParts(lambda pictures: log_softmax(network(pictures)).cpu())
+    return torch.cat([says(view(batch.pictures).contiguous(memory_format=torch.channels_last))
+                      for batch in batches]).numpy()
 
 
 @torch.inference_mode()

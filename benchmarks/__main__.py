@@ -1,0 +1,209 @@
+"""tinynet beside its peers on the same pictures, in one process, in turn (A B A B ...).
+
+    python -m benchmarks --what data base finetune evaluate tta --data data/tiny-imagenet-200.zip
+    python -m benchmarks --what finetune --peers "as written" --images 128
+
+Peers: the published loop as written, the same at its best flags, timm's loader and step, and ttach for views; see
+`benchmarks/peers.py`. What needs hours at a peer's rate is computed from the rate, and marked so.
+"""
+
+import functools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import ours
+from benchmarks.machine import facts
+from benchmarks.measure import ceiling, flop, in_turn
+from benchmarks.peers import KINDS, Peer, unpack
+from tinynet import cli
+from tinynet.data.archive import locate
+from tinynet.data.download import find_data
+from tinynet.data.packed import open_packed
+from tinynet.device import Device, choose_device
+from tinynet.files import write_json
+from tinynet.fit.recipes import REFERENCE, TUNED
+from tinynet.jobs.plan import WEIGHTS
+from tinynet.models.vgg import load_backbone
+from tinynet.report.tables import columns
+
+SIZE, ALL, EPOCHS = 64, 95_000, 10  # pictures that are learnt from, and epochs of the published base
+COMMANDS = ("train", "evaluate", "predict", "fixres", "demo", "data")
+
+
+class Bench:
+    """What all measurements share: pictures packed and as files, weights, devices, peers."""
+
+    def __init__(self, asked: Any, room: Path):
+        self.asked, self.room, self.count = asked, room, asked.images
+        self.device = choose_device(asked.device, asked.precision)
+        self.floats = Device(self.device.device, torch.float32)
+        self.source = locate(find_data(asked.data))
+        self.packed = open_packed(self.source, asked.cache)
+        self.classes = len(self.packed.wnids)
+        self.backbone = functools.partial(load_backbone, asked.weights or WEIGHTS)
+
+    @functools.cached_property
+    def frozen(self) -> Any:
+        return ours.classifier(self.backbone(), TUNED.network, self.classes)
+
+    def peers(self, part: str) -> dict[str, Peer]:
+        folder = unpack(self.source, part, self.count, self.room)
+        return {kind: Peer(kind, folder, self.backbone(), self.classes, self.device) for kind in self.asked.peers}
+
+    def network(self, device: Device) -> Any:
+        """The tuned network as it runs fastest on a device."""
+        made = self.frozen.for_inference(device.device, device.dtype)
+        made.backbone = ours.frozen_backbone(self.frozen, self.packed, SIZE, device)
+        return made
+
+    def rates(self, jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int | None = None) -> dict[str, Any]:
+        return in_turn(jobs, counts or self.count, self.device, self.asked.repeats)
+
+
+def data(bench: Bench) -> dict[str, Any]:
+    """Pictures into memory: decoding alone, packing, and what loaders give to training."""
+    pack, whole = ours.packing(bench.source)
+    jobs = {"decoding alone, all cores": ours.decoding(bench.source), "tinynet, packing": pack}
+    counts = dict.fromkeys(jobs, whole)
+    jobs |= {f"{kind}, loader": peer.load for kind, peer in bench.peers("train").items()}
+    jobs["tinynet, loader"] = ours.load(bench.packed, TUNED.finetune, bench.device, bench.count)
+    counts |= {name: bench.count for name in jobs if name not in counts}
+    return {"rates": bench.rates(jobs, counts)}
+
+
+def base(bench: Bench) -> dict[str, Any]:
+    """The head alone learns: peers run the whole network in every epoch, tinynet once."""
+    stage, views = TUNED.base, TUNED.base.views
+    head = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
+    jobs = {kind: peer.train(all_of_it=False) for kind, peer in bench.peers("train").items()}
+    jobs |= {"tinynet, frozen forward alone": ours.frozen_forward(bench.frozen, bench.packed, SIZE, bench.device,
+                                                                 bench.count),
+             "tinynet, extraction": ours.extraction(bench.frozen, bench.packed, stage, bench.device, bench.count),
+             "tinynet, head": ours.head_epoch(head, bench.packed, stage, bench.device, 10 * bench.count)}
+    rates = bench.rates(jobs, {name: 10 * bench.count if name == "tinynet, head" else bench.count for name in jobs})
+    warm = stage.epochs * ALL / rates["tinynet, head"]["median"]
+    first = warm + views * ALL / rates["tinynet, extraction"]["median"]
+    whole = {kind: EPOCHS * ALL / rates[kind]["median"] for kind in bench.asked.peers}
+    whole |= {"tinynet, first run": first, "tinynet, warm": warm}
+    return {"rates": rates, "seconds of the whole stage, from the rates": whole,
+            "times faster, first run": {kind: whole[kind] / first for kind in bench.asked.peers},
+            "times faster, warm": {kind: whole[kind] / warm for kind in bench.asked.peers}}
+
+
+def finetune(bench: Bench) -> dict[str, Any]:
+    """All of the network learns; the reference network is the peers', the tuned one has a smaller head."""
+    jobs = {kind: peer.train(all_of_it=True) for kind, peer in bench.peers("train").items()}
+    for recipe in (REFERENCE, TUNED):
+        made = ours.classifier(bench.backbone(), recipe.network, bench.classes)
+        jobs[f"tinynet, {recipe.name}"] = ours.train_step(made, bench.packed, recipe.finetune, bench.device,
+                                                          bench.count)
+    made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
+    jobs["tinynet, tuned, one resident batch"] = ours.train_step(made, bench.packed, TUNED.finetune, bench.device,
+                                                                 bench.count, resident=True)
+    return {"rates": bench.rates(jobs)}
+
+
+def evaluate(bench: Bench) -> dict[str, Any]:
+    """One view of val."""
+    jobs = {kind: peer.evaluate for kind, peer in bench.peers("val").items()}
+    jobs["tinynet, float32"] = ours.one_view(bench.network(bench.floats), bench.packed, bench.device, bench.count)
+    jobs[f"tinynet, {bench.device.precision}"] = ours.one_view(bench.network(bench.device), bench.packed,
+                                                               bench.device, bench.count)
+    return {"rates": bench.rates(jobs)}
+
+
+def tta(bench: Bench) -> dict[str, Any]:
+    """Ten-crop of val beside ttach; both in float32, then tinynet as it runs by itself; that they agree is measured."""
+    said: dict[str, torch.Tensor] = {}
+
+    def keeping(name: str, work: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        return lambda: said.__setitem__(name, work())
+
+    works = {"ttach, float32": (ours.ten_crop_of_ttach, bench.floats),
+             "tinynet, float32": (ours.ten_crop, bench.floats),
+             f"tinynet, {bench.device.precision}": (ours.ten_crop, bench.device)}
+    jobs = {name: keeping(name, work(bench.network(device), bench.packed, SIZE, device, bench.count))
+            for name, (work, device) in works.items()}
+    rates = bench.rates(jobs)
+    return {"rates": rates, "greatest difference of a probability to ttach's": {
+        name: (found - said["ttach, float32"]).abs().max().item() for name, found in said.items()}}
+
+
+def start(bench: Bench) -> dict[str, Any]:
+    """Seconds of `--help`, the median of five, and from packed data to the first batch, imports left out."""
+    program = ("import sys, time; from tinynet.data.packed import open_packed; "
+               "from tinynet.data.batches import batches; started = time.perf_counter(); "
+               "next(batches(open_packed(sys.argv[1], sys.argv[2] or None).train)); "
+               "print(time.perf_counter() - started)")
+    given = [sys.executable, "-c", program, str(bench.source), bench.asked.cache or ""]
+    return {"rates": {}, "seconds from packed data to the first batch": float(
+        subprocess.run(given, check=True, capture_output=True).stdout),
+        "seconds of --help": {command: statistics.median(_help_seconds(command) for _ in range(5))
+                              for command in COMMANDS}}
+
+
+def _help_seconds(command: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", f"tinynet.{command}", "--help"], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+WHAT = {work.__name__: work for work in (data, base, finetune, evaluate, tta, start)}
+# Forward passes that a picture costs; a training step costs three.
+_PASSES = {"base": 1, "finetune": 3, "evaluate": 1, "tta": 10}
+
+
+def main() -> None:
+    """The command."""
+    parser = cli.Parser("benchmarks", __doc__)
+    parser.add_argument("--what", nargs="+", choices=tuple(WHAT), default=list(WHAT), help="default: all of it")
+    parser.add_argument("--images", type=cli.positive, default=320, metavar="N",
+                        help="pictures that a job does in a turn (default: 320)")
+    parser.add_argument("--repeats", type=cli.positive, default=3, metavar="N", help="turns (default: 3)")
+    parser.add_argument("--peers", nargs="*", choices=KINDS, default=list(KINDS), help="default: all of them")
+    cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as room:
+        bench = Bench(asked, Path(room))
+        one = bench.frozen.backbone.to(bench.device.device)
+        cost = flop(one, torch.zeros(1, 3, SIZE, SIZE, device=bench.device.device), ["pool5"])
+        best = {str(dtype): ceiling(bench.device, dtype) for dtype in {torch.float32, bench.device.dtype}}
+        for what in asked.what:
+            cli.say(f"{what}: {WHAT[what].__doc__}")
+            found = WHAT[what](bench)
+            _share(found["rates"], cost * _PASSES.get(what, 0), max(best.values()))
+            result = {"what": f"{what}: pictures/s at {SIZE} px, batch {ours.BATCH}, in turn; {WHAT[what].__doc__}",
+                      "machine": facts(bench.device), "images": asked.images, "repeats": asked.repeats,
+                      "FLOP of a forward pass": cost, "FLOP/s of the fastest matrix product": best, **found}
+            out = Path(asked.out or "benchmarks/results") / f"{what}.json"
+            write_json(out, result)
+            print(_table(result), f"-> {out}\n", sep="\n")
+
+
+def _share(rates: dict[str, Any], cost: int, best: float) -> None:
+    """Put FLOP/s and their share of the ceiling beside the rates that come from the network."""
+    for name, rate in rates.items():
+        if cost and "head" not in name:
+            rate |= {"flops": rate["median"] * cost, "share": rate["median"] * cost / best}
+
+
+def _table(result: dict[str, Any]) -> str:
+    head = ["", "pictures/s", "range", "GFLOP/s", "of the ceiling", "memory, GB", "to the first"]
+    lines = [[name, f"{r['median']:.1f}", f"{r['low']:.1f} .. {r['high']:.1f}", f"{r.get('flops', 0) / 1e9:.0f}",
+              f"{r.get('share', 0):.0%}", f"{r['memory']:.2f}", f"{r['ratio']:.2f}"]
+             for name, r in result["rates"].items()]
+    rest = [f"{name}: {value}" for name, value in result.items()
+            if name not in ("rates", "what", "images", "repeats", "FLOP of a forward pass")]
+    return "\n".join(([columns([head, *lines])] if lines else []) + rest)
+
+
+if __name__ == "__main__":
+    cli.run(main)

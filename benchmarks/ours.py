@@ -1,0 +1,177 @@
+"""tinynet's own steps, each a function that does all of its pictures once."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinynet.data.archive import Archive
+from tinynet.data.batches import Batch, batches
+from tinynet.data.packed import CHUNK, Packed, decode, in_workers, pack
+from tinynet.device import Device
+from tinynet.fit.features import frozen_backbone, train_features, view_features
+from tinynet.fit.inputs import epoch_batches
+from tinynet.fit.loop import Training
+from tinynet.fit.recipes import Network, Stage
+from tinynet.models.vgg import Backbone, Classifier
+from tinynet.score.merges import mean
+from tinynet.score.probabilities import view_probabilities
+from tinynet.score.views import resize, view_set
+
+BATCH = 64
+Work = Callable[[], Any]
+
+
+def classifier(backbone: Backbone, network: Network, classes: int) -> Classifier:
+    """The network of a recipe on a backbone, which it shares."""
+    return Classifier(backbone, network.taps, network.hidden, classes, network.dropout, network.standardise)
+
+
+def frozen_forward(model: Classifier, packed: Packed, size: int, device: Device, count: int) -> Work:
+    """The bare backbone on one batch that is there already."""
+    frozen = frozen_backbone(model, packed, size, device)
+    pictures = torch.rand(BATCH, size, size, 3, device=device.device).permute(0, 3, 1, 2)
+    depths = {tap.split(":")[0] for tap in model.taps}
+
+    def work() -> None:
+        with torch.inference_mode():
+            for _ in range(count // BATCH):
+                frozen(pictures, depths)
+    return work
+
+
+def extraction(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int) -> Work:
+    """The features of `count` views of train pictures, as a recipe keeps them, from packed pictures to disk."""
+    rows = np.sort(np.random.RandomState(0).permutation(len(packed.train))[:count // stage.views])
+
+    def work() -> None:
+        with _empty_cache(packed) as apart:
+            train_features(model, apart, rows, stage, 0, device)
+    return work
+
+
+class _empty_cache:
+    """The same packed pictures beside a cache that holds nothing else."""
+
+    def __init__(self, packed: Packed):
+        self.packed, self.folder = packed, tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> Packed:
+        link = Path(self.folder.name) / self.packed.folder.name
+        link.symlink_to(self.packed.folder.resolve())
+        return Packed(link)
+
+    def __exit__(self, *_: Any) -> None:
+        self.folder.cleanup()
+
+
+def head_epoch(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int) -> Work:
+    """An epoch of the head on kept features of `count` pictures."""
+    rows = np.arange(count)
+    with _empty_cache(packed) as apart:
+        kept = view_features(model, apart, packed.train, rows, _as_they_are, stage, device)
+        arrays = tuple(np.array(array) for array in kept.arrays)
+    kept = type(kept)(arrays, kept.labels)
+    training = _training(model, stage, device, module=model.head)
+
+    def work() -> None:
+        for features, labels in kept.epoch(0, 0, stage.batch, device.device):
+            training.learn(features, labels)
+    return work
+
+
+def train_step(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int,
+               resident: bool = False) -> Work:
+    """Steps of a stage that learns from pictures; `resident`: on one batch that is there already, unchanged."""
+    count = max(1, count // stage.batch) * stage.batch
+    training, rows = _training(model, stage, device), np.arange(count)
+    fixed = next(batches(packed.train, rows, size=stage.batch, device=device.device))
+
+    def work() -> None:
+        stream: Iterator[Batch] | list[Batch] = [fixed] * (count // stage.batch) if resident else \
+            epoch_batches(packed.train, rows, stage, 0, 0, device.device)
+        for batch in stream:
+            training.learn(batch.pictures, batch.labels)
+    return work
+
+
+def load(packed: Packed, stage: Stage, device: Device, count: int) -> Work:
+    """An epoch's batches of a stage, changed as it says, and no network."""
+    def work() -> None:
+        for _ in epoch_batches(packed.train, np.arange(count), stage, 0, 0, device.device):
+            pass
+    return work
+
+
+def _training(model: Classifier, stage: Stage, device: Device, module: nn.Module | None = None) -> Training:
+    model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
+    model.train()
+    return Training(module or model, {name: model.parts[name] for name in stage.learn}, stage, 10**6, device)
+
+
+def one_view(network: nn.Module, packed: Packed, device: Device, count: int) -> Work:
+    """One view of pictures of val, scored; `network` in eval mode."""
+    rows = np.arange(count)
+    return lambda: view_probabilities(network, batches(packed.val, rows, device=device.device))
+
+
+def ten_crop(network: nn.Module, packed: Packed, size: int, device: Device, count: int) -> Callable[[], Tensor]:
+    """Ten-crop of pictures of val: (N, C) probabilities."""
+    views, rows = view_set("ten", size).views, np.arange(count)
+
+    def work() -> Tensor:
+        each = [view_probabilities(network, batches(packed.val, rows, device=device.device), view)
+                for view in views.values()]
+        return mean(torch.from_numpy(np.stack(each))).exp()
+    return work
+
+
+def ten_crop_of_ttach(network: nn.Module, packed: Packed, size: int, device: Device,
+                      count: int) -> Callable[[], Tensor]:
+    """The same by ttach, which is given probabilities: it averages whatever a model returns."""
+    import ttach
+
+    rows = np.arange(count)
+    wrapped = ttach.ClassificationTTAWrapper(nn.Sequential(network, nn.Softmax(1)),
+                                             ttach.aliases.ten_crop_transform(size, size), merge_mode="mean")
+
+    def work() -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([wrapped(resize(batch.pictures, round(size * 8 / 7))).cpu()
+                              for batch in batches(packed.val, rows, device=device.device)])
+    return work
+
+
+def packing(source: Path) -> tuple[Work, int]:
+    """The whole archive into packed arrays, in a folder that is removed again, and its number of pictures."""
+    archive = Archive(source)
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as place:
+            pack(archive, Path(place) / "packed")
+    return work, sum(len(archive.part(name).files) for name in ("train", "val", "test"))
+
+
+def decoding(source: Path) -> Work:
+    """Every picture decoded on all cores and thrown away."""
+    archive = Archive(source)
+    files = [file for name in ("train", "val", "test") for file in archive.part(name).files]
+
+    def work() -> None:
+        for _ in in_workers(_decode_only, [files[i:i + CHUNK] for i in range(0, len(files), CHUNK)], archive):
+            pass
+    return work
+
+
+def _decode_only(read: Callable[[str], bytes], files: list[str]) -> int:
+    for file in files:
+        decode(read(file), file)
+    return len(files)
+
+
+def _as_they_are(pictures: Tensor) -> Tensor:
+    return pictures

@@ -1,0 +1,125 @@
+"""What others do with the same pictures, in our own words: the published loop, the same at its best, timm's.
+
+The published loop (derwind 2024): `ImageFolder`, PIL, torchvision's transforms on one picture after another, batches of
+64, VGG16 with a classifier of 25,088-512-512-200, Adam. At its best: worker processes that stay, channels last,
+autocast where the processor has bfloat16, a fused optimizer. timm: its loader and its optimizer, the same network.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from tinynet.data.archive import Archive
+from tinynet.device import Device
+from tinynet.models.vgg import Backbone, Head
+
+BATCH = 64
+SIDE = 64
+AREA = (56 / 64, 56 / 64)
+KINDS = ("as written", "best flags", "timm")
+
+
+def unpack(source: Path, part: str, count: int, folder: Path) -> Path:
+    """`count` pictures of a part, spread over all classes, as JPEG files in class folders below `folder`."""
+    archive = Archive(source)
+    chosen = archive.part(part)
+    step = max(1, len(chosen.files) // count)
+    for file, label in list(zip(chosen.files, chosen.labels, strict=True))[::step][:count]:
+        place = folder / part / archive.wnids[label] / Path(file).name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(archive.read(file))
+    return folder / part
+
+
+class Peer:
+    """One of `KINDS` on pictures in class folders: `train_rate` and `evaluate` go through all of them once."""
+
+    def __init__(self, kind: str, folder: Path, backbone: Backbone, classes: int, device: Device):
+        self.kind, self.device = kind, device
+        self.network = _network(backbone, classes).to(device.device)
+        self.autocast = kind != "as written" and device.dtype == torch.bfloat16
+        if kind != "as written":
+            self.network.to(memory_format=torch.channels_last)
+        self._norm = v2.Normalize(backbone.mean.flatten().tolist(), backbone.std.flatten().tolist())
+        self._folder = folder
+        self._loaders: dict[bool, Iterable] = {}
+
+    def train(self, all_of_it: bool) -> Callable[[], None]:
+        """An epoch of the first stage (the head alone learns), or of the second (all of it)."""
+        self.network[0].requires_grad_(all_of_it)
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = self._optimizer(learning)
+
+        def epoch() -> None:
+            self.network[0].requires_grad_(all_of_it)
+            self.network.train()
+            seen = 0.0
+            for pictures, labels in self._batches(train=True):
+                with torch.autocast(self.device.device.type, torch.bfloat16, enabled=self.autocast):
+                    loss = F.cross_entropy(self.network(pictures), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                seen += loss.item() if self.kind == "as written" else 0
+        return epoch
+
+    def evaluate(self) -> None:
+        """One view of every picture, its right answers counted."""
+        self.network.eval()
+        right = 0
+        with torch.inference_mode(), torch.autocast(self.device.device.type, torch.bfloat16, enabled=self.autocast):
+            for pictures, labels in self._batches(train=False):
+                right += int((self.network(pictures).argmax(1) == labels).sum())
+
+    def load(self) -> None:
+        """The pictures alone, as training sees them."""
+        for _ in self._batches(train=True):
+            pass
+
+    def _optimizer(self, learning: list[nn.Parameter]) -> torch.optim.Optimizer:
+        if self.kind == "timm":
+            from timm.optim import create_optimizer_v2
+
+            return create_optimizer_v2(learning, opt="adam", lr=1e-4)
+        return torch.optim.Adam(learning, lr=1e-4, fused=self.kind == "best flags")
+
+    def _batches(self, train: bool) -> Iterable[tuple[Tensor, Tensor]]:
+        if train not in self._loaders:
+            self._loaders[train] = self._timm(train) if self.kind == "timm" else self._torch(train)
+        for pictures, labels in self._loaders[train]:
+            pictures = pictures.to(self.device.device, non_blocking=True)
+            if self.kind != "as written":
+                pictures = pictures.to(memory_format=torch.channels_last)
+            yield pictures, labels.to(self.device.device, non_blocking=True)
+
+    def _torch(self, train: bool) -> DataLoader:
+        changes = [v2.RandomResizedCrop(SIDE, scale=AREA, ratio=(1, 1)), v2.RandomHorizontalFlip(),
+                   v2.ColorJitter(saturation=(0.5, 2), hue=0.05)] if train else []
+        whole = v2.Compose([*changes, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), self._norm])
+        best = dict(num_workers=os.cpu_count(), persistent_workers=True,
+                    pin_memory=self.device.device.type == "cuda") if self.kind == "best flags" else {}
+        return DataLoader(ImageFolder(str(self._folder), transform=whole), BATCH, shuffle=train, **best)
+
+    def _timm(self, train: bool) -> Iterable:
+        from timm.data import create_loader
+
+        return create_loader(ImageFolder(str(self._folder)), (3, SIDE, SIDE), BATCH, is_training=train, scale=AREA,
+                             ratio=(1, 1), color_jitter=(0, 0, 0.5, 0.05), interpolation="bilinear", crop_pct=1.0,
+                             mean=self._norm.mean, std=self._norm.std, num_workers=os.cpu_count(),
+                             use_prefetcher=self.device.device.type == "cuda", device=self.device.device,
+                             persistent_workers=True)
+
+
+def _network(backbone: Backbone, classes: int) -> nn.Sequential:
+    """The published one: its normalisation is in the loader, so the backbone's layers stand alone."""
+    import copy
+
+    return nn.Sequential(copy.deepcopy(backbone.features), nn.AdaptiveAvgPool2d(7), nn.Flatten(),
+                         Head(512 * 49, (512, 512), classes, dropout=0.5, standardise=False))

@@ -1,0 +1,106 @@
+"""What does not fit into a device's memory goes in parts, and what fits is sent there once."""
+
+import numpy as np
+import pytest
+import torch
+from support import call, complaint, thin_network
+
+from tinynet import train
+from tinynet.data import batches as module
+from tinynet.data.batches import batches
+from tinynet.data.packed import Packed
+from tinynet.device import InParts, out_of_memory
+from tinynet.fit import loop
+from tinynet.fit.inputs import epoch_batches
+from tinynet.fit.recipes import TUNED
+from tinynet.score.probabilities import view_probabilities
+
+CPU = torch.device("cpu")
+
+
+def scarce(most):
+    """A function of pictures that runs out of memory where there are more than `most`, and the sizes it was given."""
+    seen = []
+
+    def work(pictures):
+        seen.append(len(pictures))
+        if len(pictures) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return pictures.flatten(1).sum(1, keepdim=True)
+    return work, seen
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(capsys):
+    work, seen = scarce(5)
+    parts = InParts(work)
+    for _ in range(2):
+        pictures = torch.rand(20, 3, 4, 6)
+        assert torch.equal(parts(pictures), pictures.flatten(1).sum(1, keepdim=True))
+    assert seen == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
+    assert capsys.readouterr().err.splitlines() == [
+        f"the memory does not hold {most} pictures of 6x4 at once; going on with {most // 2}" for most in (20, 10)]
+
+
+def test_one_picture_that_does_not_fit_is_refused_and_other_errors_stay():
+    complaint(lambda: InParts(scarce(0)[0])(torch.rand(3, 3, 4, 6)), "one picture of 6x4", "--size")
+
+    def wrong(pictures):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"):
+        InParts(wrong)(torch.rand(2, 3, 4, 4))
+
+
+def test_running_out_on_the_cpu_is_known_by_its_words():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert out_of_memory(caught.value) and not out_of_memory(RuntimeError("something else"))
+
+
+def test_scores_are_the_same_in_parts(packed, capsys):
+    class Scarce(torch.nn.Module):
+        def forward(self, pictures):
+            return scarce(7)[0](pictures) * torch.arange(6.0) / 1000
+
+    class Plenty(torch.nn.Module):
+        def forward(self, pictures):
+            return scarce(999)[0](pictures) * torch.arange(6.0) / 1000
+
+    few, all_at_once = (view_probabilities(network, batches(packed.val, size=24)) for network in (Scarce(), Plenty()))
+    assert np.array_equal(few, all_at_once) and "going on with 6" in capsys.readouterr().err
+
+
+def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(archive_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ("--data", archive_path, "--cache", tmp_path / "cache", "--weights", "none", "--hidden", "16", "--holdout",
+             "0.25", "--size", "32", "--batch", "16", "--epochs", "1", "--device", "cpu", "--precision", "float32")
+    with thin_network() as patch:
+        assert call(train, "--stage", "base", "--out", "run", *flags).status == 0
+
+        def fail(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        patch.setattr(loop.Training, "learn", fail)
+        ran = call(train, "--stage", "finetune", "--run", "run", "--epochs", "1", "--batch", "16", "--crop-side", "28",
+                   "32", "--size", "32", "--device", "cpu", "--precision", "float32")
+    assert ran.status == 2 and "--batch" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
+
+
+def test_pictures_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
+    again = Packed(packed.folder)
+    stage = TUNED.finetune
+    rows = np.random.RandomState(0).permutation(len(packed.train))[:40]
+    from_disk = list(epoch_batches(again.train, rows, stage, 0, 0, CPU))
+    assert module.resident(again.train, CPU) is None
+    sent = []
+    monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.pictures.nbytes + 4)
+    monkeypatch.setattr(module, "send", lambda array, device: sent.append(array.shape) or torch.from_numpy(array))
+    resident = list(epoch_batches(again.train, rows, stage, 0, 0, CPU))
+    list(epoch_batches(again.train, rows, stage, 0, 1, CPU))
+    assert sent.count(again.train.pictures.shape) == 1
+    for one, other in zip(from_disk, resident, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_pictures_that_do_not_fit_stay_where_they_are(packed, monkeypatch):
+    again = Packed(packed.folder)
+    monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.pictures.nbytes)
+    assert module.resident(again.train, CPU) is None
