@@ -7,6 +7,7 @@ print("""tinynet: transfer learning on Tiny ImageNet
   python -m tinynet.train       the head on a frozen VGG16 (base), then all of it (finetune)
   python -m tinynet.evaluate    accuracies with intervals, over views, merges, sizes, networks, folders
   python -m tinynet.fixres      test sizes: the gap between training and testing, measured and closed
+  python -m tinynet.report      one HTML file a run: scores, curves, classes, mistakes, where it looks
   python -m tinynet.predict     what is in pictures, and predictions for those without labels
 
 Each answers to --help.""")

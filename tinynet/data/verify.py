@@ -1,4 +1,4 @@
-"""What an archive really holds, picture by picture, beside the figures of the official one."""
+"""What an archive really holds, picture by picture, beside the figures of the official one; twins among them."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ import numpy as np
 
 from tinynet.cli import progress
 from tinynet.data.archive import SPLITS, Archive
-from tinynet.data.packed import CHUNK, in_workers
+from tinynet.data.packed import CHUNK, Packed, in_workers
 from tinynet.errors import InputError
 
 # Counted in the archive of 248,100,043 bytes published at cs231n.stanford.edu; repacked copies agree.
@@ -85,6 +85,15 @@ def verify(archive: Archive) -> Report:
         faults = [*faults[:_LISTED], f"and {len(faults) - _LISTED:,} more that cannot be decoded"]
     duplicates = tuple((a, b, conflict) for found in pairs.values() for a, b, conflict in found)
     return Report(scope, tuple(rows), tuple(faults), duplicates)
+
+
+def same_pixels(packed: Packed) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    """Pairs of labelled pictures that are the same, pixel by pixel: the part and the row of each."""
+    seen: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    for name in ("train", "val"):
+        for row, pixels in enumerate(packed.part(name).pictures):
+            seen[hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()].append((name, row))
+    return [pair for group in seen.values() for pair in combinations(group, 2)]
 
 
 def _scope(archive: Archive) -> str:

@@ -72,7 +72,8 @@ def _fitted(scorer: Scorer, sizes: Sequence[int], method: str, out: Path) -> dic
     for size in sizes:
         folder = StageFolder(out / str(size), "fixres")
         recipe = replace(scorer.plan.recipe, fixres=replace(RECIPES[scorer.plan.recipe.name].fixres, size=size))
-        plan = replace(scorer.plan, recipe=recipe, stages=("fixres",), start_run=str(scorer.folder.run.resolve()))
+        plan = replace(scorer.plan, recipe=recipe, stages=("fixres",), start_run=str(scorer.folder.run.resolve()),
+                       data=scorer.packed.manifest["source"], cache=str(scorer.packed.cache))
         train(folder.run, plan, scorer.device, resume=folder.started)
         made[size] = Study(Scorer(folder, scorer.packed, scorer.device), method)
     return made

@@ -257,20 +257,21 @@ class Scorer:
             kept = Probabilities.load(path)
             if np.array_equal(kept.rows, rows) and mine.items() <= kept.about.items():
                 return kept
-        values, seconds = self._compute(name, view, dense, part, rows, advance)
-        made = Probabilities((name,), values[None], rows, labels, self.packed.wnids, np.array([seconds]), about)
+        side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
+        values, seconds = self._compute(name, view, side, dense, part, rows, advance)
+        made = Probabilities((name,), values[None], rows, labels, self.packed.wnids, np.array([seconds]),
+                             {**about, "side": side, "dense": dense})
         if self.own:
             made.save(path)
         return made
 
-    def _compute(self, name: str, view: View, dense: bool, part: PackedPart, rows: np.ndarray,
+    def _compute(self, name: str, view: View, side: int, dense: bool, part: PackedPart, rows: np.ndarray,
                  advance: Callable[[int], Any]) -> tuple[np.ndarray, float]:
         """Log-probabilities (N, C) of one view, and the seconds they took; nan where features were kept.
 
         A head that learnt from kept features is scored on kept features of the plain and the mirrored picture:
         other seeds and heads on the same frozen backbone then take seconds.
         """
-        side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
         if self.stage.views and side == self.size and name in (PLAIN, "mirror") and not dense:
             stage = replace(self.stage, size=side)
             kept = view_features(self.model, self.packed, part, rows, view, stage, self.device)

@@ -1,6 +1,9 @@
 """Rows of a run's log become matplotlib figures."""
 
+import io
 from collections.abc import Sequence
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet.files import whole_file
@@ -93,7 +96,57 @@ def view_votes(views: Sequence[str], pictures: Sequence[Any], votes: Sequence[tu
     return figure
 
 
+def reliability_diagram(curves: Sequence[tuple[str, Sequence[dict[str, Any]], float]]) -> "Figure":
+    """Accuracy against confidence, a panel for each of `curves`: name, rows of `mistakes.reliability`, and the
+    expected calibration error."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(3.6 * len(curves), 3.6), layout="constrained")
+    for panel, (name, rows, error) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+        sure = [row["confidence"] for row in rows]
+        panel.plot([0, 1], [0, 1], ":", color="0.5", label="calibrated")
+        panel.errorbar(sure, [row["top1"] for row in rows], color="tab:blue", fmt="o-", markersize=4, capsize=2,
+                       yerr=[[row["top1"] - row["low"] for row in rows], [row["high"] - row["top1"] for row in rows]],
+                       label="measured, 95 % interval")
+        panel.set(xlabel="confidence", ylabel="top-1", title=f"{name}: error {error:.1%}", xlim=(0, 1), ylim=(0, 1))
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panel.legend(fontsize=7)
+    return figure
+
+
+def accuracy_by_object_size(rows: Sequence[dict[str, Any]]) -> "Figure":
+    """Top-1 of rows of `mistakes.by_object_size`, with intervals."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    panel = figure.subplots()
+    middle = [(row["least"] + row["greatest"]) / 2 for row in rows]
+    panel.errorbar(middle, [row["top1"] for row in rows], fmt="o-", color="tab:blue", capsize=3,
+                   xerr=[(row["greatest"] - row["least"]) / 2 for row in rows],
+                   yerr=[[row["top1"] - row["low"] for row in rows], [row["high"] - row["top1"] for row in rows]])
+    panel.set(xlabel="share of the picture inside the object's box", ylabel="top-1", xlim=(0, 1.02))
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panel.grid(alpha=0.3)
+    return figure
+
+
 def save_figure(figure: "Figure", path: Any) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as SVG where its name ends in .svg, else as PNG, whole or not at all."""
     with whole_file(path) as stream:
-        figure.savefig(stream, format="png", dpi=110)
+        figure.savefig(stream, format="svg" if Path(path).suffix == ".svg" else "png", dpi=110)
+
+
+def inline_svg(figure: "Figure", described: str) -> str:
+    """A figure as SVG inside a page: its ink is the page's, in both colour schemes; `described`: for who cannot see."""
+    import matplotlib
+
+    drawn = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
+        figure.savefig(drawn, format="svg", transparent=True)
+    svg = drawn.getvalue()
+    svg = svg[svg.index("<svg"):].replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(described, quote=True)}" ', 1)

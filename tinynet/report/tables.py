@@ -10,8 +10,9 @@ from typing import Any
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "run": ("run", str), "stage": ("stage", str), "split": ("split", str), "views": ("views", str),
     "merge": ("merge", str), "policy": ("policy", str), "trained": ("trained", str), "resize": ("resize", str),
-    "size": ("size", str), "method": ("method", str), "correction": ("correction", str), "name": ("class", str),
-    "n": ("n", "{:,}".format),
+    "size": ("size", str), "method": ("method", str), "correction": ("correction", str), "epoch": ("epoch", str),
+    "train_loss": ("train loss", "{:.3f}".format), "least": ("least", "{:.1%}".format),
+    "greatest": ("greatest", "{:.1%}".format), "name": ("class", str), "n": ("n", "{:,}".format),
     "top1": ("top-1", "{:.2%}".format), "interval": ("95 % interval", str), "gain": ("gain", "{:+.2%}".format),
     "p": ("p", "{:.2g}".format), "gain_over_own": ("over own size", "{:+.2%}".format),
     "p_over_own": ("p", "{:.2g}".format), "gain_over_ten": ("over ten-crop", "{:+.2%}".format),
@@ -29,10 +30,11 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """One line a row, with its 95 % interval where it has one."""
-    return columns(_cells(rows))
+    return columns(cells(rows))
 
 
-def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The titles of the columns, then the cells of each row, as text."""
     shown = [{**row, "interval": f"{row['low']:.2%} .. {row['high']:.2%}"} if "low" in row else row for row in rows]
     keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in shown)]
     return [[_COLUMNS[key][0] for key in keys]] + [
@@ -55,7 +57,7 @@ def show(rows: Sequence[dict[str, Any]], form: str = "table") -> None:
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    head, *lines = _cells(rows)
+    head, *lines = cells(rows)
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
                      for line in (head, ["---"] * len(head), *lines))
 

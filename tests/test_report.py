@@ -1,0 +1,203 @@
+"""The pages: what a run shows, what is missing, and that names in it are harmless."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support import call, thin_network
+
+from tinynet import evaluate, train
+from tinynet.data.verify import same_pixels
+from tinynet.jobs.reporting import Shown, gather
+from tinynet.report import __main__ as command
+from tinynet.report.figures import inline_svg, training_curves
+from tinynet.report.page import write_page
+from tinynet.runs import StageFolder
+
+SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "2",
+         "--device", "cpu", "--precision", "float32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin():
+    with thin_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, archive_path):
+    """A folder with two finished, evaluated runs, runs/one and runs/two."""
+    folder = tmp_path_factory.mktemp("place")
+    flags = ["--data", archive_path, "--cache", folder / "cache"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, seed in (("one", 0), ("two", 1)):
+            assert call(train, "--stage", "base", "--out", f"runs/{name}", "--seed", seed, *SMALL, *flags).status == 0
+            assert call(evaluate, "--run", f"runs/{name}", "--tta", "flip", "--device", "cpu", "--precision", "float32",
+                        *flags).status == 0
+    return SimpleNamespace(folder=folder, flags=flags)
+
+
+@pytest.fixture
+def there(place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    return place
+
+
+class Page(HTMLParser):
+    """Tags that are open at the end, identifiers, links out of the page, and the text."""
+
+    VOID = {"meta", "img", "br", "input", "link", "hr"}
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.ids, self.sources, self.text, self.tags = [], [], [], "", []
+        self.html = path.read_text()
+        self.feed(self.html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href") and value:
+                self.sources.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_page_shows_everything_and_needs_nothing_beside_it(there):
+    ran = call(command, "runs/one", *there.flags)
+    assert ran.status == 0, ran.err
+    assert ran.out.strip() == "runs/one/report.html"
+    page = Page(there.folder / "runs/one/report.html")
+    assert page.open == []
+    for heading in ("Scores", "Learning", "Classes", "Confusion", "Most confused", "The surest mistakes",
+                    "The hardest classes", "Calibration", "Where it looks", "Accuracy by size of the object"):
+        assert heading in page.text, heading
+    own = {f"#{name}" for name in page.ids}
+    assert all(source.startswith(("data:", "#")) for source in page.sources)
+    assert {link for tag, attrs in page.tags if tag == "a" for link in [attrs["href"]]} <= own
+    # The SVG's own metadata name their vocabularies; nothing is fetched from there.
+    assert not re.findall(r'(?:src|href|url\()\s*=?\s*["\']?https?:', page.html)
+    for name in ("curves-base", "reliability", "object-size"):
+        for kind, begins in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+            assert (there.folder / f"runs/one/report/{name}.{kind}").read_bytes().startswith(begins)
+
+
+def test_every_picture_and_canvas_has_words_and_every_input_a_label(there):
+    call(command, "runs/one", *there.flags)
+    page = Page(there.folder / "runs/one/report.html")
+    for tag, attrs in page.tags:
+        if tag == "img":
+            assert attrs["alt"]
+        if tag == "canvas":
+            assert attrs.get("aria-label") or attrs.get("aria-hidden") == "true"
+        if tag == "svg":
+            assert attrs.get("aria-label")
+    assert page.html.count("<label>") == sum(tag == "input" for tag, _ in page.tags)
+
+
+def test_the_matrix_in_the_page_is_that_of_the_stored_probabilities(there):
+    call(command, "runs/one", *there.flags)
+    html = (there.folder / "runs/one/report.html").read_text()
+    stored = json.loads(re.search(r'id="matrix-data">(.*?)</script>', html, re.S).group(1))
+    shown = gather(there.folder / "runs/one", str(there.flags[1]), str(there.flags[3]))
+    assert shown.split == "val" and sum(n for _, _, n in stored["counts"]) == 24
+    assert sorted(stored["order"]) == list(range(6))
+    right = sum(n for i, j, n in stored["counts"] if i == j)
+    row = next(row for row in shown.scores if (row["split"], row["views"]) == ("val", "none"))
+    assert right == round(row["top1"] * 24)
+    assert sum(row["n"] for row in shown.classes) == 24
+
+
+def test_a_class_called_script_is_harmless(tmp_path):
+    evil = '<script>alert("x")</script>'
+    card = {"picture": "data:,", "file": f"val/{evil}.JPEG", "name": evil, "called": evil, "sure": 0.5, "right": False}
+    shown = Shown(evil, facts=[(evil, evil)], names=[evil, "b", "c"], order=[0, 1, 2], counts=[(0, 1, 2)],
+                  classes=[{"name": evil, "top1": 0.1, "low": 0.0, "high": 0.2, "n": 4, "taken_for": evil, "share": 0.5,
+                            "wnid": evil}], missing=[evil], mistakes=[card], split="val",
+                  hardest=[{"name": evil, "top1": 0.1, "cards": [card]}],
+                  duplicates=[{**card, "other": evil, "other_name": evil}])
+    write_page(shown, tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    assert "<script>alert" not in html and "alert(" in html
+    Page(tmp_path / "page.html")
+
+
+def test_figures_take_the_ink_of_the_page_and_say_what_they_show():
+    svg = inline_svg(training_curves([], "a & b"), 'told "so" & <so>')
+    assert svg.startswith("<svg role=") and "#000000" not in svg and "currentColor" in svg
+    assert 'aria-label="told &quot;so&quot; &amp; &lt;so&gt;"' in svg
+
+
+def test_several_runs_are_compared_in_pairs(there):
+    ran = call(command, "runs/one", "runs/two", "--out", "pages", *there.flags)
+    assert ran.out.split() == ["pages/one.html", "pages/two.html", "pages/comparison.html"]
+    page = Page(there.folder / "pages/comparison.html")
+    assert page.open == [] and "2 runs compared" in page.text and "Classes on which they differ most" in page.text
+    assert [link for link in page.sources if link.endswith(".html")] == ["one.html", "two.html"]
+    call(command, "runs/one", "runs/two", *there.flags)
+    links = [link for link in Page(there.folder / "runs/one/comparison.html").sources if link.endswith(".html")]
+    assert links == ["report.html", "../two/report.html"]
+
+
+def test_without_the_data_everything_but_the_pictures_is_there(there, tmp_path):
+    shutil.copytree("runs/one", tmp_path / "one")
+    recipe = StageFolder(tmp_path / "one", "base").recipe
+    recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"data": "gone.zip", "cache": None}))
+    ran = call(command, tmp_path / "one")
+    page = Page(tmp_path / "one" / "report.html")
+    assert ran.status == 0 and "No pictures: gone.zip" in page.text and "Confusion" in page.text
+    assert not any(tag == "img" for tag, _ in page.tags) and "The surest mistakes" not in page.text
+
+
+def test_a_run_that_was_not_evaluated_says_how(there, tmp_path):
+    shutil.copytree("runs/one", tmp_path / "one")
+    shutil.rmtree(tmp_path / "one" / "base" / "probabilities")
+    call(command, tmp_path / "one", *there.flags)
+    page = Page(tmp_path / "one" / "report.html")
+    assert f"python -m tinynet.evaluate --run {tmp_path / 'one'} --tta flip" in page.text
+    assert "Learning" in page.text and "Classes" not in page.text
+
+
+def test_half_a_run_shows_what_is_there(there, tmp_path):
+    shutil.copytree("runs/one", tmp_path / "one")
+    base = StageFolder(tmp_path / "one", "base")
+    base.scores.unlink()
+    base.log.write_text("".join(line + "\n" for line in base.log.read_text().splitlines() if '"epoch"' not in
+                                line.split(",")[0]))
+    ran = call(command, tmp_path / "one", *there.flags)
+    page = Page(tmp_path / "one" / "report.html")
+    assert ran.status == 0 and f"--resume {tmp_path / 'one'}" in page.text and "No epoch is finished" in page.text
+
+
+def test_what_is_no_run_is_refused_in_one_line(there, tmp_path):
+    for flags, word in (((tmp_path,), "not a run"), (("runs/one", "runs/one"), "one name")):
+        ran = call(command, *flags, *there.flags)
+        assert ran.status == 2 and word in ran.err and len(ran.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_twins_are_found_pixel_by_pixel(packed):
+    pictures = {name: np.array(packed.part(name).pictures) for name in ("train", "val")}
+    pictures["val"][3] = pictures["train"][5]
+    twins = SimpleNamespace(part=lambda name: SimpleNamespace(pictures=pictures[name]))
+    before = same_pixels(packed)
+    assert set(same_pixels(twins)) - set(before) == {(("train", 5), ("val", 3))}
+    assert same_pixels(packed) == before

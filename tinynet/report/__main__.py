@@ -1,0 +1,33 @@
+"""One HTML file for each run, and one that compares them: what was learnt, what goes wrong, and why.
+
+    python -m tinynet.report runs/a                        runs/a/report.html
+    python -m tinynet.report runs/a runs/b --out pages     pages/a.html, pages/b.html, pages/comparison.html
+
+A page needs no network and no other file. It shows what the run has kept; what is missing is named there, with the
+command that makes it.
+"""
+
+import webbrowser
+from pathlib import Path
+
+from tinynet import cli
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    made = cli.Parser("tinynet.report", __doc__)
+    made.add_argument("runs", nargs="+", metavar="RUN", help="folders that tinynet.train wrote")
+    made.add_argument("--open", action="store_true", help="show the page in a browser")
+    cli.add_common(made, "data", "cache", "out")
+    asked = made.parse_args(argv)
+    from tinynet.jobs.reporting import report
+
+    pages = report([Path(run) for run in asked.runs], asked.data, asked.cache, asked.out and Path(asked.out))
+    for page in pages:
+        print(page)
+    if asked.open:
+        webbrowser.open(pages[-1].resolve().as_uri())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,45 @@
+"""What a run has to show becomes one HTML file that needs nothing beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinynet.files import whole_file
+from tinynet.report.figures import inline_svg, save_figure
+from tinynet.report.tables import cells
+
+_HERE = Path(__file__).parent
+
+
+def write_page(shown: Any, path: Path) -> None:
+    """Write the page of one run, and its figures as PNG and SVG beside it, in a folder of the page's name.
+
+    `shown`: `jobs.reporting.Shown`, or anything with its fields.
+    """
+    figures = {name: inline_svg(figure, said) for name, (figure, said) in shown.figures.items()}
+    for name, (figure, _) in shown.figures.items():
+        for kind in ("png", "svg"):
+            save_figure(figure, path.with_suffix("") / f"{name}.{kind}")
+    said = {name: words for name, (_, words) in shown.figures.items()}
+    matrix = {"order": shown.order, "names": shown.names, "counts": shown.counts}
+    _write("page.html.j2", path, shown=shown, figures=figures, said=said, matrix=matrix, scores=cells(shown.scores),
+           epochs=cells(shown.epochs), calibration=cells(shown.calibration), sizes=cells(shown.sizes))
+
+
+def write_comparison(runs: Sequence[Any], links: Sequence[str], rows: Sequence[dict[str, Any]],
+                     classes: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the page of several runs: `rows` of their scores, with paired tests against the first, and the
+    `classes` on which they differ most. `runs`: the `Shown` of each; `links`: where their own pages are."""
+    figures = {f"{run.name} {name}": inline_svg(figure, f"{run.name}: {said}")
+               for run in runs for name, (figure, said) in run.figures.items() if name.startswith("curves")}
+    _write("comparison.html.j2", path, runs=runs, links=links, scores=cells(rows), classes=classes, figures=figures)
+
+
+def _write(template: str, path: Path, **values: Any) -> None:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                       lstrip_blocks=True)
+    made.filters["percent"] = lambda share, digits=1: "" if share is None else f"{share:.{digits}%}"
+    with whole_file(path) as stream:
+        stream.write(made.get_template(template).render(**values).encode())
