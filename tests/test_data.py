@@ -26,7 +26,7 @@ from torchvision.transforms import PILToTensor
 from tinynet import TinyImageNet
 from tinynet.data import download as download_module
 from tinynet.data import packed as packed_module
-from tinynet.data.archive import Archive, locate
+from tinynet.data.archive import Archive, classes_called, locate
 from tinynet.data.download import download, find_data, get
 from tinynet.data.packed import Packed, open_packed, pack
 from tinynet.data.splits import split_train
@@ -714,6 +714,27 @@ def test_commands(archive_path, tmp_path):
     shown = command("show", "--data", drawn, "--out", tmp_path / "s.png", "--split", "train")
     assert shown.returncode == 0 and shown.stdout == f"{tmp_path / 's.png'}\n", shown.stderr
     assert Image.open(tmp_path / "s.png").format == "PNG"
+
+
+def test_pictures_of_a_class_are_shown_by_part_of_its_name_and_as_they_are_learnt_from(tmp_path):
+    drawn = synthetic(tmp_path / "d.zip", classes=3, train=4, val=2, test=1)
+    archive = Archive(drawn)
+    name = archive.names[1].split(",")[0]
+    for flags in (["--class", name.upper()], ["--class", archive.wnids[1]], ["--recipe", "tuned"]):
+        shown = command("show", "--data", drawn, "--out", tmp_path / "s.png", "--count", 2, *flags)
+        assert shown.returncode == 0 and Image.open(tmp_path / "s.png").format == "PNG", shown.stderr
+    for flags, words in ((["--class", name[:-1] + "zz"], name), (["--class", name, "--split", "test"], "no class"),
+                         (["--class", name, "--count", 5], "3 pictures")):
+        bad = command("show", "--data", drawn, "--out", tmp_path / "no.png", *flags)
+        assert bad.returncode == 2 and words in bad.stderr and len(bad.stderr.splitlines()) == 1, bad.stderr
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_a_class_is_found_by_wnid_or_by_part_of_its_name():
+    wnids, names = ["n01", "n02", "n03"], ["brain coral", "coral reef", "espresso"]
+    assert classes_called("Coral", wnids, names) == [0, 1] and classes_called("n03", wnids, names) == [2]
+    complaint(lambda: classes_called("expresso", wnids, names), "'expresso'", "near it are espresso")
+    complaint(lambda: classes_called("", wnids, names), "no class called ''")
 
 
 def test_cache_lists_and_clears_only_its_own(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 from tinynet.cli import Parser, add_common, run, say
 from tinynet.errors import InputError
 from tinynet.report.tables import columns
+from tinynet.runs import STAGES
 
 
 def _get(arguments: argparse.Namespace) -> None:
@@ -68,7 +69,7 @@ def _info(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from tinynet.data.archive import Archive
+    from tinynet.data.archive import Archive, classes_called
     from tinynet.data.download import find_data
     from tinynet.data.packed import decode
     from tinynet.data.splits import split_train
@@ -78,6 +79,10 @@ def _show(arguments: argparse.Namespace) -> None:
     rows = np.arange(len(part.files))
     if arguments.split in ("train", "holdout"):
         rows = getattr(split_train(part.labels), arguments.split)
+    if arguments.named:
+        if part.labels is None:
+            raise InputError("--class: pictures of test have no class; choose another --split")
+        rows = rows[np.isin(part.labels[rows], classes_called(arguments.named, archive.wnids, archive.names))]
     count = min(40, len(rows)) if arguments.count is None else arguments.count
     if not 1 <= count <= len(rows):
         raise InputError(f"--count {count}: {arguments.split} has {len(rows):,} pictures; "
@@ -85,8 +90,26 @@ def _show(arguments: argparse.Namespace) -> None:
     rows = np.random.RandomState(arguments.seed).choice(rows, count, replace=False)
     pictures = [decode(archive.read(part.files[row]), part.files[row]) for row in rows]
     titles = [archive.names[part.labels[row]].split(",")[0] if part.labels is not None else "" for row in rows]
-    _contact_sheet(Path(arguments.out), pictures, titles, part.boxes[rows])
+    boxes = part.boxes[rows]
+    if arguments.recipe:
+        pictures, boxes = _as_learnt(pictures, rows, arguments), np.full_like(boxes, -1)
+    _contact_sheet(Path(arguments.out), pictures, titles, boxes)
     print(arguments.out)
+
+
+def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list:
+    """The pictures as a stage of a recipe shows them to the network in its first epoch."""
+    import numpy as np
+    import torch
+
+    from tinynet.data.batches import seeded, to_float
+    from tinynet.fit.inputs import change_pictures
+    from tinynet.fit.recipes import RECIPES
+
+    stage = RECIPES[arguments.recipe].stage(arguments.stage)
+    changed = change_pictures(to_float(torch.from_numpy(np.stack(pictures))), torch.from_numpy(rows), stage, 0,
+                              seeded("cpu", arguments.seed, "pictures"))
+    return list(changed.permute(0, 2, 3, 1).clamp(0, 1).numpy())
 
 
 def _contact_sheet(out: Path, pictures: list, titles: list[str], boxes: Any) -> None:
@@ -181,6 +204,10 @@ def main() -> None:
     command = add("show", _show, "write a PNG of random pictures with their names and boxes", "data")
     command.add_argument("--out", default="pictures.png", metavar="FILE", help="default: pictures.png")
     command.add_argument("--split", default="train", choices=("train", "holdout", "val", "test"), help="default: train")
+    command.add_argument("--class", dest="named", metavar="NAME", help="only of classes called so: a name, part of one "
+                                                                       "(coral), or a wnid")
+    command.add_argument("--recipe", choices=("tuned", "reference"), help="as a recipe changes them for training")
+    command.add_argument("--stage", default="finetune", choices=STAGES, help="of the recipe (default: finetune)")
     command.add_argument("--count", type=int, metavar="N", help="how many (default: 40, or all there are)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="which (default: 0)")
 

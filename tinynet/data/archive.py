@@ -10,7 +10,9 @@ import os
 import zipfile
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +235,22 @@ class Archive:
                                  f"{len(self.wnids)} classes of wnids.txt")
             found[picture] = (wnid, box if len(box) == 4 else _NO_BOX)
         return found
+
+
+def classes_called(text: str, wnids: Sequence[str], names: Sequence[str]) -> list[int]:
+    """The indices of the classes that `text` means: a wnid, or part of a name, in any case.
+
+    "coral" finds brain coral and coral reef. Raises `InputError` where there is none, with the nearest names.
+    """
+    wanted = text.strip().lower()
+    found = [index for index, (wnid, name) in enumerate(zip(wnids, names, strict=True))
+             if wanted == wnid or (wanted and wanted in name.lower())]
+    if not found:
+        words = {part.strip().lower(): part.strip() for name in names for part in name.split(",")}
+        near = [words[word] for word in get_close_matches(wanted, words, 3, 0.5)]
+        raise InputError(f"no class called {text!r}" + (f"; near it are {', '.join(near)}" if near else
+                                                        "; `python -m tinynet.data show` draws some of all"))
+    return found
 
 
 def locate(path: str | Path) -> Path:
