@@ -201,3 +201,10 @@ def test_twins_are_found_pixel_by_pixel(packed):
     before = same_pixels(packed)
     assert set(same_pixels(twins)) - set(before) == {(("train", 5), ("val", 3))}
     assert same_pixels(packed) == before
+
+
+def test_the_table_in_the_readme_is_that_of_the_result_files():
+    from benchmarks import record
+
+    _, between, after = record._parts(record.README.read_text(encoding="utf-8"))
+    assert between == record.table() and after

@@ -1,0 +1,116 @@
+"""Results that runs have kept become a file of this folder, and the files become the README's table.
+
+    python -m benchmarks.record runs/a runs/b --label "tuned, base" --name base-64      runs that differ in their seed
+    python -m benchmarks.record --table                                                 the table, from all files
+
+The README holds what `--table` writes between two marks; a test compares.
+"""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import facts
+from tinynet import cli, runs
+from tinynet.errors import InputError
+from tinynet.files import write_json, write_text
+from tinynet.runs import finished_stage
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARKS = "<!-- results -->\n", "<!-- end of results -->\n"
+SHOWN = [(split, views) for split in ("holdout", "val") for views in ("none", "flip")]
+# The one figure that is not ours: derwind 2024, on its own hold-out, with its own labels.
+PUBLISHED = "| published system, both stages | 1 | 52.2% (its own hold-out) | | | | 76.8% (plain) | 45 min of a T4 | |"
+
+
+def main() -> None:
+    """The command."""
+    parser = cli.Parser("benchmarks.record", __doc__)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="finished and evaluated runs of one recipe")
+    parser.add_argument("--label", help="what the table calls them")
+    parser.add_argument("--name", help="of the file in benchmarks/results")
+    parser.add_argument("--table", action="store_true", help="write the README's table anew")
+    asked = parser.parse_args()
+    if asked.runs:
+        if not asked.label or not asked.name:
+            parser.error("runs take --label and --name")
+        path = HERE / "results" / f"{asked.name}.json"
+        write_json(path, record(asked.runs, asked.label))
+        print(path)
+    if asked.table:
+        before, _, after = _parts(README.read_text(encoding="utf-8"))
+        write_text(README, before + MARKS[0] + table() + MARKS[1] + after)
+        print(README)
+
+
+def record(names: list[str], label: str) -> dict[str, Any]:
+    """What the last finished stage of each run was and scored, at its own size, plain and with its mirror image."""
+    from tinynet.device import choose_device
+
+    folders = [finished_stage(name, None) for name in names]
+    recipes = [folder.read_recipe() for folder in folders]
+    stage = folders[0].stage
+    size = recipes[0]["recipe"][stage]["size"]
+    rows = []
+    for folder, stored in zip(folders, recipes, strict=True):
+        if (folder.stage, stored["recipe"]) != (stage, recipes[0]["recipe"]):
+            raise InputError(f"{folder.path}: is of another recipe than {folders[0].path}; record it by itself")
+        kept = {(row["split"], row["views"]): row for row in runs.read_rows(folder.scores)
+                if (row["merge"], row["size"]) == ("mean", size) and "temperature" not in row
+                and row.get("precision", stored["device"]["precision"]) == stored["device"]["precision"]}
+        for split, views in SHOWN:
+            if (split, views) not in kept:
+                raise InputError(f"{folder.path}: was not scored; python -m tinynet.evaluate --run {folder.run} "
+                                 "--tta flip")
+            rows.append({**kept[split, views], "run": folder.run.name, "seed": stored["seed"]})
+    seconds = [sum(row["seconds"] for row in runs.read_rows(folder.log) if row["kind"] == "epoch")
+               for folder in folders]
+    same = ("data_digest", "split_digest", "versions", "device")
+    return {"label": label, "stage": stage, "size": size, "command": _command(recipes[0]["command"][1:]),
+            "machine": facts(choose_device()), **{key: recipes[0][key] for key in same},
+            "settings": {key: recipes[0]["recipe"][key] for key in ("data", "network", stage)},
+            "seconds of training": seconds, "rows": rows}
+
+
+def _command(given: list[str]) -> str:
+    """The command without places, which are of one machine alone."""
+    kept = [word for before, word in zip(["", *given], given, strict=False)
+            if not {before, word} & {"--data", "--cache", "--weights", "--run", "--out", "--seed"}]
+    return " ".join(["python -m tinynet.train", *kept])
+
+
+def table() -> str:
+    """The table of all files that have a label, smallest size first: a line a seed, and their mean."""
+    found = [json.loads(path.read_text()) | {"file": path.name} for path in (HERE / "results").glob("*.json")]
+    lines = ["| recipe and stage | seed | hold-out top-1 | + mirror | val top-1 | + mirror | val top-5, + mirror | "
+             "training | all about it |", "| " + " | ".join(["---"] * 9) + " |"]
+    for one in sorted((one for one in found if "label" in one), key=lambda one: (one["size"], one["file"])):
+        seeds = list(dict.fromkeys(row["seed"] for row in one["rows"]))
+        for number, seed in enumerate(seeds):
+            mine = {(row["split"], row["views"]): row for row in one["rows"] if row["seed"] == seed}
+            lines.append(" | ".join([
+                f"| {one['label'] if number == 0 else ''}", str(seed), *(_cell(mine[key]) for key in SHOWN),
+                f"{mine['val', 'flip']['top5']:.1%}", f"{one['seconds of training'][number] / 60:.0f} min",
+                f"[{one['file']}](benchmarks/results/{one['file']}) |" if number == 0 else "|"]))
+        if len(seeds) > 1:
+            means = [statistics.mean(row["top1"] for row in one["rows"] if (row["split"], row["views"]) == key)
+                     for key in SHOWN]
+            lines.append(f"| | mean | {' | '.join(f'**{mean:.1%}**' for mean in means)} | | | |")
+    return "\n".join([*lines, PUBLISHED]) + "\n"
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['top1']:.1%} ({100 * row['low']:.1f} .. {100 * row['high']:.1f})"
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """What stands before, between and after the marks."""
+    before, _, rest = text.partition(MARKS[0])
+    between, _, after = rest.partition(MARKS[1])
+    return before, between, after
+
+
+if __name__ == "__main__":
+    cli.run(main)
