@@ -150,27 +150,35 @@ def _conclusions(rows: Sequence[Row], activations: Sequence[Row], policy: Policy
     found = {(row["split"], row["size"], row["correction"]): row for row in rows}
     sizes = ", ".join(str(size) for size in dict.fromkeys(row["size"] for row in rows))
     chosen = found["val", best, AS_IS]
-    first = (f"Of {sizes} px the hold-out chooses {best} px: {chosen['top1']:.2%} of val "
-             f"({chosen['low']:.2%} .. {chosen['high']:.2%})")
+    first = f"Of {sizes} px the hold-out chooses {best} px: {_share(chosen)} of val"
     if best != own:
-        first += (f", {chosen['gain_over_own']:+.2%} over the training size of {own} px "
-                  f"(p = {chosen['p_over_own']:.2g}), at {cost[run, best] / cost[run, own]:.1f} times the cost")
+        first += (f", {_gain(chosen, '_over_own')} over the training size of {own} px, at "
+                  f"{cost[run, best] / cost[run, own]:.1f} times the cost")
 
-    tried = [row for row in rows if (row["split"], row["size"]) == ("holdout", best) and row["correction"] != AS_IS]
-    second = f"At {best} px, where it was trained, nothing is to be corrected"
+    tried = [row for row in rows if row["split"] == "holdout" and row["correction"] != AS_IS]
+    mended, second = None, "No correction was tried"
     if tried:
-        name = max(tried, key=lambda row: row["top1"])["correction"]
-        held, seen = found["holdout", best, name], found["val", best, name]
-        second = (f"At {best} px the hold-out likes {name!r} best of all corrections: {held['gain']:+.2%} there "
-                  f"(p = {held['p']:.2g}), {seen['gain']:+.2%} on val (p = {seen['p']:.2g}"
-                  f"{', which chance could have done' if seen['p'] >= 0.05 else ''})")
+        mended = max(tried, key=lambda row: row["top1"])
+        seen = found["val", mended["size"], mended["correction"]]
+        second = (f"Of all corrections it chooses {mended['correction']!r} at {mended['size']} px: {_share(seen)} of val, "
+                  f"{_gain(seen)} over the run as it is at that size, {_gain(seen, '_over_own')} over its own")
+        if seen["gain_over_control"] is not None:
+            second += f", {_gain(seen, '_over_control')} over as much more training at its own"
 
-    zeros, apart = ({size: _over_taps(activations, size, key) for size in (own, best)} for key in ("zeros", "ks"))
-    third = (f"Training shows objects as large as whole pictures of {policy.resize * policy.cure:.0f} px do; exact "
-             f"zeros are {zeros[own]:.1%} of the features at {own} px")
-    if best != own:
-        third += f" and {zeros[best]:.1%} at {best} px, {apart[best]:.3f} away (Kolmogorov-Smirnov, mean over taps)"
+    third = f"Training shows objects as large as whole pictures of {policy.resize * policy.cure:.0f} px do"
+    for size in dict.fromkeys((own, best, *([mended["size"]] if mended else []))):
+        third += f"; at {size} px {_over_taps(activations, size, 'zeros'):.1%} of the features are exactly zero"
+        if size != own:
+            third += f", {_over_taps(activations, size, 'ks'):.3f} away (Kolmogorov-Smirnov, mean over taps)"
     return [f"{sentence}." for sentence in (first, second, third)]
+
+
+def _share(row: Row) -> str:
+    return f"{row['top1']:.2%} ({row['low']:.2%} .. {row['high']:.2%})"
+
+
+def _gain(row: Row, over: str = "") -> str:
+    return f"{row['gain' + over]:+.2%} (p = {row['p' + over]:.2g})"
 
 
 def _over_taps(activations: Sequence[Row], size: int, key: str) -> float:

@@ -113,18 +113,23 @@ def sweep(study: Study, sizes: Sequence[int], fitted: dict[int, Study], correcti
 
     `fitted`: studies of the run whose head learnt on, by the size at which it did; the one of the training size is
     the control: as much more training, at the old size. `gain` and `p`: over the run as it is at the same size;
-    `gain_over_own` and `p_over_own`: over it at the size it was trained at.
+    `gain_over_own` and `p_over_own`: over it at the size it was trained at; `gain_over_control` and
+    `p_over_control`: of a head that learnt on at the size, over the control at its own.
     """
     for split in ("holdout", "val"):
         part, rows = study.scorer.pictures(split)
         labels = part.labels[rows]
-        at_own = study.said(split, study.scorer.size).argmax(1) == labels
+        own = study.scorer.size
+        at_own = {"own": study.said(split, own).argmax(1) == labels}
+        if own in fitted:
+            at_own["control"] = fitted[own].said(split, own).argmax(1) == labels
         for size in sizes:
             yield from _at_size(study, split, size, labels, at_own, fitted, corrections)
 
 
-def _at_size(study: Study, split: str, size: int, labels: np.ndarray, at_own: np.ndarray, fitted: dict[int, Study],
-             corrections: Sequence[str]) -> Iterator[Row]:
+def _at_size(study: Study, split: str, size: int, labels: np.ndarray, at_own: dict[str, np.ndarray],
+             fitted: dict[int, Study], corrections: Sequence[str]) -> Iterator[Row]:
+    """`at_own`: whether each picture is right at the training size, of the run and of the control."""
     own = study.scorer.size
     said = {name: study.said(split, size, name) for name in (AS_IS, *(corrections if size != own else ()))}
     if size in fitted:
@@ -134,10 +139,12 @@ def _at_size(study: Study, split: str, size: int, labels: np.ndarray, at_own: np
     as_is = said[AS_IS].argmax(1) == labels
     for name, found in said.items():
         right = found.argmax(1) == labels
-        over_own = NOT_PAIRED if (size, name) == (own, AS_IS) else paired(right, at_own)
+        over = {"own": None if (size, name) == (own, AS_IS) else at_own["own"],
+                "control": at_own.get("control") if name == FITTED and size != own else None}
         yield {**study.scorer.named, "split": split, "trained": own, "size": size, "method": study.method,
                "correction": name, **score(found, labels), **(NOT_PAIRED if name == AS_IS else paired(right, as_is)),
-               **{f"{key}_over_own": value for key, value in over_own.items()}}
+               **{f"{key}_over_{what}": value for what, other in over.items()
+                  for key, value in (NOT_PAIRED if other is None else paired(right, other)).items()}}
 
 
 def compare_methods(scorer: Scorer, methods: Sequence[str], size: int) -> Iterator[Row]:
