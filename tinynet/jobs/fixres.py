@@ -160,7 +160,7 @@ def _conclusions(rows: Sequence[Row], activations: Sequence[Row], policy: Policy
     if tried:
         mended = max(tried, key=lambda row: row["top1"])
         seen = found["val", mended["size"], mended["correction"]]
-        second = (f"Of all corrections it chooses {mended['correction']!r} at {mended['size']} px: {_share(seen)} of val, "
+        second = (f"Of corrections it chooses {mended['correction']!r} at {mended['size']} px: {_share(seen)} of val, "
                   f"{_gain(seen)} over the run as it is at that size, {_gain(seen, '_over_own')} over its own")
         if seen["gain_over_control"] is not None:
             second += f", {_gain(seen, '_over_control')} over as much more training at its own"
