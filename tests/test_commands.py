@@ -279,7 +279,7 @@ def test_views_are_chosen_on_one_half_and_judged_on_the_other(there):
     learned = found[1]
     assert sum(learned["weights"]) == pytest.approx(1) and len(learned["weights"]) == learned["forwards"]
     ten = found[0]
-    assert ten["forwards"] == 10 and ten["gain_over_ten"] == 0 and greedy[1]["gain"] == 0
+    assert ten["forwards"] == ten["cost"] == 10 and ten["gain_over_ten"] == 0 and greedy[1]["gain"] == 0
     assert json.loads(call(evaluate, *flags).out) == found
 
 

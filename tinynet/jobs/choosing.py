@@ -1,6 +1,6 @@
 """Which views are worth their cost on this data: chosen on one half of the hold-out, judged on the other.
 
-Val is looked at once, for the report. What a choice must beat is ten-crop at the same number of forward passes.
+Val is looked at once, for the report. What a choice must beat is ten-crop at the same cost.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from tinynet.data.batches import seeded
 from tinynet.errors import InputError
@@ -27,8 +28,8 @@ def choose(scorer: Scorer, tta: Sequence[str], size: int, most: int) -> Iterator
 
     First, on the half of the hold-out that nothing was chosen on, a row for each number of views up to `most`;
     then on val a row for those that stand on the same line of cost as ten-crop. `views` is how they were chosen,
-    `taken` their names; `gain` and `p` compare with the picture alone, `gain_over_ten` and `p_over_ten` with
-    ten-crop, in pairs.
+    `taken` their names, `cost` the pixels of all in pictures of the training size; `gain` and `p` compare with the
+    picture alone, `gain_over_ten` and `p_over_ten` with ten-crop, in pairs.
     """
     pool, ten = _pool(scorer, tta, size), list(view_set("ten", size).views)
     held = scorer.score("holdout", pool)
@@ -42,20 +43,19 @@ def choose(scorer: Scorer, tta: Sequence[str], size: int, most: int) -> Iterator
     judged = {"ten": (ten, None), "learned weights": ([held.views[v] for v in worth], weights[worth]),
               **{f"greedy {k}": ([held.views[v] for v in order[:k]], None) for k in range(1, len(order) + 1)}}
     other = _part(held, ~fitting)
-    yield from ({**named, "split": "holdout, other half", **row} for row in _rows(other, judged))
+    pixels = _pixels(scorer, pool)
+    yield from ({**named, "split": "holdout, other half", **row} for row in _rows(other, judged, pixels))
     least = min((k for k in judged if k.startswith("greedy")), key=lambda k: _loss(_part(held, fitting), judged[k][0]))
     reported = {name: judged[name] for name in dict.fromkeys(
         ("ten", "learned weights", "greedy 2", "greedy 4", f"greedy {min(len(ten), len(order))}", least))
         if name in judged}
     needed = dict.fromkeys([PLAIN, *(view for views, _ in reported.values() for view in views)])
     val = scorer.score("val", ViewSet("chosen views", {name: pool.views[name] for name in needed}))
-    yield from ({**named, "split": "val", **row} for row in _rows(val, reported))
+    yield from ({**named, "split": "val", **row} for row in _rows(val, reported, pixels))
 
 
 def halves(count: int) -> np.ndarray:
     """(count,) bool, true for the half that is chosen on: drawn once for all, whatever the order of classes."""
-    import torch
-
     drawn = torch.randperm(count, generator=seeded("cpu", "half of the hold-out")).numpy()
     return drawn < count // 2
 
@@ -74,6 +74,12 @@ def _pool(scorer: Scorer, tta: Sequence[str], size: int) -> ViewSet:
     return ViewSet("all views", dict(found.values()))
 
 
+def _pixels(scorer: Scorer, pool: ViewSet) -> dict[str, float]:
+    """The pixels of each view, in pictures of the size that the network was trained on: what a forward pass costs."""
+    probe = torch.zeros(1, 3, scorer.packed.side, scorer.packed.side)
+    return {name: seen.shape[-1] * seen.shape[-2] / scorer.size**2 for name, seen in pool(probe).items()}
+
+
 def _part(found: Probabilities, chosen: np.ndarray) -> Probabilities:
     return replace(found, log_probabilities=found.log_probabilities[:, chosen], rows=found.rows[chosen],
                    labels=found.labels[chosen])
@@ -88,12 +94,14 @@ def _loss(found: Probabilities, views: Sequence[str]) -> float:
     return score(_together(found, views, None), found.labels)["loss"]
 
 
-def _rows(found: Probabilities, choices: dict[str, tuple[list[str], np.ndarray | None]]) -> Iterator[dict[str, Any]]:
+def _rows(found: Probabilities, choices: dict[str, tuple[list[str], np.ndarray | None]],
+          pixels: dict[str, float]) -> Iterator[dict[str, Any]]:
     plain, ten = (_together(found, views, None).argmax(1) == found.labels for views in ([PLAIN], choices["ten"][0]))
     for name, (views, weights) in choices.items():
         merged = _together(found, views, weights)
         right = merged.argmax(1) == found.labels
         over = {f"{key}_over_ten": value for key, value in paired(right, ten).items()}
         yield {"views": name, "merge": "mean" if weights is None else "weighted mean", **score(merged, found.labels),
-               "forwards": len(views), **paired(right, plain), **over, "taken": views,
+               "forwards": len(views), "cost": sum(pixels[view] for view in views), **paired(right, plain),
+               **over, "taken": views,
                "weights": None if weights is None else [float(w) for w in weights / weights.sum()]}

@@ -50,26 +50,25 @@ def training_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
 
 
 def accuracy_against_cost(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
-    """Top-1 against forward passes of what `choosing.choose` found, a panel for each split."""
+    """Top-1 against the cost of what `choosing.choose` found, a panel for each split."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 
     splits = list(dict.fromkeys(row["split"] for row in rows))
     figure = Figure(figsize=(6 * len(splits), 4), layout="constrained")
     figure.suptitle(title)
     for panel, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
         mine = [row for row in rows if row["split"] == split]
-        greedy = sorted((r for r in mine if r["views"].startswith("greedy")), key=lambda r: r["forwards"])
-        costs = [r["forwards"] for r in greedy]
+        greedy = sorted((r for r in mine if r["views"].startswith("greedy")), key=lambda r: r["cost"])
+        costs = [r["cost"] for r in greedy]
         panel.fill_between(costs, [r["low"] for r in greedy], [r["high"] for r in greedy], alpha=0.15,
                            label="95 % interval")
         panel.plot(costs, [r["top1"] for r in greedy], "o-", markersize=4, label="chosen greedily, mean")
         for name, mark in (("ten", "s"), ("learned weights", "^")):
             for row in mine:
                 if row["views"] == name:
-                    panel.plot(row["forwards"], row["top1"], mark, markersize=8, label=name)
-        panel.set(xlabel="forward passes a picture", ylabel="top-1", title=split)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+                    panel.plot(row["cost"], row["top1"], mark, markersize=8, label=name)
+        panel.set(xlabel="cost (forward passes of one picture at the training size)", ylabel="top-1", title=split)
         panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         panel.grid(alpha=0.3)
         panel.legend()

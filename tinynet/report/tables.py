@@ -24,6 +24,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "top5": ("top-5", "{:.2%}".format), "loss": ("loss", "{:.3f}".format),
     "ece": ("calibration error", "{:.2%}".format), "temperature": ("temperature", "{:.3f}".format),
     "precision": ("precision", str), "taken": ("views taken", ", ".join), "forwards": ("forwards", str),
+    "cost": ("cost", "{:.1f}".format),
     "pictures_per_second": ("pictures/s", "{:,.0f}".format),
     "taken_for": ("taken for", str), "share": ("share", "{:.0%}".format), "file": ("file", str),
     "rank": ("rank", str), "class": ("class", str), "id": ("id", str), "probability": ("probability", "{:.2%}".format)}
