@@ -160,7 +160,8 @@ class Recipe:
         return replace(self, **changes)
 
 
-# fixres: not tuned yet.
+# fixres: of two rates for base at 64 px, trained on at 128 px for four epochs, 5e-4 gave 63.96 % of the hold-out and
+# 1e-4 63.22, n=1.
 _FIXRES = Stage(epochs=4, batch=256, size=80, views=2, flip="alternating", optimizer="adamw", lr=5e-4, min_lr=1e-5,
                 weight_decay=0.05, label_smoothing=0.1, cycles=1.0, pct_start=0.1)
 

@@ -45,7 +45,7 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
     """All about the first of `scorers` at `sizes`, the others beside it; its head is trained on at the sizes `fit`.
 
     `methods`: how pictures are enlarged, the first everywhere, the others compared with it at the size that the
-    hold-out chooses. Writes JSON, figures and the conclusions to `out`.
+    hold-out chooses of those that pictures do not have by themselves. Writes JSON, figures and conclusions to `out`.
     Raises `InputError` for a method that there is not, before anything is computed.
     """
     first, *others = scorers
@@ -54,7 +54,8 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
     rows = list(sweep(study, sizes, _fitted(first, fit, methods[0], out), study.corrections))
     activations = [row for size in sizes for row in study.activations(size)]
     best = _best(rows)
-    compared = list(compare_methods(first, methods, best)) if len(methods) > 1 else []
+    resized = [row for row in rows if row["size"] != first.packed.side]
+    compared = list(compare_methods(first, methods, _best(resized))) if len(methods) > 1 and resized else []
     shown = [row for one in beside for row in sweep(one, sizes, {}, ())]
     cost = _cost(scorers, sizes)
     for row in (*rows, *shown):
