@@ -22,7 +22,8 @@ def write_page(shown: Any, path: Path) -> None:
             save_figure(figure, path.with_suffix("") / f"{name}.{kind}")
     said = {name: words for name, (_, words) in shown.figures.items()}
     matrix = {"order": shown.order, "names": shown.names, "counts": shown.counts}
-    _write("page.html.j2", path, shown=shown, figures=figures, said=said, matrix=matrix, scores=cells(shown.scores),
+    scores = [{key: value for key, value in row.items() if key != "run"} for row in shown.scores]
+    _write("page.html.j2", path, shown=shown, figures=figures, said=said, matrix=matrix, scores=cells(scores),
            epochs=cells(shown.epochs), calibration=cells(shown.calibration), sizes=cells(shown.sizes))
 
 
