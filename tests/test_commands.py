@@ -283,6 +283,14 @@ def test_views_are_chosen_on_one_half_and_judged_on_the_other(there):
     assert json.loads(call(evaluate, *flags).out) == found
 
 
+def test_quiet_says_results_and_errors_alone(there):
+    loud = call(evaluate, "--split", "val", "--device", "cpu", "--json")
+    quiet = call(evaluate, "--split", "val", "--device", "cpu", "--json", "--quiet")
+    assert (quiet.status, quiet.out, quiet.err) == (0, loud.out, "") and loud.err
+    assert call(evaluate, "--split", "val", "--device", "cpu", "--json").err  # it does not last
+    refused(evaluate, ["--quiet", "--run", "nowhere"], "nowhere")
+
+
 def test_a_choice_needs_views_to_choose_from(there):
     for flags in (["--choose", "3"], ["--choose", "0", "--tta", "flip"], ["--choose", "3", "--tta", "flip", "--size",
                   "32", "40"], ["--choose", "2", "--tta", "flip", "--merge", "max"],

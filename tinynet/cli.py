@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import errno
+import functools
 import os
 import signal
 import sys
@@ -53,14 +54,27 @@ COMMON: dict[str, dict[str, Any]] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors take one line."""
+    """An argument parser whose errors take one line, with the flag `--quiet`."""
 
     def __init__(self, module: str, description: str, **kwargs: Any):
         super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        self.add_argument("--quiet", nargs=0, action=_Quiet, default=argparse.SUPPRESS, dest=argparse.SUPPRESS,
+                          help="say nothing but results and errors, draw no progress")
+
+    def parse_args(self, *given: Any, **kwargs: Any) -> Any:
+        _Quiet.asked = False  # one process may run several commands
+        return super().parse_args(*given, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+class _Quiet(argparse.Action):
+    asked = False
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        _Quiet.asked = True
 
 
 def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -173,9 +187,10 @@ def _end(line: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def say(line: str) -> None:
-    """Tell the user something on standard error, where it does not mix with results."""
-    print(line, file=sys.stderr, flush=True)
+def say(line: str, bar: Any = None) -> None:
+    """Tell the user something on standard error, above a progress `bar` if one is drawn; not with `--quiet`."""
+    if not _Quiet.asked:
+        (bar.write if bar else functools.partial(print, flush=True))(line, file=sys.stderr)
 
 
 def progress(items: Iterable | None = None, *, total: int | None = None, label: str = "", unit: str = "it",
@@ -189,7 +204,7 @@ def progress(items: Iterable | None = None, *, total: int | None = None, label: 
 
 
 def _quiet() -> bool:
-    return os.environ.get("TINYNET_PROGRESS") == "0"
+    return _Quiet.asked or os.environ.get("TINYNET_PROGRESS") == "0"
 
 
 @contextmanager

@@ -219,7 +219,7 @@ def _run(training: Training, stream: Stream, check: Check, folder: StageFolder, 
                 if row["improved"]:
                     head = None if isinstance(training.result, Classifier) else training.result
                     save_model(folder.best, model if head else training.result, packed.wnids, training.stage.size, head)
-                bar.write(_epoch_line(row, training.stage), file=sys.stderr)
+                cli.say(_epoch_line(row, training.stage), bar)
             # Rows come some at a time: a checkpoint must not be ahead of the log, nor lack its epoch's row alone.
             within = row["step"] == training.total_steps and training.step < training.steps
             if row["kind"] != "step" or (within and time.monotonic() - saved > _SAVE_EVERY):
