@@ -190,7 +190,7 @@ def _end(line: str, status: int) -> NoReturn:
 def say(line: str, bar: Any = None) -> None:
     """Tell the user something on standard error, above a progress `bar` if one is drawn; not with `--quiet`."""
     if not _Quiet.asked:
-        (bar.write if bar else functools.partial(print, flush=True))(line, file=sys.stderr)
+        (bar.write if bar is not None else functools.partial(print, flush=True))(line, file=sys.stderr)
 
 
 def progress(items: Iterable | None = None, *, total: int | None = None, label: str = "", unit: str = "it",
