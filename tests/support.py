@@ -17,6 +17,10 @@ from tinynet.models import vgg
 THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 
 
+# Flags of a base that trains in a second, with that network, on the drawn archive.
+SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
+         "--device", "cpu", "--precision", "float32")
+
 needs_vnni = pytest.mark.skipif(not has_vnni(), reason="this processor overflows where it adds 8-bit products")
 
 

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from support import call, thin_network
+from support import SMALL, call, thin_network
 
 from tinynet import evaluate, train
 from tinynet.data.packed import open_packed
@@ -17,8 +17,6 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")),
                                 reason="needs Debian's packages chromium and chromium-driver")
-SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
-         "--device", "cpu", "--precision", "float32")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from support import call, files, refused, thin_network
+from support import SMALL, call, files, refused, thin_network
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import cli, evaluate, predict, runs, train
@@ -43,8 +43,6 @@ from tinynet.score.views import CORNERS
 ROOT = Path(__file__).parents[1]
 KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "ece", "low", "high"]
 SCORED = [*KEYS, "precision", "forwards", "pictures_per_second", "gain", "p"]
-SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
-         "--device", "cpu", "--precision", "float32")
 
 
 @pytest.fixture(scope="module", autouse=True)

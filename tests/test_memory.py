@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support import call, complaint, thin_network
+from support import SMALL, call, complaint, thin_network
 
 from tinynet import train
 from tinynet.data import batches as module
@@ -71,8 +71,7 @@ def test_scores_are_the_same_in_parts(packed, capsys):
 
 def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(archive_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = ("--data", archive_path, "--cache", tmp_path / "cache", "--weights", "none", "--hidden", "16", "--holdout",
-             "0.25", "--size", "32", "--batch", "16", "--epochs", "1", "--device", "cpu", "--precision", "float32")
+    flags = (*SMALL, "--data", archive_path, "--cache", tmp_path / "cache")
     with thin_network() as patch:
         assert call(train, "--stage", "base", "--out", "run", *flags).status == 0
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support import call, thin_network
+from support import SMALL, call, thin_network
 
 from tinynet import evaluate, train
 from tinynet.data.verify import same_pixels
@@ -17,9 +17,6 @@ from tinynet.report import __main__ as command
 from tinynet.report.figures import inline_svg, training_curves
 from tinynet.report.page import write_page
 from tinynet.runs import StageFolder
-
-SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "2",
-         "--device", "cpu", "--precision", "float32")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,7 +33,8 @@ def place(tmp_path_factory, archive_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, seed in (("one", 0), ("two", 1)):
-            assert call(train, "--stage", "base", "--out", f"runs/{name}", "--seed", seed, *SMALL, *flags).status == 0
+            assert call(train, "--stage", "base", "--out", f"runs/{name}", "--seed", seed, *SMALL,
+                        "--epochs", "2", *flags).status == 0
             assert call(evaluate, "--run", f"runs/{name}", "--tta", "flip", "--device", "cpu", "--precision", "float32",
                         *flags).status == 0
     return SimpleNamespace(folder=folder, flags=flags)

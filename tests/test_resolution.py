@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import genextreme, ks_2samp, wasserstein_distance
-from support import call, complaint, refused, thin_network
+from support import SMALL, call, complaint, refused, thin_network
 from torch import nn
 
 from tinynet import evaluate, fixres, train
@@ -26,8 +26,7 @@ from tinynet.score.metrics import score
 from tinynet.score.sizes import METHODS, Policy, brought_to, draw_shares, mean_side, mean_side_with_ratio
 
 SIZED = dict(train=224, resize=256, test=224)
-SMALL = ["--weights", "none", "--device", "cpu", "--precision", "float32", "--hidden", "16", "--holdout", "0.25",
-         "--epochs", "2", "--batch", "16", "--size", "32", "--crop-side", "28", "32"]
+CROPPED = (*SMALL, "--epochs", "2", "--crop-side", "28", "32")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,9 +42,9 @@ def place(tmp_path_factory, archive_path):
     flags = ["--data", archive_path, "--cache", folder / "cache"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert call(train, "--stage", "all", "--out", "runs/done", *SMALL, *flags).status == 0
-        assert call(train, "--stage", "base", "--out", "runs/base", *SMALL, *flags).status == 0
-        assert call(train, "--stage", "base", "--out", "runs/other", *SMALL, "--size", "64", *flags).status == 0
+        assert call(train, "--stage", "all", "--out", "runs/done", *CROPPED, *flags).status == 0
+        assert call(train, "--stage", "base", "--out", "runs/base", *CROPPED, *flags).status == 0
+        assert call(train, "--stage", "base", "--out", "runs/other", *CROPPED, "--size", "64", *flags).status == 0
     packed = open_packed(archive_path, folder / "cache")
     return SimpleNamespace(folder=folder, flags=flags, packed=packed)
 
