@@ -35,16 +35,17 @@ from tinynet.models.vgg import load_backbone
 from tinynet.report.tables import columns
 
 SIZE, ALL, EPOCHS = 64, 95_000, 10  # pictures that are learnt from, and epochs of the published base
-COMMANDS = ("train", "evaluate", "predict", "fixres", "demo", "data")
+COMMANDS = ("train", "evaluate", "predict", "fixres", "report", "demo", "data")
 
 
 class Bench:
     """What all measurements share: pictures packed and as files, weights, devices, peers."""
 
     def __init__(self, asked: Any, room: Path):
-        self.asked, self.room, self.count = asked, room, asked.images
+        self.asked, self.room = asked, room
+        self.count = -(-asked.images // ours.BATCH) * ours.BATCH  # whole batches: timm's loader drops the rest
         self.device = choose_device(asked.device, asked.precision)
-        self.floats = Device(self.device.device, torch.float32)
+        self.floats = choose_device(self.device.device.type, "float32")
         self.source = locate(find_data(asked.data))
         self.packed = open_packed(self.source, asked.cache)
         self.classes = len(self.packed.wnids)
@@ -55,7 +56,8 @@ class Bench:
         return ours.classifier(self.backbone(), TUNED.network, self.classes)
 
     def peers(self, part: str) -> dict[str, Peer]:
-        folder = unpack(self.source, part, self.count, self.room)
+        rows = ours.spread(len(self.packed.part(part)), self.count)
+        folder = unpack(self.source, part, rows, self.room)
         return {kind: Peer(kind, folder, self.backbone(), self.classes, self.device) for kind in self.asked.peers}
 
     def network(self, device: Device) -> Any:
@@ -179,26 +181,30 @@ def main() -> None:
         for what in asked.what:
             cli.say(f"{what}: {WHAT[what].__doc__}")
             found = WHAT[what](bench)
-            _share(found["rates"], cost * _PASSES.get(what, 0), max(best.values()))
+            _share(found["rates"], cost * _PASSES.get(what, 0), max(best.values()),
+                   what == "base" and bench.device.int8)
             result = {"what": f"{what}: pictures/s at {SIZE} px, batch {ours.BATCH}, in turn; {WHAT[what].__doc__}",
-                      "machine": facts(bench.device), "images": asked.images, "repeats": asked.repeats,
+                      "machine": facts(bench.device), "images": bench.count, "repeats": asked.repeats,
                       "FLOP of a forward pass": cost, "FLOP/s of the fastest matrix product": best, **found}
             out = Path(asked.out or "benchmarks/results") / f"{what}.json"
             write_json(out, result)
             print(_table(result), f"-> {out}\n", sep="\n")
 
 
-def _share(rates: dict[str, Any], cost: int, best: float) -> None:
-    """Put FLOP/s and their share of the ceiling beside the rates that come from the network."""
+def _share(rates: dict[str, Any], cost: int, best: float, integers: bool) -> None:
+    """Put FLOP/s beside the rates that come from the network, and their share of the ceiling, which is of floats."""
     for name, rate in rates.items():
         if cost and "head" not in name:
-            rate |= {"flops": rate["median"] * cost, "share": rate["median"] * cost / best}
+            rate["flops"] = rate["median"] * cost
+            if not integers and "int8" not in name:
+                rate["share"] = rate["flops"] / best
 
 
 def _table(result: dict[str, Any]) -> str:
-    head = ["", "pictures/s", "range", "GFLOP/s", "of the ceiling", "memory, GB", "to the first"]
-    lines = [[name, f"{r['median']:.1f}", f"{r['low']:.1f} .. {r['high']:.1f}", f"{r.get('flops', 0) / 1e9:.0f}",
-              f"{r.get('share', 0):.0%}", f"{r['memory']:.2f}", f"{r['ratio']:.2f}"]
+    head = ["", "pictures/s", "range", "GFLOP/s", "of the ceiling", "memory taken, GB", "to the first"]
+    lines = [[name, f"{r['median']:.1f}", f"{r['low']:.1f} .. {r['high']:.1f}",
+              f"{r['flops'] / 1e9:.0f}" if "flops" in r else "", f"{r['share']:.0%}" if "share" in r else "",
+              f"{r['memory']:.2f}", f"{r['ratio']:.2f}"]
              for name, r in result["rates"].items()]
     rest = [f"{name}: {value}" for name, value in result.items()
             if name not in ("rates", "what", "images", "repeats", "FLOP of a forward pass")]

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.machine import facts
 from benchmarks.measure import in_turn
-from benchmarks.ours import frozen_forward
+from benchmarks.ours import BATCH, frozen_forward
 from tinynet import cli
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
@@ -44,9 +44,10 @@ def main() -> None:
                      "int8 over float32": paired(right["int8"], right["float32"])})
         cli.say(f"{folder.run.name}: float32 {scores['float32']['top1']:.2%}, int8 {scores['int8']['top1']:.2%}, "
                 f"p = {rows[-1]['int8 over float32']['p']:.2g}")
+    count = -(-asked.pictures // BATCH) * BATCH
     model, _ = load_model(finished_stage(asked.runs[0], "base").best, packed.wnids)
-    rates = in_turn({name: frozen_forward(model, packed, 64, device, asked.pictures)
-                     for name, device in kinds.items()}, asked.pictures, kinds["float32"], asked.repeats)
+    rates = in_turn({name: frozen_forward(model, packed, 64, device, count)
+                     for name, device in kinds.items()}, count, kinds["float32"], asked.repeats)
     out = asked.out or "benchmarks/results/int8.json"
     write_json(out, {"what": "frozen VGG16 at 64 px, batch 64: pictures/s in turn, and hold-out top-1 of base",
                      "machine": facts(kinds["int8"]), "rates": rates, "accuracy": rows})

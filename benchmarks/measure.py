@@ -20,7 +20,8 @@ def in_turn(jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, de
     """Pictures a second of each job, after one turn that is not counted: median, least, greatest, and each turn.
 
     `counts`: pictures that a job does, one number for all or one each. `ratio`: to the first job, the median over
-    turns of the ratio within a turn. `memory`: GB that the process held at most while the job ran, page cache aside.
+    turns of the ratio within a turn. `memory`: GB by which this process grew at most while the job ran, page cache and
+    worker processes aside.
     """
     found: dict[str, list[float]] = {name: [] for name in jobs}
     held = dict.fromkeys(jobs, 0.0)
@@ -66,15 +67,17 @@ def flop(network: nn.Module, *inputs: Any) -> int:
 
 
 class PeakMemory(threading.Thread):
-    """Watches what this process holds: on a GPU its own memory, else the resident one without mapped files (Linux)."""
+    """Watches by how much this process grows: on a GPU there, else what is resident, mapped files aside (Linux)."""
 
     def __init__(self, device: Device) -> None:
         super().__init__(daemon=True)
         self.device, self.gigabytes, self._over = device, 0.0, threading.Event()
 
     def __enter__(self) -> "PeakMemory":
+        self._before = _resident()
         if self.device.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated() / 1e9
         self.start()
         return self
 
@@ -82,12 +85,17 @@ class PeakMemory(threading.Thread):
         self._over.set()
         self.join()
         if self.device.device.type == "cuda":
-            self.gigabytes = torch.cuda.max_memory_allocated() / 1e9
+            self.gigabytes = torch.cuda.max_memory_allocated() / 1e9 - self._before
 
     def run(self) -> None:
-        status = Path("/proc/self/status")
-        while status.is_file():
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            self.gigabytes = max(self.gigabytes, int(fields["RssAnon"].split()[0]) * 1024 / 1e9)
-            if self._over.wait(0.1):
-                return
+        while not self._over.wait(0.1):
+            self.gigabytes = max(self.gigabytes, _resident() - self._before)
+
+
+def _resident() -> float:
+    """GB of memory that is no page cache; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0.0
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024 / 1e9

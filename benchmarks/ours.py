@@ -1,5 +1,6 @@
 """tinynet's own steps, each a function that does all of its pictures once."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,13 +27,18 @@ BATCH = 64
 Work = Callable[[], Any]
 
 
+def spread(total: int, count: int) -> np.ndarray:
+    """(count,) rows of a part of `total` pictures, from all over it: the pictures of every job here and of peers."""
+    return np.linspace(0, total - 1, count).astype(np.int64)
+
+
 def classifier(backbone: Backbone, network: Network, classes: int) -> Classifier:
     """The network of a recipe on a backbone, which it shares."""
     return Classifier(backbone, network.taps, network.hidden, classes, network.dropout, network.standardise)
 
 
 def frozen_forward(model: Classifier, packed: Packed, size: int, device: Device, count: int) -> Work:
-    """The bare backbone on one batch that is there already."""
+    """The bare backbone on one batch that is there already; `count` is a multiple of the batch."""
     frozen = frozen_backbone(model, packed, size, device)
     pictures = torch.rand(BATCH, size, size, 3, device=device.device).permute(0, 3, 1, 2)
     depths = {tap.split(":")[0] for tap in model.taps}
@@ -46,7 +52,7 @@ def frozen_forward(model: Classifier, packed: Packed, size: int, device: Device,
 
 def extraction(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int) -> Work:
     """The features of `count` views of train pictures, as a recipe keeps them, from packed pictures to disk."""
-    rows = np.sort(np.random.RandomState(0).permutation(len(packed.train))[:count // stage.views])
+    rows = spread(len(packed.train), count // stage.views)
 
     def work() -> None:
         with _empty_cache(packed) as apart:
@@ -63,7 +69,9 @@ class _empty_cache:
     def __enter__(self) -> Packed:
         link = Path(self.folder.name) / self.packed.folder.name
         link.symlink_to(self.packed.folder.resolve())
-        return Packed(link)
+        apart = copy.copy(self.packed)  # with its parts, which may be on the device already
+        apart.folder = link
+        return apart
 
     def __exit__(self, *_: Any) -> None:
         self.folder.cleanup()
@@ -71,7 +79,7 @@ class _empty_cache:
 
 def head_epoch(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int) -> Work:
     """An epoch of the head on kept features of `count` pictures."""
-    rows = np.arange(count)
+    rows = spread(len(packed.train), count)
     with _empty_cache(packed) as apart:
         kept = view_features(model, apart, packed.train, rows, _as_they_are, stage, device)
         arrays = tuple(np.array(array) for array in kept.arrays)
@@ -86,9 +94,11 @@ def head_epoch(model: Classifier, packed: Packed, stage: Stage, device: Device, 
 
 def train_step(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int,
                resident: bool = False) -> Work:
-    """Steps of a stage that learns from pictures; `resident`: on one batch that is there already, unchanged."""
-    count = max(1, count // stage.batch) * stage.batch
-    training, rows = _training(model, stage, device), np.arange(count)
+    """Steps of a stage that learns from pictures; `resident`: on one batch that is there already, unchanged.
+
+    `count` is a multiple of the batch.
+    """
+    training, rows = _training(model, stage, device), spread(len(packed.train), count)
     fixed = next(batches(packed.train, rows, size=stage.batch, device=device.device))
 
     def work() -> None:
@@ -102,7 +112,7 @@ def train_step(model: Classifier, packed: Packed, stage: Stage, device: Device, 
 def load(packed: Packed, stage: Stage, device: Device, count: int) -> Work:
     """An epoch's batches of a stage, changed as it says, and no network."""
     def work() -> None:
-        for _ in epoch_batches(packed.train, np.arange(count), stage, 0, 0, device.device):
+        for _ in epoch_batches(packed.train, spread(len(packed.train), count), stage, 0, 0, device.device):
             pass
     return work
 
@@ -115,13 +125,13 @@ def _training(model: Classifier, stage: Stage, device: Device, module: nn.Module
 
 def one_view(network: nn.Module, packed: Packed, device: Device, count: int) -> Work:
     """One view of pictures of val, scored; `network` in eval mode."""
-    rows = np.arange(count)
+    rows = spread(len(packed.val), count)
     return lambda: view_probabilities(network, batches(packed.val, rows, device=device.device))
 
 
 def ten_crop(network: nn.Module, packed: Packed, size: int, device: Device, count: int) -> Callable[[], Tensor]:
     """Ten-crop of pictures of val: (N, C) probabilities."""
-    views, rows = view_set("ten", size).views, np.arange(count)
+    views, rows = view_set("ten", size).views, spread(len(packed.val), count)
 
     def work() -> Tensor:
         each = [view_probabilities(network, batches(packed.val, rows, device=device.device), view)
@@ -135,7 +145,7 @@ def ten_crop_of_ttach(network: nn.Module, packed: Packed, size: int, device: Dev
     """The same by ttach, which is given probabilities: it averages whatever a model returns."""
     import ttach
 
-    rows = np.arange(count)
+    rows = spread(len(packed.val), count)
     wrapped = ttach.ClassificationTTAWrapper(nn.Sequential(network, nn.Softmax(1)),
                                              ttach.aliases.ten_crop_transform(size, size), merge_mode="mean")
 

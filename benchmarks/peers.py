@@ -5,10 +5,13 @@ The published loop (derwind 2024): `ImageFolder`, PIL, torchvision's transforms 
 autocast where the processor has bfloat16, a fused optimizer. timm: its loader and its optimizer, the same network.
 """
 
+import copy
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,25 +29,24 @@ AREA = (56 / 64, 56 / 64)
 KINDS = ("as written", "best flags", "timm")
 
 
-def unpack(source: Path, part: str, count: int, folder: Path) -> Path:
-    """`count` pictures of a part, spread over all classes, as JPEG files in class folders below `folder`."""
+def unpack(source: Path, part: str, rows: np.ndarray, folder: Path) -> Path:
+    """The pictures of a part at `rows` as JPEG files in class folders below `folder`."""
     archive = Archive(source)
     chosen = archive.part(part)
-    step = max(1, len(chosen.files) // count)
-    for file, label in list(zip(chosen.files, chosen.labels, strict=True))[::step][:count]:
-        place = folder / part / archive.wnids[label] / Path(file).name
+    for row in rows:
+        place = folder / part / archive.wnids[chosen.labels[row]] / Path(chosen.files[row]).name
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(archive.read(file))
+        place.write_bytes(archive.read(chosen.files[row]))
     return folder / part
 
 
 class Peer:
-    """One of `KINDS` on pictures in class folders: `train_rate` and `evaluate` go through all of them once."""
+    """One of `KINDS` on pictures in class folders: training, scoring and loading go through all of them once."""
 
     def __init__(self, kind: str, folder: Path, backbone: Backbone, classes: int, device: Device):
         self.kind, self.device = kind, device
         self.network = _network(backbone, classes).to(device.device)
-        self.autocast = kind != "as written" and device.dtype == torch.bfloat16
+        self._half = kind != "as written" and device.dtype != torch.float32
         if kind != "as written":
             self.network.to(memory_format=torch.channels_last)
         self._norm = v2.Normalize(backbone.mean.flatten().tolist(), backbone.std.flatten().tolist())
@@ -56,17 +58,19 @@ class Peer:
         self.network[0].requires_grad_(all_of_it)
         learning = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = self._optimizer(learning)
+        scaler = self.device.scaler()
 
         def epoch() -> None:
             self.network[0].requires_grad_(all_of_it)
             self.network.train()
             seen = 0.0
             for pictures, labels in self._batches(train=True):
-                with torch.autocast(self.device.device.type, torch.bfloat16, enabled=self.autocast):
+                with self._autocast():
                     loss = F.cross_entropy(self.network(pictures), labels)
                 optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
                 seen += loss.item() if self.kind == "as written" else 0
         return epoch
 
@@ -74,9 +78,12 @@ class Peer:
         """One view of every picture, its right answers counted."""
         self.network.eval()
         right = 0
-        with torch.inference_mode(), torch.autocast(self.device.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.inference_mode(), self._autocast():
             for pictures, labels in self._batches(train=False):
                 right += int((self.network(pictures).argmax(1) == labels).sum())
+
+    def _autocast(self) -> AbstractContextManager:
+        return self.device.autocast() if self._half else nullcontext()
 
     def load(self) -> None:
         """The pictures alone, as training sees them."""
@@ -111,7 +118,7 @@ class Peer:
         from timm.data import create_loader
 
         return create_loader(ImageFolder(str(self._folder)), (3, SIDE, SIDE), BATCH, is_training=train, scale=AREA,
-                             ratio=(1, 1), color_jitter=(0, 0, 0.5, 0.05), interpolation="bilinear", crop_pct=1.0,
+                             ratio=(1, 1), color_jitter=(0, 0, (0.5, 2), 0.05), interpolation="bilinear", crop_pct=1.0,
                              mean=self._norm.mean, std=self._norm.std, num_workers=os.cpu_count(),
                              use_prefetcher=self.device.device.type == "cuda", device=self.device.device,
                              persistent_workers=True)
@@ -119,7 +126,5 @@ class Peer:
 
 def _network(backbone: Backbone, classes: int) -> nn.Sequential:
     """The published one: its normalisation is in the loader, so the backbone's layers stand alone."""
-    import copy
-
     return nn.Sequential(copy.deepcopy(backbone.features), nn.AdaptiveAvgPool2d(7), nn.Flatten(),
                          Head(512 * 49, (512, 512), classes, dropout=0.5, standardise=False))

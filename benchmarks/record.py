@@ -7,11 +7,11 @@ The README holds what `--table` writes between two marks; a test compares.
 """
 
 import json
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import facts
 from tinynet import cli, runs
 from tinynet.errors import InputError
 from tinynet.files import write_json, write_text
@@ -22,7 +22,7 @@ README = HERE.parent / "README.md"
 MARKS = "<!-- results -->\n", "<!-- end of results -->\n"
 SHOWN = [(split, views) for split in ("holdout", "val") for views in ("none", "flip")]
 # The one figure that is not ours: derwind 2024, on its own hold-out, with its own labels.
-PUBLISHED = "| published system, both stages | 1 | 52.2% (its own hold-out) | | | | 76.8% (plain) | 45 min of a T4 | |"
+PUBLISHED = "| published system, both stages | | 52.2% (its own hold-out) | | | | 76.8% (plain) | 45 min of a T4 | |"
 
 
 def main() -> None:
@@ -47,16 +47,16 @@ def main() -> None:
 
 def record(names: list[str], label: str) -> dict[str, Any]:
     """What the last finished stage of each run was and scored, at its own size, plain and with its mirror image."""
-    from tinynet.device import choose_device
-
     folders = [finished_stage(name, None) for name in names]
     recipes = [folder.read_recipe() for folder in folders]
     stage = folders[0].stage
     size = recipes[0]["recipe"][stage]["size"]
+    same = ("recipe", "data_digest", "split_digest", "versions", "device")
     rows = []
     for folder, stored in zip(folders, recipes, strict=True):
-        if (folder.stage, stored["recipe"]) != (stage, recipes[0]["recipe"]):
-            raise InputError(f"{folder.path}: is of another recipe than {folders[0].path}; record it by itself")
+        if (folder.stage, *(stored[key] for key in same)) != (stage, *(recipes[0][key] for key in same)):
+            raise InputError(f"{folder.path}: has another recipe, data, split, version or device than "
+                             f"{folders[0].path}; record it by itself")
         kept = {(row["split"], row["views"]): row for row in runs.read_rows(folder.scores)
                 if (row["merge"], row["size"]) == ("mean", size) and "temperature" not in row
                 and row.get("precision", stored["device"]["precision"]) == stored["device"]["precision"]}
@@ -67,9 +67,8 @@ def record(names: list[str], label: str) -> dict[str, Any]:
             rows.append({**kept[split, views], "run": folder.run.name, "seed": stored["seed"]})
     seconds = [sum(row["seconds"] for row in runs.read_rows(folder.log) if row["kind"] == "epoch")
                for folder in folders]
-    same = ("data_digest", "split_digest", "versions", "device")
-    return {"label": label, "stage": stage, "size": size, "command": _command(recipes[0]["command"][1:]),
-            "machine": facts(choose_device()), **{key: recipes[0][key] for key in same},
+    return {"label": label, "stage": stage, "size": size, "command": _command(recipes[0]["command"]),
+            **{key: recipes[0][key] for key in same[1:]},
             "settings": {key: recipes[0]["recipe"][key] for key in ("data", "network", stage)},
             "seconds of training": seconds, "rows": rows}
 
@@ -78,7 +77,7 @@ def _command(given: list[str]) -> str:
     """The command without places, which are of one machine alone."""
     kept = [word for before, word in zip(["", *given], given, strict=False)
             if not {before, word} & {"--data", "--cache", "--weights", "--run", "--out", "--seed"}]
-    return " ".join(["python -m tinynet.train", *kept])
+    return shlex.join(kept)
 
 
 def table() -> str:

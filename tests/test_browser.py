@@ -73,6 +73,17 @@ def test_a_table_sorts_by_number_and_by_name_both_ways(browser):
     assert shares == sorted(shares) and head.get_attribute("aria-sort") is None
 
 
+def test_scores_sort_as_numbers(browser):
+    heads = {head.text.split()[0]: head for head in browser.find_elements(By.CSS_SELECTOR, "#scores th button")}
+    for name in ("n", "top-1", "gain"):
+        heads[name].click()
+        column = list(heads).index(name)
+        shown = [row.find_elements(By.TAG_NAME, "td")[column].get_attribute("data-value")
+                 for row in browser.find_elements(By.CSS_SELECTOR, "#scores tbody tr")]
+        numbers = [float(text) for text in shown if text]
+        assert numbers == sorted(numbers) and len(set(numbers)) > 1, name
+
+
 def test_a_filter_leaves_what_holds_its_words(browser, page):
     name = page[1][2].split(",")[0]
     box = browser.find_element(By.CSS_SELECTOR, "input[data-filters=class-rows]")

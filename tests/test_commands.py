@@ -558,7 +558,7 @@ def test_ctrl_c_while_features_are_extracted_keeps_them(elsewhere, monkeypatch, 
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    ("--stage middle", ["--stage", "'base', 'finetune', 'all'"]),
+    ("--stage middle", ["--stage", "'base', 'finetune', 'fixres', 'all'"]),
     ("--recipe best", ["--recipe", "'tuned', 'reference'"]),
     ("--device tpu", ["--device", "'cuda'"]),
     ("--precision float8", ["--precision"]),

@@ -117,7 +117,11 @@ def test_heat_is_where_the_only_thing_is_that_speaks_for_the_class():
 def test_the_share_inside_a_box_counts_its_last_row_and_column():
     flat = np.full((2, 8, 8), 1 / 64)
     assert share_inside(flat, np.array([[0, 0, 3, 7], [-1, -1, -1, -1]])) == pytest.approx([0.5, np.nan], nan_ok=True)
+    assert np.isnan(share_inside(0 * flat[:1], np.array([[0, 0, 3, 7]]))).all()  # no heat is nowhere
 
 
-def test_a_depth_that_the_head_does_not_see_is_refused(network):
+def test_a_depth_that_there_is_not_or_that_the_head_does_not_see_is_refused(network):
     complaint(lambda: heat(network, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu9_9"), "relu9_9", "relu4_3")
+    with thin_network():
+        shallow = Classifier(Backbone(), ("relu3_3:mean",), (), 5, 0, True).eval()
+    complaint(lambda: heat(shallow, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu4_3"), "relu4_3", "relu3_3:mean")

@@ -144,6 +144,12 @@ def test_figures_take_the_ink_of_the_page_and_say_what_they_show():
     assert 'aria-label="told &quot;so&quot; &amp; &lt;so&gt;"' in svg
 
 
+def test_the_ids_of_a_page_are_its_own(there):
+    call(command, "runs/one", *there.flags)
+    page = Page(there.folder / "runs/one/report.html")
+    assert len(page.ids) == len(set(page.ids))
+
+
 def test_several_runs_are_compared_in_pairs(there):
     ran = call(command, "runs/one", "runs/two", "--out", "pages", *there.flags)
     assert ran.out.split() == ["pages/one.html", "pages/two.html", "pages/comparison.html"]

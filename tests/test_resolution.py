@@ -18,8 +18,9 @@ from tinynet.data.packed import open_packed
 from tinynet.device import choose_device
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.recipes import RECIPES, TUNED, Stage
-from tinynet.jobs.resolution import AS_IS, Study, renormalised
+from tinynet.jobs.resolution import AS_IS, FITTED, Study
 from tinynet.jobs.scoring import Scorer
+from tinynet.models.vgg import renormalised
 from tinynet.runs import StageFolder
 from tinynet.score.activations import Frechet, describe, distances, frechet_mapping, quantile_mapping
 from tinynet.score.metrics import score
@@ -44,6 +45,8 @@ def place(tmp_path_factory, archive_path):
         patch.chdir(folder)
         assert call(train, "--stage", "all", "--out", "runs/done", *CROPPED, *flags).status == 0
         assert call(train, "--stage", "base", "--out", "runs/base", *CROPPED, *flags).status == 0
+        assert call(evaluate, "--run", "runs/base", "--tta", "flip", "scales:32,64", "--split", "val", "--device",
+                    "cpu", "--precision", "float32", *flags).status == 0
         assert call(train, "--stage", "base", "--out", "runs/other", *CROPPED, "--size", "64", *flags).status == 0
     packed = open_packed(archive_path, folder / "cache")
     return SimpleNamespace(folder=folder, flags=flags, packed=packed)
@@ -227,10 +230,12 @@ def test_a_mapping_keeps_the_order_and_never_gives_a_number_that_is_none(some):
 
 
 def test_batch_norms_are_measured_anew_on_a_copy():
-    head = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 2)).eval()
+    head = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 8), nn.Dropout(), nn.BatchNorm1d(8)).eval()
     features = torch.randn(1000, 3) * 4 + 7
-    twin = renormalised(head, iter(features.split(100)))
+    twin, again = (renormalised(head, iter(features.split(100))) for _ in range(2))
     assert torch.allclose(twin[0].running_mean, features.mean(0), atol=1e-4)
+    assert torch.equal(twin[3].running_var, again[3].running_var)  # dropout leaves nothing to chance
+    assert twin[0].momentum == head[0].momentum
     assert torch.equal(head[0].running_mean, torch.zeros(3)) and not twin.training
 
 
@@ -327,6 +332,45 @@ def test_the_story_has_a_row_for_every_size_and_correction(story):
         (64, size, "as is") for size in (32, 48, 64)}
 
 
+def test_gains_are_over_the_run_its_own_size_and_the_control(story):
+    found = {(row["split"], row["size"], row["correction"]): row for row in story.rows
+             if row["run"] == "runs/base" and "correction" in row}
+    for (split, size, name), row in found.items():
+        others = {"": (size, AS_IS), "_over_own": (32, AS_IS), "_over_control": (32, FITTED)}
+        there = {"": name != AS_IS, "_over_own": (size, name) != (32, AS_IS),
+                 "_over_control": name == FITTED and size != 32}
+        for over, other in others.items():
+            gain = pytest.approx(row["top1"] - found[(split, *other)]["top1"]) if there[over] else None
+            assert row[f"gain{over}"] == gain, (split, size, name, over)
+            assert (row[f"p{over}"] is None) == (gain is None)
+
+
+def test_a_view_costs_what_its_side_costs(story):
+    costs = {(row["run"], row["split"], row["views"], row["size"]): row["seconds"] for row in
+             json.loads((story.out / "sizes.json").read_text())["costs"]}
+    once = costs["runs/base", "val", "none", 32]
+    assert costs["runs/base", "val", "flip", 32] == pytest.approx(2 * once)
+    assert costs["runs/base", "val", "scales:32,64", 32] == pytest.approx(
+        once + costs["runs/base", "val", "none", 64])
+
+
+def test_heads_go_on_from_the_stage_that_is_studied(there):
+    ran = call(fixres, "--run", "runs/done", "--stage", "base", "--sizes", "48", "--fit", "48", "--out", "ofbase",
+               "--device", "cpu", "--precision", "float32", *there.flags)
+    assert ran.status == 0, ran.err
+    start, fitted, last = (load_model(folder.best, there.packed.wnids)[0].backbone.digest() for folder in
+                           (StageFolder("runs/done", "base"), StageFolder("ofbase/48", "fixres"),
+                            StageFolder("runs/done", "finetune")))
+    assert start == fitted != last
+    refused(fixres, ("--run", "runs/done", "--sizes", "48", "--fit", "48", "--out", "ofbase", "--device", "cpu",
+                     "--precision", "float32", *there.flags), "starting weights")
+
+
+def test_what_was_fitted_of_another_run_is_not_taken_for_this_one(there, story):
+    refused(fixres, ("--run", "runs/other", "--sizes", "48", "--fit", "48", "--out", "story", "--device", "cpu",
+                     "--precision", "float32", *there.flags), "48", "starting weights")
+
+
 def test_the_story_is_a_folder_with_numbers_words_and_pictures(story):
     stored = json.loads((story.out / "sizes.json").read_text())
     assert len(stored["conclusions"]) == 3 and all(sentence in story.err for sentence in stored["conclusions"])
@@ -369,7 +413,8 @@ def test_the_policies_of_the_recipes_need_no_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flags, words", [
     (("--run", "runs/base", "--sizes", "20"), ("--sizes 20", "32")),
-    (("--run", "runs/base", "--fit", "20"), ("20", "32")),
+    (("--run", "runs/base", "--fit", "20"), ("--fit 20", "32")),
+    (("--run", "runs/base", "--fit", "48", "--methods", "nearest"), ("nearest", "antialias")),
     (("--run", "runs/base", "--methods", "sinc"), ("sinc", "lanczos")),
     (("--run", "runs/none"), ("runs/none", "not a run")),
     (("--run", "runs/base", "--train-size", "64"), ("--train-size",)),

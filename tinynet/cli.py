@@ -187,6 +187,12 @@ def _end(line: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
+def command() -> list[str]:
+    """What was typed, such that it can be typed again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec else list(sys.argv)
+
+
 def say(line: str, bar: Any = None) -> None:
     """Tell the user something on standard error, above a progress `bar` if one is drawn; not with `--quiet`."""
     if not _Quiet.asked:

@@ -1,8 +1,10 @@
 """Which device, precision and memory format, how much at once: chosen by what the machine has, and said."""
 
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -87,6 +89,18 @@ def _fastest(device: str) -> str:
     return "float32"
 
 
+def processor() -> str:
+    """The processor's name, family and model, and what it has of the instructions that decide the speed."""
+    if not Path("/proc/cpuinfo").is_file():
+        return platform.processor()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    fields = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in lines if ":" in line)}
+    known = [flag for flag in ("avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+             if flag in fields.get("flags", "").split()]
+    return (f"{fields.get('model name', '')}, family {fields.get('cpu family')} model {fields.get('model')}, "
+            f"{' '.join(known)}")
+
+
 def has_vnni() -> bool:
     """Whether the processor adds products of 8-bit integers in one instruction; older ones overflow on the way."""
     return torch.backends.mkldnn.is_available() and _processor_has("_is_vnni_supported")
@@ -125,5 +139,6 @@ class InParts:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised `error` because the memory of a device did not suffice; for the CPU it has no class."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether torch raised `error` because the memory of a device did not suffice."""
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU, mps, and libraries on GPUs
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import cli
+from tinynet.errors import InputError
 from tinynet.runs import STAGES, WHOLE, finished_stage
 
 if TYPE_CHECKING:
@@ -123,10 +124,13 @@ def _study(asked: Any) -> list[dict[str, Any]]:
     packed = open_data(asked.data, asked.cache, Plan.read(folders[0].read_recipe()))
     scorers = [Scorer(folder, packed, device) for folder in folders]
     own = scorers[0].size
-    sizes = sorted({own, *(asked.sizes or SIZES)})
+    for flag, asked_sizes in (("--sizes", asked.sizes or SIZES), ("--fit", asked.fit or ())):
+        for size in asked_sizes:
+            check_side(size, flag)
+    sizes = sorted({own, *(asked.sizes or SIZES), *(asked.fit or ())})
     fit = sizes if asked.fit is None else sorted({own, *asked.fit}) if asked.fit else []
-    for size in (*sizes, *fit):
-        check_side(size, "--sizes")
+    if folders[0].stage == "fixres":
+        raise InputError(f"{folders[0].path}: is fitted to a size already; name what it was before with --stage")
     out = Path(asked.out) if asked.out else folders[0].path / "sizes"
     cli.say(f"{folders[0].path} at {', '.join(map(str, sizes))} px, on {scorers[0].device}; results in {out}")
     found = investigate(scorers, sizes, fit, asked.methods, out)

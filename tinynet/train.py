@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.report.tables import show
 
     if asked.summary:
-        print(stages.summary(plan))
+        print(stages.summary(run, plan))
         return
     device = choose_device(asked.device, asked.precision)
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
@@ -72,6 +72,8 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
         if StageFolder(run, stage).started:
             raise InputError(f"{run}: holds a {stage} already; continue it with --resume {run}, "
                              "or name another folder with --out")
+        if later := [s for s in STAGES[STAGES.index(stage) + 1:] if StageFolder(run, s).started and s not in WHOLE]:
+            raise InputError(f"{run}: holds a {later[0]} of what came before it; name another folder with --out")
     data = str(find_data(plan.data or None).resolve())
     return run, replace(plan, data=data, cache=plan.cache and str(Path(plan.cache).resolve()))
 
@@ -96,7 +98,7 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
         cli.say(f"note: {last.stage} was trained at {sizes[0]} px, {stage} at {sizes[1]}")
     elsewhere = None if run.resolve() == start.resolve() else str(start.resolve())
     return run, Plan(recipe, asked.data or before.data, (stage,), before.weights, asked.seed or 0,
-                     asked.cache or before.cache, elsewhere)
+                     asked.cache or before.cache, elsewhere, last.stage)
 
 
 def _resumed(asked: Any) -> tuple[Path, Plan]:
@@ -114,7 +116,8 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
     if not started:
         raise InputError(f"--resume {run}: not a run (no recipe.json in base/, finetune/ or fixres/); "
                          "name a folder that tinynet.train wrote")
-    stored = started[-1].read_recipe()
+    # The last one, unless that is finished and one before it is not.
+    stored = ([folder for folder in started if not folder.finished] or started)[-1].read_recipe()
     plan = Plan.read(stored)
     if asked.device == "auto":
         asked.device = stored["device"]["type"]

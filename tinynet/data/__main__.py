@@ -74,6 +74,8 @@ def _show(arguments: argparse.Namespace) -> None:
     from tinynet.data.packed import decode
     from tinynet.data.splits import split_train
 
+    if arguments.stage and not arguments.recipe:
+        raise InputError("--stage is of a recipe; name one with --recipe")
     archive = Archive(find_data(arguments.data))
     part = archive.part("train" if arguments.split == "holdout" else arguments.split)
     rows = np.arange(len(part.files))
@@ -106,7 +108,7 @@ def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list
     from tinynet.fit.inputs import change_pictures
     from tinynet.fit.recipes import RECIPES
 
-    stage = RECIPES[arguments.recipe].stage(arguments.stage)
+    stage = RECIPES[arguments.recipe].stage(arguments.stage or "finetune")
     changed = change_pictures(to_float(torch.from_numpy(np.stack(pictures))), torch.from_numpy(rows), stage, 0,
                               seeded("cpu", arguments.seed, "pictures"))
     return list(changed.permute(0, 2, 3, 1).clamp(0, 1).numpy())
@@ -207,7 +209,7 @@ def main() -> None:
     command.add_argument("--class", dest="named", metavar="NAME", help="only of classes called so: a name, part of one "
                                                                        "(coral), or a wnid")
     command.add_argument("--recipe", choices=("tuned", "reference"), help="as a recipe changes them for training")
-    command.add_argument("--stage", default="finetune", choices=STAGES, help="of the recipe (default: finetune)")
+    command.add_argument("--stage", choices=STAGES, help="of the recipe (default: finetune)")
     command.add_argument("--count", type=int, metavar="N", help="how many (default: 40, or all there are)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="which (default: 0)")
 

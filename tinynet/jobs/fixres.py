@@ -10,18 +10,18 @@ import torch
 
 from tinynet import runs
 from tinynet.data.batches import batches, fitting
+from tinynet.errors import InputError
 from tinynet.files import write_json, write_text
 from tinynet.fit.features import frozen_backbone
 from tinynet.fit.inputs import change_pictures
 from tinynet.fit.recipes import RECIPES, Stage
-from tinynet.jobs.resolution import AS_IS, Row, Study, compare_methods, sweep
+from tinynet.jobs.resolution import AS_IS, CONTROL, Row, Study, compare_methods, sweep
 from tinynet.jobs.scoring import Scorer
 from tinynet.jobs.stages import train
 from tinynet.report import resolution as figures
 from tinynet.report.figures import save_figure
 from tinynet.runs import StageFolder
-from tinynet.score.sizes import Policy, draw_shares
-from tinynet.score.views import view_set
+from tinynet.score.sizes import METHOD, Policy, draw_shares
 
 _DRAWN = 20_000  # crops drawn for a histogram
 
@@ -46,10 +46,14 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
 
     `methods`: how pictures are enlarged, the first everywhere, the others compared with it at the size that the
     hold-out chooses of those that pictures do not have by themselves. Writes JSON, figures and conclusions to `out`.
-    Raises `InputError` for a method that there is not, before anything is computed.
+    Raises `InputError` for a method that there is not, or another first one where heads are trained on, before
+    anything is computed.
     """
     first, *others = scorers
     study, *_ = (Study(first, method) for method in methods)
+    if fit and methods[0] != METHOD:
+        raise InputError(f"--methods {methods[0]}: heads are trained on at pictures enlarged by {METHOD}; name that "
+                         "first, or give --fit without sizes")
     beside = [Study(scorer, methods[0]) for scorer in others]
     rows = list(sweep(study, sizes, _fitted(first, fit, methods[0], out), study.corrections))
     activations = [row for size in sizes for row in study.activations(size)]
@@ -72,8 +76,9 @@ def _fitted(scorer: Scorer, sizes: Sequence[int], method: str, out: Path) -> dic
     made = {}
     for size in sizes:
         folder = StageFolder(out / str(size), "fixres")
-        recipe = replace(scorer.plan.recipe, fixres=replace(RECIPES[scorer.plan.recipe.name].fixres, size=size))
-        plan = replace(scorer.plan, recipe=recipe, stages=("fixres",), start_run=str(scorer.folder.run.resolve()),
+        chosen = replace(RECIPES[scorer.plan.recipe.name].fixres, size=size, feature_dtype=scorer.stage.feature_dtype)
+        plan = replace(scorer.plan, recipe=replace(scorer.plan.recipe, fixres=chosen), stages=("fixres",),
+                       start_run=str(scorer.folder.run.resolve()), start_stage=scorer.folder.stage,
                        data=scorer.packed.manifest["source"], cache=str(scorer.packed.cache))
         train(folder.run, plan, scorer.device, resume=folder.started)
         made[size] = Study(Scorer(folder, scorer.packed, scorer.device), method)
@@ -125,7 +130,8 @@ def _scored(scorer: Scorer) -> list[Row]:
 def _sides(row: Row, scorer: Scorer) -> list[int]:
     """The side in pixels of every view of the set that a row was scored over."""
     probe = torch.zeros(1, 3, scorer.packed.side, scorer.packed.side)
-    return [min(seen.shape[-2:]) for seen in view_set(row["views"], row["size"])(probe).values()]
+    chosen, = scorer.sets([row["views"]], row["size"])
+    return [min(seen.shape[-2:]) for seen in chosen(probe).values()]
 
 
 def _cost_rows(scorers: Sequence[Scorer], rows: Sequence[Row], cost: Cost) -> Iterator[Row]:
@@ -137,7 +143,7 @@ def _cost_rows(scorers: Sequence[Scorer], rows: Sequence[Row], cost: Cost) -> It
         for row in _scored(scorer):
             if row["views"] != "none":
                 run = str(scorer.folder.run)
-                yield {**_named(row), "views": row["views"],
+                yield {**_named(row), "run": run, "views": row["views"],
                        "seconds": sum(cost[run, side] for side in _sides(row, scorer))}
 
 
@@ -156,7 +162,8 @@ def _conclusions(rows: Sequence[Row], activations: Sequence[Row], policy: Policy
         first += (f", {_gain(chosen, '_over_own')} over the training size of {own} px, at "
                   f"{cost[run, best] / cost[run, own]:.1f} times the cost")
 
-    tried = [row for row in rows if row["split"] == "holdout" and row["correction"] != AS_IS]
+    tried = [row for row in rows if row["split"] == "holdout" and row["correction"] not in (AS_IS, CONTROL)
+             and row["size"] != own]  # at its own size more training is the control
     mended, second = None, "No correction was tried"
     if tried:
         mended = max(tried, key=lambda row: row["top1"])
@@ -170,7 +177,7 @@ def _conclusions(rows: Sequence[Row], activations: Sequence[Row], policy: Policy
     for size in dict.fromkeys((own, best, *([mended["size"]] if mended else []))):
         third += f"; at {size} px {_over_taps(activations, size, 'zeros'):.1%} of the features are exactly zero"
         if size != own:
-            third += f", {_over_taps(activations, size, 'ks'):.3f} away (Kolmogorov-Smirnov, mean over taps)"
+            third += f", {_over_taps(activations, size, 'ks'):.3f} away (Kolmogorov-Smirnov, mean over features)"
     return [f"{sentence}." for sentence in (first, second, third)]
 
 
@@ -183,6 +190,7 @@ def _gain(row: Row, over: str = "") -> str:
 
 
 def _over_taps(activations: Sequence[Row], size: int, key: str) -> float:
+    """The mean over taps, each as often as it has numbers."""
     mine = [row for row in activations if row["size"] == size]
     return sum(row[key] * row["numbers"] for row in mine) / sum(row["numbers"] for row in mine)
 

@@ -20,7 +20,8 @@ class Plan:
     """A recipe, the pictures it is for, and where it starts.
 
     `data`: path of the archive. `stages`: those to train, in order. `weights`: of the backbone, as `--weights`
-    takes them. `start_run`: the run whose last stage the first of them goes on from; None: this one.
+    takes them. `start_run`: the run that finetune and fixres go on from, None: this one; `start_stage`: the stage of
+    it that fixres goes on from.
     """
 
     recipe: Recipe
@@ -30,6 +31,7 @@ class Plan:
     seed: int = 0
     cache: str | None = None
     start_run: str | None = None
+    start_stage: str = "base"
 
     @classmethod
     def read(cls, stored: dict[str, Any]) -> "Plan":
@@ -38,11 +40,30 @@ class Plan:
         try:
             parts = stored["recipe"]
             made = {name: kind(**_tuples(parts[name])) for name, kind in kinds.items()}
-            same = {name: stored[name] for name in ("data", "weights", "seed", "cache", "start_run")}
+            same = {name: stored[name] for name in ("data", "weights", "seed", "cache", "start_run",
+                                                   "start_stage")}
             return cls(Recipe(name=parts["name"], **made), stages=tuple(stored["stages"]), **same)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError("recipe.json holds no recipe of this version of tinynet "
                              f"({type(error).__name__}: {error}); name a run that it wrote") from None
+
+    def start(self, run: Path, stage: str) -> runs.StageFolder | None:
+        """What `stage` of `run` goes on from; None for base.
+
+        Raises `InputError` where that is not finished.
+        """
+        if stage == "base":
+            return None
+        folder = runs.StageFolder(Path(self.start_run or run), self.start_stage if stage == "fixres" else "base")
+        if not folder.finished:
+            raise InputError(f"{folder.path}: is not finished, and {stage} goes on from it; train it to its end, or "
+                             "name another run with --run")
+        return folder
+
+    def learns_convolutions(self, stage: str) -> bool:
+        """Whether any convolution has learnt when `stage` is over; if none has, 8-bit integers may serve them."""
+        before = {"base": (), "finetune": ("base",), "fixres": runs.STAGES[:runs.STAGES.index(self.start_stage) + 1]}
+        return any(self.recipe.stage(name).learn != ("head",) for name in (*before[stage], stage))
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Only what the run has kept is read; what is missing is named, with the command t
 import base64
 import io
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.heat import heat, share_inside
 from tinynet.score.metrics import by_class, score
 from tinynet.score.mistakes import (
+    box_areas,
     by_object_size,
     confused_pairs,
     confusion,
@@ -97,8 +99,9 @@ def gather(run: Path, data: str | None, cache: str | None) -> Shown:
     last = (finished or started)[-1]
     plan = Plan.read(last.read_recipe())
     _facts(shown, last, plan)
+    if unfinished := [folder.stage for folder in started if not folder.finished]:
+        shown.missing.append(f"Not finished: {', '.join(unfinished)}; python -m tinynet.train --resume {run}")
     if not finished:
-        shown.missing.append(f"It is not finished: python -m tinynet.train --resume {run}")
         return shown
     packed = None
     try:
@@ -148,7 +151,7 @@ def _facts(shown: Shown, folder: StageFolder, plan: Plan) -> None:
         ("device", stored["device"]["name"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in stored["versions"].items())),
         ("digests", f"data {stored['data_digest']}, split {stored['split_digest'][:16]}"),
-        ("command", " ".join(["python -m tinynet.train", *stored["command"][1:]]))]
+        ("command", shlex.join(stored["command"]))]
 
 
 def _stored(folder: StageFolder, plan: Plan) -> dict[tuple[str, str], Probabilities]:
@@ -240,8 +243,6 @@ def _examples(pair: Row, said: np.ndarray, labels: np.ndarray) -> Iterator[int]:
 def _heats(shown: Shown, packed: Packed, folder: StageFolder, part: Any, plain: Probabilities, card: Any) -> None:
     """Grad-CAM of the class that is said, for pictures spread over the split, and how much of it lies in the boxes."""
     network, size = load_model(folder.best, packed.wnids)
-    if _DEPTH not in network.backbone.channels or len(plain.rows) < _HEATED:
-        return
     at = np.linspace(0, len(plain.rows) - 1, min(_INSIDE, len(plain.rows))).astype(int)
     heats = []
     for some in np.array_split(at, max(1, len(at) // 16)):
@@ -256,11 +257,11 @@ def _heats(shown: Shown, packed: Packed, folder: StageFolder, part: Any, plain: 
     maps = np.concatenate(heats)
     boxes = part.boxes[plain.rows[at]]
     inside = share_inside(maps, boxes)
-    areas = np.where(boxes[:, 0] >= 0, (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1), np.nan)
-    if not np.isnan(inside).all():
-        shown.inside = {"n": int((~np.isnan(inside)).sum()), "inside": float(np.nanmean(inside)),
-                        "area": float(np.nanmean(areas) / packed.side**2), "depth": _DEPTH}
-    for place in np.linspace(0, len(at) - 1, _HEATED).astype(int):
+    known = ~np.isnan(inside)
+    if known.any():
+        shown.inside = {"n": int(known.sum()), "inside": float(inside[known].mean()),
+                        "area": float(box_areas(boxes[known]).mean() / packed.side**2), "depth": _DEPTH}
+    for place in np.linspace(0, len(at) - 1, min(_HEATED, len(at))).astype(int):
         row = plain.rows[at[place]]
         shown.heats.append({**card(at[place]), "heat": _heated(part.pictures[row], maps[place]), "side": packed.side,
                             "box": boxes[place].tolist() if boxes[place, 0] >= 0 else None,
@@ -307,10 +308,11 @@ def report(folders: Sequence[Path], data: str | None, cache: str | None, out: Pa
     `out`: the folder for them (default: each page in its run, as report.html, and a comparison in the first).
     Raises `InputError` where a folder is no run, or two have one name.
     """
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names) or "comparison" in names:
+        raise InputError(f"runs called {', '.join(names)}: two pages would have one name, and comparison is that of "
+                         "another; rename one")
     shown = [gather(folder, data, cache) for folder in folders]
-    names = [one.name for one in shown]
-    if len(set(names)) < len(names):
-        raise InputError(f"runs called {', '.join(names)}: two have one name, so their pages would too; rename one")
     pages = [out / f"{one.name}.html" if out else folder / "report.html"
              for one, folder in zip(shown, folders, strict=True)]
     for one, page in zip(shown, pages, strict=True):

@@ -1,7 +1,6 @@
 """A finished run at other test sizes than its own: how good, what its features are like, what mends them."""
 
 import copy
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -9,17 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
+from tinynet.cli import say
 from tinynet.errors import InputError
 from tinynet.fit.features import Features, view_features
 from tinynet.fit.recipes import Stage
 from tinynet.jobs.plan import split_of
 from tinynet.jobs.scoring import NOT_PAIRED, Scorer, paired
+from tinynet.models.vgg import renormalised
 from tinynet.score.activations import Mapping, curve, describe, distances, frechet_mapping, quantile_mapping
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
-from tinynet.score.sizes import METHODS, brought_to
+from tinynet.score.sizes import METHOD, METHODS, brought_to
 
 AS_IS = "as is"
 FITTED = "fine-tuned"
@@ -39,10 +39,11 @@ class Study:
     Raises `InputError` for another method, or data that is not the run's own.
     """
 
-    def __init__(self, scorer: Scorer, method: str = "antialias"):
+    def __init__(self, scorer: Scorer, method: str = METHOD):
         if method not in METHODS:
             raise InputError(f"--methods {method}: not one of {', '.join(METHODS)}")
         self.scorer, self.method = scorer, method
+        self._made: dict[tuple[int, str], tuple[nn.Module, list[tuple[int, Mapping]]]] = {}
         self._head = copy.deepcopy(scorer.model.head).to(scorer.device.device)
         scorer.pictures("holdout")  # refuses other data
 
@@ -69,17 +70,21 @@ class Study:
             shown = (_mapped(features, mappings) for features in shown)
         return head_probabilities(head, shown)
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 (a study lives as long as its command)
     def _corrected(self, size: int, correction: str) -> tuple[nn.Module, list[tuple[int, Mapping]]]:
         """The head, and a mapping for the numbers of each tap with how many there are; none where all stay."""
         if correction == AS_IS:
             return self._head, []
+        if (size, correction) not in self._made:  # the hold-out and val are corrected alike
+            self._made[size, correction] = self._correct(size, correction)
+        return self._made[size, correction]
+
+    def _correct(self, size: int, correction: str) -> tuple[nn.Module, list[tuple[int, Mapping]]]:
         seen = self.features("sample", size)
         if correction == "batch norm":
             return renormalised(self._head, seen.in_order(self.scorer.device.device)), []
         trained = self.features("sample", self.scorer.size)
-        made = [_MAPPINGS[correction](ours[0], theirs[0])
-                for ours, theirs in zip(seen.arrays, trained.arrays, strict=True)]
+        made = [_mapping(correction, tap, ours[0], theirs[0]) for tap, ours, theirs in
+                zip(self.scorer.model.taps, seen.arrays, trained.arrays, strict=True)]
         return self._head, [(array.shape[2], mapping) for array, mapping in zip(seen.arrays, made, strict=True)]
 
     def activations(self, size: int) -> Iterator[Row]:
@@ -96,16 +101,17 @@ class Study:
         return [*_MAPPINGS, *(["batch norm"] if normed else [])]
 
 
+def _mapping(correction: str, tap: str, ours: np.ndarray, theirs: np.ndarray) -> Mapping:
+    try:
+        return _MAPPINGS[correction](ours, theirs)
+    except InputError as error:
+        say(f"note: {correction} leaves {tap} as it is: {error}")
+        return lambda features: features
+
+
 def _mapped(features: Tensor, mappings: Sequence[tuple[int, Mapping]]) -> Tensor:
     parts = features.split([width for width, _ in mappings], 1)
     return torch.cat([mapping(part) for part, (_, mapping) in zip(parts, mappings, strict=True)], 1)
-
-
-def renormalised(head: nn.Module, features: Iterator[Tensor]) -> nn.Module:
-    """A copy of `head` whose batch norms have the statistics of these `features`, in eval mode."""
-    twin = copy.deepcopy(head)
-    update_bn([some for some in features if len(some) > 1], twin)
-    return twin.eval()
 
 
 def sweep(study: Study, sizes: Sequence[int], fitted: dict[int, Study], corrections: Sequence[str]) -> Iterator[Row]:

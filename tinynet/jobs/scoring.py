@@ -173,7 +173,7 @@ class Scorer:
         self._data = stored["data"]
         self.named = {"run": str(folder.run), "stage": folder.stage}
         # Convolutions that have learnt stay in floats.
-        self.device = replace(device, int8=device.int8 and self.stage.learn == ("head",))
+        self.device = replace(device, int8=device.int8 and not self.plan.learns_convolutions(folder.stage))
         self.own = packed.contents == stored["data_digest"]
         if not self.own:
             cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
@@ -186,7 +186,7 @@ class Scorer:
 
     @property
     def model(self) -> Classifier:
-        """The network, in eval mode on the CPU."""
+        """The network, in eval mode."""
         return self._loaded[0]
 
     @property

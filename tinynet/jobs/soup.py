@@ -1,7 +1,6 @@
 """The mean of several runs' weights, with the check that it is better (model soups, Wortsman et al. 2022)."""
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import update_bn
 
 from tinynet import cli, runs
 from tinynet.data.batches import batches
@@ -20,7 +18,7 @@ from tinynet.files import whole_folder, write_json
 from tinynet.fit.checkpoint import load_model, save_model
 from tinynet.jobs.plan import Plan, split_of
 from tinynet.jobs.scoring import NOT_PAIRED, Scorer, paired, score_row
-from tinynet.models.vgg import Classifier
+from tinynet.models.vgg import Classifier, renormalised
 from tinynet.runs import StageFolder
 from tinynet.score.views import resize
 
@@ -36,7 +34,7 @@ def cook(folders: Sequence[StageFolder], packed: Packed, device: Device, out: st
     if out and Path(out).exists():
         raise InputError(f"--out {out}: is there already; name a new folder")
     models, size = _alike(folders, packed)
-    made_of = {"soup": [str(folder.path) for folder in folders], "command": sys.argv}
+    made_of = {"soup": [str(folder.path) for folder in folders], "command": cli.command()}
     with tempfile.TemporaryDirectory() as room:
         soup = StageFolder(Path(room), folders[0].stage)
         soup.make()
@@ -87,7 +85,7 @@ def _normalised(model: Classifier, folder: StageFolder, packed: Packed, device: 
     running = model.to(device.device)
     with torch.inference_mode():
         features = [running.features(resize(batch.pictures, size)) for batch in shown]
-    update_bn([some.clone() for some in features if len(some) > 1], running.head)
+    running.head = renormalised(running.head, features)
     return running.cpu().eval()
 
 

@@ -4,10 +4,9 @@ This ties the rooms together for whoever trains: the command `tinynet.train`, th
 """
 
 import platform
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tinynet import __version__, cli, runs
 from tinynet.data.batches import batches, fitting, seeded
 from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
-from tinynet.device import Device, out_of_memory
+from tinynet.device import Device, out_of_memory, processor
 from tinynet.errors import InputError
 from tinynet.files import locked, write_json
 from tinynet.fit import schedules
@@ -29,7 +28,7 @@ from tinynet.fit.inputs import check_crops, epoch_batches, steps_per_epoch
 from tinynet.fit.loop import Stream, Training, fit
 from tinynet.fit.recipes import Stage
 from tinynet.jobs.plan import Plan, open_data, split_of
-from tinynet.models.vgg import Classifier, check_side, load_backbone
+from tinynet.models.vgg import Classifier, check_side, load_backbone, weights_digest
 from tinynet.report.figures import save_figure, training_curves
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
@@ -57,6 +56,7 @@ def train(run: Path, plan: Plan, device: Device, *, resume: bool = False) -> lis
         folder = StageFolder(run, name)
         if folder.finished:
             _same_plan(folder, plan)
+            _same(folder, {"data_digest": packed.contents, **_started_from(plan.start(run, name), packed)})
         else:
             row = _train_stage(folder, plan, packed, device, resume)
             title = f"{run.name}: {name}, {plan.recipe.name}"
@@ -67,13 +67,14 @@ def train(run: Path, plan: Plan, device: Device, *, resume: bool = False) -> lis
     return rows
 
 
-def summary(plan: Plan) -> str:
+def summary(run: Path, plan: Plan) -> str:
     """The network of the plan's first stage, layer by layer, as torchinfo draws it."""
     import torchinfo
 
     packed = open_data(plan.data, plan.cache, plan)
-    stage = plan.recipe.stage(plan.stages[0])
-    model = _start_model(plan.stages[0], Path(plan.start_run or ""), plan, packed)
+    name = plan.stages[0]
+    stage = plan.recipe.stage(name)
+    model = _start_model(plan.start(run, name), plan, packed)
     model.train_only(stage.learn)
     drawn = torchinfo.summary(model, (2, 3, stage.size, stage.size), verbose=0, depth=3,
                               col_names=("output_size", "num_params", "mult_adds", "trainable"))
@@ -88,14 +89,16 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
     """Train one stage to its end; returns the score of its best epoch."""
     split = split_of(plan, packed)
     torch.manual_seed(seeded("cpu", plan.seed, folder.stage).initial_seed())
-    start = Path(plan.start_run or folder.run)
-    model = _start_model(folder.stage, start, plan, packed)
-    facts = _facts(folder, plan, packed, split, model, device)
-    if before := runs.stage_before(start, folder.stage):
-        _same(before, facts, ("data_digest", "split_digest"))
+    device = replace(device, int8=device.int8 and not plan.learns_convolutions(folder.stage))
+    start = plan.start(folder.run, folder.stage)
+    model = _start_model(start, plan, packed)
+    facts = _facts(folder, plan, packed, split, device)
+    facts |= _started_from(start, packed) or {"start_digest": model.backbone.digest()}
+    if start:
+        _same(start, {key: facts[key] for key in ("data_digest", "split_digest", "device")})
     resume = resume and folder.started
     if resume:
-        _same(folder, facts, ("data_digest", "split_digest", "start_digest"))
+        _same(folder, {key: facts[key] for key in ("data_digest", "split_digest", "start_digest", "device")})
         _same_plan(folder, plan)
     folder.make()
     with locked(folder.run / f".{folder.stage}.lock", lambda: _refuse(folder)):
@@ -124,42 +127,46 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise InputError(f"the memory does not hold a step of {stage.batch} pictures of {stage.size} px; lower --batch "
-                         f"or --size, or {folder.path} goes on elsewhere with --resume {folder.run}") from None
+        raise InputError(f"the memory does not hold a step of {stage.batch} pictures of {stage.size} px; start "
+                         f"another run with a smaller --batch or --size, or go on elsewhere with --resume {folder.run}"
+                         ) from None
     return {"run": str(folder.run), "stage": folder.stage, "split": "holdout", "views": "none", "merge": "mean",
             "size": stage.size, **training.best["holdout"]}
 
 
-def _start_model(stage: str, start: Path, plan: Plan, packed: Packed) -> Classifier:
-    if before := runs.stage_before(start, stage):
-        return load_model(before.best, packed.wnids)[0]
+def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Classifier:
+    if start:
+        return load_model(start.best, packed.wnids)[0]
     network = plan.recipe.network
     return Classifier(load_backbone(plan.weights), network.taps, network.hidden, len(packed.wnids),
                       network.dropout, network.standardise)
 
 
-def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model: Classifier,
-           device: Device) -> dict[str, Any]:
+def _started_from(start: StageFolder | None, packed: Packed) -> dict[str, str]:
+    """The digest of what a later stage goes on from, head included; nothing for base."""
+    return {"start_digest": weights_digest(load_model(start.best, packed.wnids)[0])} if start else {}
+
+
+def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, device: Device) -> dict[str, Any]:
     """What `recipe.json` says of a stage: all that is needed to understand and repeat it."""
     return {"stage": folder.stage, **asdict(plan), "data_digest": packed.contents, "split_digest": split.digest,
-            "start_digest": model.backbone.digest(),
             "pictures": {"train": len(split.train), "holdout": len(split.holdout)},
-            "device": {"type": device.device.type, "precision": device.precision, "name": str(device)},
+            "device": {"type": device.device.type, "precision": device.precision, "name": str(device),
+                       "processor": processor()},
             "versions": {"tinynet": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
                          "python": platform.python_version()},
-            "command": sys.argv}
+            "command": cli.command()}
 
 
-def _same(folder: StageFolder, facts: dict[str, Any], keys: tuple[str, ...]) -> None:
-    """Raise `InputError` where a stage would go on from what `folder` holds with other pictures or weights."""
+def _same(folder: StageFolder, facts: dict[str, Any]) -> None:
+    """Raise `InputError` where `folder` was trained on other data, another split, or from other weights."""
     before = folder.read_recipe()
     names = {"data_digest": "data", "split_digest": "split", "start_digest": "starting weights"}
-    for key in keys:
-        if before[key] != facts[key]:
-            what = names[key]
+    for key, what in names.items():
+        if key in facts and before[key] != facts[key]:
             raise InputError(f"{folder.path}: was trained with other {what} ({before[key][:12]}, now "
                              f"{facts[key][:12]}); go on with the {what} it was started with")
-    if before["device"] != facts["device"]:
+    if "device" in facts and before["device"] != facts["device"]:
         cli.say(f"note: {folder.path} was trained on {before['device']['name']}; on {facts['device']['name']} "
                 "the same steps give slightly different numbers")
 

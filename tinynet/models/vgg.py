@@ -93,10 +93,7 @@ class Backbone(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 (first 16 hex digits) over all weights and the normalisation."""
-        whole = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            whole.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return whole.hexdigest()[:16]
+        return weights_digest(self)
 
 
 class Head(nn.Sequential):
@@ -184,6 +181,35 @@ def pooled_features(backbone: nn.Module, taps: Sequence[str], pictures: Tensor) 
 def statistics(maps: dict[str, Tensor], taps: Sequence[str]) -> Tensor:
     """(N, F) float32: `pooled_features` of maps that are there already, by depth."""
     return torch.cat([STATISTICS[tap.split(":")[1]](maps[tap.split(":")[0]]) for tap in taps], 1).float()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 (first 16 hex digits) over all weights and buffers, with their names."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        whole.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return whole.hexdigest()[:16]
+
+
+@torch.no_grad()
+def renormalised(head: nn.Module, features: Iterable[Tensor]) -> nn.Module:
+    """A copy of `head`, in eval mode, whose batch norms have the statistics of these batches of features.
+
+    Cumulative means over the batches, as in Izmailov et al. 2018; dropout stays off, so nothing is left to chance.
+    """
+    twin = copy.deepcopy(head).eval()
+    norms = [module for module in twin.modules() if isinstance(module, nn.BatchNorm1d)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for some in features:
+        if len(some) > 1:
+            twin(some)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+    return twin.eval()
 
 
 def feature_count(backbone: nn.Module, taps: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """Rows of a run's log become matplotlib figures."""
 
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -148,4 +149,6 @@ def inline_svg(figure: "Figure", described: str) -> str:
         figure.savefig(drawn, format="svg", transparent=True)
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg"):].replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+    mark = re.sub(r"\W+", "-", described)[:60]  # matplotlib gives every figure the same ids
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{mark}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(described, quote=True)}" ', 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tinynet.files import whole_file
 from tinynet.report.figures import inline_svg, save_figure
-from tinynet.report.tables import cells
+from tinynet.report.tables import titled
 
 _HERE = Path(__file__).parent
 
@@ -23,8 +23,8 @@ def write_page(shown: Any, path: Path) -> None:
     said = {name: words for name, (_, words) in shown.figures.items()}
     matrix = {"order": shown.order, "names": shown.names, "counts": shown.counts}
     scores = [{key: value for key, value in row.items() if key != "run"} for row in shown.scores]
-    _write("page.html.j2", path, shown=shown, figures=figures, said=said, matrix=matrix, scores=cells(scores),
-           epochs=cells(shown.epochs), calibration=cells(shown.calibration), sizes=cells(shown.sizes))
+    _write("page.html.j2", path, shown=shown, figures=figures, said=said, matrix=matrix, scores=titled(scores),
+           epochs=titled(shown.epochs), calibration=titled(shown.calibration), sizes=titled(shown.sizes))
 
 
 def write_comparison(runs: Sequence[Any], links: Sequence[str], rows: Sequence[dict[str, Any]],
@@ -33,7 +33,7 @@ def write_comparison(runs: Sequence[Any], links: Sequence[str], rows: Sequence[d
     `classes` on which they differ most. `runs`: the `Shown` of each; `links`: where their own pages are."""
     figures = {f"{run.name} {name}": inline_svg(figure, f"{run.name}: {said}")
                for run in runs for name, (figure, said) in run.figures.items() if name.startswith("curves")}
-    _write("comparison.html.j2", path, runs=runs, links=links, scores=cells(rows), classes=classes, figures=figures)
+    _write("comparison.html.j2", path, runs=runs, links=links, scores=titled(rows), classes=classes, figures=figures)
 
 
 def _write(template: str, path: Path, **values: Any) -> None:

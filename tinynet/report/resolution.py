@@ -103,27 +103,29 @@ def accuracy_against_seconds(rows: Sequence[Row], title: str) -> "Figure":
 
 
 def heat_map(rows: Sequence[Row], title: str) -> "Figure":
-    """Top-1 of runs trained at several sizes (rows) at several test sizes (columns); equal sizes are framed."""
+    """Top-1 of runs, by the size they were trained at, against test size; where the two are equal it is framed."""
     from matplotlib.patches import Rectangle
 
     splits = list(dict.fromkeys(row["split"] for row in rows))
-    trained, tested = (sorted({row[key] for row in rows}) for key in ("trained", "size"))
-    figure, panels = _panels(1, len(splits), (1.1 + 0.8 * len(tested), 1.6 + 0.6 * len(trained)), title)
+    runs = sorted({(row["trained"], row["run"]) for row in rows})
+    tested = sorted({row["size"] for row in rows})
+    names = [f"{trained} px, {run.rsplit('/', 1)[-1]}" for trained, run in runs]
+    figure, panels = _panels(1, len(splits), (2.2 + 0.8 * len(tested), 1.6 + 0.6 * len(runs)), title)
     for panel, split in zip(panels, splits, strict=True):
-        grid = np.full((len(trained), len(tested)), np.nan)
+        grid = np.full((len(runs), len(tested)), np.nan)
         for row in rows:
             if row["split"] == split:
-                grid[trained.index(row["trained"]), tested.index(row["size"])] = row["top1"]
+                grid[runs.index((row["trained"], row["run"])), tested.index(row["size"])] = row["top1"]
         panel.imshow(grid, cmap="viridis", aspect="auto")
         middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
         for (down, right), value in np.ndenumerate(grid):
             if not np.isnan(value):
                 panel.text(right, down, f"{value:.1%}", ha="center", va="center", fontsize=8,
                            color="white" if value < middle else "black")
-            if trained[down] == tested[right]:
+            if runs[down][0] == tested[right]:
                 panel.add_patch(Rectangle((right - 0.5, down - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
-        panel.set(xticks=range(len(tested)), xticklabels=tested, yticks=range(len(trained)), yticklabels=trained,
-                  xlabel="test size (pixels)", ylabel="training size (pixels)", title=split)
+        panel.set(xticks=range(len(tested)), xticklabels=tested, yticks=range(len(runs)), yticklabels=names,
+                  xlabel="test size (pixels)", ylabel="trained at", title=split)
     return figure
 
 

@@ -37,10 +37,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The titles of the columns, then the cells of each row, as text."""
+    titles, lines = titled(rows)
+    return [titles, *([text for text, _ in line] for line in lines)]
+
+
+def titled(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[tuple[str, Any]]]]:
+    """The titles of the columns; of each row every cell, as text and as what it is sorted by."""
     shown = [{**row, "interval": f"{row['low']:.2%} .. {row['high']:.2%}"} if "low" in row else row for row in rows]
     keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in shown)]
-    return [[_COLUMNS[key][0] for key in keys]] + [
-        ["" if row.get(key) is None else _COLUMNS[key][1](row[key]) for key in keys] for row in shown]
+    return [_COLUMNS[key][0] for key in keys], [
+        [("", "") if row.get(key) is None else (_COLUMNS[key][1](row[key]), row["low" if key == "interval" else key])
+         for key in keys] for row in shown]
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 Touvron et al. 2019, sections 3.2 and 4.2: at another size the features that the classifier sees have another
 distribution (fewer or more exact zeros, another spread); a mapping of each number by itself, fitted without labels,
-gives them the one they had in training. Everything here takes the numbers of one tap together.
+gives them the one of whole pictures at the training size. Everything here takes the numbers of one tap together.
 """
 
 from collections.abc import Callable

@@ -23,17 +23,15 @@ def heat(network: Classifier, pictures: Tensor, classes: Tensor, depth: str) -> 
     wanted = {tap.split(":")[0] for tap in network.taps}
     found: dict[str, Tensor] = {}
     with torch.enable_grad():
-        # Frozen weights have no gradient: the picture's is what the way back is kept for.
+        # Frozen weights have no gradient: the pictures' is what the way back is kept for.
         for name, maps in backbone.walk(pictures.detach().clone().requires_grad_()):
             if name in wanted or name == depth:
                 found[name] = maps
-            if name == depth:
-                maps.retain_grad()
             if len(found) == len(wanted | {depth}):
                 break
         logits = network.head(statistics({name: found[name] for name in wanted}, network.taps))
-        logits.gather(1, classes[:, None]).sum().backward()
-    maps, gradient = found[depth], found[depth].grad
+        gradient, = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), found[depth], allow_unused=True)
+    maps = found[depth]
     if gradient is None:
         raise InputError(f"depth {depth!r}: the head sees nothing that comes from it; its taps are "
                          f"{', '.join(network.taps)}")
@@ -43,6 +41,7 @@ def heat(network: Classifier, pictures: Tensor, classes: Tensor, depth: str) -> 
 
 
 def share_inside(heats: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(N,) the share of each heat map (N, H, W) inside its box: x0, y0, x1, y1 inclusive; nan where none is given."""
-    return np.array([heat[y0:y1 + 1, x0:x1 + 1].sum() / max(heat.sum(), np.finfo(np.float32).tiny)
-                     if x0 >= 0 else np.nan for heat, (x0, y0, x1, y1) in zip(heats, boxes, strict=True)])
+    """(N,) the share of each heat map (N, H, W) inside its box: x0, y0, x1, y1 inclusive; nan where no box is given or
+    there is no heat."""
+    return np.array([heat[y0:y1 + 1, x0:x1 + 1].sum() / heat.sum() if x0 >= 0 and heat.sum() > 0 else np.nan
+                     for heat, (x0, y0, x1, y1) in zip(heats, boxes, strict=True)])

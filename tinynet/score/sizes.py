@@ -166,8 +166,8 @@ def _lanczos(pictures: Tensor, size: int) -> Tensor:
     return torch.from_numpy(np.stack(made)).to(pictures.device).permute(0, 3, 1, 2).to(pictures.dtype) / 255
 
 
-# Square pictures (N, 3, H, W) in [0, 1] and a side in pixels -> (N, 3, side, side). Antialias differs from bilinear
-# where pictures shrink; it is what everything else here uses.
+METHOD = "antialias"  # what training and everything else here uses; it differs from bilinear where pictures shrink
+# Square pictures (N, 3, H, W) in [0, 1] and a side in pixels -> (N, 3, side, side).
 METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "antialias": _interpolated("bilinear", align_corners=False, antialias=True),
     "bilinear": _interpolated("bilinear", align_corners=False),
@@ -178,6 +178,6 @@ METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def brought_to(pictures: Tensor, size: int, method: str = "antialias") -> Tensor:
+def brought_to(pictures: Tensor, size: int, method: str = METHOD) -> Tensor:
     """Square pictures (N, 3, H, W) in [0, 1] at `size` pixels, by one of `METHODS`; as they are where they have it."""
     return pictures if pictures.shape[-1] == size else METHODS[method](pictures, size)
