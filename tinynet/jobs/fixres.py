@@ -186,7 +186,8 @@ def _share(row: Row) -> str:
 
 
 def _gain(row: Row, over: str = "") -> str:
-    return f"{row['gain' + over]:+.2%} (p = {row['p' + over]:.2g})"
+    p = row["p" + over]
+    return f"{row['gain' + over]:+.2%} ({f'p = {p:.2g}' if p else 'p < 1e-300'})"
 
 
 def _over_taps(activations: Sequence[Row], size: int, key: str) -> float:
