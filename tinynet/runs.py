@@ -13,6 +13,8 @@ ROOT = Path("runs")
 STAGES = ("base", "finetune", "fixres")
 WHOLE = ("base", "finetune")  # what --stage all trains; fixres begins with the choice of a test size
 
+NOT_A_RUN = "not a run (no recipe.json in base/, finetune/ or fixres/)"
+
 
 class StageFolder:
     """The files of one stage of a run; nothing is made before something is written."""
@@ -61,12 +63,12 @@ def find_run(run: str | None, fits: Callable[[Path], bool], otherwise: str) -> P
     Raises `InputError`, ending with `otherwise` (what to do first), where there is none.
     """
     if run is not None:
-        if not any(StageFolder(Path(run), stage).started for stage in STAGES):
-            raise InputError(f"--run {run}: not a run (no recipe.json in base/, finetune/ or fixres/); {otherwise}")
+        if not started(Path(run)):
+            raise InputError(f"--run {run}: {NOT_A_RUN}; {otherwise}")
         if not fits(Path(run)):
             raise InputError(f"--run {run}: does not fit; {otherwise}")
         return Path(run)
-    candidates = [p for p in ROOT.glob("*") if any(StageFolder(p, stage).started for stage in STAGES)]
+    candidates = [p for p in ROOT.glob("*") if started(p)]
     candidates = sorted((p for p in candidates if fits(p)), key=_age)
     if not candidates:
         raise InputError(f"no run below {ROOT}/ fits; {otherwise}")
@@ -81,6 +83,11 @@ def finished_stage(run: str | None, stage: str | None) -> StageFolder:
     return [StageFolder(found, s) for s in wanted if StageFolder(found, s).finished][-1]
 
 
+def started(run: Path) -> list[StageFolder]:
+    """The stages of a run that were begun, in order; none where it is no run."""
+    return [folder for folder in (StageFolder(run, stage) for stage in STAGES) if folder.started]
+
+
 def stage_before(run: Path, stage: str) -> StageFolder | None:
     """What `stage` goes on from: the last finished one of the stages before it, or None."""
     done = [StageFolder(run, s) for s in STAGES[:STAGES.index(stage)] if StageFolder(run, s).finished]
@@ -88,7 +95,7 @@ def stage_before(run: Path, stage: str) -> StageFolder | None:
 
 
 def _age(run: Path) -> float:
-    return max(StageFolder(run, s).recipe.stat().st_mtime for s in STAGES if StageFolder(run, s).started)
+    return max(folder.recipe.stat().st_mtime for folder in started(run))
 
 
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -112,10 +112,9 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
         raise InputError(f"{', '.join(flags)}: a resumed run keeps what it was started with; "
                          "start another run for another value")
     run = Path(asked.resume)
-    started = [StageFolder(run, stage) for stage in STAGES if StageFolder(run, stage).started]
+    started = runs.started(run)
     if not started:
-        raise InputError(f"--resume {run}: not a run (no recipe.json in base/, finetune/ or fixres/); "
-                         "name a folder that tinynet.train wrote")
+        raise InputError(f"--resume {run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote")
     # The last one, unless that is finished and one before it is not.
     stored = ([folder for folder in started if not folder.finished] or started)[-1].read_recipe()
     plan = Plan.read(stored)

@@ -26,6 +26,7 @@ from tinynet.score.sizes import METHOD, Policy, draw_shares
 _DRAWN = 20_000  # crops drawn for a histogram
 
 Cost = dict[tuple[str, int], float]  # run, side in pixels -> seconds of one forward pass of a picture
+Scored = Sequence[tuple[Scorer, Row, list[int]]]  # a row that a run was scored by before, and the sides of its views
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
     resized = [row for row in rows if row["size"] != first.packed.side]
     compared = list(compare_methods(first, methods, _best(resized))) if len(methods) > 1 and resized else []
     shown = [row for one in beside for row in sweep(one, sizes, {}, ())]
-    cost = _cost(scorers, sizes)
+    scored = [(scorer, row, _sides(row, scorer)) for scorer in scorers for row in _scored(scorer)]
+    cost = _cost(scorers, sizes, scored)
     for row in (*rows, *shown):
         row["pictures_per_second"] = 1 / cost[row["run"], row["size"]]
     policy = Policy.of(first.stage, first.packed.side)
     said = _conclusions(rows, activations, policy, best, cost)
-    found = Found(rows, shown, compared, activations, list(_cost_rows(scorers, [*rows, *shown], cost)), said)
+    found = Found(rows, shown, compared, activations, list(_cost_rows([*rows, *shown], scored, cost)), said)
     _write(found, policy, first, out)
     return found
 
@@ -91,12 +93,14 @@ def _best(rows: Sequence[Row]) -> int:
     return max(held, key=lambda row: row["top1"])["size"]
 
 
-def _cost(scorers: Sequence[Scorer], sizes: Sequence[int]) -> Cost:
+def _cost(scorers: Sequence[Scorer], sizes: Sequence[int], scored: Scored) -> Cost:
     """Seconds a picture at every side that the runs were or are scored at."""
-    return {(str(scorer.folder.run), side): seconds
-            for scorer in scorers
-            for side, seconds in seconds_a_picture(scorer, sorted({*sizes, *(
-                side for row in _scored(scorer) for side in _sides(row, scorer))})).items()}
+    cost = {}
+    for scorer in scorers:
+        before = {side for one, _, sides in scored if one is scorer for side in sides}
+        for side, seconds in seconds_a_picture(scorer, sorted({*sizes, *before})).items():
+            cost[str(scorer.folder.run), side] = seconds
+    return cost
 
 
 def seconds_a_picture(scorer: Scorer, sides: Sequence[int], turns: int = 3) -> dict[int, float]:
@@ -134,17 +138,15 @@ def _sides(row: Row, scorer: Scorer) -> list[int]:
     return [min(seen.shape[-2:]) for seen in chosen(probe).values()]
 
 
-def _cost_rows(scorers: Sequence[Scorer], rows: Sequence[Row], cost: Cost) -> Iterator[Row]:
+def _cost_rows(rows: Sequence[Row], scored: Scored, cost: Cost) -> Iterator[Row]:
     """Accuracy and seconds a picture: of every size as is, and of every set of views that a run was scored over."""
     for row in rows:
         if row["correction"] == AS_IS:
             yield {**_named(row), "views": "none", "seconds": cost[row["run"], row["size"]]}
-    for scorer in scorers:
-        for row in _scored(scorer):
-            if row["views"] != "none":
-                run = str(scorer.folder.run)
-                yield {**_named(row), "run": run, "views": row["views"],
-                       "seconds": sum(cost[run, side] for side in _sides(row, scorer))}
+    for scorer, row, sides in scored:
+        if row["views"] != "none":
+            run = str(scorer.folder.run)
+            yield {**_named(row), "run": run, "views": row["views"], "seconds": sum(cost[run, side] for side in sides)}
 
 
 def _named(row: Row) -> Row:

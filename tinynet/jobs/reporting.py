@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tinynet import runs
+from tinynet.data.batches import to_float
 from tinynet.data.packed import Packed
 from tinynet.data.verify import same_pixels
 from tinynet.errors import InputError
@@ -25,7 +26,7 @@ from tinynet.jobs.plan import Plan, open_data
 from tinynet.jobs.scoring import NOT_PAIRED, paired
 from tinynet.report.figures import accuracy_by_object_size, reliability_diagram, training_curves
 from tinynet.report.page import write_comparison, write_page
-from tinynet.runs import STAGES, StageFolder
+from tinynet.runs import StageFolder
 from tinynet.score import merges
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.heat import heat, share_inside
@@ -88,10 +89,9 @@ def gather(run: Path, data: str | None, cache: str | None) -> Shown:
 
     Raises `InputError` where it is no run.
     """
-    started = [StageFolder(run, stage) for stage in STAGES if StageFolder(run, stage).started]
+    started = runs.started(run)
     if not started:
-        raise InputError(f"{run}: not a run (no recipe.json in base/, finetune/ or fixres/); name a folder that "
-                         "tinynet.train wrote")
+        raise InputError(f"{run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote")
     shown = Shown(run.resolve().name)
     for folder in started:
         _learning(shown, folder)
@@ -103,7 +103,6 @@ def gather(run: Path, data: str | None, cache: str | None) -> Shown:
         shown.missing.append(f"Not finished: {', '.join(unfinished)}; python -m tinynet.train --resume {run}")
     if not finished:
         return shown
-    packed = None
     try:
         packed = open_data(data, cache, plan)
         if packed.contents != last.read_recipe()["data_digest"]:
@@ -246,7 +245,7 @@ def _heats(shown: Shown, packed: Packed, folder: StageFolder, part: Any, plain: 
     at = np.linspace(0, len(plain.rows) - 1, min(_INSIDE, len(plain.rows))).astype(int)
     heats = []
     for some in np.array_split(at, max(1, len(at) // 16)):
-        pictures = torch.from_numpy(part.pictures[plain.rows[some]]).permute(0, 3, 1, 2).float() / 255
+        pictures = to_float(torch.from_numpy(part.pictures[plain.rows[some]]))
         classes = torch.from_numpy(plain.log_probabilities[0, some].argmax(1))
         try:
             found = heat(network, resize(pictures, size), classes, _DEPTH)
@@ -284,13 +283,13 @@ def _conflicts(packed: Packed, shown: Shown, plain: Probabilities) -> Iterator[R
                        "called": shown.names[called[place[row]]]}
 
 
-def _uri(pixels: np.ndarray, form: str = "JPEG") -> str:
+def _uri(pixels: np.ndarray) -> str:
     """A picture (H, W, 3) uint8 as a data URI."""
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(np.asarray(pixels)).save(stream, form, quality=88)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    Image.fromarray(np.asarray(pixels)).save(stream, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _heated(pixels: np.ndarray, warmth: np.ndarray) -> str:

@@ -56,7 +56,9 @@ def train(run: Path, plan: Plan, device: Device, *, resume: bool = False) -> lis
         folder = StageFolder(run, name)
         if folder.finished:
             _same_plan(folder, plan)
-            _same(folder, {"data_digest": packed.contents, **_started_from(plan.start(run, name), packed)})
+            start = plan.start(run, name)
+            before = {"start_digest": weights_digest(_start_model(start, plan, packed))} if start else {}
+            _same(folder, {"data_digest": packed.contents, **before})
         else:
             row = _train_stage(folder, plan, packed, device, resume)
             title = f"{run.name}: {name}, {plan.recipe.name}"
@@ -93,7 +95,7 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
     start = plan.start(folder.run, folder.stage)
     model = _start_model(start, plan, packed)
     facts = _facts(folder, plan, packed, split, device)
-    facts |= _started_from(start, packed) or {"start_digest": model.backbone.digest()}
+    facts["start_digest"] = weights_digest(model if start else model.backbone)  # base's head is new
     if start:
         _same(start, {key: facts[key] for key in ("data_digest", "split_digest", "device")})
     resume = resume and folder.started
@@ -140,11 +142,6 @@ def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Class
     network = plan.recipe.network
     return Classifier(load_backbone(plan.weights), network.taps, network.hidden, len(packed.wnids),
                       network.dropout, network.standardise)
-
-
-def _started_from(start: StageFolder | None, packed: Packed) -> dict[str, str]:
-    """The digest of what a later stage goes on from, head included; nothing for base."""
-    return {"start_digest": weights_digest(load_model(start.best, packed.wnids)[0])} if start else {}
 
 
 def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, device: Device) -> dict[str, Any]:
