@@ -1,24 +1,117 @@
-"""Every notebook runs from top to bottom on drawn pictures, without network or weights."""
+"""Notebooks: alike where they should be, with outputs of the real data; and each runs on drawn pictures, without
+network or weights."""
 
+import ast
+import re
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+sys.path.insert(0, str(ROOT / "notebooks"))
+execute = __import__("execute")
+
+# What the last cell says on drawn pictures too: that the notebook came to its end, with figures of its own.
+ANSWERS = {"01_data": r"val as it is: batches \(64, 3, 32, 32\), 8 labels, 20 to 20 pictures each",
+           "02_transfer": r"everything learnt: \d+\.\d% of val \(\d.*\n.*published", "03_views": r"Ten-crop: [+-]\d",
+           "04_resolution": r"Of 32, 40, 48 px the hold-out chooses \d+ px.*\nOf corrections it chooses",
+           "05_errors": r"\d+ of 160 pictures are wrong"}
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+def cells(path, kind="code"):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, tmp_path, monkeypatch):
+def printed(notebook):
+    return [output.text for cell in notebook.cells if cell.cell_type == "code"
+            for output in cell.outputs if output.output_type == "stream" and output.name == "stdout"]
+
+
+def test_the_five_are_there():
+    assert [path.stem for path in PATHS] == list(ANSWERS)
+
+
+@NOTEBOOKS
+def test_it_asks_answers_and_goes_on(path):
+    words = [cell.source for cell in cells(path, "markdown")]
+    assert re.match(r"# .+\?\n", words[0])
+    assert any(text.startswith("## The answer") for text in words)
+    assert "## Try this" in words[-1]
+
+
+def test_the_address_stands_in_one_place():
+    """pyproject's project.urls says where the repository is; badges and first cells say the same."""
+    tomllib = pytest.importorskip("tomllib")
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    place = address.removeprefix("https://github.com/")
+    for path in PATHS:
+        badge = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{path.name}"
+        assert badge in cells(path, "markdown")[0].source
+        assert f'"tinynet @ git+{address}"' in cells(path)[0].source
+    for name in ("README.md", "CONTRIBUTING.md", "CITATION.cff"):
+        assert place not in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_all_begin_alike():
+    """One cell that installs and names the device, one of settings in capitals, which begin alike."""
+    assert len({cells(path)[0].source for path in PATHS}) == 1
+    settings = [cells(path)[1].source for path in PATHS]
+    shortest = min(settings, key=len)
+    assert all(text.startswith(shortest) for text in settings)
+    assert "QUICK = not torch.cuda.is_available()\n" in shortest
+    for text in settings:
+        names = [node.targets[0].id for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+        assert names and all(name.isupper() for name in names)
+
+
+@NOTEBOOKS
+def test_it_defines_nothing(path):
+    """Whatever trains, scores or draws is imported; a notebook only calls it."""
+    for cell in cells(path):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, (ast.FunctionDef, ast.ClassDef)), cell.source
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("backward", "zero_grad", "optim"), cell.source
+
+
+@pytest.mark.parametrize("path", [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.xfail(strict=True, reason="finetune has not come to its end yet")]
+                 if path.stem == "02_transfer" else []) for path in PATHS])
+def test_outputs_are_of_the_real_data(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) < execute.MOST
+    assert not re.search(r"/(root|home|tmp|Users|content)/(?!drive)", text), "a path of the machine that ran it"
+    said = "\n".join(printed(nbformat.read(path, as_version=4)))
+    assert "10,000" in said, "not of the real data"
+    assert any("image/jpeg" in output.get("data", {}) for cell in cells(path) for output in cell.outputs)
+    assert not any(output.output_type == "error" for cell in cells(path) for output in cell.outputs)
+
+
+@NOTEBOOKS
+def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # quick mode
     monkeypatch.setenv("TINYNET_PROGRESS", "0")
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
-    results = [output.text for cell in notebook.cells if cell.cell_type == "code"
-               for output in cell.outputs if output.output_type == "stream" and output.name == "stdout"]
-    assert "finetune  val      flip" in results[-1], results[-1]
+    found = execute.execute(path, {}, tmp_path)
+    assert re.search(ANSWERS[path.stem], printed(found)[-1]), printed(found)[-1]
+    assert any("image/jpeg" in output.get("data", {}) for cell in found.cells for output in cell.get("outputs", []))
+    assert [cell.source for cell in found.cells] == [cell.source for cell in nbformat.read(path, as_version=4).cells]
+
+
+def test_settings_are_changed_for_a_run_alone(tmp_path, monkeypatch):
+    """`--set` runs with other values; the notebook keeps its own source, and grows no larger than allowed."""
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('N = 1   # a number\nprint("N is", N)')])
+    nbformat.write(made, tmp_path / "a.ipynb")
+    monkeypatch.setattr(execute, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["execute.py", "--set", "N=2"])
+    execute.main()
+    kept, = cells(tmp_path / "a.ipynb")
+    assert kept.source.startswith("N = 1   # a number") and kept.outputs[0].text == "N is 2\n"
+    before = (tmp_path / "a.ipynb").read_bytes()
+    monkeypatch.setattr(execute, "MOST", 10)
+    with pytest.raises(SystemExit, match="a.ipynb: .* 10 at most are kept"):
+        execute.main()
+    assert (tmp_path / "a.ipynb").read_bytes() == before

@@ -12,10 +12,10 @@ from support import SMALL, call, thin_network
 
 from tinynet import evaluate, train
 from tinynet.data.verify import same_pixels
-from tinynet.jobs.reporting import Shown, gather
+from tinynet.jobs.reporting import gather
 from tinynet.report import __main__ as command
 from tinynet.report.figures import inline_svg, training_curves
-from tinynet.report.page import write_page
+from tinynet.report.page import Shown, write_page
 from tinynet.runs import StageFolder
 
 

@@ -6,10 +6,12 @@ It draws a small archive in the official layout, trains both stages of the tuned
 hold-out and val, and leaves a run in --out that looks like a real one.
 """
 
+from pathlib import Path
+
 from tinynet import cli, runs
 from tinynet.errors import InputError
 from tinynet.fit.recipes import TUNED, Recipe
-from tinynet.jobs.plan import Plan
+from tinynet.jobs.plan import Plan, open_data
 from tinynet.runs import StageFolder
 
 CLASSES, SIDE = 8, 32
@@ -30,6 +32,16 @@ def small_recipe() -> Recipe:
     return recipe.override(dict(epochs=8, batch=32, crop_side=(28, SIDE), ema=0.9, **one_rate), ("finetune",))
 
 
+def drawn_plan(run: Path, seed: int = 0) -> Plan:
+    """A plan for both stages of `small_recipe`, on pictures that are drawn below `run` where they are not there yet."""
+    from tinynet.data.synthetic import synthetic
+
+    source = run / "data" / f"drawn-{seed}.zip"
+    if not source.exists():
+        synthetic(source, classes=CLASSES, train=40, val=20, test=5, side=SIDE, seed=seed)
+    return Plan(small_recipe(), str(source.resolve()), weights="none", seed=seed)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command; exits with status 1 where the result is not clearly above chance."""
     parser = cli.Parser("tinynet.demo", __doc__)
@@ -39,8 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     run = runs.new_run(asked.out, "demo", runs.ROOT / "demo")
     if StageFolder(run, "base").started:
         raise InputError(f"{run}: holds a run already; name another folder with --out")
-    from tinynet.data.packed import open_packed
-    from tinynet.data.synthetic import synthetic
     from tinynet.device import choose_device
     from tinynet.jobs.scoring import Scorer, Wanted, evaluate
     from tinynet.jobs.stages import train
@@ -48,11 +58,9 @@ def main(argv: list[str] | None = None) -> None:
 
     device = choose_device(asked.device, asked.precision)
     cli.say(f"{run}: the whole chain on drawn pictures, on {device}")
-    source = synthetic(run / "data" / "drawn.zip", classes=CLASSES, train=40, val=20, test=5, side=SIDE,
-                       seed=asked.seed or 0)
-    plan = Plan(small_recipe(), str(source.resolve()), weights="none", seed=asked.seed or 0)
+    plan = drawn_plan(run, asked.seed or 0)
     train(run, plan, device)
-    packed = open_packed(source)
+    packed = open_data(None, None, plan)
     rows = [row for stage in runs.WHOLE
             for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))]
     show(rows, "json" if asked.json else "table")

@@ -73,6 +73,7 @@ def _show(arguments: argparse.Namespace) -> None:
     from tinynet.data.download import find_data
     from tinynet.data.packed import decode
     from tinynet.data.splits import split_train
+    from tinynet.report.figures import contact_sheet, save_figure
 
     if arguments.stage and not arguments.recipe:
         raise InputError("--stage is of a recipe; name one with --recipe")
@@ -95,7 +96,7 @@ def _show(arguments: argparse.Namespace) -> None:
     boxes = part.boxes[rows]
     if arguments.recipe:
         pictures, boxes = _as_learnt(pictures, rows, arguments), np.full_like(boxes, -1)
-    _contact_sheet(Path(arguments.out), pictures, titles, boxes)
+    save_figure(contact_sheet(pictures, titles, boxes), Path(arguments.out))
     print(arguments.out)
 
 
@@ -112,27 +113,6 @@ def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list
     changed = change_pictures(to_float(torch.from_numpy(np.stack(pictures))), torch.from_numpy(rows), stage, 0,
                               seeded("cpu", arguments.seed, "pictures"))
     return list(changed.permute(0, 2, 3, 1).clamp(0, 1).numpy())
-
-
-def _contact_sheet(out: Path, pictures: list, titles: list[str], boxes: Any) -> None:
-    """A PNG of pictures in rows of eight, each with its title above and its box drawn."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    from tinynet.report.figures import save_figure
-
-    columns = min(8, len(pictures))
-    lines = -(-len(pictures) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.7 * lines), layout="constrained")
-    for axes in (grid := figure.subplots(lines, columns, squeeze=False)).flat:
-        axes.axis("off")
-    for axes, picture, title, (x0, y0, x1, y1) in zip(grid.flat, pictures, titles, boxes, strict=False):
-        axes.imshow(picture, interpolation="nearest")
-        axes.set_title(title if len(title) <= 18 else title[:17] + "…", fontsize=8)
-        if x0 >= 0:
-            # Pixel centres are whole numbers and the box includes its last row and column.
-            axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color="yellow"))
-    save_figure(figure, out)
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:

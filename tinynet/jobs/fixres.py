@@ -139,10 +139,12 @@ def _sides(row: Row, scorer: Scorer) -> list[int]:
 
 
 def _cost_rows(rows: Sequence[Row], scored: Scored, cost: Cost) -> Iterator[Row]:
-    """Accuracy and seconds a picture: of every size as is, and of every set of views that a run was scored over."""
+    """Accuracy and seconds a picture: of every size and correction, and of every set of views that a run was scored
+    over. What a correction adds to a forward pass is not to be seen beside it."""
     for row in rows:
-        if row["correction"] == AS_IS:
-            yield {**_named(row), "views": "none", "seconds": cost[row["run"], row["size"]]}
+        if row["correction"] != CONTROL:
+            views = "none" if row["correction"] == AS_IS else row["correction"]
+            yield {**_named(row), "views": views, "seconds": cost[row["run"], row["size"]]}
     for scorer, row, sides in scored:
         if row["views"] != "none":
             run = str(scorer.folder.run)

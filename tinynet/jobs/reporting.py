@@ -3,85 +3,32 @@
 Only what the run has kept is read; what is missing is named, with the command that makes it.
 """
 
-import base64
-import io
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from tinynet import runs
-from tinynet.data.batches import to_float
 from tinynet.data.packed import Packed
-from tinynet.data.verify import same_pixels
 from tinynet.errors import InputError
-from tinynet.fit.checkpoint import load_model
+from tinynet.jobs.pictures import add_pictures
 from tinynet.jobs.plan import Plan, open_data
 from tinynet.jobs.scoring import NOT_PAIRED, paired
-from tinynet.report.figures import accuracy_by_object_size, reliability_diagram, training_curves
-from tinynet.report.page import write_comparison, write_page
+from tinynet.report.figures import reliability_diagram, training_curves
+from tinynet.report.page import Row, Shown, write_comparison, write_page
 from tinynet.runs import StageFolder
 from tinynet.score import merges
 from tinynet.score.calibration import at_temperature, fit_temperature
-from tinynet.score.heat import heat, share_inside
 from tinynet.score.metrics import by_class, score
-from tinynet.score.mistakes import (
-    box_areas,
-    by_object_size,
-    confused_pairs,
-    confusion,
-    reliability,
-    similar_order,
-    surest_mistakes,
-)
+from tinynet.score.mistakes import confused_pairs, confusion, reliability, similar_order
 from tinynet.score.probabilities import Probabilities, same_pictures
-from tinynet.score.views import PLAIN, resize
+from tinynet.score.views import PLAIN
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_MISTAKES, _PAIRS, _HARDEST, _EACH, _HEATED, _APART = 96, 12, 8, 8, 12, 40
-_DEPTH = "relu4_3"  # 8 x 8 places at 64 px, where relu5_3 has 4 x 4
-_INSIDE = 256  # pictures whose heat is measured against their boxes
-
-Row = dict[str, Any]
-
-
-@dataclass
-class Shown:
-    """All that a run shows: plain values and rows, pictures as data URIs, figures by name with a description.
-
-    `plain`: what is said of the pictures of `split` as they are. `missing`: sentences that say what is not here, and
-    what to run.
-    """
-
-    name: str
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    scores: list[Row] = field(default_factory=list)
-    figures: dict[str, tuple["Figure", str]] = field(default_factory=dict)
-    curves: list[str] = field(default_factory=list)
-    epochs: list[Row] = field(default_factory=list)
-    classes: list[Row] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-    counts: list[tuple[int, int, int]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    pairs: list[Row] = field(default_factory=list)
-    mistakes: list[Row] = field(default_factory=list)
-    hardest: list[Row] = field(default_factory=list)
-    calibration: list[Row] = field(default_factory=list)
-    sizes: list[Row] = field(default_factory=list)
-    heats: list[Row] = field(default_factory=list)
-    inside: Row | None = None
-    duplicates: list[Row] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    split: str = ""
-    plain: Probabilities | None = None
+_PAIRS, _APART = 12, 40
 
 
 def gather(run: Path, data: str | None, cache: str | None) -> Shown:
@@ -119,7 +66,7 @@ def gather(run: Path, data: str | None, cache: str | None) -> Shown:
     _mistakes(shown, shown.plain, packed)
     _calibration(shown, found)
     if packed is not None:
-        _pictures(shown, shown.plain, packed, last)
+        add_pictures(shown, packed, last)
     return shown
 
 
@@ -203,102 +150,6 @@ def _calibration(shown: Shown, found: dict[tuple[str, str], Probabilities]) -> N
 def _together(found: dict[tuple[str, str], Probabilities], split: str, views: Sequence[str]) -> np.ndarray:
     values = np.stack([found[split, view].log_probabilities[0] for view in views])
     return merges.mean(torch.from_numpy(values)).numpy()
-
-
-def _pictures(shown: Shown, plain: Probabilities, packed: Packed, folder: StageFolder) -> None:
-    """Everything that needs the pictures themselves."""
-    part = packed.train if shown.split == "holdout" else packed.val
-    said, labels, rows = plain.log_probabilities[0], plain.labels, plain.rows
-    called, right = said.argmax(1), said.argmax(1) == labels
-
-    def card(at: int) -> Row:
-        return {"picture": _uri(part.pictures[rows[at]]), "file": part.files[rows[at]], "name": shown.names[labels[at]],
-                "called": shown.names[called[at]], "sure": float(np.exp(said[at].max())), "right": bool(right[at])}
-
-    shown.mistakes = [card(at) for at in surest_mistakes(said, labels, _MISTAKES)]
-    shown.hardest = [{**row, "cards": [card(at) for at in np.flatnonzero(labels == row["label"])[:_EACH]]}
-                     for row in shown.classes[:_HARDEST]]
-    for row in shown.pairs:
-        row["cards"] = [card(at) for at in _examples(row, said, labels)]
-    shown.sizes = by_object_size(right, part.boxes[rows], packed.side)
-    if shown.sizes:
-        least, most = shown.sizes[0], shown.sizes[-1]
-        shown.figures["object-size"] = accuracy_by_object_size(shown.sizes), (
-            f"Top-1 by size of the object: {least['top1']:.1%} of the smallest, {most['top1']:.1%} of the largest")
-    _heats(shown, packed, folder, part, plain, card)
-    shown.duplicates = list(_conflicts(packed, shown, plain))
-
-
-def _examples(pair: Row, said: np.ndarray, labels: np.ndarray) -> Iterator[int]:
-    """A picture of each class that is called by the other's name, the surest, or else any of the class."""
-    called = said.argmax(1)
-    for label, other in ((pair["first"], pair["second"]), (pair["second"], pair["first"])):
-        mine = np.flatnonzero(labels == label)
-        wrong = mine[called[mine] == other]
-        if len(mine):
-            yield int((wrong if len(wrong) else mine)[np.argmax(said[wrong if len(wrong) else mine, other])])
-
-
-def _heats(shown: Shown, packed: Packed, folder: StageFolder, part: Any, plain: Probabilities, card: Any) -> None:
-    """Grad-CAM of the class that is said, for pictures spread over the split, and how much of it lies in the boxes."""
-    network, size = load_model(folder.best, packed.wnids)
-    at = np.linspace(0, len(plain.rows) - 1, min(_INSIDE, len(plain.rows))).astype(int)
-    heats = []
-    for some in np.array_split(at, max(1, len(at) // 16)):
-        pictures = to_float(torch.from_numpy(part.pictures[plain.rows[some]]))
-        classes = torch.from_numpy(plain.log_probabilities[0, some].argmax(1))
-        try:
-            found = heat(network, resize(pictures, size), classes, _DEPTH)
-        except InputError as error:
-            shown.missing.append(f"No heat maps: {error}")
-            return
-        heats.append(resize(found[:, None], packed.side)[:, 0].numpy())
-    maps = np.concatenate(heats)
-    boxes = part.boxes[plain.rows[at]]
-    inside = share_inside(maps, boxes)
-    known = ~np.isnan(inside)
-    if known.any():
-        shown.inside = {"n": int(known.sum()), "inside": float(inside[known].mean()),
-                        "area": float(box_areas(boxes[known]).mean() / packed.side**2), "depth": _DEPTH}
-    for place in np.linspace(0, len(at) - 1, min(_HEATED, len(at))).astype(int):
-        row = plain.rows[at[place]]
-        shown.heats.append({**card(at[place]), "heat": _heated(part.pictures[row], maps[place]), "side": packed.side,
-                            "box": boxes[place].tolist() if boxes[place, 0] >= 0 else None,
-                            "inside": None if np.isnan(inside[place]) else float(inside[place])})
-
-
-def _conflicts(packed: Packed, shown: Shown, plain: Probabilities) -> Iterator[Row]:
-    """Pictures of the split that stand in train too, under another label: a network can only get one of them right."""
-    name = "train" if shown.split == "holdout" else "val"
-    place = {int(row): at for at, row in enumerate(plain.rows)}
-    called = plain.log_probabilities[0].argmax(1)
-    for first, second in same_pixels(packed):
-        for (part, row), (other, twin) in ((first, second), (second, first)):
-            if part != name or row not in place or other != "train":
-                continue
-            mine, theirs = packed.part(part), packed.part(other)
-            if mine.labels[row] != theirs.labels[twin]:
-                yield {"picture": _uri(mine.pictures[row]), "file": mine.files[row], "other": theirs.files[twin],
-                       "name": shown.names[mine.labels[row]], "other_name": shown.names[theirs.labels[twin]],
-                       "called": shown.names[called[place[row]]]}
-
-
-def _uri(pixels: np.ndarray) -> str:
-    """A picture (H, W, 3) uint8 as a data URI."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(np.asarray(pixels)).save(stream, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-def _heated(pixels: np.ndarray, warmth: np.ndarray) -> str:
-    """The picture with its heat over it, as a data URI."""
-    from matplotlib import colormaps
-
-    strength = (warmth / max(warmth.max(), 1e-12))[..., None]
-    colours = colormaps["inferno"](strength[..., 0])[..., :3] * 255
-    return _uri((pixels * (1 - 0.6 * strength) + colours * 0.6 * strength).round().clip(0, 255).astype(np.uint8))
 
 
 def report(folders: Sequence[Path], data: str | None, cache: str | None, out: Path | None) -> list[Path]:

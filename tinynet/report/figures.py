@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet.files import whole_file
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 
@@ -94,6 +95,39 @@ def view_votes(views: Sequence[str], pictures: Sequence[Any], votes: Sequence[tu
     for panel in panels[len(views):]:
         panel.set_axis_off()
     return figure
+
+
+def contact_sheet(pictures: Sequence[Any], titles: Sequence[str], boxes: Sequence[Any] | None = None) -> "Figure":
+    """Pictures, (H, W, 3) arrays, in rows of eight, each with its title above and its box drawn.
+
+    `boxes`: x0, y0, x1, y1 in pixels, inclusive, for each picture; negative where there is none.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    columns = min(8, len(pictures))
+    figure = Figure(figsize=(1.5 * columns, 1.7 * -(-len(pictures) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(pictures) // columns), columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, picture, title in zip(panels, pictures, titles, strict=False):
+        panel.imshow(picture, interpolation="nearest")
+        lines = (line if len(line) <= 18 else line[:17] + "…" for line in title.split("\n"))
+        panel.set_title("\n".join(lines), fontsize=8)
+    for panel, (x0, y0, x1, y1) in zip(panels, boxes if boxes is not None else (), strict=False):
+        if x0 >= 0:
+            # Pixel centres are whole numbers and the box includes its last row and column.
+            panel.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color="yellow"))
+    return figure
+
+
+def warmed(pixels: "np.ndarray", heat: "np.ndarray") -> "np.ndarray":
+    """A picture (H, W, 3) uint8 with its heat (H, W) over it, as strong as it is warm; again uint8."""
+    from matplotlib import colormaps
+
+    strength = (heat / max(heat.max(), 1e-12))[..., None]
+    colours = colormaps["inferno"](strength[..., 0])[..., :3] * 255
+    return (pixels * (1 - 0.6 * strength) + colours * 0.6 * strength).round().clip(0, 255).astype("uint8")
 
 
 def reliability_diagram(curves: Sequence[tuple[str, Sequence[dict[str, Any]], float]]) -> "Figure":

@@ -1,21 +1,56 @@
 """What a run has to show becomes one HTML file that needs nothing beside it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinynet.files import whole_file
 from tinynet.report.figures import inline_svg, save_figure
 from tinynet.report.tables import titled
+from tinynet.score.probabilities import Probabilities
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _HERE = Path(__file__).parent
 
+Row = dict[str, Any]
 
-def write_page(shown: Any, path: Path) -> None:
-    """Write the page of one run, and its figures as PNG and SVG beside it, in a folder of the page's name.
 
-    `shown`: `jobs.reporting.Shown`, or anything with its fields.
+@dataclass
+class Shown:
+    """All that a run shows: plain values and rows, pictures as data URIs, figures by name with a description.
+
+    `plain`: what is said of the pictures of `split` as they are. `missing`: sentences that say what is not here, and
+    what to run.
     """
+
+    name: str
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    scores: list[Row] = field(default_factory=list)
+    figures: dict[str, tuple["Figure", str]] = field(default_factory=dict)
+    curves: list[str] = field(default_factory=list)
+    epochs: list[Row] = field(default_factory=list)
+    classes: list[Row] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    counts: list[tuple[int, int, int]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    pairs: list[Row] = field(default_factory=list)
+    mistakes: list[Row] = field(default_factory=list)
+    hardest: list[Row] = field(default_factory=list)
+    calibration: list[Row] = field(default_factory=list)
+    sizes: list[Row] = field(default_factory=list)
+    heats: list[Row] = field(default_factory=list)
+    inside: Row | None = None
+    duplicates: list[Row] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    split: str = ""
+    plain: Probabilities | None = None
+
+
+def write_page(shown: Shown, path: Path) -> None:
+    """Write the page of one run, and its figures as PNG and SVG beside it, in a folder of the page's name."""
     figures = {name: inline_svg(figure, said) for name, (figure, said) in shown.figures.items()}
     for name, (figure, _) in shown.figures.items():
         for kind in ("png", "svg"):
@@ -27,10 +62,10 @@ def write_page(shown: Any, path: Path) -> None:
            epochs=titled(shown.epochs), calibration=titled(shown.calibration), sizes=titled(shown.sizes))
 
 
-def write_comparison(runs: Sequence[Any], links: Sequence[str], rows: Sequence[dict[str, Any]],
-                     classes: Sequence[dict[str, Any]], path: Path) -> None:
+def write_comparison(runs: Sequence[Shown], links: Sequence[str], rows: Sequence[Row], classes: Sequence[Row],
+                     path: Path) -> None:
     """Write the page of several runs: `rows` of their scores, with paired tests against the first, and the
-    `classes` on which they differ most. `runs`: the `Shown` of each; `links`: where their own pages are."""
+    `classes` on which they differ most. `links`: where the runs' own pages are."""
     figures = {f"{run.name} {name}": inline_svg(figure, f"{run.name}: {said}")
                for run in runs for name, (figure, said) in run.figures.items() if name.startswith("curves")}
     _write("comparison.html.j2", path, runs=runs, links=links, scores=titled(rows), classes=classes, figures=figures)

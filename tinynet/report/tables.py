@@ -6,6 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value else "< 1e-300"  # the least that a float can say
+
+
 # Key of a row -> title and how it is written; a table has those columns that one of its rows has.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "run": ("run", str), "stage": ("stage", str), "split": ("split", str), "views": ("views", str),
@@ -14,10 +19,10 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "train_loss": ("train loss", "{:.3f}".format), "least": ("least", "{:.1%}".format),
     "greatest": ("greatest", "{:.1%}".format), "name": ("class", str), "n": ("n", "{:,}".format),
     "top1": ("top-1", "{:.2%}".format), "interval": ("95 % interval", str), "gain": ("gain", "{:+.2%}".format),
-    "p": ("p", "{:.2g}".format), "gain_over_own": ("over own size", "{:+.2%}".format),
-    "p_over_own": ("p", "{:.2g}".format), "gain_over_control": ("over control", "{:+.2%}".format),
-    "p_over_control": ("p", "{:.2g}".format), "gain_over_ten": ("over ten-crop", "{:+.2%}".format),
-    "p_over_ten": ("p", "{:.2g}".format),
+    "p": ("p", _p), "gain_over_own": ("over own size", "{:+.2%}".format),
+    "p_over_own": ("p", _p), "gain_over_control": ("over control", "{:+.2%}".format),
+    "p_over_control": ("p", _p), "gain_over_ten": ("over ten-crop", "{:+.2%}".format),
+    "p_over_ten": ("p", _p),
     "F": ("F", "{:.5f}".format), "object_ratio": ("test / train", "{:.5f}".format), "cure": ("cure", "{:.4f}".format),
     "test_at": ("resize to", str), "seen": ("seen in testing", "{:.1%}".format),
     "documented": ("documented", "{:.2%}".format), "apart": ("apart", "{:+.2f} half-widths".format),
