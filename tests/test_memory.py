@@ -10,7 +10,7 @@ from tinynet.data import batches as module
 from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
 from tinynet.device import InParts, out_of_memory
-from tinynet.fit import loop
+from tinynet.fit import features, loop
 from tinynet.fit.inputs import epoch_batches
 from tinynet.fit.recipes import TUNED
 from tinynet.score.probabilities import view_probabilities
@@ -103,3 +103,27 @@ def test_pictures_that_do_not_fit_stay_where_they_are(packed, monkeypatch):
     again = Packed(packed.folder)
     monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.pictures.nbytes)
     assert module.resident(again.train, CPU) is None
+
+
+def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
+    draw = np.random.RandomState(0)
+    arrays = tuple(draw.rand(2, 30, width).astype("float16") for width in (3, 5))
+    kept = features.Features(arrays, draw.randint(0, 4, 30))
+    sent = []
+    monkeypatch.setattr(features, "send", lambda array, device: sent.append(array.shape) or torch.from_numpy(array))
+
+    def all_said(of):
+        return [*of.epoch(0, 1, 8, CPU), *((said, said) for said in of.in_order(CPU, 7))]
+    from_disk = all_said(kept)
+    assert arrays[0].shape not in sent
+    monkeypatch.setattr(module, "_free", lambda device: 4 * sum(array.nbytes for array in arrays) + 4)
+    again = features.Features(arrays, kept.labels)
+    for one, other in zip(from_disk, all_said(again), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert [sent.count(array.shape) for array in arrays] == [1, 1]
+
+
+def test_a_gpu_gets_more_pictures_at_once_than_a_cpu():
+    gpu = torch.device("cuda")
+    assert [module.fitting(size, CPU) for size in (64, 128, 512, 4096)] == [64, 16, 1, 1]
+    assert [module.fitting(size, gpu) for size in (64, 128, 224, 4096)] == [1024, 256, 83, 1]

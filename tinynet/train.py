@@ -28,6 +28,8 @@ def parser() -> cli.Parser:
     made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for a later stage, that of its run")
     made.add_argument("--resume", metavar="RUN", help="continue this run, all of its stages, with its own recipe")
     made.add_argument("--summary", action="store_true", help="print the network layer by layer and stop")
+    made.add_argument("--tensorboard", action="store_true",
+                      help="show what happens in TensorBoard too: tensorboard --logdir RUN")
     cli.add_common(made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json")
     tuned = [TUNED.stage(stage) for stage in STAGES]
     for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, tuned)):
@@ -49,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     device = choose_device(asked.device, asked.precision)
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
-    show(stages.train(run, plan, device, resume=bool(asked.resume)), "json" if asked.json else "table")
+    rows = stages.train(run, plan, device, resume=bool(asked.resume), live=asked.tensorboard)
+    show(rows, "json" if asked.json else "table")
 
 
 def _planned(asked: Any) -> tuple[Path, Plan]:

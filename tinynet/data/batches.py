@@ -48,12 +48,17 @@ def batches(part: PackedPart, rows: np.ndarray | None = None, *, size: int = 64,
 def resident(part: PackedPart, device: torch.device) -> Tensor | None:
     """All pictures of `part` on the device, (N, H, W, 3) uint8, sent once; None where they stay where they are.
 
-    They go where a quarter of the free memory holds them; the CPU has them in its memory already.
+    The CPU has them in its memory already.
     """
     sent = _sent.setdefault(part, {})
-    if device not in sent and part.pictures.nbytes < _free(device) / 4:
+    if device not in sent and has_room(part.pictures.nbytes, device):
         sent[device] = send(np.array(part.pictures), device)
     return sent.get(device)
+
+
+def has_room(size: int, device: torch.device) -> bool:
+    """Whether `size` bytes may stay on the device for good: a quarter of what is free there, nothing on the CPU."""
+    return size < _free(device) / 4
 
 
 _sent: WeakKeyDictionary[PackedPart, dict[torch.device, Tensor]] = WeakKeyDictionary()
@@ -70,12 +75,14 @@ def send(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def fitting(size: int) -> int:
-    """Pictures of `size` x `size` pixels at once that need as much memory as 64 of 64 x 64.
+def fitting(size: int, device: torch.device) -> int:
+    """Pictures of `size` x `size` pixels at once that keep the device busy where nothing learns.
 
-    On CPUs 64 is the fastest as well: larger batches fall out of their caches.
+    On CPUs as many pixels as 64 pictures of 64 x 64: more fall out of their caches. A GPU is done with those before it
+    is told what to do next, so it gets 16 times as many.
     """
-    return max(1, 64**3 // size**2)
+    most = 64 if device.type == "cpu" else 1024
+    return max(1, most * 64**2 // size**2)
 
 
 def to_float(pictures: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tinynet.cli import progress, say
-from tinynet.data.batches import Batch, batches, fitting, seeded, send
+from tinynet.data.batches import Batch, batches, fitting, has_room, seeded, send
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device, InParts
 from tinynet.errors import InputError
@@ -39,10 +39,21 @@ class Features:
 
     arrays: tuple[np.ndarray, ...]
     labels: np.ndarray | None
+    _sent: dict[torch.device, list[Tensor] | None] = field(default_factory=dict, repr=False, compare=False)
 
     def gather(self, view: int, places: np.ndarray, device: torch.device) -> Tensor:
         """(n, F) float32 features of the pictures at `places` (positions, not rows of the archive)."""
-        return send(np.concatenate([array[view, places] for array in self.arrays], 1), device).float()
+        if (there := self._resident(device)) is None:
+            return send(np.concatenate([array[view, places] for array in self.arrays], 1), device).float()
+        at = send(places, device)
+        return torch.cat([array[view, at] for array in there], 1).float()
+
+    def _resident(self, device: torch.device) -> list[Tensor] | None:
+        """The arrays on the device, sent once; None where they stay where they are."""
+        if device not in self._sent:
+            room = has_room(sum(array.nbytes for array in self.arrays), device)
+            self._sent[device] = [send(np.array(array), device) for array in self.arrays] if room else None
+        return self._sent[device]
 
     def epoch(self, seed: int, epoch: int, batch: int, device: torch.device,
               start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -86,7 +97,7 @@ def train_features(model: Classifier, packed: Packed, rows: np.ndarray, stage: S
         if stage.random:
             return epoch_batches(packed.train, rows, stage, seed, view, device.device, start, whole=True)
         # Without chance any order shows the same, and the archive's own reads and writes in one sweep.
-        return batches(packed.train, rows, size=fitting(stage.size), device=device.device, start=start,
+        return batches(packed.train, rows, size=fitting(stage.size, device.device), device=device.device, start=start,
                        augment=lambda pictures, at, number: change_pictures(pictures, at, stage, view, unused))
 
     source = _Source(packed.train, rows, stage.views, stage.size, stage.feature_dtype, key, views)
@@ -101,7 +112,7 @@ def view_features(model: Classifier, packed: Packed, part: PackedPart, rows: np.
     """
 
     def views(_: int, start: int) -> Iterator[Batch]:
-        return batches(part, rows, size=fitting(stage.size), device=device.device, start=start,
+        return batches(part, rows, size=fitting(stage.size, device.device), device=device.device, start=start,
                        augment=lambda pictures, at, number: view(pictures))
 
     key = dict(view=effect(view, packed.side))
@@ -173,7 +184,7 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
         write_json(folder / "progress.json", {"taps": list(taps), "done": done})
 
     first, start, seen = done
-    pooled = InParts(lambda pictures: pooled_features(backbone, taps, pictures).cpu())
+    pooled = InParts(lambda pictures: _rounded(pooled_features(backbone, taps, pictures), source.dtype).cpu())
     with progress(total=total, done=seen, label="features", unit="pictures") as bar, torch.inference_mode():
         try:
             for view in range(first, source.views):
@@ -181,7 +192,7 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
                     found = pooled(batch.pictures).numpy()
                     at = place[batch.rows.cpu().numpy()]
                     for array, values in zip(arrays, np.split(found, np.cumsum(widths)[:-1], 1), strict=True):
-                        array[view, at] = _checked(values, array.dtype)
+                        array[view, at] = values
                     start += 1
                     seen += len(at)
                     done = [view, start, seen]
@@ -231,10 +242,10 @@ def _drop_partial(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _checked(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        kept = values.astype(dtype)
-    if not np.isfinite(kept).all():
-        raise InputError(f"features of up to {np.abs(values).max():.3g} do not fit {dtype}; "
+def _rounded(features: Tensor, dtype: str) -> Tensor:
+    """On the device still: half as many bytes leave it, and numpy takes longer over each of them."""
+    kept = features.to(getattr(torch, dtype))
+    if not torch.isfinite(kept).all():
+        raise InputError(f"features of up to {features.abs().max():.3g} do not fit {dtype}; "
                          "use --feature-dtype float32")
     return kept

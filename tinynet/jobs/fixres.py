@@ -111,7 +111,7 @@ def seconds_a_picture(scorer: Scorer, sides: Sequence[int], turns: int = 3) -> d
     for side in sides:
         network = model.for_inference(device.device, device.dtype)
         network.backbone = frozen_backbone(model, scorer.packed, side, device)
-        shown = next(batches(scorer.packed.train, rows, size=fitting(side), device=device.device))
+        shown = next(batches(scorer.packed.train, rows, size=fitting(side, device.device), device=device.device))
         work[side] = network, change_pictures(shown.pictures, shown.rows, Stage(size=side), 0,
                                               torch.Generator(device.device))
     taken: dict[int, list[float]] = {side: [] for side in sides}

@@ -277,7 +277,7 @@ class Scorer:
             kept = view_features(self.model, self.packed, part, rows, view, stage, self.device)
             head = self.model.head.to(self.device.device)
             return head_probabilities(head, kept.in_order(self.device.device)), float("nan")
-        network, at_once = self._network(side), fitting(side)
+        network, at_once = self._network(side), fitting(side, self.device.device)
         network = Dense(network, self.size) if dense else network
 
         def watched() -> Iterator:

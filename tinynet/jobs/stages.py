@@ -6,10 +6,12 @@ This ties the rooms together for whoever trains: the command `tinynet.train`, th
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import nn
@@ -29,6 +31,7 @@ from tinynet.fit.loop import Stream, Training, fit
 from tinynet.fit.recipes import Stage
 from tinynet.jobs.plan import Plan, open_data, split_of
 from tinynet.models.vgg import Classifier, check_side, load_backbone, weights_digest
+from tinynet.report import board
 from tinynet.report.figures import save_figure, training_curves
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
@@ -37,15 +40,18 @@ from tinynet.score.views import resize
 
 _SAVE_EVERY = 600.0  # seconds of training that a crash may cost
 
-Check = Callable[[nn.Module], dict[str, Any]]
+Judge = Callable[[nn.Module], np.ndarray]  # log-probabilities (N, C) of the hold-out
 
 
-def train(run: Path, plan: Plan, device: Device, *, resume: bool = False) -> list[dict[str, Any]]:
+def train(run: Path, plan: Plan, device: Device, *, resume: bool = False, live: bool = False) -> list[dict[str, Any]]:
     """Train the stages of `plan` that are not finished; returns the hold-out's score of each.
 
-    `resume`: go on with what the run holds already, which must come from the same plan.
+    `resume`: go on with what the run holds already, which must come from the same plan. `live`: write what happens
+    for TensorBoard too, into the folder `tensorboard` of each stage.
     Raises `InputError` for unusable input, and `KeyboardInterrupt` once what was done is saved.
     """
+    if live:
+        board.writer()  # whatever is missing is said before anything begins
     for name in plan.stages:
         check_side(plan.recipe.stage(name).size)
     packed = open_data(plan.data, plan.cache, plan)
@@ -60,7 +66,7 @@ def train(run: Path, plan: Plan, device: Device, *, resume: bool = False) -> lis
             before = {"start_digest": weights_digest(_start_model(start, plan, packed))} if start else {}
             _same(folder, {"data_digest": packed.contents, **before})
         else:
-            row = _train_stage(folder, plan, packed, device, resume)
+            row = _train_stage(folder, plan, packed, device, resume, live)
             title = f"{run.name}: {name}, {plan.recipe.name}"
             save_figure(training_curves(runs.read_rows(folder.log), title), folder.curves)
             runs.put_scores(folder.scores, [row])  # last: it says that the stage is finished
@@ -87,7 +93,8 @@ def _refuse(folder: StageFolder) -> None:
     raise InputError(f"{folder.path}: another process is training it; wait for it, or name another folder with --out")
 
 
-def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device, resume: bool) -> dict[str, Any]:
+def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device, resume: bool,
+                 live: bool) -> dict[str, Any]:
     """Train one stage to its end; returns the score of its best epoch."""
     split = split_of(plan, packed)
     torch.manual_seed(seeded("cpu", plan.seed, folder.stage).initial_seed())
@@ -104,11 +111,11 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
         _same_plan(folder, plan)
     folder.make()
     with locked(folder.run / f".{folder.stage}.lock", lambda: _refuse(folder)):
-        return _learn(folder, plan, packed, split, model, device, facts, resume)
+        return _learn(folder, plan, packed, split, model, device, facts, resume, live)
 
 
 def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model: Classifier, device: Device,
-           facts: dict[str, Any], resume: bool) -> dict[str, Any]:
+           facts: dict[str, Any], resume: bool, live: bool) -> dict[str, Any]:
     """Train `model` from where the folder stands; returns the score of its best epoch."""
     stage = plan.recipe.stage(folder.stage)
     learning = model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
@@ -117,7 +124,7 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
     steps = steps_per_epoch(len(split.train), stage.batch)
     if warning := schedules.warning(stage, steps):
         cli.say(f"note: {warning}")
-    module, stream, check = _inputs(model, packed, split, plan, stage, device)
+    module, stream, judge = _inputs(model, packed, split, plan, stage, device)
     training = Training(module, {name: model.parts[name] for name in stage.learn}, stage, steps, device)
     if not resume:
         write_json(folder.recipe, facts)  # only now, so that a run that cannot begin leaves none behind
@@ -125,7 +132,12 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
         training.load_state_dict(load_training(folder.last, packed.wnids))
         cli.say(f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}")
     try:
-        _run(training, stream, check, folder, packed, model)
+        with board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as shown:
+            if shown:
+                first = next(epoch_batches(packed.train, split.train, stage, plan.seed, 0, device.device))
+                shown.pictures(first.pictures)
+            check = _check(judge, packed.train.labels[split.holdout], training, shown)
+            _run(training, stream, check, folder, packed, model, shown)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -177,7 +189,7 @@ def _same_plan(folder: StageFolder, plan: Plan) -> None:
 
 
 def _inputs(model: Classifier, packed: Packed, split: Split, plan: Plan, stage: Stage,
-            device: Device) -> tuple[nn.Module, Stream, Check]:
+            device: Device) -> tuple[nn.Module, Stream, Judge]:
     """What is trained, what it learns from and what judges it: on kept features, or on pictures."""
     def plain(pictures):
         return resize(pictures, stage.size)
@@ -189,25 +201,34 @@ def _inputs(model: Classifier, packed: Packed, split: Split, plan: Plan, stage: 
         def kept_epoch(epoch, start):
             return kept.epoch(plan.seed, epoch, stage.batch, device.device, start)
 
-        def check_head(head):
-            return score(head_probabilities(head.eval(), held.in_order(device.device)), held.labels)
+        def judge_head(head):
+            return head_probabilities(head.eval(), held.in_order(device.device))
 
-        return model.head, kept_epoch, check_head
+        return model.head, kept_epoch, judge_head
 
     def stream(epoch, start):
         for batch in epoch_batches(packed.train, split.train, stage, plan.seed, epoch, device.device, start):
             yield batch.pictures, batch.labels
 
-    def check_model(whole):
-        shown = batches(packed.train, split.holdout, size=fitting(stage.size), device=device.device)
-        found = view_probabilities(whole.for_inference(device.device, device.dtype), shown, plain)
-        return score(found, packed.train.labels[split.holdout])
+    def judge_model(whole):
+        shown = batches(packed.train, split.holdout, size=fitting(stage.size, device.device), device=device.device)
+        return view_probabilities(whole.for_inference(device.device, device.dtype), shown, plain)
 
-    return model, stream, check_model
+    return model, stream, judge_model
 
 
-def _run(training: Training, stream: Stream, check: Check, folder: StageFolder, packed: Packed,
-         model: Classifier) -> None:
+def _check(judge: Judge, labels: np.ndarray, training: Training,
+           shown: board.Board | None) -> Callable[[nn.Module], dict[str, Any]]:
+    def check(module):
+        said = judge(module)
+        if shown:
+            shown.mistakes(said, labels, training.total_steps)
+        return score(said, labels)
+    return check
+
+
+def _run(training: Training, stream: Stream, check: Callable[[nn.Module], dict[str, Any]], folder: StageFolder,
+         packed: Packed, model: Classifier, shown: board.Board | None) -> None:
     """The loop with everything around it: log, progress, checkpoints, Ctrl-C."""
     runs.cut_log(folder.log, training.total_steps)
     saved = time.monotonic()
@@ -216,6 +237,8 @@ def _run(training: Training, stream: Stream, check: Check, folder: StageFolder, 
                                                        unit="steps") as bar:
         for row in fit(training, stream, check, stop):
             runs.append_rows(folder.log, [row])
+            if shown:
+                shown.row(row)
             if row["kind"] == "step":
                 bar.update(row["step"] - bar.n)
                 bar.set_postfix(epoch=row["epoch"] + 1, loss=f"{row['loss']:.3f}", refresh=False)

@@ -62,7 +62,8 @@ class ZeroShot:
         part, rows = self.pictures(split)
         found, seconds = [], []
         for name, view in chosen.views.items():
-            at_once = fitting(min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:]))
+            side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
+            at_once = fitting(side, self.device.device)
             bar = cli.progress(batches(part, rows, size=at_once, device=self.device.device),
                                total=math.ceil(len(rows) / at_once), label=f"{split}, {name}", unit="batches")
             started = time.perf_counter()

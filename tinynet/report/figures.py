@@ -150,6 +150,18 @@ def reliability_diagram(curves: Sequence[tuple[str, Sequence[dict[str, Any]], fl
     return figure
 
 
+def confusion_matrix(counts: "np.ndarray", order: "np.ndarray") -> "Figure":
+    """Square roots of counts (C, C) as from `mistakes.confusion`, so that few show beside many; classes in `order`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    panel = figure.subplots()
+    drawn = panel.imshow(counts[order][:, order] ** 0.5, cmap="magma")
+    panel.set(xlabel="called", ylabel="class", title="Confusion, square roots of counts")
+    figure.colorbar(drawn)
+    return figure
+
+
 def accuracy_by_object_size(rows: Sequence[dict[str, Any]]) -> "Figure":
     """Top-1 of rows of `mistakes.by_object_size`, with intervals."""
     from matplotlib.figure import Figure
