@@ -21,11 +21,13 @@ class Device:
     """Where and how a network runs: a torch device and the dtype of its convolutions and products.
 
     `int8`: whether a backbone that does not learn runs in 8-bit integers (`models.int8`).
+    `compiled`: whether steps of training are compiled (`torch.compile`).
     """
 
     device: torch.device
     dtype: torch.dtype
     int8: bool = False
+    compiled: bool = False
 
     def autocast(self) -> AbstractContextManager:
         """The context in which a network trains; weights stay float32."""
@@ -45,17 +47,19 @@ class Device:
             where = torch.cuda.get_device_name(self.device)
         else:
             where = self.device.type + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
-        return f"{where}, {'float32, int8 where frozen' if self.int8 else self.precision}, channels last"
+        return (f"{where}, {'float32, int8 where frozen' if self.int8 else self.precision}, channels last"
+                f"{', compiled' if self.compiled else ''}")
 
 
-def choose_device(device: str = "auto", precision: Precision = "auto", int8: bool = True) -> Device:
+def choose_device(device: str = "auto", precision: Precision = "auto", int8: bool = True,
+                  compiled: bool = False) -> Device:
     """The device called `device` (`auto`: cuda, else cpu) at `precision` (`auto`: the fastest it really has).
 
-    `int8`: whether there is a frozen backbone that 8-bit integers could serve.
+    `int8`: whether there is a frozen backbone that 8-bit integers could serve. `compiled`: as in `Device`.
 
     mps is taken only when named: some of the operations are missing there in older versions of torch.
 
-    Raises `InputError` where the machine has no such device or the device no such precision.
+    Raises `InputError` where the machine has no such device, the device no such precision, or it cannot compile.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
@@ -74,7 +78,21 @@ def choose_device(device: str = "auto", precision: Precision = "auto", int8: boo
     if device == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # else its convolutions round to ten bits and are not float32
     dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
-    return Device(torch.device(device), dtype, int8=precision == "int8")
+    chosen = Device(torch.device(device), dtype, int8=precision == "int8", compiled=compiled)
+    if compiled:
+        _try_compiler(chosen.device)
+    return chosen
+
+
+def _try_compiler(device: torch.device) -> None:
+    """Raise `InputError` where nothing can be compiled: a C++ compiler, headers or triton may be what is missing."""
+    try:
+        torch.compile(torch.Tensor.sin)(torch.zeros(8, device=device))
+    except Exception as error:  # what is raised depends on what is missing, and on the version
+        why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"--compile: this machine cannot compile ({why[:120]}); install "
+                         f"{'triton' if device.type == 'cuda' else 'a C++ compiler such as g++'}, or leave --compile "
+                         "out") from None
 
 
 def _fastest(device: str) -> str:

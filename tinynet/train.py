@@ -28,6 +28,8 @@ def parser() -> cli.Parser:
     made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for a later stage, that of its run")
     made.add_argument("--resume", metavar="RUN", help="continue this run, all of its stages, with its own recipe")
     made.add_argument("--summary", action="store_true", help="print the network layer by layer and stop")
+    made.add_argument("--compile", action="store_true",
+                      help="compile the steps of training, which takes a minute; for long training on a GPU")
     made.add_argument("--tensorboard", action="store_true",
                       help="show what happens in TensorBoard too: tensorboard --logdir RUN")
     cli.add_common(made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json")
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     if asked.summary:
         print(stages.summary(run, plan))
         return
-    device = choose_device(asked.device, asked.precision)
+    device = choose_device(asked.device, asked.precision, compiled=asked.compile)
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
     rows = stages.train(run, plan, device, resume=bool(asked.resume), live=asked.tensorboard)
     show(rows, "json" if asked.json else "table")

@@ -27,7 +27,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 STATISTICS = {
     "mean": lambda maps: maps.mean((2, 3)),
-    "max": lambda maps: maps.amax((2, 3)),
+    # Not amax: where steps are compiled its gradient is 0 / 0 (pytorch#186799).
+    "max": lambda maps: F.adaptive_max_pool2d(maps, 1).flatten(1),
     "grid2": lambda maps: F.adaptive_avg_pool2d(maps, 2).flatten(1),
     "grid7": lambda maps: F.adaptive_avg_pool2d(maps, 7).flatten(1),
 }
