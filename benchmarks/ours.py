@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure import PeakMemory
 from tinynet.data.archive import Archive
 from tinynet.data.batches import Batch, batches
-from tinynet.data.packed import CHUNK, Packed, decode, in_workers, pack
+from tinynet.data.packed import CHUNK, Packed, decode, in_workers, open_packed, pack
 from tinynet.device import Device
 from tinynet.fit.features import frozen_backbone, train_features, view_features
 from tinynet.fit.inputs import epoch_batches
 from tinynet.fit.loop import Training
-from tinynet.fit.recipes import Network, Stage
+from tinynet.fit.recipes import TUNED, Network, Stage
+from tinynet.jobs.plan import Plan
+from tinynet.jobs.stages import train
 from tinynet.models.vgg import Backbone, Classifier
 from tinynet.score.merges import mean
 from tinynet.score.probabilities import view_probabilities
@@ -164,6 +168,23 @@ def packing(source: Path) -> tuple[Work, int]:
         with tempfile.TemporaryDirectory() as place:
             pack(archive, Path(place) / "packed")
     return work, sum(len(archive.part(name).files) for name in ("train", "val", "test"))
+
+
+def from_the_zip(source: Path, weights: str, per_class: int | None, device: Device) -> dict[str, Any]:
+    """A whole base of one view and four epochs with nothing kept: seconds, GB, and what it reaches of the hold-out.
+
+    `per_class`: pictures of each class that are used, None: all.
+    """
+    recipe = TUNED.override(dict(per_class=per_class, views=1, epochs=4), ("base",))
+    with tempfile.TemporaryDirectory() as place, PeakMemory(device) as memory:
+        started = time.perf_counter()
+        packed = open_packed(source, place)
+        between = time.perf_counter()
+        row, = train(Path(place) / "run", Plan(recipe, str(source), ("base",), weights, cache=place), device)
+        ended = time.perf_counter()
+    used = len(packed.train) if per_class is None else per_class * len(packed.wnids)
+    return {"pictures": used, "packing": between - started, "rest": ended - between, "memory": memory.gigabytes,
+            "holdout": row["top1"], "low": row["low"], "high": row["high"], "n": row["n"]}
 
 
 def decoding(source: Path) -> Work:
