@@ -1,9 +1,9 @@
-"""Results that runs have kept become a file of this folder, and the files become the README's table.
+"""Results that runs have kept become a file of this folder, and the files become the README's tables.
 
     python -m benchmarks.record runs/a runs/b --label "tuned, base" --name base-64      runs that differ in their seed
-    python -m benchmarks.record --table                                                 the table, from all files
+    python -m benchmarks.record --table                                                 the tables, from all files
 
-The README holds what `--table` writes between two marks; a test compares.
+The README holds what `--table` writes between marks; a test compares. What is fast is in `speed.py`.
 """
 
 import json
@@ -12,6 +12,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks import speed
 from tinynet import cli, runs
 from tinynet.errors import InputError
 from tinynet.files import write_json, write_text
@@ -19,7 +20,6 @@ from tinynet.runs import finished_stage
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-MARKS = "<!-- results -->\n", "<!-- end of results -->\n"
 SHOWN = [(split, views) for split in ("holdout", "val") for views in ("none", "flip")]
 # The one figure that is not ours: derwind 2024, on its own hold-out, with its own labels.
 PUBLISHED = "| published system, both stages | | 52.2% (its own hold-out) | | | | 76.8% (plain) | 45 min of a T4 | |"
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="finished and evaluated runs of one recipe")
     parser.add_argument("--label", help="what the table calls them")
     parser.add_argument("--name", help="of the file in benchmarks/results")
-    parser.add_argument("--table", action="store_true", help="write the README's table anew")
+    parser.add_argument("--table", action="store_true", help="write the README's tables anew")
     asked = parser.parse_args()
     if asked.runs:
         if not asked.label or not asked.name:
@@ -40,8 +40,7 @@ def main() -> None:
         write_json(path, record(asked.runs, asked.label))
         print(path)
     if asked.table:
-        before, _, after = _parts(README.read_text(encoding="utf-8"))
-        write_text(README, before + MARKS[0] + table() + MARKS[1] + after)
+        write_text(README, with_tables(README.read_text(encoding="utf-8")))
         print(README)
 
 
@@ -80,9 +79,9 @@ def _command(given: list[str]) -> str:
     return shlex.join(kept)
 
 
-def table() -> str:
+def accuracies(folder: Path) -> str:
     """The table of all files that have a label, smallest size first: a line a seed, and their mean."""
-    found = [json.loads(path.read_text()) | {"file": path.name} for path in (HERE / "results").glob("*.json")]
+    found = [json.loads(path.read_text()) | {"file": path.name} for path in folder.glob("*.json")]
     lines = ["| recipe and stage | seed | hold-out top-1 | + mirror | val top-1 | + mirror | val top-5, + mirror | "
              "training | all about it |", "| " + " | ".join(["---"] * 9) + " |"]
     for one in sorted((one for one in found if "label" in one), key=lambda one: (one["size"], one["file"])):
@@ -104,11 +103,16 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['top1']:.1%} ({100 * row['low']:.1f} .. {100 * row['high']:.1f})"
 
 
-def _parts(text: str) -> tuple[str, str, str]:
-    """What stands before, between and after the marks."""
-    before, _, rest = text.partition(MARKS[0])
-    between, _, after = rest.partition(MARKS[1])
-    return before, between, after
+TABLES = {"results": accuracies, "speed": speed.table, "cost": speed.cost}
+
+
+def with_tables(text: str) -> str:
+    """The same text, each table between its marks as the result files have it."""
+    for name, made in TABLES.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, rest = text.split(start)
+        text = before + start + made(HERE / "results") + end + rest.split(end)[1]
+    return text
 
 
 if __name__ == "__main__":

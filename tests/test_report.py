@@ -207,8 +207,12 @@ def test_twins_are_found_pixel_by_pixel(packed):
     assert same_pixels(packed) == before
 
 
-def test_the_table_in_the_readme_is_that_of_the_result_files():
+def test_the_tables_in_the_readme_are_those_of_the_result_files():
     from benchmarks import record
 
-    _, between, after = record._parts(record.README.read_text(encoding="utf-8"))
-    assert between == record.table() and after
+    text = record.README.read_text(encoding="utf-8")
+    assert record.with_tables(text) == text
+    for name in ("results", "speed"):
+        assert record.TABLES[name](record.HERE / "results") in text
+    stale = text.replace("59.4%", "69.4%")
+    assert stale != text and record.with_tables(stale) == text

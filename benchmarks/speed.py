@@ -1,0 +1,90 @@
+"""What `python -m benchmarks` has measured, as the README's tables of speed and of how cost grows."""
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+WRITTEN, BEST, OTHERS = ("as written",), ("best flags", "best flags, compiled"), ("timm", "ttach, float32")
+
+Result = dict[str, Any]
+
+
+def table(folder: Path) -> str:
+    """How many times faster tinynet is than each peer, from those files that are there."""
+    lines = ["| on the same pictures, in turn | tinynet | over the loop as written | over it at its best "
+             "| over timm or ttach | measured |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, rows in (("base", _base), ("finetune", _finetune), ("evaluate", _evaluate), ("tta", _tta),
+                       ("data", _data), ("whole", _whole)):
+        if (path := folder / f"{name}.json").is_file():
+            for work, ours, faster in rows(json.loads(path.read_text())):
+                cells = [work, ours, *(_times(faster, peers) for peers in (WRITTEN, BEST, OTHERS)),
+                         f"[{path.name}](benchmarks/results/{path.name})"]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cost(folder: Path) -> str:
+    """How time and memory grow with the number of pictures and with their size."""
+    lines = []
+    if (path := folder / "whole.json").is_file():
+        lines += ["| pictures | packing | features and head | memory |", "| --- | --- | --- | --- |"]
+        lines += [f"| {row['pictures']:,} | {row['packing']:.0f} s | {row['rest']:.0f} s | {row['memory']:.1f} GB |"
+                  for row in json.loads(path.read_text())["runs"]]
+    if (path := folder / "sizes.json").is_file():
+        rates = json.loads(path.read_text())["rates"]
+        sizes = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in rates))
+        lines += ["", "| pictures/s (GB) at | " + " | ".join(sizes) + " |", "| --- " * (len(sizes) + 1) + "|"]
+        for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
+            mine = (rates[f"{work}, {size}"] for size in sizes)
+            lines.append(f"| {work} | " + " | ".join(f"{r['median']:.3g} ({r['memory']:.1f})" for r in mine) + " |")
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _base(found: Result) -> Iterator[tuple[str, str, Result]]:
+    seconds = found["seconds of the whole stage, from the rates"]
+    for work, run in (("base, all of it, first run", "first run"), ("base again, features kept", "warm")):
+        yield work, f"{seconds[f'tinynet, {run}'] / 60:.1f} min", found[f"times faster, {run}"]
+
+
+def _finetune(found: Result) -> Iterator[tuple[str, str, Result]]:
+    yield "a step of finetune", *_beside(found["rates"], "tinynet, tuned")
+
+
+def _evaluate(found: Result) -> Iterator[tuple[str, str, Result]]:
+    yield "val, one view", *_beside(found["rates"], list(found["rates"])[-1])
+
+
+def _tta(found: Result) -> Iterator[tuple[str, str, Result]]:
+    yield "val, ten-crop", *_beside(found["rates"], list(found["rates"])[-1])
+
+
+def _data(found: Result) -> Iterator[tuple[str, str, Result]]:
+    rates = {name.removesuffix(", loader"): rate for name, rate in found["rates"].items()}
+    yield "loading for training", *_beside(rates, "tinynet")
+    share = _ratio(rates["tinynet, packing"], rates["decoding alone, all cores"])
+    yield "packing the zip", f"{rates['tinynet, packing']['median']:,.0f}/s, {share:.0%} of decoding alone", {}
+
+
+def _whole(found: Result) -> Iterator[tuple[str, str, Result]]:
+    for share, row in found["seconds from the zip to a share of the hold-out"].items():
+        if isinstance(row, dict):
+            yield f"from the zip to {share} of the hold-out", f"{row['tinynet'] / 60:.1f} min", row["times faster"]
+
+
+def _beside(rates: Result, name: str) -> tuple[str, Result]:
+    """The rate of a job, and how many times it is that of each other."""
+    return f"{rates[name]['median']:,.1f}/s ({name.removeprefix('tinynet, ')})", {
+        other: _ratio(rates[name], rate) for other, rate in rates.items()}
+
+
+def _ratio(one: Result, other: Result) -> float:
+    """The median over turns of the ratio within a turn."""
+    return statistics.median(a / b for a, b in zip(one["turns"], other["turns"], strict=True))
+
+
+def _times(faster: Result, peers: Sequence[str]) -> str:
+    """Against the fastest of some peers."""
+    found = [faster[peer] for peer in peers if peer in faster]
+    return f"{min(found):.2g}x" if found else ""
