@@ -90,11 +90,12 @@ def base(bench: Bench) -> dict[str, Any]:
     stage, views = TUNED.base, TUNED.base.views
     head = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
     jobs = {kind: peer.train(all_of_it=False) for kind, peer in bench.peers("train").items()}
-    jobs |= {"tinynet, frozen forward alone": ours.frozen_forward(bench.frozen, bench.packed, SIZE, bench.device,
-                                                                 bench.count),
-             "tinynet, extraction": ours.extraction(bench.frozen, bench.packed, stage, bench.device, bench.count),
-             "tinynet, head": ours.head_epoch(head, bench.packed, stage, bench.device, 10 * bench.count)}
-    rates = bench.rates(jobs, {name: 10 * bench.count if name == "tinynet, head" else bench.count for name in jobs})
+    many = 10 * bench.count  # so that what happens once, such as measuring ranges for integers, weighs little
+    counts = dict.fromkeys(jobs, bench.count)
+    jobs |= {"tinynet, frozen forward alone": ours.frozen_forward(bench.frozen, bench.packed, SIZE, bench.device, many),
+             "tinynet, extraction": ours.extraction(bench.frozen, bench.packed, stage, bench.device, many),
+             "tinynet, head": ours.head_epoch(head, bench.packed, stage, bench.device, many)}
+    rates = bench.rates(jobs, dict.fromkeys(jobs, many) | counts)
     warm = stage.epochs * ALL / rates["tinynet, head"]["median"]
     first = warm + views * ALL / rates["tinynet, extraction"]["median"]
     whole = {kind: REFERENCE.base.epochs * ALL / rates[kind]["median"] for kind in bench.asked.peers}
