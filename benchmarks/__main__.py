@@ -26,9 +26,11 @@ from benchmarks.measure import ceiling, flop, in_turn
 from benchmarks.peers import KINDS, Peer, unpack
 from tinynet import cli
 from tinynet.data.archive import locate
+from tinynet.data.batches import fitting
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
 from tinynet.device import Device, choose_device
+from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.fit.recipes import REFERENCE, TUNED
 from tinynet.jobs.plan import WEIGHTS
@@ -62,7 +64,18 @@ class Bench:
     def peers(self, part: str) -> dict[str, Peer]:
         rows = ours.spread(len(self.packed.part(part)), self.count)
         folder = unpack(self.source, part, rows, self.room)
-        return {kind: Peer(kind, folder, self.backbone(), self.classes, self.device) for kind in self.asked.peers}
+        return {kind: Peer(kind, folder, self.backbone(), self.classes, self.device) for kind in self.asked.peers
+                if self.compiles or "compiled" not in kind}
+
+    @functools.cached_property
+    def compiles(self) -> bool:
+        """Whether anything can be compiled here."""
+        try:
+            choose_device(self.asked.device, self.asked.precision, compiled=True)
+        except InputError as error:
+            cli.say(f"what is compiled is left out: {error}")
+            return False
+        return True
 
     def network(self, device: Device) -> Any:
         """The tuned network as it runs fastest on a device."""
@@ -89,7 +102,8 @@ def base(bench: Bench) -> dict[str, Any]:
     """The head alone learns: peers run the whole network in every epoch, tinynet once."""
     stage, views = TUNED.base, TUNED.base.views
     head = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
-    jobs = {kind: peer.train(all_of_it=False) for kind, peer in bench.peers("train").items()}
+    peers = bench.peers("train")
+    jobs = {kind: peer.train(all_of_it=False) for kind, peer in peers.items()}
     many = 10 * bench.count  # so that what happens once, such as measuring ranges for integers, weighs little
     counts = dict.fromkeys(jobs, bench.count)
     jobs |= {"tinynet, frozen forward alone": ours.frozen_forward(bench.frozen, bench.packed, SIZE, bench.device, many),
@@ -98,11 +112,11 @@ def base(bench: Bench) -> dict[str, Any]:
     rates = bench.rates(jobs, dict.fromkeys(jobs, many) | counts)
     warm = stage.epochs * ALL / rates["tinynet, head"]["median"]
     first = warm + views * ALL / rates["tinynet, extraction"]["median"]
-    whole = {kind: REFERENCE.base.epochs * ALL / rates[kind]["median"] for kind in bench.asked.peers}
-    whole |= {"tinynet, first run": first, "tinynet, warm": warm}
-    return {"rates": rates, "seconds of the whole stage, from the rates": whole,
-            "times faster, first run": {kind: whole[kind] / first for kind in bench.asked.peers},
-            "times faster, warm": {kind: whole[kind] / warm for kind in bench.asked.peers}}
+    takes = {kind: REFERENCE.base.epochs * ALL / rates[kind]["median"] for kind in peers}
+    return {"rates": rates,
+            "seconds of the whole stage, from the rates": {**takes, "tinynet, first run": first, "tinynet, warm": warm},
+            "times faster, first run": {kind: taken / first for kind, taken in takes.items()},
+            "times faster, warm": {kind: taken / warm for kind, taken in takes.items()}}
 
 
 def finetune(bench: Bench) -> dict[str, Any]:
@@ -112,8 +126,8 @@ def finetune(bench: Bench) -> dict[str, Any]:
         made = ours.classifier(bench.backbone(), recipe.network, bench.classes)
         jobs[f"tinynet, {recipe.name}"] = ours.train_step(made, bench.packed, recipe.finetune, bench.device,
                                                           bench.count)
-    for name, device, resident in (("compiled", replace(bench.device, compiled=True), False),
-                                   ("one resident batch", bench.device, True)):
+    compiled = [("compiled", replace(bench.device, compiled=True), False)] if bench.compiles else []
+    for name, device, resident in (*compiled, ("one resident batch", bench.device, True)):
         made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
         jobs[f"tinynet, tuned, {name}"] = ours.train_step(made, bench.packed, TUNED.finetune, device, bench.count,
                                                           resident)
@@ -173,7 +187,8 @@ def sizes(bench: Bench) -> dict[str, Any]:
     for size in SIZES:
         stage = replace(TUNED.base, size=size)
         name = f"extraction, {size} px"
-        counts[name] = max(2 * ours.BATCH, bench.count * SIZE**2 // size**2 // ours.BATCH * ours.BATCH)
+        least = 2 * stage.views * fitting(size, bench.device.device)  # batches that are full
+        counts[name] = max(least, bench.count * SIZE**2 // size**2 // ours.BATCH * ours.BATCH)
         jobs[name] = ours.extraction(bench.frozen, bench.packed, stage, bench.device, counts[name])
         made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
         name = f"finetune, {size} px"
@@ -226,7 +241,8 @@ def main() -> None:
             found = WHAT[what](bench)
             _share(found["rates"], cost * _PASSES.get(what, 0), max(best.values()),
                    what == "base" and bench.device.int8)
-            result = {"what": f"{what}: pictures/s at {SIZE} px, batch {ours.BATCH}, in turn; {WHAT[what].__doc__}",
+            sides = "" if what == "sizes" else f" at {SIZE} px"
+            result = {"what": f"{what}: pictures/s{sides}, batch {ours.BATCH}, in turn; {WHAT[what].__doc__}",
                       "machine": facts(bench.device), "images": bench.count, "repeats": asked.repeats,
                       "FLOP of a forward pass": cost, "FLOP/s of the fastest matrix product": best, **found}
             out = Path(asked.out or "benchmarks/results") / f"{what}.json"

@@ -52,12 +52,14 @@ def _finetune(found: Result) -> Iterator[tuple[str, str, Result]]:
     yield "a step of finetune", *_beside(found["rates"], "tinynet, tuned")
 
 
-def _evaluate(found: Result) -> Iterator[tuple[str, str, Result]]:
-    yield "val, one view", *_beside(found["rates"], list(found["rates"])[-1])
+def _evaluate(found: Result, work: str = "val, one view") -> Iterator[tuple[str, str, Result]]:
+    for name in found["rates"]:
+        if name.startswith("tinynet"):
+            yield work, *_beside(found["rates"], name)
 
 
 def _tta(found: Result) -> Iterator[tuple[str, str, Result]]:
-    yield "val, ten-crop", *_beside(found["rates"], list(found["rates"])[-1])
+    yield from _evaluate(found, "val, ten-crop")
 
 
 def _data(found: Result) -> Iterator[tuple[str, str, Result]]:

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from support import SMALL, call, refused, thin_network
 
 from tinynet import train
+from tinynet.jobs import stages
 from tinynet.report.board import Board
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -34,7 +36,9 @@ def events(folder):
 
 
 def scalars(found, name):
-    return {event.step: event.value for event in found.Scalars(name)}
+    events = found.Scalars(name)
+    assert len({event.step for event in events}) == len(events)
+    return {event.step: event.value for event in events}
 
 
 @pytest.mark.parametrize("stage", ["base", "finetune"])
@@ -60,16 +64,33 @@ def test_it_shows_what_the_log_says(data, stage):
     assert pixels.shape[1] >= 8 * 32 and pixels.std() > 10
 
 
-def test_what_a_resumed_run_does_again_is_shown_once(tmp_path):
-    for done, last in ((0, 9), (5, 7)):
-        with Board(tmp_path, done) as board:
-            for step in range(done + 1, last + 1):
-                board.row({"kind": "step", "step": step, "lr": 0.1, "loss": float(10 * done + step)})
+@pytest.mark.parametrize("done", [0, 5])
+def test_what_a_resumed_run_does_again_is_shown_once(tmp_path, done):
+    for before, last in ((0, 9), (done, 7)):
+        with Board(tmp_path, before) as board:
+            for step in range(before + 1, last + 1):
+                board.row({"kind": "step", "step": step, "lr": 0.1, "loss": float(10 * before + step)})
             board.row({"kind": "stopped", "step": last})
-    assert scalars(events(tmp_path), "train/loss of a step") == {**{n: n for n in range(1, 6)}, 6: 56, 7: 57}
+    assert scalars(events(tmp_path), "train/loss of a step") == {
+        step: step if step <= done else 10 * done + step for step in range(1, 8)}
+
+
+def test_a_run_that_was_stopped_goes_on_showing(data, monkeypatch):
+    flags = ("--stage", "base", "--out", "run", *SMALL, "--epochs", "3", *data, "--tensorboard")
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.cli, "stop_on_interrupt", lambda: nullcontext(lambda: Path("run/base/last.pt").is_file()))
+        ran = call(train, *flags)
+    assert ran.status == 130 and "--resume run --tensorboard" in ran.err
+    assert call(train, "--resume", "run", "--tensorboard").status == 0
+    found = events("run/base/tensorboard")
+    log = [json.loads(line) for line in Path("run/base/log.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["loss"] for row in log if row["kind"] == "step"}
+    assert scalars(found, "train/loss of a step") == pytest.approx(losses) and len(losses) > 3
+    assert len(found.Images("pictures as they are learnt from")) == 1
+    assert len(found.Images("hold-out/confusion")) == 3
 
 
 def test_without_the_package_nothing_begins(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     refused(train, ["--stage", "base", "--out", "run", *SMALL, *data, "--tensorboard"], "--tensorboard",
-            "pip install tensorboard")
+            "pip install -U tensorboard")

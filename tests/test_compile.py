@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch._dynamo
 from support import SMALL, call, thin_network
+from torch._dynamo.utils import counters
 
 from tinynet import train
 from tinynet.device import choose_device
@@ -20,26 +22,56 @@ from tinynet.runs import StageFolder
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler here")
 
 
-@needs_compiler
-def test_compiled_steps_learn_the_same():
-    stage = replace(TUNED.finetune, epochs=1, size=32, crop_side=(28, 32))
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet():
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def compiled_graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+def training(compiled, precision="float32"):
+    """A training of a thin network, always from the same weights, in steps of six pictures."""
+    stage = replace(TUNED.finetune, epochs=1, size=64, crop_side=(46, 64), batch=6)
+    torch.manual_seed(0)
+    model = Classifier(load_backbone("none"), TUNED.network.taps, (16,), 5, dropout=0.0, standardise=True)
+    model.train_only(stage.learn)
+    return Training(model.train(), {name: model.parts[name] for name in stage.learn}, stage, 10,
+                    choose_device("cpu", precision, compiled=compiled))
+
+
+def losses(of, first=0, last=5):
+    """Of steps of 6, 6, 4, 6, 6 pictures, always the same ones."""
     draw = torch.Generator().manual_seed(0)
-    pictures, labels = torch.rand(6, 3, 32, 32, generator=draw), torch.randint(0, 5, (6,), generator=draw)
-    losses = {}
+    steps = [(torch.rand(n, 3, 64, 64, generator=draw), torch.randint(0, 5, (n,), generator=draw))
+             for n in (6, 6, 4, 6, 6)]
+    return [of.learn(pictures, labels).item() for pictures, labels in steps[first:last]]
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision, apart", [("float32", 1e-3), ("bfloat16", 5e-2)])
+def test_compiled_steps_learn_the_same(precision, apart):
     with thin_network():
-        torch.manual_seed(0)
-        first = Classifier(load_backbone("none"), TUNED.network.taps, (16,), 5, dropout=0.0, standardise=True)
-        state = {name: tensor.clone() for name, tensor in first.state_dict().items()}
-        for compiled in (False, True):
-            model = Classifier(load_backbone("none"), TUNED.network.taps, (16,), 5, dropout=0.0, standardise=True)
-            model.load_state_dict(state)
-            model.train_only(stage.learn)
-            device = choose_device("cpu", "float32", compiled=compiled)
-            training = Training(model.train(), {name: model.parts[name] for name in stage.learn}, stage, 10, device)
-            losses[compiled] = [training.learn(pictures, labels).item() for _ in range(4)]
-    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
-    assert losses[True][-1] < losses[True][0]
-    assert "compiled" in str(device)
+        plain = losses(training(False, precision))
+        assert compiled_graphs() == 0
+        made = training(True, precision)
+        before = compiled_graphs()  # the one that tries whether anything can be compiled
+        found = losses(made)
+    assert compiled_graphs() - before == 1, "full steps alone are compiled, and once"
+    assert found == pytest.approx(plain, rel=apart)
+
+
+@needs_compiler
+def test_compiled_training_goes_on_exactly():
+    with thin_network():
+        whole = losses(training(True))
+        first = training(True)
+        assert losses(first, 0, 2) == whole[:2]
+        again = training(True)
+        again.load_state_dict(first.state_dict())
+        assert losses(again, 2) == whole[2:]
 
 
 @needs_compiler
@@ -48,8 +80,11 @@ def test_a_run_says_that_it_was_compiled(archive_path, tmp_path, monkeypatch):
     with thin_network():
         ran = call(train, "--stage", "base", "--out", "run", *SMALL, "--data", archive_path, "--cache", "cache",
                    "--compile")
+        again = call(train, "--resume", "run")
+    assert again.status == 0 and "compiled" in again.err
     assert ran.status == 0, ran.err
     assert "compiled" in StageFolder("run", "base").read_recipe()["device"]["name"]
+    assert compiled_graphs() >= 2
 
 
 def test_without_a_compiler_nothing_begins(archive_path, tmp_path):
@@ -58,5 +93,5 @@ def test_without_a_compiler_nothing_begins(archive_path, tmp_path):
     ran = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, env={
         **os.environ, "CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")})
     *_, line = ran.stderr.splitlines()
-    assert ran.returncode == 2 and "--compile" in line and "g++" in line and "Traceback" not in ran.stderr
+    assert ran.returncode == 2 and "--compile" in line and "compiler found" in line and "Traceback" not in ran.stderr
     assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()

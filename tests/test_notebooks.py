@@ -97,7 +97,7 @@ def test_outputs_are_of_the_real_data(path):
 def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # quick mode
     monkeypatch.setenv("TINYNET_PROGRESS", "0")
-    found = execute.execute(path, {}, tmp_path)
+    found = execute.execute(path, {}, tmp_path, timeout=600)
     assert re.search(ANSWERS[path.stem], printed(found)[-1]), printed(found)[-1]
     assert any("image/jpeg" in output.get("data", {}) for cell in found.cells for output in cell.get("outputs", []))
     assert [cell.source for cell in found.cells] == [cell.source for cell in nbformat.read(path, as_version=4).cells]
@@ -113,6 +113,12 @@ def test_settings_are_changed_for_a_run_alone(tmp_path, monkeypatch):
     kept, = cells(tmp_path / "a.ipynb")
     assert kept.source.startswith("N = 1   # a number") and kept.outputs[0].text == "N is 2\n"
     before = (tmp_path / "a.ipynb").read_bytes()
+    for words in (["--set", "M=2"], ["--set", "N"], ["b"]):
+        monkeypatch.setattr(sys, "argv", ["execute.py", *words])
+        with pytest.raises(SystemExit) as ended:
+            execute.main()
+        assert ended.value.code not in (0, None)
+    monkeypatch.setattr(sys, "argv", ["execute.py", "--set", "N=3"])
     monkeypatch.setattr(execute, "MOST", 10)
     with pytest.raises(SystemExit, match="a.ipynb: .* 10 at most are kept"):
         execute.main()

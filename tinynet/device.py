@@ -89,9 +89,10 @@ def _try_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.Tensor.sin)(torch.zeros(8, device=device))
     except Exception as error:  # what is raised depends on what is missing, and on the version
+        error = getattr(error, "inner_exception", None) or error
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"--compile: this machine cannot compile ({why[:120]}); install "
-                         f"{'triton' if device.type == 'cuda' else 'a C++ compiler such as g++'}, or leave --compile "
+        needed = "triton and a C compiler such as gcc" if device.type == "cuda" else "a C++ compiler such as g++"
+        raise InputError(f"--compile: this machine cannot compile ({why[:160]}); install {needed}, or leave --compile "
                          "out") from None
 
 

@@ -109,7 +109,7 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
 def _resumed(asked: Any) -> tuple[Path, Plan]:
     """The folder and the plan of the run to continue; only where it finds its data can be told anew.
 
-    Device and precision are those it was started with, unless others are named.
+    Device, precision and compiled steps are those it was started with, unless others are named.
     """
     flags = [f"--{name}" for name in ("stage", "recipe", "seed", "weights", "run", "out") if getattr(asked, name)]
     flags += [cli.flag_name(name) for name in sorted(_given(asked))]
@@ -127,6 +127,7 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
         asked.device = stored["device"]["type"]
     if asked.precision == "auto" and asked.device == stored["device"]["type"]:
         asked.precision = stored["device"]["precision"]
+    asked.compile = asked.compile or stored["device"].get("compiled", False)
     elsewhere = {name: str(Path(getattr(asked, name)).resolve()) for name in ("data", "cache") if getattr(asked, name)}
     return run, replace(plan, **elsewhere)
 

@@ -22,6 +22,7 @@ class Batch(NamedTuple):
     rows: Tensor
 
 
+_PART = 2**26  # bytes that `send_whole` sends at once
 Augment = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -52,7 +53,7 @@ def resident(part: PackedPart, device: torch.device) -> Tensor | None:
     """
     sent = _sent.setdefault(part, {})
     if device not in sent and has_room(part.pictures.nbytes, device):
-        sent[device] = send(np.array(part.pictures), device)
+        sent[device] = send_whole(part.pictures, device)
     return sent.get(device)
 
 
@@ -65,14 +66,26 @@ _sent: WeakKeyDictionary[PackedPart, dict[torch.device, Tensor]] = WeakKeyDictio
 
 
 def _free(device: torch.device) -> int:
-    """Bytes of the device that may be filled with pictures."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    """Bytes of the device that may be filled with pictures; what torch holds and does not use is free too."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
     """An array as a tensor on the device; a GPU does not wait for it."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def send_whole(array: np.ndarray, device: torch.device) -> Tensor:
+    """A large array as a tensor on the device, a part at a time: pinned memory is not given back."""
+    there = torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), device=device)
+    flat, rows = there.view(-1, array.shape[-1]), array.reshape(-1, array.shape[-1])
+    at_once = max(1, _PART // max(1, rows[:1].nbytes))
+    for first in range(0, len(rows), at_once):
+        flat[first:first + at_once] = send(np.array(rows[first:first + at_once]), device)
+    return there
 
 
 def fitting(size: int, device: torch.device) -> int:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tinynet.cli import progress, say
-from tinynet.data.batches import Batch, batches, fitting, has_room, seeded, send
+from tinynet.data.batches import Batch, batches, fitting, has_room, seeded, send, send_whole
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device, InParts
 from tinynet.errors import InputError
@@ -39,7 +39,7 @@ class Features:
 
     arrays: tuple[np.ndarray, ...]
     labels: np.ndarray | None
-    _sent: dict[torch.device, list[Tensor] | None] = field(default_factory=dict, repr=False, compare=False)
+    _sent: dict[torch.device, list[Tensor] | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def gather(self, view: int, places: np.ndarray, device: torch.device) -> Tensor:
         """(n, F) float32 features of the pictures at `places` (positions, not rows of the archive)."""
@@ -52,7 +52,7 @@ class Features:
         """The arrays on the device, sent once; None where they stay where they are."""
         if device not in self._sent:
             room = has_room(sum(array.nbytes for array in self.arrays), device)
-            self._sent[device] = [send(np.array(array), device) for array in self.arrays] if room else None
+            self._sent[device] = [send_whole(array, device) for array in self.arrays] if room else None
         return self._sent[device]
 
     def epoch(self, seed: int, epoch: int, batch: int, device: torch.device,
@@ -73,7 +73,8 @@ class Features:
 
 @dataclass(frozen=True)
 class _Source:
-    """Pictures to extract features of: `batches(view, start)` shows them; `key` is what else they depend on."""
+    """Pictures to extract features of: `batches(view, start)` shows them, `at_once` at a time; `key` is what else they
+    depend on."""
 
     part: PackedPart
     rows: np.ndarray
@@ -81,6 +82,7 @@ class _Source:
     size: int
     dtype: str
     key: dict[str, Any]
+    at_once: int
     batches: Callable[[int, int], Iterator[Batch]]
 
 
@@ -91,16 +93,17 @@ def train_features(model: Classifier, packed: Packed, rows: np.ndarray, stage: S
                saturation=stage.saturation, hue=stage.hue)
     if stage.random:
         key |= dict(seed=seed, batch=stage.batch)
+    at_once = stage.batch if stage.random else fitting(stage.size, device.device)
     unused = torch.Generator(device.device)
 
     def views(view: int, start: int) -> Iterator[Batch]:
         if stage.random:
             return epoch_batches(packed.train, rows, stage, seed, view, device.device, start, whole=True)
         # Without chance any order shows the same, and the archive's own reads and writes in one sweep.
-        return batches(packed.train, rows, size=fitting(stage.size, device.device), device=device.device, start=start,
+        return batches(packed.train, rows, size=at_once, device=device.device, start=start,
                        augment=lambda pictures, at, number: change_pictures(pictures, at, stage, view, unused))
 
-    source = _Source(packed.train, rows, stage.views, stage.size, stage.feature_dtype, key, views)
+    source = _Source(packed.train, rows, stage.views, stage.size, stage.feature_dtype, key, at_once, views)
     return _kept(model, packed, source, device)
 
 
@@ -111,12 +114,14 @@ def view_features(model: Classifier, packed: Packed, part: PackedPart, rows: np.
     `view`: pictures (N, 3, H, W) -> (N, 3, size, size) at the stage's size.
     """
 
+    at_once = fitting(stage.size, device.device)
+
     def views(_: int, start: int) -> Iterator[Batch]:
-        return batches(part, rows, size=fitting(stage.size, device.device), device=device.device, start=start,
+        return batches(part, rows, size=at_once, device=device.device, start=start,
                        augment=lambda pictures, at, number: view(pictures))
 
     key = dict(view=effect(view, packed.side))
-    source = _Source(part, rows, 1, stage.size, stage.feature_dtype, key, views)
+    source = _Source(part, rows, 1, stage.size, stage.feature_dtype, key, at_once, views)
     return _kept(model, packed, source, device)
 
 
@@ -181,7 +186,7 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
     def save() -> None:
         for array in arrays:
             array.flush()
-        write_json(folder / "progress.json", {"taps": list(taps), "done": done})
+        write_json(folder / "progress.json", {"taps": list(taps), "at_once": source.at_once, "done": done})
 
     first, start, seen = done
     pooled = InParts(lambda pictures: _rounded(pooled_features(backbone, taps, pictures), source.dtype).cpu())
@@ -219,9 +224,10 @@ def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
     """Arrays to fill, and where an interrupted extraction of the same taps stopped: view, batch, pictures."""
     try:
         left = json.loads((folder / "progress.json").read_text())
-        if left["taps"] == list(taps):
+        if (left["taps"], left.get("at_once")) == (list(taps), source.at_once):
             return [np.load(_file(folder, tap, ".partial"), mmap_mode="r+") for tap in taps], left["done"]
-        say(f"features: an unfinished extraction of {left['done'][2]:,} pictures for other taps is dropped")
+        say(f"features: an unfinished extraction of {left['done'][2]:,} pictures, for other taps or in other batches, "
+            "is dropped")
     except (OSError, ValueError):
         pass  # nothing usable was left behind: start from the beginning
     _drop_partial(folder)
@@ -243,7 +249,10 @@ def _drop_partial(folder: Path) -> None:
 
 
 def _rounded(features: Tensor, dtype: str) -> Tensor:
-    """On the device still: half as many bytes leave it, and numpy takes longer over each of them."""
+    """The features in the dtype that they are kept in, rounded on the device: fewer bytes leave it.
+
+    Raises `InputError` where one of them does not fit.
+    """
     kept = features.to(getattr(torch, dtype))
     if not torch.isfinite(kept).all():
         raise InputError(f"features of up to {features.abs().max():.3g} do not fit {dtype}; "

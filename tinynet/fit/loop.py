@@ -32,7 +32,8 @@ class Training:
         self.optimizer = _make_optimizer(parts, stage, device)
         self.schedule = make_schedule(self.optimizer, stage, steps)
         self.scaler = device.scaler()
-        self._loss = torch.compile(self._loss_of) if device.compiled else self._loss_of
+        # A smaller last batch is not worth another graph, and its shape would make torch give up the first one.
+        self._runs = torch.compile(module, dynamic=False) if device.compiled else module
         self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.ema)) if stage.ema else None
         self.epoch = self.step = self.stale = self.seen = 0
         self.loss_sum = self.seconds = 0.0
@@ -76,14 +77,12 @@ class Training:
         """Where the device's own random state lives; the CPU's is torch's."""
         return {"cuda": torch.cuda, "mps": torch.mps}.get(self.device.device.type)
 
-    def _loss_of(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        with self.device.autocast():
-            logits = self.module(inputs)
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.stage.label_smoothing)
-
     def learn(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; returns the mean loss of the batch, on the device."""
-        loss = self._loss(inputs, labels)
+        runs = self._runs if len(labels) == self.stage.batch else self.module
+        with self.device.autocast():
+            logits = runs(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.stage.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.stage.max_grad_norm is not None:

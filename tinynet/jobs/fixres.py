@@ -4,18 +4,21 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from tinynet import runs
 from tinynet.data.batches import batches, fitting
+from tinynet.device import InParts
 from tinynet.errors import InputError
 from tinynet.files import write_json, write_text
 from tinynet.fit.features import frozen_backbone
 from tinynet.fit.inputs import change_pictures
 from tinynet.fit.recipes import RECIPES, Stage
-from tinynet.jobs.resolution import AS_IS, CONTROL, Row, Study, compare_methods, sweep
+from tinynet.jobs.resolution import AS_IS, CONTROL, FITTED, Row, Study, compare_methods, sweep
 from tinynet.jobs.scoring import Scorer
 from tinynet.jobs.stages import train
 from tinynet.report import resolution as figures
@@ -112,17 +115,22 @@ def seconds_a_picture(scorer: Scorer, sides: Sequence[int], turns: int = 3) -> d
         network = model.for_inference(device.device, device.dtype)
         network.backbone = frozen_backbone(model, scorer.packed, side, device)
         shown = next(batches(scorer.packed.train, rows, size=fitting(side, device.device), device=device.device))
-        work[side] = network, change_pictures(shown.pictures, shown.rows, Stage(size=side), 0,
-                                              torch.Generator(device.device))
+        pictures = change_pictures(shown.pictures, shown.rows, Stage(size=side), 0, torch.Generator(device.device))
+        # The turn that is not counted finds out how many at once the memory holds.
+        work[side] = InParts(partial(_called, network)), pictures
     taken: dict[int, list[float]] = {side: [] for side in sides}
     with torch.inference_mode():
         for turn in range(turns + 1):
-            for side, (network, pictures) in work.items():
+            for side, (calls, pictures) in work.items():
                 started = time.perf_counter()
-                network(pictures).argmax(1).tolist()  # a list waits for the device
+                calls(pictures).tolist()  # a list waits for the device
                 if turn:  # the first one warms up
                     taken[side].append((time.perf_counter() - started) / len(pictures))
     return {side: statistics.median(times) for side, times in taken.items()}
+
+
+def _called(network: nn.Module, pictures: Tensor) -> Tensor:
+    return network(pictures).argmax(1)
 
 
 def _scored(scorer: Scorer) -> list[Row]:
@@ -140,15 +148,16 @@ def _sides(row: Row, scorer: Scorer) -> list[int]:
 
 def _cost_rows(rows: Sequence[Row], scored: Scored, cost: Cost) -> Iterator[Row]:
     """Accuracy and seconds a picture: of every size and correction, and of every set of views that a run was scored
-    over. What a correction adds to a forward pass is not to be seen beside it."""
+    over. What a correction adds to a forward pass is not to be seen beside it; controls are left out."""
     for row in rows:
-        if row["correction"] != CONTROL:
-            views = "none" if row["correction"] == AS_IS else row["correction"]
-            yield {**_named(row), "views": views, "seconds": cost[row["run"], row["size"]]}
+        if row["correction"] != CONTROL and (row["correction"], row["size"]) != (FITTED, row["trained"]):
+            yield {**_named(row), "views": "none", "correction": row["correction"],
+                   "seconds": cost[row["run"], row["size"]]}
     for scorer, row, sides in scored:
         if row["views"] != "none":
             run = str(scorer.folder.run)
-            yield {**_named(row), "run": run, "views": row["views"], "seconds": sum(cost[run, side] for side in sides)}
+            yield {**_named(row), "run": run, "views": row["views"], "correction": AS_IS,
+                   "seconds": sum(cost[run, side] for side in sides)}
 
 
 def _named(row: Row) -> Row:

@@ -4,6 +4,7 @@ This ties the rooms together for whoever scores: the commands `tinynet.evaluate`
 the demo, the notebooks.
 """
 
+import copy
 import functools
 import hashlib
 import itertools
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from tinynet import cli, runs
 from tinynet.data.batches import batches, fitting
@@ -189,6 +191,11 @@ class Scorer:
         """The network, in eval mode."""
         return self._loaded[0]
 
+    @functools.cached_property
+    def _head(self) -> nn.Module:
+        """A copy on the device: whoever asks for `model` finds all of it in one place."""
+        return copy.deepcopy(self.model.head).to(self.device.device)
+
     @property
     def size(self) -> int:
         """Side in pixels of the pictures that the network was trained on."""
@@ -275,8 +282,7 @@ class Scorer:
         if self.stage.views and side == self.size and name in (PLAIN, "mirror") and not dense:
             stage = replace(self.stage, size=side)
             kept = view_features(self.model, self.packed, part, rows, view, stage, self.device)
-            head = self.model.head.to(self.device.device)
-            return head_probabilities(head, kept.in_order(self.device.device)), float("nan")
+            return head_probabilities(self._head, kept.in_order(self.device.device)), float("nan")
         network, at_once = self._network(side), fitting(side, self.device.device)
         network = Dense(network, self.size) if dense else network
 

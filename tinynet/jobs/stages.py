@@ -133,9 +133,9 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
         cli.say(f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}")
     try:
         with board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as shown:
-            if shown:
-                first = next(epoch_batches(packed.train, split.train, stage, plan.seed, 0, device.device))
-                shown.pictures(first.pictures)
+            if shown and not training.total_steps:
+                shown.pictures(next(epoch_batches(packed.train, split.train, stage, plan.seed, 0,
+                                                  torch.device("cpu"))).pictures)
             check = _check(judge, packed.train.labels[split.holdout], training, shown)
             _run(training, stream, check, folder, packed, model, shown)
     except RuntimeError as error:
@@ -161,7 +161,7 @@ def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, device
     return {"stage": folder.stage, **asdict(plan), "data_digest": packed.contents, "split_digest": split.digest,
             "pictures": {"train": len(split.train), "holdout": len(split.holdout)},
             "device": {"type": device.device.type, "precision": device.precision, "name": str(device),
-                       "processor": processor()},
+                       "processor": processor(), **({"compiled": True} if device.compiled else {})},
             "versions": {"tinynet": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
                          "python": platform.python_version()},
             "command": cli.command()}
@@ -253,7 +253,8 @@ def _run(training: Training, stream: Stream, check: Callable[[nn.Module], dict[s
                 save_training(folder.last, training.state_dict(), packed.wnids)
                 saved = time.monotonic()
             if row["kind"] == "stopped":
-                cli.say(f"\nstopped and saved; continue with: python -m tinynet.train --resume {folder.run}")
+                cli.say(f"\nstopped and saved; continue with: python -m tinynet.train --resume {folder.run}"
+                        f"{' --tensorboard' if shown else ''}")
                 raise KeyboardInterrupt
 
 

@@ -21,9 +21,9 @@ def writer() -> Any:
     """The class that writes event files; raises `InputError` where its package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard: needs the package tensorboard, which is not here; "
-                         "pip install tensorboard") from None
+    except (ImportError, AttributeError) as error:  # versions before 2.18 do not know numpy 2
+        raise InputError(f"--tensorboard: needs the package tensorboard ({error}); "
+                         "pip install -U tensorboard") from None
     return SummaryWriter
 
 
@@ -34,7 +34,7 @@ class Board(AbstractContextManager):
     """
 
     def __init__(self, folder: Path, step: int):
-        self._writer = writer()(str(folder), purge_step=step + 1 if step else None)
+        self._writer = writer()(str(folder), purge_step=step + 1)
 
     def __exit__(self, *_: Any) -> None:
         self._writer.close()

@@ -80,7 +80,7 @@ def shares_seen(shares: Sequence[tuple[str, np.ndarray, float]], title: str) -> 
 def accuracy_against_seconds(rows: Sequence[Row], title: str) -> "Figure":
     """Top-1 against milliseconds a picture, a colour for each run; the line joins what nothing cheaper beats.
 
-    `rows`: with `seconds`, and in `views` the set of views or the correction.
+    `rows`: with `seconds`, the set of `views`, and the `correction`, which is "as is" where there are views.
     """
     from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
@@ -97,7 +97,8 @@ def accuracy_against_seconds(rows: Sequence[Row], title: str) -> "Figure":
         front = [r for number, r in enumerate(mine) if all(r["top1"] > before["top1"] for before in mine[:number])]
         panel.step([r["ms"] for r in front], [r["top1"] for r in front], color="0.5", where="post", zorder=0)
         for row in front:
-            panel.annotate(f"{row['views']}, {row['size']} px", (row["ms"], row["top1"]), fontsize=7,
+            what = row["views"] if row["correction"] == "as is" else row["correction"]
+            panel.annotate(f"{what}, {row['size']} px", (row["ms"], row["top1"]), fontsize=7,
                            xytext=(3, -8), textcoords="offset points")
         panel.set(xscale="log", xlabel="milliseconds a picture", ylabel="top-1", title=split)
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
