@@ -182,14 +182,12 @@ def whole(bench: Bench) -> dict[str, Any]:
 
 
 def sizes(bench: Bench) -> dict[str, Any]:
-    """How cost grows with the size of pictures: extraction, and a step of finetune."""
+    """How cost grows with the size of pictures: the frozen forward, and a step of finetune."""
     jobs, counts = {}, {}
     for size in SIZES:
-        stage = replace(TUNED.base, size=size)
-        name = f"extraction, {size} px"
-        least = 2 * stage.views * fitting(size, bench.device.device)  # batches that are full
-        counts[name] = max(least, bench.count * SIZE**2 // size**2 // ours.BATCH * ours.BATCH)
-        jobs[name] = ours.extraction(bench.frozen, bench.packed, stage, bench.device, counts[name])
+        name = f"frozen forward, {size} px"
+        counts[name] = max(2 * fitting(size, bench.device.device), 4 * bench.count * SIZE**2 // size**2)
+        jobs[name] = ours.frozen_forward(bench.frozen, bench.packed, size, bench.device, counts[name])
         made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
         name = f"finetune, {size} px"
         counts[name] = ours.BATCH

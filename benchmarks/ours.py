@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import PeakMemory
 from tinynet.data.archive import Archive
-from tinynet.data.batches import Batch, batches
+from tinynet.data.batches import Batch, batches, fitting
 from tinynet.data.packed import CHUNK, Packed, decode, in_workers, open_packed, pack
 from tinynet.device import Device
 from tinynet.fit.features import frozen_backbone, train_features, view_features
@@ -42,15 +42,15 @@ def classifier(backbone: Backbone, network: Network, classes: int) -> Classifier
 
 
 def frozen_forward(model: Classifier, packed: Packed, size: int, device: Device, count: int) -> Work:
-    """The bare backbone on one batch that is there already; `count` is a multiple of the batch."""
-    frozen = frozen_backbone(model, packed, size, device)
-    pictures = torch.rand(BATCH, size, size, 3, device=device.device).permute(0, 3, 1, 2)
+    """The bare backbone on one batch that is there already, as large as extraction has it."""
+    frozen, at_once = frozen_backbone(model, packed, size, device), fitting(size, device.device)
+    pictures = torch.rand(at_once, size, size, 3, device=device.device).permute(0, 3, 1, 2)
     depths = {tap.split(":")[0] for tap in model.taps}
 
     def work() -> None:
         with torch.inference_mode():
-            for _ in range(count // BATCH):
-                frozen(pictures, depths)
+            for first in range(0, count, at_once):
+                frozen(pictures[:count - first], depths)
     return work
 
 
