@@ -145,6 +145,22 @@ def test_a_base_is_scored_as_it_was_in_training(there):
     assert (expected[0] - expected[1]).abs().max() > 0.1
 
 
+def test_what_scores_on_the_device_is_a_copy(there, monkeypatch):
+    """The head moves to the device alone; whoever asks for the network finds all of it in one place."""
+    packed = open_packed(there.flags[1], str(there.flags[3]))
+    scorer = scoring.Scorer(StageFolder(Path("runs/done"), "base"), packed, Device(torch.device("cpu"), torch.float32))
+    given, says = [], scoring.head_probabilities
+    monkeypatch.setattr(scoring, "head_probabilities", lambda head, inputs: given.append(head) or says(head, inputs))
+    monkeypatch.setattr(scoring.Probabilities, "load", lambda path: complain())
+    chosen, = scorer.sets(["flip"], scorer.size)
+    scorer.score("val", chosen)
+    assert len(given) == 2 and all(head is given[0] and head is not scorer.model.head for head in given)
+
+
+def complain():
+    raise InputError("not kept")
+
+
 def kept_views(stage, split):
     """The probabilities that the finished run has kept, by the names of their views."""
     found = [Probabilities.load(path) for path in Path(f"runs/done/{stage}/probabilities").glob(f"{split}-*.npz")]

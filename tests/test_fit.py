@@ -369,6 +369,20 @@ def test_an_extraction_goes_on_where_it_was_interrupted(packed, tmp_path, count_
         assert not list(cache.rglob("*.partial*")) and not list(cache.rglob("progress.json"))
 
 
+def test_an_extraction_interrupted_in_other_batches_begins_anew(packed, tmp_path, count_describe, monkeypatch):
+    """What is kept of an interruption counts batches."""
+    plain = dataclasses.replace(PICTURES, flip="alternating", crop_side=())
+    monkeypatch.setattr(features, "fitting", lambda size, device: 16)
+    whole = kept(packed, tmp_path / "whole", None, plain).arrays
+    count_describe.calls, count_describe.limit = 0, 2
+    with pytest.raises(KeyboardInterrupt):
+        kept(packed, tmp_path, None, plain)
+    count_describe.limit = None
+    monkeypatch.setattr(features, "fitting", lambda size, device: 32)
+    again = kept(packed, tmp_path, None, plain).arrays
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(again, whole, strict=True))
+
+
 def test_other_taps_than_those_interrupted_are_extracted_from_the_start(packed, tmp_path, count_describe):
     count_describe.limit = 4
     with pytest.raises(KeyboardInterrupt):

@@ -87,14 +87,15 @@ def test_pictures_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
     again = Packed(packed.folder)
     stage = TUNED.finetune
     rows = np.random.RandomState(0).permutation(len(packed.train))[:40]
-    from_disk = list(epoch_batches(again.train, rows, stage, 0, 0, CPU))
+    from_disk, whole = list(epoch_batches(again.train, rows, stage, 0, 0, CPU)), module.send_whole
     assert module.resident(again.train, CPU) is None
     sent = []
     monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.pictures.nbytes + 4)
-    monkeypatch.setattr(module, "send", lambda array, device: sent.append(array.shape) or torch.from_numpy(array))
+    monkeypatch.setattr(module, "_PART", 5000)  # bytes: it takes several parts
+    monkeypatch.setattr(module, "send_whole", lambda array, device: sent.append(array.shape) or whole(array, device))
     resident = list(epoch_batches(again.train, rows, stage, 0, 0, CPU))
     list(epoch_batches(again.train, rows, stage, 0, 1, CPU))
-    assert sent.count(again.train.pictures.shape) == 1
+    assert sent == [again.train.pictures.shape]
     for one, other in zip(from_disk, resident, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -110,17 +111,19 @@ def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
     arrays = tuple(draw.rand(2, 30, width).astype("float16") for width in (3, 5))
     kept = features.Features(arrays, draw.randint(0, 4, 30))
     sent = []
-    monkeypatch.setattr(features, "send", lambda array, device: sent.append(array.shape) or torch.from_numpy(array))
+    monkeypatch.setattr(module, "_PART", 50)  # bytes: it takes several parts
+    monkeypatch.setattr(features, "send_whole",
+                        lambda array, device: sent.append(array.shape) or module.send_whole(array, device))
 
     def all_said(of):
         return [*of.epoch(0, 1, 8, CPU), *((said, said) for said in of.in_order(CPU, 7))]
     from_disk = all_said(kept)
-    assert arrays[0].shape not in sent
+    assert not sent
     monkeypatch.setattr(module, "_free", lambda device: 4 * sum(array.nbytes for array in arrays) + 4)
     again = features.Features(arrays, kept.labels)
     for one, other in zip(from_disk, all_said(again), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert [sent.count(array.shape) for array in arrays] == [1, 1]
+    assert sent == [array.shape for array in arrays]
 
 
 def test_a_gpu_gets_more_pictures_at_once_than_a_cpu():

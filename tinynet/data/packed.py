@@ -154,26 +154,36 @@ def pack(archive: Archive, folder: Path) -> Packed:
             jobs += [(partial / f"{name}.pictures.npy", start, part.files[start:start + CHUNK])
                      for start in range(0, counts[name], CHUNK)]
         with progress(total=sum(counts.values()), label=f"packing into {folder}", unit="pictures") as bar:
-            for done in in_workers(_decode_into, jobs, archive):
-                bar.update(done)
+            contents = _contents(archive, partial, _counted(in_workers(_decode_into, jobs, archive), bar.update))
         write_json(partial / "manifest.json", {
             "kind": "packed", "format": FORMAT, **_place(archive.source.path),
-            "digest": archive.digest(), "contents": _contents(archive, partial), "counts": counts, "side": side,
+            "digest": archive.digest(), "contents": contents, "counts": counts, "side": side,
             "wnids": archive.wnids, "names": archive.names,
         })
     return Packed(folder)
 
 
-def _contents(archive: Archive, folder: Path) -> str:
-    """SHA-256 (first 16 hex digits) of classes, file names, labels and the decoded pictures in `folder`."""
+def _counted(done: Iterator[int], advance: Callable[[int], Any]) -> Iterator[int]:
+    for number in done:
+        advance(number)
+        yield number
+
+
+def _contents(archive: Archive, folder: Path, done: Iterator[int]) -> str:
+    """SHA-256 (first 16 hex digits) of classes, file names, labels and the decoded pictures in `folder`.
+
+    `done` yields once for each chunk, in order, when its pictures are there: the others are decoded meanwhile.
+    """
     whole = hashlib.sha256("\n".join(archive.wnids).encode())
     for name in SPLITS:
         part = archive.part(name)
         whole.update("\n".join((f"\n{name}", *part.files)).encode())
         whole.update(b"" if part.labels is None else part.labels.astype("<i8").tobytes())
         pictures = np.load(folder / f"{name}.pictures.npy", mmap_mode="r" if part.files else None)
-        for start in range(0, len(pictures), 4096):
-            whole.update(np.ascontiguousarray(pictures[start:start + 4096]))
+        for start in range(0, len(pictures), CHUNK):
+            next(done)
+            whole.update(np.ascontiguousarray(pictures[start:start + CHUNK]))
+    list(done)  # none are left, and the processes end
     return whole.hexdigest()[:16]
 
 
