@@ -71,8 +71,8 @@ def shares_seen(shares: Sequence[tuple[str, np.ndarray, float]], title: str) -> 
                    label="training")
         panel.axvline(tested, color="tab:red", label="testing")
         panel.set(xlabel="share of the picture's area", ylabel="share of crops", title=name, xlim=(0, 1.02))
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panel.yaxis.set_major_formatter(PercentFormatter(1))
         panel.legend(fontsize=8)
     return figure
 
