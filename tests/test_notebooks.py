@@ -18,7 +18,7 @@ execute = __import__("execute")
 # What the last cell says on drawn pictures too: that the notebook came to its end, with figures of its own.
 ANSWERS = {"01_data": r"val as it is: batches \(64, 3, 32, 32\), 8 labels, 20 to 20 pictures each",
            "02_transfer": r"everything learnt: \d+\.\d% of val \(\d.*\n.*published", "03_views": r"Ten-crop: [+-]\d",
-           "04_resolution": r"Of 32, 40, 48 px the hold-out chooses \d+ px.*\nOf corrections it chooses",
+           "04_resolution": r"Of 32, 40, 48 px the hold-out chooses \d+ px.*\n+Of corrections it chooses",
            "05_errors": r"\d+ of 160 pictures are wrong"}
 
 
