@@ -34,7 +34,7 @@ from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.fit.recipes import REFERENCE, TUNED
 from tinynet.jobs.plan import WEIGHTS
-from tinynet.models.vgg import load_backbone
+from tinynet.models.weights import load_backbone
 from tinynet.report.tables import columns
 
 SIZE, ALL = 64, 95_000  # pictures that are learnt from

@@ -1,7 +1,7 @@
 """Results that runs have kept become a file of this folder, and the files become the README's tables.
 
     python -m benchmarks.record runs/a runs/b --label "tuned, base" --name base-64      runs that differ in their seed
-    python -m benchmarks.record --table                                                 the tables, from all files
+    python -m benchmarks.record --table                                         the tables and docs/cost.png, from all
 
 The README holds what `--table` writes between marks; a test compares. What is fast is in `speed.py`.
 """
@@ -16,10 +16,12 @@ from benchmarks import speed
 from tinynet import cli, runs
 from tinynet.errors import InputError
 from tinynet.files import write_json, write_text
+from tinynet.report.figures import save_figure
 from tinynet.runs import finished_stage
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+FIGURE = HERE.parent / "docs" / "cost.png"
 SHOWN = [(split, views) for split in ("holdout", "val") for views in ("none", "flip")]
 # The one figure that is not ours: derwind 2024, on its own hold-out, with its own labels.
 PUBLISHED = "| published system, both stages | | 52.2% (its own hold-out) | | | | 76.8% (plain) | 45 min of a T4 | |"
@@ -41,7 +43,8 @@ def main() -> None:
         print(path)
     if asked.table:
         write_text(README, with_tables(README.read_text(encoding="utf-8")))
-        print(README)
+        save_figure(speed.cost_figure(HERE / "results"), FIGURE, speed.cost(HERE / "results"))
+        print(README, FIGURE, sep="\n")
 
 
 def record(names: list[str], label: str) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from tinynet.fit.loop import Training, fit
 from tinynet.fit.recipes import TUNED
 from tinynet.jobs.plan import WEIGHTS
 from tinynet.jobs.scoring import paired
-from tinynet.models.vgg import Backbone, Classifier, load_backbone
+from tinynet.models.vgg import Backbone, Classifier
+from tinynet.models.weights import load_backbone
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize

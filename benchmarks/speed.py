@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 WRITTEN, BEST, OTHERS = ("as written",), ("best flags", "best flags, compiled"), ("timm", "ttach, float32")
 
 Result = dict[str, Any]
@@ -40,6 +42,31 @@ def cost(folder: Path) -> str:
             mine = (rates[f"{work}, {size}"] for size in sizes)
             lines.append(f"| {work} | " + " | ".join(f"{r['median']:.3g} ({r['memory']:.1f})" for r in mine) + " |")
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def cost_figure(folder: Path) -> Figure:
+    """What `cost` tabulates, drawn: time against the number of pictures, rate and memory against their size."""
+    runs = json.loads((folder / "whole.json").read_text())["runs"]
+    rates = json.loads((folder / "sizes.json").read_text())["rates"]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    time, rate, memory = figure.subplots(1, 3)
+    for work, key in (("packing (always the whole archive)", "packing"), ("features and head", "rest")):
+        time.loglog([run["pictures"] for run in runs], [run[key] for run in runs], "o-", markersize=4, label=work)
+    time.set(xlabel="pictures trained on", ylabel="seconds", title="Base, first run", ylim=(1, 2000))
+    for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
+        mine = {int(name.split()[-2]): one for name, one in rates.items() if name.startswith(work)}
+        rate.loglog(list(mine), [one["median"] for one in mine.values()], "o-", markersize=4, label=work)
+        memory.plot(list(mine), [one["memory"] for one in mine.values()], "o-", markersize=4, label=work)
+    rate.set(ylabel="pictures/s", title="Rate", ylim=(1, 1000))
+    memory.set(ylabel="GB", title="Memory, batches of 64", ylim=(0, None))
+    for panel in (rate, memory):
+        panel.set_xlabel("size (pixels)")
+        panel.set_xticks(list(mine), labels=[str(size) for size in mine])
+        panel.minorticks_off()
+    for panel in (time, rate, memory):
+        panel.grid(alpha=0.3)
+        panel.legend()
+    return figure
 
 
 def _base(found: Result) -> Iterator[tuple[str, str, Result]]:

@@ -16,7 +16,8 @@ from tinynet import train
 from tinynet.device import choose_device
 from tinynet.fit.loop import Training
 from tinynet.fit.recipes import TUNED
-from tinynet.models.vgg import Classifier, load_backbone
+from tinynet.models.vgg import Classifier
+from tinynet.models.weights import load_backbone
 from tinynet.runs import StageFolder
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler here")

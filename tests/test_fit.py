@@ -502,8 +502,26 @@ def test_the_result_is_the_moving_average_of_the_weights_after_each_step():
     for found, expected, last in zip(result, average, weights[-1], strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
         assert not torch.allclose(found, last, rtol=1e-3)
-    for one, other in zip(training.result.buffers(), training.module.buffers(), strict=True):
-        assert torch.equal(one, other)
+
+
+def test_the_batch_norms_of_an_average_are_measured_on_what_it_learns_from():
+    training, judged = toy_training(ema=0.8), []
+    run_toy(training, lambda average: judged.append(average[2].running_mean.clone()) or {"top1": 0.0})
+    average = training.result
+    hidden = [torch.relu(average[0](inputs)) for inputs, _ in toy_stream(1, 0)]
+    mean, var = (torch.stack(found).mean(0) for found in ([h.mean(0) for h in hidden], [h.var(0) for h in hidden]))
+    torch.testing.assert_close(average[2].running_mean, mean)
+    torch.testing.assert_close(average[2].running_var, var)
+    assert torch.equal(judged[1], average[2].running_mean)
+    assert not torch.allclose(training.module[2].running_mean, mean, rtol=0.05)  # those of the live network
+
+
+def test_the_batch_norms_of_an_average_stay_where_no_head_learns():
+    stage = Stage(epochs=1, batch=8, schedule="constant", lr=0.01, learn=("conv5",), ema=0.8)
+    module = toy()
+    training = Training(module, {"conv5": [module[0]]}, stage, 3, CPU)
+    run_toy(training)
+    assert torch.equal(training.result[2].running_mean, training.module[2].running_mean)
 
 
 def test_without_an_average_the_result_is_the_module():

@@ -29,9 +29,9 @@ from tinynet.models.vgg import (
     Classifier,
     check_side,
     feature_count,
-    load_backbone,
     pooled_features,
 )
+from tinynet.models.weights import load_backbone
 
 # Depth -> how many of torchvision's layers make it, and its channels: table 1 of Simonyan & Zisserman, column D.
 DEPTHS = {"relu1_1": (2, 64), "relu1_2": (4, 64), "pool1": (5, 64),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import SMALL, call, thin_network
 
 from tinynet import evaluate, train
@@ -216,3 +217,5 @@ def test_the_tables_in_the_readme_are_those_of_the_result_files():
         assert record.TABLES[name](record.HERE / "results") in text
     stale = text.replace("59.4%", "69.4%")
     assert stale != text and record.with_tables(stale) == text
+    with Image.open(record.FIGURE) as drawn:
+        assert drawn.info["Description"] == record.TABLES["cost"](record.HERE / "results")

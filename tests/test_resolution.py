@@ -20,7 +20,7 @@ from tinynet.fit.checkpoint import load_model
 from tinynet.fit.recipes import RECIPES, TUNED, Stage
 from tinynet.jobs.resolution import AS_IS, FITTED, Study
 from tinynet.jobs.scoring import Scorer
-from tinynet.models.vgg import renormalised
+from tinynet.models.vgg import measure_norms
 from tinynet.runs import StageFolder
 from tinynet.score.activations import Frechet, describe, distances, frechet_mapping, quantile_mapping
 from tinynet.score.metrics import score
@@ -229,14 +229,18 @@ def test_a_mapping_keeps_the_order_and_never_gives_a_number_that_is_none(some):
     assert torch.isfinite(mapped).all() and (mapped.diff() >= -1e-6).all()
 
 
-def test_batch_norms_are_measured_anew_on_a_copy():
-    head = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 8), nn.Dropout(), nn.BatchNorm1d(8)).eval()
+def test_batch_norms_are_measured_anew():
+    def head():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 8), nn.Dropout(), nn.BatchNorm1d(8))
+
     features = torch.randn(1000, 3) * 4 + 7
-    twin, again = (renormalised(head, iter(features.split(100))) for _ in range(2))
-    assert torch.allclose(twin[0].running_mean, features.mean(0), atol=1e-4)
-    assert torch.equal(twin[3].running_var, again[3].running_var)  # dropout leaves nothing to chance
-    assert twin[0].momentum == head[0].momentum
-    assert torch.equal(head[0].running_mean, torch.zeros(3)) and not twin.training
+    one, other = head(), head()
+    for module in (one, other):
+        measure_norms(module, iter(features.split(100)))
+    assert torch.allclose(one[0].running_mean, features.mean(0), atol=1e-4)
+    assert torch.equal(one[3].running_var, other[3].running_var)  # dropout leaves nothing to chance
+    assert one[0].momentum == head()[0].momentum and not any(module.training for module in one.modules())
 
 
 # --- a run at other sizes ------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The training loop: takes a network, batches and a stage, yields a row per step and epoch."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tinynet.device import Device
 from tinynet.fit.recipes import ALL_PARTS, Stage
 from tinynet.fit.schedules import make_schedule
+from tinynet.models.vgg import FOR_STATISTICS, measure_norms
 
 _FLUSH_AFTER = 1.0  # seconds: reading a loss waits for the device, so it is not done every step
 
@@ -97,6 +100,16 @@ class Training:
             self.schedule.step()
         return loss.detach()
 
+    def settle(self, inputs: Iterable[Tensor]) -> None:
+        """Measure the batch norms of the moving average on the first of these batches of inputs.
+
+        The statistics that training leaves are the live network's, which the average is not (Izmailov et al. 2018).
+        They are copied again at the next step, so nothing here changes what is learnt.
+        """
+        if self.average is not None and "head" in self.stage.learn:
+            with self.device.autocast():
+                measure_norms(self.average.module, islice(inputs, math.ceil(FOR_STATISTICS / self.stage.batch)))
+
 
 def fit(training: Training, stream: Stream, check: Callable[[nn.Module], dict[str, Any]],
         stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
@@ -117,6 +130,7 @@ def fit(training: Training, stream: Stream, check: Callable[[nn.Module], dict[st
         if training.step < training.steps:
             yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
             return
+        training.settle(inputs for inputs, _ in stream(training.epoch, 0))
         yield _finish_epoch(training, check)
         if stop():  # after the last epoch too, else a stage that follows would begin
             yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}

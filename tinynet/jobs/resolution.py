@@ -15,7 +15,7 @@ from tinynet.fit.features import Features, view_features
 from tinynet.fit.recipes import Stage
 from tinynet.jobs.plan import split_of
 from tinynet.jobs.scoring import NOT_PAIRED, Scorer, paired
-from tinynet.models.vgg import renormalised
+from tinynet.models.vgg import measure_norms
 from tinynet.score.activations import Mapping, curve, describe, distances, frechet_mapping, quantile_mapping
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
@@ -25,6 +25,7 @@ AS_IS = "as is"
 FITTED = "fine-tuned"
 CONTROL = "trained on, own size"
 _SAMPLE = 5000  # train pictures whose features show a size's distribution; no label of theirs is used
+_AT_ONCE = 1000  # of them that a batch norm sees at once
 _DRAWN = 201  # points of a cumulative curve
 _MAPPINGS: dict[str, Callable[[np.ndarray, np.ndarray], Mapping]] = {
     "frechet": frechet_mapping, "quantile": quantile_mapping}
@@ -81,7 +82,10 @@ class Study:
     def _correct(self, size: int, correction: str) -> tuple[nn.Module, list[tuple[int, Mapping]]]:
         seen = self.features("sample", size)
         if correction == "batch norm":
-            return renormalised(self._head, seen.in_order(self.scorer.device.device)), []
+            head = copy.deepcopy(self._head)
+            shuffled = seen.epoch(0, 0, _AT_ONCE, self.scorer.device.device)  # a batch of a few classes varies less
+            measure_norms(head, (features for features, _ in shuffled))
+            return head, []
         trained = self.features("sample", self.scorer.size)
         made = [_mapping(correction, tap, ours[0], theirs[0]) for tap, ours, theirs in
                 zip(self.scorer.model.taps, seen.arrays, trained.arrays, strict=True)]

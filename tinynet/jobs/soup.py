@@ -18,11 +18,9 @@ from tinynet.files import whole_folder, write_json
 from tinynet.fit.checkpoint import load_model, save_model
 from tinynet.jobs.plan import Plan, split_of
 from tinynet.jobs.scoring import NOT_PAIRED, Scorer, paired, score_row
-from tinynet.models.vgg import Classifier, renormalised
+from tinynet.models.vgg import FOR_STATISTICS, Classifier, measure_norms
 from tinynet.runs import StageFolder
 from tinynet.score.views import resize
-
-_FOR_STATISTICS = 6400  # pictures that measure the running statistics of a mean network's batch norms
 
 
 def cook(folders: Sequence[StageFolder], packed: Packed, device: Device, out: str | None) -> list[dict[str, Any]]:
@@ -81,11 +79,11 @@ def _normalised(model: Classifier, folder: StageFolder, packed: Packed, device: 
     Izmailov et al. 2018: averaged weights need statistics of their own.
     """
     rows = np.random.RandomState(0).permutation(split_of(Plan.read(folder.read_recipe()), packed).train)
-    shown = batches(packed.train, rows[:_FOR_STATISTICS], size=64, device=device.device)
+    shown = batches(packed.train, rows[:FOR_STATISTICS], size=64, device=device.device)
     running = model.to(device.device)
     with torch.inference_mode():
         features = [running.features(resize(batch.pictures, size)) for batch in shown]
-    running.head = renormalised(running.head, features)
+    measure_norms(running.head, features)
     return running.cpu().eval()
 
 

@@ -30,7 +30,8 @@ from tinynet.fit.inputs import check_crops, epoch_batches, steps_per_epoch
 from tinynet.fit.loop import Stream, Training, fit
 from tinynet.fit.recipes import Stage
 from tinynet.jobs.plan import Plan, open_data, split_of
-from tinynet.models.vgg import Classifier, check_side, load_backbone, weights_digest
+from tinynet.models.vgg import Classifier, check_side, weights_digest
+from tinynet.models.weights import load_backbone
 from tinynet.report import board
 from tinynet.report.figures import save_figure, training_curves
 from tinynet.runs import StageFolder

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, read_state
+from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
+from tinynet.models.weights import read_state
 
 _TIMM = "timm/"
 

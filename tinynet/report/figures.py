@@ -180,10 +180,14 @@ def accuracy_by_object_size(rows: Sequence[dict[str, Any]]) -> "Figure":
     return figure
 
 
-def save_figure(figure: "Figure", path: Any) -> None:
-    """Write a figure as SVG where its name ends in .svg, else as PNG, whole or not at all."""
+def save_figure(figure: "Figure", path: Any, described: str = "") -> None:
+    """Write a figure as SVG where its name ends in .svg, else as PNG, whole or not at all.
+
+    `described`: kept in the file, for whoever asks what it was drawn from.
+    """
     with whole_file(path) as stream:
-        figure.savefig(stream, format="svg" if Path(path).suffix == ".svg" else "png", dpi=110)
+        figure.savefig(stream, format="svg" if Path(path).suffix == ".svg" else "png", dpi=110,
+                       metadata={"Description": described} if described else {})
 
 
 def inline_svg(figure: "Figure", described: str) -> str:
