@@ -38,7 +38,7 @@ def spread(total: int, count: int) -> np.ndarray:
 
 def classifier(backbone: Backbone, network: Network, classes: int) -> Classifier:
     """The network of a recipe on a backbone, which it shares."""
-    return Classifier(backbone, network.taps, network.hidden, classes, network.dropout, network.standardise)
+    return Classifier(backbone, network.taps, network.hidden, classes, TUNED.base.dropout, network.standardise)
 
 
 def frozen_forward(model: Classifier, packed: Packed, size: int, device: Device, count: int) -> Work:

@@ -126,7 +126,7 @@ def candidate(packed: Packed, backbone: Backbone, given: dict[str, Any], every: 
     stage, network = recipe.base, recipe.network
     split = split_train(packed.train.labels)
     torch.manual_seed(seeded("cpu", seed, "search").initial_seed())
-    model = Classifier(backbone, network.taps, network.hidden, len(packed.wnids), network.dropout,
+    model = Classifier(backbone, network.taps, network.hidden, len(packed.wnids), stage.dropout,
                        network.standardise)
     model.to(device.device).train_only(stage.learn)
     kept = thin(train_features(model, packed, split.train, stage, seed, device), every)

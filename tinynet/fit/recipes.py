@@ -30,12 +30,9 @@ class Network:
 
     taps: tuple[str, ...] = option(("pool5:grid2",), "what the head sees: DEPTH:STATISTIC, for instance relu4_3:mean")
     hidden: tuple[int, ...] = option((1024, 1024), "widths of the head's hidden layers")
-    dropout: float = option(0.5, "share of hidden activations dropped")
     standardise: bool = option(True, "standardise the features before the first layer")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}; it is a share of 0 (off) or more and less than 1")
         if not all(width > 0 for width in self.hidden):
             raise InputError(f"hidden is {self.hidden}; widths must be greater than 0, or none given at all")
 
@@ -61,6 +58,7 @@ class Stage:
     lr: float = option(1e-3, "greatest learning rate")
     min_lr: float = option(0.0, "least learning rate, for cyclic and cosine")
     lr_factors: tuple[float, ...] = option((1, 1, 1, 1, 1, 1), "factors of the rate for conv1 ... conv5 and the head")
+    dropout: float = option(0.5, "share of the head's hidden activations dropped")
     weight_decay: float = option(0.0, "decay of weights, not of biases and batch norm")
     label_smoothing: float = option(0.0, "probability spread evenly over all classes")
     max_grad_norm: float | None = option(None, "greatest norm of the gradient, or none")
@@ -104,6 +102,8 @@ class Stage:
                              "conv5 and the head, and a part that is to stay as it is is left out of learn")
         if not 0 <= self.min_lr <= self.lr:
             raise InputError(f"min_lr is {self.min_lr}; it is a rate from 0 to lr, {self.lr}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}; it is a share of 0 (off) or more and less than 1")
         if self.weight_decay < 0:
             raise InputError(f"weight_decay is {self.weight_decay}; it must be 0 (off) or more")
         if not 0 <= self.label_smoothing <= 1:
@@ -179,7 +179,7 @@ _reference_pictures = dict(flip="random", crop_area=(56 / 64, 56 / 64), saturati
 REFERENCE = Recipe(
     name="reference",
     data=DataPlan(split_kind="random_split", holdout=0.05, split_seed=42),
-    network=Network(taps=("pool5:grid7",), hidden=(512, 512), dropout=0.5, standardise=False),
+    network=Network(taps=("pool5:grid7",), hidden=(512, 512), standardise=False),
     base=Stage(epochs=10, batch=64, optimizer="adam", min_lr=1e-4, lr=6e-4, schedule_every="epoch",
                step_size_up=1404, **_reference_pictures),
     finetune=Stage(learn=ALL_PARTS, epochs=5, batch=64, optimizer="adam", min_lr=1e-5, lr=6e-5,
@@ -202,7 +202,7 @@ TUNED = Recipe(
     network=Network(
         taps=("pool5:grid2", "relu5_3:mean", "relu5_3:max", "relu4_3:grid2", "relu4_3:mean", "relu4_3:max",
               "relu3_3:mean", "relu3_3:max"),
-        hidden=(1024, 1024), dropout=0.5, standardise=True),
+        hidden=(1024, 1024), standardise=True),
     base=Stage(epochs=12, batch=256, views=2, flip="alternating", optimizer="adamw", lr=2e-3, min_lr=1e-5,
                weight_decay=0.05, label_smoothing=0.1, cycles=1.0, pct_start=0.3),
     finetune=Stage(learn=ALL_PARTS, epochs=4, batch=64, flip="random", crop_side=(46, 64),

@@ -119,6 +119,7 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
            facts: dict[str, Any], resume: bool, live: bool) -> dict[str, Any]:
     """Train `model` from where the folder stands; returns the score of its best epoch."""
     stage = plan.recipe.stage(folder.stage)
+    model.set_dropout(stage.dropout)
     learning = model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
     cli.say(f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
             f"{len(split.holdout):,} held out")
@@ -154,7 +155,7 @@ def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Class
         return load_model(start.best, packed.wnids)[0]
     network = plan.recipe.network
     return Classifier(load_backbone(plan.weights), network.taps, network.hidden, len(packed.wnids),
-                      network.dropout, network.standardise)
+                      plan.recipe.base.dropout, network.standardise)
 
 
 def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, device: Device) -> dict[str, Any]:

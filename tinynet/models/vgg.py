@@ -136,6 +136,13 @@ class Classifier(nn.Module):
         """(N, classes) logits of pictures (N, 3, H, W) in [0, 1]."""
         return self.head(self.features(pictures))
 
+    def set_dropout(self, share: float) -> None:
+        """Drop this share of the head's hidden activations from now on."""
+        self.shape["dropout"] = share
+        for module in self.head:
+            if isinstance(module, nn.Dropout):
+                module.p = share
+
     def train_only(self, parts: Iterable[str]) -> int:
         """Let only `parts` (of `conv1` ... `conv5`, `head`) learn; returns the number of weights that do.
 
