@@ -78,11 +78,7 @@ def test_it_defines_nothing(path):
                 assert node.attr not in ("backward", "zero_grad", "optim"), cell.source
 
 
-_UNFINISHED = pytest.mark.xfail(strict=True, reason="finetune has not come to its end yet")
-
-
-@pytest.mark.parametrize("path", [
-    pytest.param(path, id=path.stem, marks=[_UNFINISHED] if path.stem == "02_transfer" else []) for path in PATHS])
+@NOTEBOOKS
 def test_outputs_are_of_the_real_data(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < execute.MOST
