@@ -196,7 +196,7 @@ REFERENCE = Recipe(
 # cosine 49.2, none of them apart from one cycle (p >= 0.2), constant 47.9 (p = 0.03, 0.004, 0.01).
 # finetune: hold-out 59.9 %, with mirror images 61.2; val 60.6 and 61.7, n=1 (benchmarks/results/finetune-64.json); at
 # 80 px val 63.1 and 64.7 (finetune-sizes.json). Rates, crops and average are those of a rough probe of four epochs in
-# bfloat16 that reached 62.4 % on a hold-out; a loss of 2.2 in the last steps says that less dropout is worth a try.
+# bfloat16 that reached 62.4 % on a hold-out; whether less dropout does better in three is not known yet.
 TUNED = Recipe(
     name="tuned",
     data=DataPlan(),
