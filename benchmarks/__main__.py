@@ -8,6 +8,7 @@ Peers: the published loop as written, the same at its best flags, timm's loader 
 """
 
 import functools
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -229,6 +230,9 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=KINDS, default=list(KINDS), help="default: all of them")
     cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
     asked = parser.parse_args()
+    if missing := [name for name in ("timm", "ttach") if importlib.util.find_spec(name) is None]:
+        raise InputError(f"{' and '.join(missing)} not installed, which tinynet is compared with; "
+                         'pip install -e ".[bench]"')
     with tempfile.TemporaryDirectory() as room:
         bench = Bench(asked, Path(room))
         one = bench.frozen.backbone.to(bench.device.device)

@@ -1,6 +1,7 @@
 """Rates, measured in turn (A B A B ...), so that their ratios hold on a noisy machine; ceilings; memory."""
 
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ def in_turn(jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, de
 
     `counts`: pictures that a job does, one number for all or one each. `ratio`: to the first job, the median over
     turns of the ratio within a turn. `memory`: GB by which this process grew at most while the job ran, page cache and
-    worker processes aside.
+    worker processes aside. A temporary folder that a job returns is removed when its time is taken.
     """
     found: dict[str, list[float]] = {name: [] for name in jobs}
     held = dict.fromkeys(jobs, 0.0)
@@ -43,10 +44,13 @@ def in_turn(jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, de
 
 def _seconds(job: Callable[[], Any], device: Device) -> float:
     started = time.perf_counter()
-    job()
+    made = job()
     if device.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    if isinstance(made, tempfile.TemporaryDirectory):
+        made.cleanup()
+    return seconds
 
 
 def ceiling(device: Device, dtype: torch.dtype, sides: tuple[int, ...] = (1024, 2048, 4096)) -> float:

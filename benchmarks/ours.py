@@ -161,12 +161,13 @@ def ten_crop_of_ttach(network: nn.Module, packed: Packed, size: int, device: Dev
 
 
 def packing(source: Path) -> tuple[Work, int]:
-    """The whole archive into packed arrays, in a folder that is removed again, and its number of pictures."""
+    """The whole archive into packed arrays, in a temporary folder that is returned, and its number of pictures."""
     archive = Archive(source)
 
-    def work() -> None:
-        with tempfile.TemporaryDirectory() as place:
-            pack(archive, Path(place) / "packed")
+    def work() -> tempfile.TemporaryDirectory:
+        place = tempfile.TemporaryDirectory()
+        pack(archive, Path(place.name) / "packed")
+        return place
     return work, sum(len(archive.part(name).files) for name in ("train", "val", "test"))
 
 

@@ -86,7 +86,7 @@ def accuracies(folder: Path) -> str:
     """The table of all files that have a label, smallest size first: a line a seed, and their mean."""
     found = [json.loads(path.read_text()) | {"file": path.name} for path in folder.glob("*.json")]
     lines = ["| recipe and stage | seed | hold-out top-1 | + mirror | val top-1 | + mirror | val top-5, + mirror | "
-             "training | all about it |", "| " + " | ".join(["---"] * 9) + " |"]
+             "training | result file |", "| " + " | ".join(["---"] * 9) + " |"]
     for one in sorted((one for one in found if "label" in one), key=lambda one: (one["size"], one["file"])):
         seeds = list(dict.fromkeys(row["seed"] for row in one["rows"]))
         for number, seed in enumerate(seeds):

@@ -246,11 +246,15 @@ def in_workers(work: Callable[[_Read, Any], Any], jobs: list, archive: Archive) 
 
 def _decode_into(read: _Read, job: tuple[Path, int, tuple[str, ...]]) -> int:
     target, start, files = job
-    rows = np.load(target, mmap_mode="r+")
-    for row, file in enumerate(files, start):
-        pixels = decode(read(file), file)
-        if pixels.shape != rows.shape[1:]:
-            raise InputError(f"{file}: {pixels.shape[1]}x{pixels.shape[0]} pixels, and the first picture has "
+    rows = np.load(target, mmap_mode="r")
+    decoded = np.empty((len(files), *rows.shape[1:]), rows.dtype)
+    for pixels, file in zip(decoded, files, strict=True):
+        found = decode(read(file), file)
+        if found.shape != pixels.shape:
+            raise InputError(f"{file}: {found.shape[1]}x{found.shape[0]} pixels, and the first picture has "
                              f"{rows.shape[2]}x{rows.shape[1]}; all must have one size (64x64 in Tiny ImageNet)")
-        rows[row] = pixels
+        pixels[:] = found
+    with target.open("r+b") as stream:  # not through the map, where every page would be a fault of its own
+        stream.seek(rows.offset + start * rows[:1].nbytes)
+        stream.write(decoded)
     return len(files)

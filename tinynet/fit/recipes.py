@@ -189,7 +189,7 @@ REFERENCE = Recipe(
 
 # base: `python -m tinynet.train --stage base`, 64 px: mean hold-out 58.9 %, with mirror images 59.9; official val
 # 58.7 and 60.2, n=3 seeds on one split (benchmarks/results/base-64.json). From kept features it took 7 min on
-# two cores of a Xeon without bfloat16. With --size 128: hold-out 64.5 and 65.2, val 65.0 and 66.1, n=1
+# two cores of a Xeon without bfloat16. With --size 128: hold-out 64.5 and 65.2, val 65.0 and 66.0, n=1
 # (benchmarks/results/base-128.json), 65 min of extraction in 8-bit integers and 7 min of head on the same two cores,
 # which did other work as well. What else was tried for the depths: benchmarks/results/search-depths.json; for the
 # schedule (search-schedule.json, every fifth picture, 8 epochs, 3 seeds): one cycle 49.2, two 49.1, onecycle 49.2,
