@@ -230,9 +230,9 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=KINDS, default=list(KINDS), help="default: all of them")
     cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
     asked = parser.parse_args()
-    if missing := [name for name in ("timm", "ttach") if importlib.util.find_spec(name) is None]:
-        raise InputError(f"{' and '.join(missing)} not installed, which tinynet is compared with; "
-                         'pip install -e ".[bench]"')
+    for name, needed in (("timm", "timm" in asked.peers), ("ttach", "tta" in asked.what)):
+        if needed and importlib.util.find_spec(name) is None:
+            raise InputError(f'{name} is not installed, which tinynet is compared with; pip install -e ".[bench]"')
     with tempfile.TemporaryDirectory() as room:
         bench = Bench(asked, Path(room))
         one = bench.frozen.backbone.to(bench.device.device)
