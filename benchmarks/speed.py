@@ -31,7 +31,8 @@ def cost(folder: Path) -> str:
     """How time and memory grow with the number of pictures and with their size."""
     lines = []
     if (path := folder / "whole.json").is_file():
-        lines += ["| base in short (one view, four epochs), on pictures | packing | features and head | memory |", "| --- | --- | --- | --- |"]
+        lines += ["| base in short (one view, four epochs), on pictures | packing | features and head | memory |",
+                  "| --- | --- | --- | --- |"]
         lines += [f"| {row['pictures']:,} | {row['packing']:.0f} s | {row['rest']:.0f} s | {row['memory']:.1f} GB |"
                   for row in json.loads(path.read_text())["runs"]]
     if (path := folder / "sizes.json").is_file():
@@ -52,7 +53,8 @@ def cost_figure(folder: Path) -> Figure:
     time, rate, memory = figure.subplots(1, 3)
     for work, key in (("packing (always the whole archive)", "packing"), ("features and head", "rest")):
         time.loglog([run["pictures"] for run in runs], [run[key] for run in runs], "o-", markersize=4, label=work)
-    time.set(xlabel="pictures, hold-out included", ylabel="seconds", title="Base in short: one view, four epochs", ylim=(1, 2000))
+    time.set(xlabel="pictures, hold-out included", ylabel="seconds", ylim=(1, 2000),
+             title="Base in short: one view, four epochs")
     for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
         mine = {int(name.split()[-2]): one for name, one in rates.items() if name.startswith(work)}
         rate.loglog(list(mine), [one["median"] for one in mine.values()], "o-", markersize=4, label=work)

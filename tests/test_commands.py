@@ -503,6 +503,15 @@ def test_finetune_goes_on_from_the_newest_finished_base(there):
     assert recipe["start_run"] == str(there.folder / "runs" / "done") and recipe["recipe"]["network"]["hidden"] == [16]
 
 
+def test_a_later_stage_has_the_seed_of_its_run_unless_told(there):
+    assert call(train, "--stage", "base", "--out", "runs/seeded", "--seed", 3, *SMALL, *there.flags).status == 0
+    for given, seed in (((), 3), (("--seed", 0), 0)):
+        out = f"runs/seed-{seed}"
+        assert call(train, "--stage", "fixres", "--run", "runs/seeded", "--out", out, "--epochs", "1", "--size", "32",
+                    "--device", "cpu", *given).status == 0
+        assert StageFolder(Path(out), "fixres").read_recipe()["seed"] == seed
+
+
 def test_a_summary_is_printed_and_nothing_is_left(elsewhere):
     ran = call(train, "--stage", "base", "--summary", *SMALL, *elsewhere.flags)
     assert ran.status == 0 and "Trainable params" in ran.out and "Conv2d" in ran.out

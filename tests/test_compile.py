@@ -82,7 +82,9 @@ def test_a_run_says_that_it_was_compiled(archive_path, tmp_path, monkeypatch):
         ran = call(train, "--stage", "base", "--out", "run", *SMALL, "--data", archive_path, "--cache", "cache",
                    "--compile")
         again = call(train, "--resume", "run")
+        plain = call(train, "--resume", "run", "--no-compile")
     assert again.status == 0 and "compiled" in again.err
+    assert plain.status == 0 and "compiled" not in plain.err
     assert ran.status == 0, ran.err
     assert "compiled" in StageFolder("run", "base").read_recipe()["device"]["name"]
     assert compiled_graphs() >= 2

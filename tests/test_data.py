@@ -148,6 +148,13 @@ def test_half_sorted_val_is_refused(folder, contents, archive):
     complaint(lambda: Archive(folder), "val/images", "class folders")
 
 
+def test_what_macos_leaves_beside_pictures_is_no_picture(folder, archive):
+    for file in archive.train.files[0], archive.val.files[0]:
+        (folder / file).with_name("._" + file.rsplit("/", 1)[1]).write_bytes(b"\0" * 4096)
+    other = Archive(folder)
+    assert other.train.files == archive.train.files and other.val.files == archive.val.files
+
+
 def test_train_without_images_folders(folder, archive):
     for images in list(folder.glob("train/*/images")):
         for picture in list(images.iterdir()):
@@ -311,11 +318,11 @@ def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch
 
 
 def test_changed_file_in_a_folder_is_noticed(folder):
-    before = open_packed(folder).digest
+    before = open_packed(folder).manifest["digest"]
     victim = sorted(folder.glob("val/images/*"))[0]
     Image.new("RGB", (64, 64), "red").save(victim)
     after = open_packed(folder)
-    assert after.digest != before
+    assert after.manifest["digest"] != before
     assert after.val.pictures[0][30, 30].tolist() == pixels(victim.read_bytes())[30, 30].tolist()
 
 

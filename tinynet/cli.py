@@ -37,7 +37,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "run": dict(metavar="DIR", help="the run to read (default: the newest that fits)"),
     "out": dict(metavar="DIR", help="where results go"),
     "seed": dict(type=int, metavar="N",
-                 help="seed of initial weights, order, augmentation and dropout (default: 0)"),
+                 help="seed of initial weights, order, augmentation and dropout (default: 0; a later stage has its "
+                      "run's)"),
     "split": dict(default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"),
     "device": dict(default="auto", choices=("auto", "cpu", "cuda", "mps"),
                    help="default: cuda where there is one, else cpu"),

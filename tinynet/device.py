@@ -133,7 +133,8 @@ def _processor_has(probe: str) -> bool:
 class InParts:
     """A function of pictures (N, 3, H, W) -> (N, ...), called on as many at once as the memory holds.
 
-    Where it runs out the number is halved, for good, and said. Raises `InputError` where one picture is too much.
+    Where it runs out the number is halved, for the calls that follow too, and said. Raises `InputError` where one
+    picture is too much.
     """
 
     def __init__(self, work: Callable[[Tensor], Tensor]):
@@ -159,5 +160,6 @@ class InParts:
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether torch raised `error` because the memory of a device did not suffice."""
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU, mps, and libraries on GPUs
+    # Of the CPU on Linux and on Windows, of mps, and of libraries on GPUs.
+    words = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

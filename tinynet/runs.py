@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynet.errors import InputError
-from tinynet.files import write_text
+from tinynet.files import locked, write_text
 
 ROOT = Path("runs")
 STAGES = ("base", "finetune", "fixres")
@@ -123,8 +123,9 @@ def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         named = tuple(row[name] for name in ("split", "views", "merge", "size"))
         return (*named, row.get("precision"), "temperature" in row)
 
-    kept = {kind(row): row for row in (*read_rows(path), *rows)}
-    write_text(path, _lines(kept.values()))
+    with locked(path.with_name(f".{path.name}.lock"), lambda: None):  # another command may score the same run
+        kept = {kind(row): row for row in (*read_rows(path), *rows)}
+        write_text(path, _lines(kept.values()))
 
 
 def cut_log(path: Path, step: int) -> None:

@@ -4,11 +4,12 @@
     python -m tinynet.train --stage finetune                goes on from the newest finished base
     python -m tinynet.train --recipe reference --stage all  the published system as written
     python -m tinynet.train --stage fixres --size 96        the head of the newest run, learnt on at its test size
-    python -m tinynet.train --resume runs/...               continue where Ctrl-C stopped it, exactly
+    python -m tinynet.train --resume runs/...               continue where Ctrl-C stopped it
 
 Every hyper-parameter of the recipe is a flag; with --stage all it applies to both stages.
 """
 
+from argparse import BooleanOptionalAction
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def parser() -> cli.Parser:
     made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for a later stage, that of its run")
     made.add_argument("--resume", metavar="RUN", help="continue this run, all of its stages, with its own recipe")
     made.add_argument("--summary", action="store_true", help="print the network layer by layer and stop")
-    made.add_argument("--compile", action="store_true",
+    made.add_argument("--compile", action=BooleanOptionalAction,
                       help="compile the steps of training, which takes a minute; for long training on a GPU")
     made.add_argument("--tensorboard", action="store_true",
                       help="show what happens in TensorBoard too: tensorboard --logdir RUN")
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     if asked.summary:
         print(stages.summary(run, plan))
         return
-    device = choose_device(asked.device, asked.precision, compiled=asked.compile)
+    device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile))
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
     rows = stages.train(run, plan, device, resume=bool(asked.resume), live=asked.tensorboard)
     show(rows, "json" if asked.json else "table")
@@ -102,7 +103,8 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
     if sizes[0] != sizes[1]:
         cli.say(f"note: {last.stage} was trained at {sizes[0]} px, {stage} at {sizes[1]}")
     elsewhere = None if run.resolve() == start.resolve() else str(start.resolve())
-    return run, Plan(recipe, asked.data or before.data, (stage,), before.weights, asked.seed or 0,
+    return run, Plan(recipe, asked.data or before.data, (stage,), before.weights,
+                     before.seed if asked.seed is None else asked.seed,
                      asked.cache or before.cache, elsewhere, last.stage)
 
 
@@ -125,9 +127,11 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
     plan = Plan.read(stored)
     if asked.device == "auto":
         asked.device = stored["device"]["type"]
-    if asked.precision == "auto" and asked.device == stored["device"]["type"]:
-        asked.precision = stored["device"]["precision"]
-    asked.compile = asked.compile or stored["device"].get("compiled", False)
+    if asked.device == stored["device"]["type"]:
+        if asked.precision == "auto":
+            asked.precision = stored["device"]["precision"]
+        if asked.compile is None:
+            asked.compile = stored["device"].get("compiled", False)
     elsewhere = {name: str(Path(getattr(asked, name)).resolve()) for name in ("data", "cache") if getattr(asked, name)}
     return run, replace(plan, **elsewhere)
 

@@ -123,7 +123,8 @@ class Archive:
         self.names = tuple(words.get(wnid, wnid) for wnid in self.wnids)
         by_top: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self._names):
-            if name.lower().endswith(_PICTURES):
+            hidden = name.rsplit("/", 1)[-1].startswith(".")  # macOS leaves ._x.JPEG beside x.JPEG on foreign disks
+            if name.lower().endswith(_PICTURES) and not hidden:
                 by_top[name.split("/", 1)[0]].append(name)
         self.train = self._read_train(by_top["train"])
         self.val = self._read_val(by_top["val"])

@@ -2,7 +2,7 @@
 
 Pictures are float (N, 3, H, W) in [0, 1]. The functions that change take one parameter a picture and
 agree with torchvision's functional of the same name on each picture alone; the functions `draw_*`
-draw those parameters from an explicit generator, which lives on the device they are wanted on.
+draw those parameters from an explicit generator, on its device.
 """
 
 import torch
@@ -48,8 +48,8 @@ def _resize_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tens
 
 def adjust_saturation(pictures: Tensor, factors: Tensor) -> Tensor:
     """Blend each picture with its grey version: factor 0 is grey, 1 the picture; `factors`: (N,)."""
-    weights = pictures.new_tensor([0.2989, 0.587, 0.114])[:, None, None]
-    grey = (pictures * weights).sum(1, keepdim=True)
+    red, green, blue = pictures.split(1, 1)
+    grey = 0.2989 * red + 0.587 * green + 0.114 * blue
     return torch.lerp(grey, pictures, factors[:, None, None, None]).clamp(0, 1)
 
 
@@ -58,7 +58,7 @@ def adjust_hue(pictures: Tensor, shifts: Tensor) -> Tensor:
     hue, saturation, value = _rgb_to_hsv(pictures)
     sector = (hue + shifts[:, None, None]) % 1 * 6
     # Each channel is a trapezoid in hue, at its own offset (Smith 1978, hexcone model).
-    offset = sector.new_tensor([5.0, 3.0, 1.0])[:, None, None]
+    offset = torch.arange(5, 0, -2, device=sector.device)[:, None, None]
     position = (sector[:, None] + offset) % 6
     ramp = torch.minimum(position, 4 - position).clamp(0, 1)
     return (value[:, None] * (1 - saturation[:, None] * ramp)).contiguous()
@@ -82,9 +82,9 @@ def colour_jitter(pictures: Tensor, saturation: Tensor, hue: Tensor, hue_first: 
     return torch.where(first, adjust_saturation(changed, saturation), adjust_hue(changed, hue))
 
 
-def draw_flags(count: int, generator: torch.Generator, probability: float = 0.5) -> Tensor:
-    """(count,) bool, each set with the given probability."""
-    return _uniform(count, generator) < probability
+def draw_flags(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) bool, each set by the toss of a coin."""
+    return _uniform(count, generator) < 0.5
 
 
 def draw_sides(count: int, generator: torch.Generator, low: int, high: int) -> Tensor:

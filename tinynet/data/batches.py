@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -43,7 +43,7 @@ def batches(part: PackedPart, rows: np.ndarray | None = None, *, size: int = 64,
         labels = None if part.labels is None else send(part.labels[chosen], device)
         if augment is not None:
             pictures = augment(pictures, at, number)
-        yield Batch(pictures, labels, at)
+        yield Batch(pictures.contiguous(memory_format=torch.channels_last), labels, at)
 
 
 def resident(part: PackedPart, device: torch.device) -> Tensor | None:
@@ -76,6 +76,32 @@ def send(array: np.ndarray, device: torch.device) -> Tensor:
     """An array as a tensor on the device; a GPU does not wait for it."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fetched(results: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """The same tensors on the CPU, each result one late: a GPU computes the next while the last is used."""
+    last = None
+    for tensors in results:
+        this = _leaving(tensors)
+        if last:
+            yield last()
+        last = this
+    if last:
+        yield last()
+
+
+def _leaving(tensors: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, ...]]:
+    """Begin to copy to the CPU; what is returned waits for the copies and gives them."""
+    copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)  # of a GPU's: into pinned memory
+    left = torch.cuda.Event() if tensors[0].is_cuda else None
+    if left:
+        left.record()
+
+    def arrived() -> tuple[Tensor, ...]:
+        if left:
+            left.synchronize()
+        return copies
+    return arrived
 
 
 def send_whole(array: np.ndarray, device: torch.device) -> Tensor:

@@ -50,8 +50,8 @@ class PackedPart:
 class Packed:
     """The packed copy of an archive: `train`, `val` and `test`; `wnids`, their `names`, and `side` in pixels.
 
-    `digest` is that of the source's table of contents. `contents` is that of classes, file names, labels and
-    decoded pixels: the same for a zip, its extracted folder and a repacked copy, another for changed pictures.
+    `contents` is the digest of classes, file names, labels and decoded pixels: the same for a zip, its extracted
+    folder and a repacked copy, another for changed pictures.
     """
 
     def __init__(self, folder: Path):
@@ -63,7 +63,6 @@ class Packed:
         self.wnids: tuple[str, ...] = tuple(self.manifest["wnids"])
         self.names: tuple[str, ...] = tuple(self.manifest["names"])
         self.side: int = self.manifest["side"]
-        self.digest: str = self.manifest["digest"]
         self.contents: str = self.manifest["contents"]
         self.train, self.val, self.test = (self._part(name) for name in SPLITS)
 

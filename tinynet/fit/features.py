@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tinynet.cli import progress, say
-from tinynet.data.batches import Batch, batches, fitting, has_room, seeded, send, send_whole
+from tinynet.data.batches import Batch, batches, fetched, fitting, has_room, seeded, send, send_whole
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device, InParts
 from tinynet.errors import InputError
@@ -170,7 +171,7 @@ def frozen_backbone(model: Classifier, packed: Packed, size: int, device: Device
         return backbone
     rows = np.linspace(0, len(packed.train) - 1, min(_CALIBRATION, len(packed.train))).astype(np.int64)
     shown = next(batches(packed.train, rows, size=len(rows), device=device.device))
-    plain = change_pictures(shown.pictures, shown.rows, Stage(size=size), 0, torch.Generator(device.device))
+    plain = change_pictures(shown.pictures, shown.rows, Stage(size=size), 0, torch.Generator())
     return Int8Backbone(backbone, plain)
 
 
@@ -189,14 +190,22 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
         write_json(folder / "progress.json", {"taps": list(taps), "at_once": source.at_once, "done": done})
 
     first, start, seen = done
-    pooled = InParts(lambda pictures: _rounded(pooled_features(backbone, taps, pictures), source.dtype).cpu())
+    pooled, dtype = InParts(partial(pooled_features, backbone, taps)), getattr(torch, source.dtype)
+
+    def computed(view: int, start: int) -> Iterator[tuple[Tensor, ...]]:
+        for batch in source.batches(view, start):
+            features = pooled(batch.pictures)
+            yield batch.rows, features.to(dtype), features.abs().max()
+
     with progress(total=total, done=seen, label="features", unit="pictures") as bar, torch.inference_mode():
         try:
             for view in range(first, source.views):
-                for batch in source.batches(view, start):
-                    found = pooled(batch.pictures).numpy()
-                    at = place[batch.rows.cpu().numpy()]
-                    for array, values in zip(arrays, np.split(found, np.cumsum(widths)[:-1], 1), strict=True):
+                for rows, found, greatest in fetched(computed(view, start)):
+                    if not greatest <= torch.finfo(dtype).max:  # NaN neither
+                        raise InputError(f"features of up to {greatest:.3g} do not fit {source.dtype}; "
+                                         "use --feature-dtype float32")
+                    at = place[rows.numpy()]
+                    for array, values in zip(arrays, np.split(found.numpy(), np.cumsum(widths)[:-1], 1), strict=True):
                         array[view, at] = values
                     start += 1
                     seen += len(at)
@@ -246,15 +255,3 @@ def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
 def _drop_partial(folder: Path) -> None:
     for file in (folder / "progress.json", *folder.glob("*.partial.npy")):
         file.unlink(missing_ok=True)
-
-
-def _rounded(features: Tensor, dtype: str) -> Tensor:
-    """The features in the dtype that they are kept in, rounded on the device: fewer bytes leave it.
-
-    Raises `InputError` where one of them does not fit.
-    """
-    kept = features.to(getattr(torch, dtype))
-    if not torch.isfinite(kept).all():
-        raise InputError(f"features of up to {features.abs().max():.3g} do not fit {dtype}; "
-                         "use --feature-dtype float32")
-    return kept

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tinynet.data import augment
-from tinynet.data.batches import Batch, batches, seeded
+from tinynet.data.batches import Batch, batches, seeded, send
 from tinynet.data.packed import PackedPart
 from tinynet.errors import InputError
 from tinynet.fit.recipes import Stage
@@ -35,28 +35,36 @@ def epoch_batches(part: PackedPart, rows: np.ndarray, stage: Stage, seed: int, e
     """
 
     def change(pictures: Tensor, at: Tensor, number: int) -> Tensor:
-        return change_pictures(pictures, at, stage, epoch, seeded(device, seed, "pictures", epoch, number))
+        return change_pictures(pictures, at, stage, epoch, seeded("cpu", seed, "pictures", epoch, number))
 
     order = rows[epoch_order(len(rows), seed, epoch, stage.batch, whole)]
     return batches(part, order, size=stage.batch, device=device, augment=change, start=start)
 
 
 def change_pictures(pictures: Tensor, rows: Tensor, stage: Stage, epoch: int, generator: torch.Generator) -> Tensor:
-    """Crop, flip and jitter a batch as `stage` says: (N, 3, H, W) in [0, 1] -> (N, 3, size, size)."""
+    """Crop, flip and jitter a batch as `stage` says: (N, 3, H, W) in [0, 1] -> (N, 3, size, size).
+
+    `generator` lives on the CPU: what it draws is the same for every device, and sent there.
+    """
+    def there(drawn: Tensor) -> Tensor:
+        return send(drawn.numpy(), pictures.device)
+
     count, side = len(pictures), pictures.shape[-1]
     if stage.crop_side or stage.crop_area or side != stage.size:
         sides = _crop_sides(count, side, stage, generator)
-        top, left = augment.draw_corners(sides, generator, side)
+        top, left = map(there, augment.draw_corners(sides, generator, side))
+        sides = there(sides)
         pictures = augment.resized_crop(pictures, top, left, sides, sides, stage.size)
     if stage.flip == "alternating":
         pictures = augment.hflip(pictures, augment.alternating_flags(rows, epoch))
     elif stage.flip == "random":
-        pictures = augment.hflip(pictures, augment.draw_flags(count, generator))
+        pictures = augment.hflip(pictures, there(augment.draw_flags(count, generator)))
     if stage.saturation or stage.hue:
         factors = augment.draw_factors(count, generator, *(stage.saturation or (1.0, 1.0)))
         shifts = augment.draw_factors(count, generator, -stage.hue, stage.hue)
-        pictures = augment.colour_jitter(pictures, factors, shifts, augment.draw_flags(count, generator))
-    return pictures.contiguous(memory_format=torch.channels_last)
+        hue_first = augment.draw_flags(count, generator)
+        pictures = augment.colour_jitter(pictures, there(factors), there(shifts), there(hue_first))
+    return pictures
 
 
 def check_crops(stage: Stage, side: int) -> None:
@@ -71,4 +79,4 @@ def _crop_sides(count: int, side: int, stage: Stage, generator: torch.Generator)
         return augment.draw_sides(count, generator, *stage.crop_side)
     if stage.crop_area:
         return augment.draw_sides_by_area(count, generator, side, *stage.crop_area)
-    return torch.full((count,), side, device=generator.device)
+    return torch.full((count,), side)

@@ -56,12 +56,15 @@ class Training:
     _STATEFUL = ("module", "optimizer", "schedule", "scaler", "average")
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values that continue this training exactly, random state included."""
+        """Tensors and plain values that continue this training, random state included.
+
+        On a CPU it ends with the same bits; a GPU may add in another order.
+        """
         state: dict[str, Any] = {name: getattr(self, name) for name in self._PLAIN}
         state |= {name: getattr(self, name).state_dict() for name in self._STATEFUL if getattr(self, name) is not None}
         state["rng"] = torch.get_rng_state()
         if source := self._device_random():
-            state["device_rng"] = source.get_rng_state()
+            state["device_rng"] = {self.device.device.type: source.get_rng_state()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -73,8 +76,8 @@ class Training:
             if getattr(self, name) is not None and state[name]:  # a scaler of another precision has no state
                 getattr(self, name).load_state_dict(state[name])
         torch.set_rng_state(state["rng"])
-        if (source := self._device_random()) and "device_rng" in state:
-            source.set_rng_state(state["device_rng"])
+        if kept := state.get("device_rng", {}).get(self.device.device.type):  # another kind of device has another state
+            self._device_random().set_rng_state(kept)
 
     def _device_random(self) -> Any:
         """Where the device's own random state lives; the CPU's is torch's."""
@@ -95,7 +98,7 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
-            self.average.update_parameters(self.module)
+            self._move_average()
         if self.stage.schedule_every == "step":
             self.schedule.step()
         return loss.detach()
@@ -107,8 +110,20 @@ class Training:
         They are copied again at the next step, so nothing here changes what is learnt.
         """
         if self.average is not None and "head" in self.stage.learn:
-            with self.device.autocast():
-                measure_norms(self.average.module, islice(inputs, math.ceil(FOR_STATISTICS / self.stage.batch)))
+            some = islice(inputs, math.ceil(FOR_STATISTICS / self.stage.batch))
+            measure_norms(self.average.module, some, self.device.autocast)
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        """As `AveragedModel.update_parameters`, which sends its count to the device at every step and waits for it."""
+        kept, live = self.average.module, self.module
+        if self.average.n_averaged:
+            self.average.multi_avg_fn(list(kept.parameters()), list(live.parameters()), self.average.n_averaged)
+        else:
+            torch._foreach_copy_(list(kept.parameters()), list(live.parameters()))
+        for mine, theirs in zip(kept.buffers(), live.buffers(), strict=True):
+            mine.copy_(theirs)
+        self.average.n_averaged += 1
 
 
 def fit(training: Training, stream: Stream, check: Callable[[nn.Module], dict[str, Any]],

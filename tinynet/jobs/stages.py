@@ -105,14 +105,22 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
     facts = _facts(folder, plan, packed, split, device)
     facts["start_digest"] = weights_digest(model if start else model.backbone)  # base's head is new
     if start:
-        _same(start, {key: facts[key] for key in ("data_digest", "split_digest", "device")})
+        _same(start, {key: facts[key] for key in ("data_digest", "split_digest")})
     resume = resume and folder.started
     if resume:
         _same(folder, {key: facts[key] for key in ("data_digest", "split_digest", "start_digest", "device")})
         _same_plan(folder, plan)
     folder.make()
     with locked(folder.run / f".{folder.stage}.lock", lambda: _refuse(folder)):
-        return _learn(folder, plan, packed, split, model, device, facts, resume, live)
+        try:
+            return _learn(folder, plan, packed, split, model, device, facts, resume, live)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            stage = plan.recipe.stage(folder.stage)
+            raise InputError(f"the memory does not hold a step of {stage.batch} pictures of {stage.size} px; start "
+                             "another run with a smaller --batch or --size, or go on elsewhere with --resume "
+                             f"{folder.run}") from None
 
 
 def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model: Classifier, device: Device,
@@ -133,19 +141,12 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
     elif folder.last.is_file():
         training.load_state_dict(load_training(folder.last, packed.wnids))
         cli.say(f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}")
-    try:
-        with board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as shown:
-            if shown and not training.total_steps:
-                shown.pictures(next(epoch_batches(packed.train, split.train, stage, plan.seed, 0,
-                                                  torch.device("cpu"))).pictures)
-            check = _check(judge, packed.train.labels[split.holdout], training, shown)
-            _run(training, stream, check, folder, packed, model, shown)
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise InputError(f"the memory does not hold a step of {stage.batch} pictures of {stage.size} px; start "
-                         f"another run with a smaller --batch or --size, or go on elsewhere with --resume {folder.run}"
-                         ) from None
+    with board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as shown:
+        if shown and not training.total_steps:
+            shown.pictures(next(epoch_batches(packed.train, split.train, stage, plan.seed, 0,
+                                              torch.device("cpu"))).pictures)
+        check = _check(judge, packed.train.labels[split.holdout], training, shown)
+        _run(training, stream, check, folder, packed, model, shown)
     return {"run": str(folder.run), "stage": folder.stage, "split": "holdout", "views": "none", "merge": "mean",
             "size": stage.size, **training.best["holdout"]}
 
@@ -179,7 +180,7 @@ def _same(folder: StageFolder, facts: dict[str, Any]) -> None:
                              f"{facts[key][:12]}); go on with the {what} it was started with")
     if "device" in facts and before["device"] != facts["device"]:
         cli.say(f"note: {folder.path} was trained on {before['device']['name']}; on {facts['device']['name']} "
-                "the same steps give slightly different numbers")
+                "the same steps give other numbers")
 
 
 def _same_plan(folder: StageFolder, plan: Plan) -> None:

@@ -7,13 +7,11 @@ documented accuracy come from the weights' metadata.
 import difflib
 import math
 import re
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 import torchvision
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
-from tinynet.models.weights import read_state
+from tinynet.models.weights import download, read_state
 
 _TIMM = "timm/"
 
@@ -102,7 +100,7 @@ def _torchvision(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], S
                           how.interpolation.value, (named["acc@1"] / 100, named["acc@5"] / 100) if named else None)
     network = torchvision.models.get_model(arch, weights=None, **_as_published(arch, described))
     if chosen and not Path(weights).is_file():
-        _fill(network, _fetch(chosen), weights)
+        _fill(network, download(chosen), weights)
     elif weights != "none":
         _fill(network, read_state(weights), weights)
     return network, how.mean, how.std, published
@@ -113,15 +111,6 @@ def _as_published(arch: str, weights: Any) -> dict[str, Any]:
     if arch in ("inception_v3", "googlenet"):
         return {"transform_input": True, "init_weights": False}
     return {"image_size": weights.meta["min_size"][0]} if arch.startswith("vit_") else {}
-
-
-def _fetch(weights: Any) -> dict[str, Tensor]:
-    try:
-        with redirect_stdout(sys.stderr):  # torch announces a download where results belong
-            return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError) as error:
-        raise InputError(f"--weights {weights.name}: could not be fetched ({error}); bring {weights.url} here by hand "
-                         f"and name it with --weights") from None
 
 
 def _timm(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], Sequence[float], Published]:

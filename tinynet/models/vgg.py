@@ -5,7 +5,8 @@ Nobody outside this file knows VGG's layer numbers, channel counts or least pict
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -194,8 +195,11 @@ def weights_digest(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def measure_norms(module: nn.Module, inputs: Iterable[Tensor]) -> None:
+def measure_norms(module: nn.Module, inputs: Iterable[Tensor],
+                  context: Callable[[], AbstractContextManager] = nullcontext) -> None:
     """Give the batch norms of `module` the statistics of these batches of inputs; it is in eval mode afterwards.
+
+    `context`: what the module runs in; the inputs are made outside it.
 
     Cumulative means over the batches, as in Izmailov et al. 2018; dropout stays off, so nothing is left to chance.
     """
@@ -207,7 +211,8 @@ def measure_norms(module: nn.Module, inputs: Iterable[Tensor]) -> None:
         norm.train()
     for some in inputs:
         if len(some) > 1:
-            module(some)
+            with context():
+                module(some)
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
     module.eval()

@@ -9,7 +9,7 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor
-from torchvision.models import VGG16_Weights
+from torchvision.models import VGG16_Weights, WeightsEnum
 
 from tinynet.cli import say
 from tinynet.errors import InputError
@@ -30,7 +30,7 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
     if not chosen and not Path(weights).is_file():
         raise InputError(f"--weights {weights}: no such file, and not one of {', '.join(VGG16_Weights.__members__)}, "
                          "none")
-    state = _download(chosen) if chosen else read_state(weights)
+    state = download(chosen) if chosen else read_state(weights)
     if chosen := chosen or published.get(Path(weights).name):
         preprocessing = chosen.transforms()
         backbone = Backbone(preprocessing.mean, preprocessing.std)
@@ -41,7 +41,11 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
     return backbone
 
 
-def _download(weights: VGG16_Weights) -> dict[str, Tensor]:
+def download(weights: WeightsEnum) -> dict[str, Tensor]:
+    """The state dict of a member of torchvision's weights, fetched unless it was before.
+
+    Raises `InputError` where it cannot be fetched, or what was fetched cannot be read.
+    """
     name = weights.url.rsplit("/", 1)[1]
     try:
         with redirect_stdout(sys.stderr):  # torch announces a download where results belong
