@@ -36,7 +36,7 @@ def in_turn(jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, de
                 if turn:
                     found[name].append(count / seconds)
                 bar.update()
-    first = next(iter(found.values()))
+    first = next(iter(found.values()), [])
     return {name: {"median": statistics.median(rates), "low": min(rates), "high": max(rates), "turns": rates,
                    "ratio": statistics.median(r / f for r, f in zip(rates, first, strict=True)), "memory": held[name]}
             for name, rates in found.items()}

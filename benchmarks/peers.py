@@ -41,6 +41,11 @@ def unpack(source: Path, part: str, rows: np.ndarray, folder: Path) -> Path:
     return folder / part
 
 
+def _as_torch_has_it() -> AbstractContextManager:
+    """Float32 convolutions on a GPU round to TF32 unless told otherwise, as tinynet's --precision float32 does."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=True)
+
+
 class Peer:
     """One of `KINDS` on pictures in class folders: training, scoring and loading go through all of them once."""
 
@@ -62,6 +67,7 @@ class Peer:
         optimizer = self._optimizer(learning)
         scaler = self.device.scaler()
 
+        @_as_torch_has_it()
         def epoch() -> None:
             self.network[0].requires_grad_(all_of_it)
             self.network.train()
@@ -76,6 +82,7 @@ class Peer:
                 seen += loss.item() if self.kind == "as written" else 0
         return epoch
 
+    @_as_torch_has_it()
     def evaluate(self) -> None:
         """One view of every picture, its right answers counted."""
         self.network.eval()

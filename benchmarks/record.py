@@ -43,8 +43,10 @@ def main() -> None:
         print(path)
     if asked.table:
         write_text(README, with_tables(README.read_text(encoding="utf-8")))
-        save_figure(speed.cost_figure(HERE / "results"), FIGURE, speed.cost(HERE / "results"))
-        print(README, FIGURE, sep="\n")
+        print(README)
+        if figure := speed.cost_figure(HERE / "results"):
+            save_figure(figure, FIGURE, speed.cost(HERE / "results"))
+            print(FIGURE)
 
 
 def record(names: list[str], label: str) -> dict[str, Any]:

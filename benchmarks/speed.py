@@ -41,25 +41,31 @@ def cost(folder: Path) -> str:
         lines += ["", "| pictures/s (GB) at | " + " | ".join(sizes) + " |", "| --- " * (len(sizes) + 1) + "|"]
         for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
             mine = (rates[f"{work}, {size}"] for size in sizes)
-            lines.append(f"| {work} | " + " | ".join(f"{r['median']:.3g} ({r['memory']:.1f})" for r in mine) + " |")
+            shown = (f"{_short(rate['median'], 3)} ({rate['memory']:.1f})" for rate in mine)
+            lines.append(f"| {work} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def cost_figure(folder: Path) -> Figure:
-    """What `cost` tabulates, drawn: time against the number of pictures, rate and memory against their size."""
+def cost_figure(folder: Path) -> Figure | None:
+    """What `cost` tabulates, drawn: time against the number of pictures, rate and memory against their size.
+
+    None where one of its two files is missing.
+    """
+    if not all((folder / name).is_file() for name in ("whole.json", "sizes.json")):
+        return None
     runs = json.loads((folder / "whole.json").read_text())["runs"]
     rates = json.loads((folder / "sizes.json").read_text())["rates"]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     time, rate, memory = figure.subplots(1, 3)
     for work, key in (("packing (always the whole archive)", "packing"), ("features and head", "rest")):
         time.loglog([run["pictures"] for run in runs], [run[key] for run in runs], "o-", markersize=4, label=work)
-    time.set(xlabel="pictures, hold-out included", ylabel="seconds", ylim=(1, 2000),
+    time.set(xlabel="pictures, hold-out included", ylabel="seconds", ylim=(1, None),
              title="Base in short: one view, four epochs")
     for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
         mine = {int(name.split()[-2]): one for name, one in rates.items() if name.startswith(work)}
         rate.loglog(list(mine), [one["median"] for one in mine.values()], "o-", markersize=4, label=work)
         memory.plot(list(mine), [one["memory"] for one in mine.values()], "o-", markersize=4, label=work)
-    rate.set(ylabel="pictures/s", title="Rate", ylim=(1, 1000))
+    rate.set(ylabel="pictures/s", title="Rate", ylim=(1, None))
     memory.set(ylabel="GB", title="Memory, batches of 64", ylim=(0, None))
     for panel in (rate, memory):
         panel.set_xlabel("size (pixels)")
@@ -118,4 +124,9 @@ def _ratio(one: Result, other: Result) -> float:
 def _times(faster: Result, peers: Sequence[str]) -> str:
     """Against the fastest of some peers."""
     found = [faster[peer] for peer in peers if peer in faster]
-    return f"{min(found):.2g}x" if found else ""
+    return f"{_short(min(found))}x" if found else ""
+
+
+def _short(number: float, digits: int = 2) -> str:
+    """So many digits, and all of those before the point."""
+    return f"{number:,.0f}" if number >= 10**digits else f"{number:.{digits}g}"

@@ -42,7 +42,7 @@ from tinynet.score.views import CORNERS
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "ece", "low", "high"]
-SCORED = [*KEYS, "precision", "forwards", "pictures_per_second", "gain", "p"]
+SCORED = [*KEYS, "precision", "forwards", "pictures_per_second", "gain", "gain_low", "gain_high", "p"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,7 +26,7 @@ from tinynet.data.synthetic import synthetic
 from tinynet.device import Device
 from tinynet.fit import features, schedules
 from tinynet.fit.checkpoint import load_model, load_training, save_model, save_training
-from tinynet.fit.inputs import epoch_batches, epoch_order, steps_per_epoch
+from tinynet.fit.inputs import change_pictures, epoch_batches, epoch_order, steps_per_epoch
 from tinynet.fit.loop import Training, fit
 from tinynet.fit.recipes import RECIPES, REFERENCE, TUNED, DataPlan, Network, Stage
 from tinynet.jobs import stages
@@ -159,6 +159,13 @@ def test_cosine_falls_from_lr_to_the_floor_and_constant_stays():
 
 
 # --- the order of pictures ------------------------------------------------------------------------
+
+
+def test_all_that_chance_decides_of_pictures_is_drawn_on_the_cpu_and_sent():
+    stage = Stage(crop_side=(20, 32), flip="random", saturation=(0.5, 2.0), hue=0.1, size=48)
+    pictures = torch.zeros(4, 3, 32, 32, device="meta")  # what stays on the CPU cannot be mixed with it
+    for one in (stage, Stage(size=48), dataclasses.replace(stage, crop_side=(), crop_area=(0.5, 1.0))):
+        assert change_pictures(pictures, torch.zeros(4, dtype=torch.long, device="meta"), one).shape == (4, 3, 48, 48)
 
 
 @given(count=st.integers(2, 200), batch=st.integers(2, 70), seed=st.integers(0, 5), epoch=st.integers(0, 5))

@@ -290,7 +290,7 @@ def by_hand(tree, views, mode="shorter", interpolation=tv.InterpolationMode.BILI
     (dict(interpolation="bicubic", resize=80), dict(interpolation=tv.InterpolationMode.BICUBIC, resize=80)),
     (dict(size=48), dict(size=48))])
 def test_a_folder_is_scored_as_torchvisions_transforms_would(tree, reader, flags, how):
-    rows = scored(tree, tta=["ten"], batch=4, **flags)
+    rows = scored(tree, tta=["ten"], **flags)
     assert [(row["views"], row["forwards"]) for row in rows] == [("none", 1), ("ten", 10)]
     for row in rows:
         expected, labels = by_hand(tree, row["views"], **how)
@@ -301,9 +301,12 @@ def test_a_folder_is_scored_as_torchvisions_transforms_would(tree, reader, flags
 
 
 @pytest.mark.parametrize("batch", [1, 7, 40])
-def test_scores_do_not_depend_on_batches_and_workers(tree, reader, batch):
+def test_scores_do_not_depend_on_batches_and_workers(tree, reader, batch, monkeypatch):
     how = dict(tta=["ten", "flip+scales:56,72"], merges=["mean", "gmean", "vote"])
-    once, again = scored(tree, batch=4, **how), scored(tree, batch=batch, workers=batch % 2, **how)
+    monkeypatch.setattr(imagenet, "at_once", lambda chosen: 4)
+    once = scored(tree, **how)
+    monkeypatch.setattr(imagenet, "at_once", lambda chosen: batch)
+    again = scored(tree, workers=batch % 2, **how)
     assert len(once) == 7
     for row, other in zip(once, again, strict=True):
         same = ("views", "merge", "n", "top1", "top5", "forwards")
@@ -336,6 +339,18 @@ def test_the_command_scores_a_folder_and_keeps_what_is_asked_for(tree, reader, t
     (again,) = json.loads(call(evaluate, "--from-probabilities", "kept/ten.npz", "--json").out)
     assert again["top1"] == rows[1]["top1"] and again["loss"] == pytest.approx(rows[1]["loss"])
     assert "documented" in call(evaluate, *flags).out
+
+
+def test_a_network_of_one_size_does_not_see_oblong_pictures():
+    class Square(nn.Module):
+        def forward(self, pictures):
+            assert pictures.shape[-1] == pictures.shape[-2] == 32, "wrong size"
+            return pictures.mean((2, 3))
+
+    probe = torch.zeros(1, 3, 32, 32)
+    imagenet.can_see(Square(), view_set("flip", 32, prepared=True), probe, "--arch square")
+    complaint(lambda: imagenet.can_see(Square(), view_set("scales:32", 32, prepared=True), probe, "--arch square"),
+              "--arch square", "42x32", "wrong size")
 
 
 def test_a_folder_that_cannot_be_scored_is_refused(tree, reader, tmp_path, monkeypatch):
@@ -458,7 +473,7 @@ def test_a_picture_is_prepared_as_its_publisher_says():
     how = tv2.Compose([tv2.Resize(64), tv2.CenterCrop(56)])
     picture = Image.fromarray(np.random.RandomState(0).randint(0, 256, (75, 133, 3), np.uint8))
     expected = tv.to_image(how(picture))
-    shown = imagenet.Shown([Path("a.png")], 64, "shorter", "bilinear")
+    shown = imagenet.DecodedPictures([Path("a.png")], 64, "shorter", "bilinear")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(imagenet, "open_picture", lambda *_: picture)
         _, found = shown[0]

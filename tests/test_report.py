@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +15,15 @@ from support import SMALL, call, thin_network
 
 from tinynet import evaluate, train
 from tinynet.data.verify import same_pixels
+from tinynet.jobs import reporting
 from tinynet.jobs.reporting import gather
+from tinynet.jobs.scoring import NOT_PAIRED
 from tinynet.report import __main__ as command
-from tinynet.report.figures import inline_svg, training_curves
-from tinynet.report.page import Shown, write_page
+from tinynet.report.figures import inline_svg, training_curves, view_votes
+from tinynet.report.page import RunReport, write_page
+from tinynet.report.tables import table
 from tinynet.runs import StageFolder
+from tinynet.score.probabilities import Probabilities
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,10 +131,33 @@ def test_the_matrix_in_the_page_is_that_of_the_stored_probabilities(there):
     assert sum(row["n"] for row in shown.classes) == 24
 
 
+def test_a_page_says_whose_pictures_it_shows(there, tmp_path):
+    call(command, "runs/one", *there.flags)
+    assert "24 pictures of\nofficial val, in float32" in Page(there.folder / "runs/one/report.html").text
+    shutil.copytree("runs/one", tmp_path / "one")
+    for kept in (tmp_path / "one" / "base" / "probabilities").glob("val-*"):
+        kept.unlink()
+    call(command, tmp_path / "one", *there.flags)
+    page = Page(tmp_path / "one" / "report.html")
+    assert "pictures of\nthe hold-out, in float32" in page.text and "confidence on holdout" in page.html
+
+
+def test_what_is_kept_of_another_precision_or_network_is_not_mixed_in(there, tmp_path):
+    assert any("mirror" in row["views"] for row in gather(Path("runs/one"), *there.flags[1::2]).calibration)
+    for key in ("precision", "weights"):
+        shutil.copytree("runs/one", tmp_path / key)
+        for path in (tmp_path / key / "base" / "probabilities").glob("*.npz"):
+            kept = Probabilities.load(path)
+            if kept.views == ("mirror",):
+                replace(kept, about={**kept.about, key: "another"}).save(path)
+        rows = gather(tmp_path / key, *there.flags[1::2]).calibration
+        assert rows and not any("mirror" in row["views"] for row in rows)
+
+
 def test_a_class_called_script_is_harmless(tmp_path):
     evil = '<script>alert("x")</script>'
     card = {"picture": "data:,", "file": f"val/{evil}.JPEG", "name": evil, "called": evil, "sure": 0.5, "right": False}
-    shown = Shown(evil, facts=[(evil, evil)], names=[evil, "b", "c"], order=[0, 1, 2], counts=[(0, 1, 2)],
+    shown = RunReport(evil, facts=[(evil, evil)], names=[evil, "b", "c"], order=[0, 1, 2], counts=[(0, 1, 2)],
                   classes=[{"name": evil, "top1": 0.1, "low": 0.0, "high": 0.2, "n": 4, "taken_for": evil, "share": 0.5,
                             "wnid": evil}], missing=[evil], mistakes=[card], split="val",
                   hardest=[{"name": evil, "top1": 0.1, "cards": [card]}],
@@ -145,6 +174,17 @@ def test_figures_take_the_ink_of_the_page_and_say_what_they_show():
     assert 'aria-label="told &quot;so&quot; &amp; &lt;so&gt;"' in svg
 
 
+def test_a_figure_of_views_is_drawn_whatever_its_picture_is_called():
+    figure = view_votes(["plain"], [np.zeros((8, 8, 3))], [("$^$", 0.5)], "$^$", "a$^$.jpg: $^$, 50%")
+    assert "a$^$.jpg" in inline_svg(figure, "votes")
+
+
+def test_a_gain_stands_beside_its_interval():
+    row = {"top1": 0.5, "gain": 0.01, "gain_low": -0.005, "gain_high": 0.025, "p": 0.2}
+    text = table([row, {"top1": 0.4, **NOT_PAIRED}])
+    assert "+1.00%" in text and "-0.50% .. +2.50%" in text
+
+
 def test_the_ids_of_a_page_are_its_own(there):
     call(command, "runs/one", *there.flags)
     page = Page(there.folder / "runs/one/report.html")
@@ -157,9 +197,35 @@ def test_several_runs_are_compared_in_pairs(there):
     page = Page(there.folder / "pages/comparison.html")
     assert page.open == [] and "2 runs compared" in page.text and "Classes on which they differ most" in page.text
     assert [link for link in page.sources if link.endswith(".html")] == ["one.html", "two.html"]
+    assert "On val. p is" in page.text
     call(command, "runs/one", "runs/two", *there.flags)
     links = [link for link in Page(there.folder / "runs/one/comparison.html").sources if link.endswith(".html")]
     assert links == ["report.html", "../two/report.html"]
+
+
+def test_runs_that_saw_other_pictures_are_not_compared_class_by_class(there, tmp_path):
+    long = "a-run-with-a-name-of-more-than-sixty-characters-that-ends-in-"
+    for name in ("one", "two"):
+        shutil.copytree(f"runs/{name}", tmp_path / f"{long}{name}")
+    for kept in (tmp_path / f"{long}two" / "base" / "probabilities").glob("val-*"):
+        kept.unlink()
+    call(command, *sorted(tmp_path.iterdir()), "--out", tmp_path / "pages", *there.flags)
+    page = Page(tmp_path / "pages" / "comparison.html")
+    assert "Not compared in pairs" in page.text and "Classes on which they differ" not in page.text
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_p_of_a_class_is_that_of_all_that_it_was_picked_from(there):
+    shown = [gather(Path(f"runs/{name}"), *there.flags[1::2]) for name in ("one", "two")]
+    labels = shown[0].plain.labels
+    for one, best in zip(shown, (5, 0), strict=True):  # one run is right on class 5 alone, the other on class 0
+        said = np.full(one.plain.log_probabilities.shape, -9.0, np.float32)
+        said[..., best] = -1.0
+        one.plain = replace(one.plain, log_probabilities=said)
+    for row in reporting._differences(shown, reporting._beside(shown)):
+        apart = row["name"] in (shown[0].names[0], shown[0].names[5])
+        assert row["difference"] == (1.0 if apart else 0.0)
+        assert row["p"] == (min(1.0, 6 * 2 * 0.5 ** (labels == 0).sum()) if apart else 1.0)
 
 
 def test_without_the_data_everything_but_the_pictures_is_there(there, tmp_path):

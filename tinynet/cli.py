@@ -50,7 +50,8 @@ COMMON: dict[str, dict[str, Any]] = {
                      "scales:64,80, resize:72, dense, and products of them: flip+scales:64,80 (default: none)"),
     "format": dict(default="table", choices=("table", "markdown", "csv", "json"),
                    help="of the result on standard output (default: table)"),
-    "json": dict(action="store_true", help="print the rows of the result as one JSON array on standard output"),
+    "json": dict(action="store_const", dest="format", const="json", default="table",
+                 help="print the rows of the result as one JSON array on standard output"),
 }
 
 

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     packed = open_data(None, None, plan)
     rows = [row for stage in runs.WHOLE
             for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))]
-    show(rows, "json" if asked.json else "table")
+    show(rows, asked.format)
     last, chance = rows[-1], 1 / CLASSES
     cli.say(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}{_REAL}")
     if last["low"] < 2 * chance:

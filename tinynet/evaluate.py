@@ -26,13 +26,13 @@ _TAKES = {
     "a run": {"run", "stage", "tta", "merge", "size", "split", "cache", "calibrate", "per_class", "save_probabilities"},
     "--soup": {"soup", "stage", "cache", "out"},
     "--choose": {"choose", "run", "stage", "tta", "size", "cache"},
-    "--from-probabilities": {"from_probabilities", "merge", "format", "json"},
-    "--head imagenet": {"head", "arch", "weights", "tta", "merge", "size", "split", "cache", "calibrate", "per_class",
+    "--from-probabilities": {"from_probabilities", "merge", "format"},
+    "--head imagenet": {"head", "arch", "weights", "tta", "merge", "size", "split", "cache", "per_class",
                         "save_probabilities"},
     "--dataset imagefolder": {"dataset", "arch", "weights", "tta", "merge", "size", "labels", "resize", "resize_mode",
                               "interpolation", "workers", "save_probabilities"},
 }
-_ALL_BUT_STORED_TAKE = {"data", "device", "precision", "format", "json"}
+_ALL_BUT_STORED_TAKE = {"data", "device", "precision", "format"}
 
 
 def parser() -> cli.Parser:
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         device = choose_device(asked.device, asked.precision, int8=not (asked.head or asked.dataset))
         rows = {"a run": _run, "--soup": _soup, "--choose": _choose, "--head imagenet": _zero_shot,
                 "--dataset imagefolder": _folder}[way](made, asked, device)
-    show(rows, "json" if asked.json else asked.format)
+    show(rows, asked.format)
 
 
 def _wanted(asked: Any) -> Any:
@@ -135,11 +135,11 @@ def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, An
 def _soup(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     if len(asked.soup) < 2:
         made.error("--soup takes two runs or more")
-    from tinynet.jobs.soup import cook
+    from tinynet.jobs.soup import make_soup
 
     folders = [finished_stage(run, asked.stage) for run in asked.soup]
     packed = open_data(asked.data, asked.cache, Plan.read(folders[0].read_recipe()))
-    return cook(folders, packed, device, asked.out)
+    return make_soup(folders, packed, device, asked.out)
 
 
 def _zero_shot(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:

@@ -21,9 +21,8 @@ from tinynet.runs import STAGES, WHOLE, finished_stage
 if TYPE_CHECKING:
     from tinynet.score.sizes import Policy
 
-_POLICY = {"policy", "train_scale", "train_ratio", "train_size", "test_resize", "test_size", "out", "format", "json"}
-_RUN = {"run", "beside", "stage", "sizes", "fit", "methods", "data", "cache", "device", "precision", "out", "format",
-        "json"}
+_POLICY = {"policy", "train_scale", "train_ratio", "train_size", "test_resize", "test_size", "out", "format"}
+_RUN = {"run", "beside", "stage", "sizes", "fit", "methods", "data", "cache", "device", "precision", "out", "format"}
 SIZES = (64, 80, 96, 128, 160)
 _DRAWN, _SIDE = 20_000, 64  # crops drawn for a histogram, from pictures of that side
 
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.report.tables import show
 
     rows = _policies(made, asked) if asked.policy else _study(asked)
-    show(rows, "json" if asked.json else asked.format)
+    show(rows, asked.format)
 
 
 def _policies(made: cli.Parser, asked: Any) -> list[dict[str, Any]]:
@@ -78,7 +77,6 @@ def _policies(made: cli.Parser, asked: Any) -> list[dict[str, Any]]:
         drawn = [(name, draw_shares(policy, _DRAWN, _SIDE if policy.sides else policy.resize), policy.seen_in_test)
                  for name, policy in chosen.items()]
         place = Path(asked.out) / "seen.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
         save_figure(shares_seen(drawn, "Share of the picture that is seen"), place)
         cli.say(f"shares of the picture seen in training and testing: {place}")
     return [{"policy": name, "trained": policy.train, "resize": policy.resize, "size": policy.test,
@@ -127,7 +125,7 @@ def _study(asked: Any) -> list[dict[str, Any]]:
     for flag, asked_sizes in (("--sizes", asked.sizes or SIZES), ("--fit", asked.fit or ())):
         for size in asked_sizes:
             check_side(size, flag)
-    sizes = sorted({own, *(asked.sizes or SIZES), *(asked.fit or ())})
+    sizes = sorted({own, *(asked.sizes or SIZES)})
     fit = sizes if asked.fit is None else sorted({own, *asked.fit}) if asked.fit else []
     if folders[0].stage == "fixres":
         raise InputError(f"{folders[0].path}: is fitted to a size already; name what it was before with --stage")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _TEST_TAKES = {"tta", "merge", "size", "data", "cache", "run", "out", "device", "precision"}
-_FILES_TAKE = {"files", "tta", "merge", "size", "top", "explain", "format", "json", "device", "precision", "resize",
+_FILES_TAKE = {"files", "tta", "merge", "size", "top", "explain", "format", "device", "precision", "resize",
                "resize_mode", "interpolation"}
 
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
     device = choose_device(asked.device, asked.precision, int8=False)  # their ranges would need train pictures
     rows, unreadable = _files(asked, device)
-    show(rows, "json" if asked.json else asked.format)
+    show(rows, asked.format)
     for complaint in unreadable:
         cli.say(f"error: {complaint}")
     if unreadable:

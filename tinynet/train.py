@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile))
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
     rows = stages.train(run, plan, device, resume=bool(asked.resume), live=asked.tensorboard)
-    show(rows, "json" if asked.json else "table")
+    show(rows, asked.format)
 
 
 def _planned(asked: Any) -> tuple[Path, Plan]:

@@ -32,7 +32,8 @@ def _verify(arguments: argparse.Namespace) -> None:
     report = verify(Archive(path))
     said = {True: "ok", False: "WRONG", None: ""}
     rows = [asdict(row) for row in report.rows]
-    _show_rows([row | {"ok": said[row["ok"]]} for row in rows] if not arguments.json else rows, arguments.json)
+    as_json = arguments.format == "json"
+    _show_rows(rows if as_json else [row | {"ok": said[row["ok"]]} for row in rows], as_json)
     for fault in report.faults:
         say(fault)
     scope = {"complete": "all pictures of the official archive are here", "other": "not the official set of pictures",
@@ -63,7 +64,7 @@ def _info(arguments: argparse.Namespace) -> None:
     facts |= {f"{name} pictures": len(archive.part(name).files) for name in SPLITS}
     facts |= {"of train, without hold-out": len(split.train), "of train, hold-out": len(split.holdout),
               "split digest": split.digest}
-    _show_rows([{"what": what, "value": value} for what, value in facts.items()], arguments.json)
+    _show_rows([{"what": what, "value": value} for what, value in facts.items()], arguments.format == "json")
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -105,13 +106,13 @@ def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list
     import numpy as np
     import torch
 
-    from tinynet.data.batches import seeded, to_float
+    from tinynet.data.batches import to_float
     from tinynet.fit.inputs import change_pictures
     from tinynet.fit.recipes import RECIPES
 
     stage = RECIPES[arguments.recipe].stage(arguments.stage or "finetune")
-    changed = change_pictures(to_float(torch.from_numpy(np.stack(pictures))), torch.from_numpy(rows), stage, 0,
-                              seeded("cpu", arguments.seed, "pictures"))
+    changed = change_pictures(to_float(torch.from_numpy(np.stack(pictures))), torch.from_numpy(rows), stage,
+                              seed=arguments.seed)
     return list(changed.permute(0, 2, 3, 1).clamp(0, 1).numpy())
 
 
@@ -129,7 +130,7 @@ def _cache(arguments: argparse.Namespace) -> None:
     folder = cache_folder(locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache)
     rows = list(_cached(folder))
     if not arguments.clear:
-        _show_rows(rows, arguments.json)
+        _show_rows(rows, arguments.format == "json")
         say(f"{folder}: {len(rows)} folders, {sum(row['MB'] for row in rows):,.1f} MB")
         return
     for row in rows:

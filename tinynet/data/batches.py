@@ -92,8 +92,9 @@ def fetched(results: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...
 
 def _leaving(tensors: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, ...]]:
     """Begin to copy to the CPU; what is returned waits for the copies and gives them."""
-    copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)  # of a GPU's: into pinned memory
-    left = torch.cuda.Event() if tensors[0].is_cuda else None
+    on_gpu = tensors[0].is_cuda
+    copies = tuple(tensor.to("cpu", non_blocking=on_gpu) for tensor in tensors)  # of a GPU's: into pinned memory
+    left = torch.cuda.Event() if on_gpu else None
     if left:
         left.record()
 

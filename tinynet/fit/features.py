@@ -95,14 +95,13 @@ def train_features(model: Classifier, packed: Packed, rows: np.ndarray, stage: S
     if stage.random:
         key |= dict(seed=seed, batch=stage.batch)
     at_once = stage.batch if stage.random else fitting(stage.size, device.device)
-    unused = torch.Generator(device.device)
 
     def views(view: int, start: int) -> Iterator[Batch]:
         if stage.random:
             return epoch_batches(packed.train, rows, stage, seed, view, device.device, start, whole=True)
         # Without chance any order shows the same, and the archive's own reads and writes in one sweep.
         return batches(packed.train, rows, size=at_once, device=device.device, start=start,
-                       augment=lambda pictures, at, number: change_pictures(pictures, at, stage, view, unused))
+                       augment=lambda pictures, at, number: change_pictures(pictures, at, stage, view))
 
     source = _Source(packed.train, rows, stage.views, stage.size, stage.feature_dtype, key, at_once, views)
     return _kept(model, packed, source, device)
@@ -171,7 +170,7 @@ def frozen_backbone(model: Classifier, packed: Packed, size: int, device: Device
         return backbone
     rows = np.linspace(0, len(packed.train) - 1, min(_CALIBRATION, len(packed.train))).astype(np.int64)
     shown = next(batches(packed.train, rows, size=len(rows), device=device.device))
-    plain = change_pictures(shown.pictures, shown.rows, Stage(size=size), 0, torch.Generator())
+    plain = change_pictures(shown.pictures, shown.rows, Stage(size=size))
     return Int8Backbone(backbone, plain)
 
 

@@ -35,20 +35,22 @@ def epoch_batches(part: PackedPart, rows: np.ndarray, stage: Stage, seed: int, e
     """
 
     def change(pictures: Tensor, at: Tensor, number: int) -> Tensor:
-        return change_pictures(pictures, at, stage, epoch, seeded("cpu", seed, "pictures", epoch, number))
+        return change_pictures(pictures, at, stage, epoch, seed, number)
 
     order = rows[epoch_order(len(rows), seed, epoch, stage.batch, whole)]
     return batches(part, order, size=stage.batch, device=device, augment=change, start=start)
 
 
-def change_pictures(pictures: Tensor, rows: Tensor, stage: Stage, epoch: int, generator: torch.Generator) -> Tensor:
-    """Crop, flip and jitter a batch as `stage` says: (N, 3, H, W) in [0, 1] -> (N, 3, size, size).
+def change_pictures(pictures: Tensor, rows: Tensor, stage: Stage, epoch: int = 0, seed: int = 0,
+                    number: int = 0) -> Tensor:
+    """Crop, flip and jitter batch `number` as `stage` says: (N, 3, H, W) in [0, 1] -> (N, 3, size, size).
 
-    `generator` lives on the CPU: what it draws is the same for every device, and sent there.
+    Chance depends on `seed`, `epoch` and `number`, and is drawn on the CPU: the same for every device, and sent there.
     """
     def there(drawn: Tensor) -> Tensor:
         return send(drawn.numpy(), pictures.device)
 
+    generator = seeded("cpu", seed, "pictures", epoch, number)
     count, side = len(pictures), pictures.shape[-1]
     if stage.crop_side or stage.crop_area or side != stage.size:
         sides = _crop_sides(count, side, stage, generator)

@@ -58,6 +58,7 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
     if fit and methods[0] != METHOD:
         raise InputError(f"--methods {methods[0]}: heads are trained on at pictures enlarged by {METHOD}; name that "
                          "first, or give --fit without sizes")
+    sizes = sorted({first.size, *sizes, *fit})
     beside = [Study(scorer, methods[0]) for scorer in others]
     rows = list(sweep(study, sizes, _fitted(first, fit, methods[0], out), study.corrections))
     activations = [row for size in sizes for row in study.activations(size)]
@@ -115,7 +116,7 @@ def seconds_a_picture(scorer: Scorer, sides: Sequence[int], turns: int = 3) -> d
         network = model.for_inference(device.device, device.dtype)
         network.backbone = frozen_backbone(model, scorer.packed, side, device)
         shown = next(batches(scorer.packed.train, rows, size=fitting(side, device.device), device=device.device))
-        pictures = change_pictures(shown.pictures, shown.rows, Stage(size=side), 0, torch.Generator(device.device))
+        pictures = change_pictures(shown.pictures, shown.rows, Stage(size=side))
         # The turn that is not counted finds out how many at once the memory holds.
         work[side] = InParts(partial(_called, network)), pictures
     taken: dict[int, list[float]] = {side: [] for side in sides}

@@ -36,8 +36,8 @@ class Procedure:
     """How pictures are prepared and scored; None stands for what the network's publisher does.
 
     `resize`: shorter side (or, with `squash`, both) before crops of `size`, in pixels; views that name sides resize
-    the decoded picture themselves. `tta`, `merges`: as in `scoring.Wanted`. `batch`: pictures at once. `workers`:
-    processes that decode.
+    the decoded picture themselves. `tta`, `merges`: as in `scoring.Wanted`. `workers`: processes that
+    decode.
     Raises `InputError` for what there is not.
     """
 
@@ -47,7 +47,6 @@ class Procedure:
     size: int | None = None
     tta: Sequence[str] = ()
     merges: Sequence[str] = ("mean",)
-    batch: int = 32
     workers: int = 2
     save: str | None = None
 
@@ -112,6 +111,11 @@ def evaluate_folder(folder: str, labels: str | None, arch: str, weights: str, ho
             yield row | _documented(row, published)
 
 
+def at_once(chosen: ViewSet) -> int:
+    """Pictures that are decoded and seen together; those that views resize come as large as they are."""
+    return 4 if chosen.resizes else 32
+
+
 def refuse_dense(chosen: ViewSet) -> None:
     """Raise `InputError` for a set that only a run's own network can slide over."""
     if chosen.dense:
@@ -120,8 +124,9 @@ def refuse_dense(chosen: ViewSet) -> None:
 
 
 def can_see(model: nn.Module, chosen: ViewSet, probe: Tensor, name: str) -> None:
-    """Raise `InputError` where a view of `probe` is none that the network can see."""
-    for view, seen in chosen(probe).items():
+    """Raise `InputError` where a view of `probe`, or of an oblong one, is none that the network can see."""
+    oblong = probe.repeat(1, 1, 1, 2)[..., :probe.shape[-1] * 4 // 3]
+    for view, seen in (*chosen(probe).items(), *(chosen(oblong).items() if chosen.resizes else ())):
         try:
             with torch.inference_mode():
                 model(seen)
@@ -184,7 +189,7 @@ class _Kept:
                           about).save(Path(self.path))
 
 
-class Shown(Dataset):
+class DecodedPictures(Dataset):
     """Pictures of files, decoded and resized by PIL: (index, uint8 (3, H, W)), or (index, what is wrong).
 
     `resize`: shorter side, or both with `squash`; None: as they are. `upright`: turned as their EXIF data say.
@@ -214,10 +219,9 @@ class Shown(Dataset):
 def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: Published, how: Procedure,
              device: Device) -> Iterator[tuple[Tensor, list[int]]]:
     """(V, n, C) log-probabilities of n pictures and their places, batch after batch."""
-    shown = Shown(pictures.files, None if chosen.resizes else how.resize or published.resize,
+    shown = DecodedPictures(pictures.files, None if chosen.resizes else how.resize or published.resize,
                   how.resize_mode or published.resize_mode, how.interpolation or published.interpolation)
-    at_once = max(1, how.batch // 8) if chosen.resizes else how.batch  # those come as large as they are
-    loader = DataLoader(shown, at_once, num_workers=how.workers, collate_fn=list)
+    loader = DataLoader(shown, at_once(chosen), num_workers=how.workers, collate_fn=list)
     with cli.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
         for batch in loader:
             for _, picture in batch:

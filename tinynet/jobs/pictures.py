@@ -13,7 +13,7 @@ from tinynet.data.verify import same_pixels
 from tinynet.errors import InputError
 from tinynet.fit.checkpoint import load_model
 from tinynet.report.figures import accuracy_by_object_size, warmed
-from tinynet.report.page import Row, Shown
+from tinynet.report.page import Row, RunReport
 from tinynet.runs import StageFolder
 from tinynet.score.heat import heat, share_inside
 from tinynet.score.mistakes import box_areas, by_object_size, surest_mistakes
@@ -24,7 +24,7 @@ _DEPTH = "relu4_3"  # 8 x 8 places at 64 px, where relu5_3 has 4 x 4
 _INSIDE = 256  # pictures whose heat is measured against their boxes
 
 
-def add_pictures(shown: Shown, packed: Packed, folder: StageFolder) -> None:
+def add_pictures(shown: RunReport, packed: Packed, folder: StageFolder) -> None:
     """Put everything that needs the pictures themselves into `shown`, of which `plain` is known."""
     plain, part = shown.plain, packed.train if shown.split == "holdout" else packed.val
     said, labels, rows = plain.log_probabilities[0], plain.labels, plain.rows
@@ -58,7 +58,7 @@ def _examples(pair: Row, said: np.ndarray, labels: np.ndarray) -> Iterator[int]:
             yield int((wrong if len(wrong) else mine)[np.argmax(said[wrong if len(wrong) else mine, other])])
 
 
-def _heats(shown: Shown, packed: Packed, folder: StageFolder, part: PackedPart, card: Callable[[int], Row]) -> None:
+def _heats(shown: RunReport, packed: Packed, folder: StageFolder, part: PackedPart, card: Callable[[int], Row]) -> None:
     """Grad-CAM of the class that is said, for pictures spread over the split, and how much of it lies in the boxes."""
     plain = shown.plain
     network, size = load_model(folder.best, packed.wnids)
@@ -87,7 +87,7 @@ def _heats(shown: Shown, packed: Packed, folder: StageFolder, part: PackedPart, 
                             "inside": None if np.isnan(inside[place]) else float(inside[place])})
 
 
-def _conflicts(packed: Packed, shown: Shown) -> Iterator[Row]:
+def _conflicts(packed: Packed, shown: RunReport) -> Iterator[Row]:
     """Pictures of the split that stand in train too, under another label: a network can only get one of them right."""
     name = "train" if shown.split == "holdout" else "val"
     place = {int(row): at for at, row in enumerate(shown.plain.rows)}
@@ -98,7 +98,7 @@ def _conflicts(packed: Packed, shown: Shown) -> Iterator[Row]:
                 continue
             mine, theirs = packed.part(part), packed.part(other)
             if mine.labels[row] != theirs.labels[twin]:
-                yield {"picture": _uri(mine.pictures[row]), "file": mine.files[row], "other": theirs.files[twin],
+                yield {"picture": _uri(mine.pictures[row]), "file": mine.files[row],
                        "name": shown.names[mine.labels[row]], "other_name": shown.names[theirs.labels[twin]],
                        "called": shown.names[called[place[row]]]}
 

@@ -14,7 +14,7 @@ from tinynet.data.folders import imagenet_wnids
 from tinynet.device import Device
 from tinynet.files import can_hold
 from tinynet.fit.checkpoint import class_order, load_model
-from tinynet.jobs.imagenet import Shown, can_see, refuse_dense, see
+from tinynet.jobs.imagenet import DecodedPictures, at_once, can_see, refuse_dense, see
 from tinynet.models.dense import Dense
 from tinynet.models.pretrained import load_pretrained
 from tinynet.models.vgg import check_side
@@ -73,13 +73,13 @@ class Namer:
         resize = how.resize or self.resize or (round(size * 8 / 7) if cropped else size)
         network = self.dense if chosen.dense else self.network
         can_see(network, chosen, torch.zeros(1, 3, resize, resize, device=self.device.device), "the network")
-        shown = Shown(files, None if chosen.resizes else resize, how.resize_mode or self.resize_mode,
+        shown = DecodedPictures(files, None if chosen.resizes else resize, how.resize_mode or self.resize_mode,
                       how.interpolation or self.interpolation, upright=True)
         rows, unreadable = [], []
-        at_once = 4 if chosen.resizes else 32  # pictures; the former come as large as they are
+        step = at_once(chosen)
         with cli.progress(total=len(files), label="pictures", unit="pictures") as bar:
-            for first in range(0, len(files), at_once):
-                some = [shown[i] for i in range(first, min(first + at_once, len(files)))]
+            for first in range(0, len(files), step):
+                some = [shown[i] for i in range(first, min(first + step, len(files)))]
                 bar.update(len(some))
                 unreadable += [picture for _, picture in some if isinstance(picture, str)]
                 read = [(files[i], picture) for i, picture in some if not isinstance(picture, str)]

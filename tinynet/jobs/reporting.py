@@ -19,7 +19,7 @@ from tinynet.jobs.pictures import add_pictures
 from tinynet.jobs.plan import Plan, open_data
 from tinynet.jobs.scoring import NOT_PAIRED, paired
 from tinynet.report.figures import reliability_diagram, training_curves
-from tinynet.report.page import Row, Shown, write_comparison, write_page
+from tinynet.report.page import Row, RunReport, write_comparison, write_page
 from tinynet.runs import StageFolder
 from tinynet.score import merges
 from tinynet.score.calibration import at_temperature, fit_temperature
@@ -28,10 +28,10 @@ from tinynet.score.mistakes import confused_pairs, confusion, reliability, simil
 from tinynet.score.probabilities import Probabilities, same_pictures
 from tinynet.score.views import PLAIN
 
-_PAIRS, _APART = 12, 40
+_PAIRS, _DIFFERENCES = 12, 40
 
 
-def gather(run: Path, data: str | None, cache: str | None) -> Shown:
+def gather(run: Path, data: str | None, cache: str | None) -> RunReport:
     """What `run` has to show, of its last finished stage, or of what there is of it.
 
     Raises `InputError` where it is no run.
@@ -39,7 +39,7 @@ def gather(run: Path, data: str | None, cache: str | None) -> Shown:
     started = runs.started(run)
     if not started:
         raise InputError(f"{run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote")
-    shown = Shown(run.resolve().name)
+    shown = RunReport(run.resolve().name)
     for folder in started:
         _learning(shown, folder)
     finished = [folder for folder in started if folder.finished]
@@ -70,7 +70,7 @@ def gather(run: Path, data: str | None, cache: str | None) -> Shown:
     return shown
 
 
-def _learning(shown: Shown, folder: StageFolder) -> None:
+def _learning(shown: RunReport, folder: StageFolder) -> None:
     rows = runs.read_rows(folder.log)
     epochs = [row for row in rows if row["kind"] == "epoch"]
     if epochs:
@@ -85,7 +85,7 @@ def _learning(shown: Shown, folder: StageFolder) -> None:
     shown.scores += runs.read_rows(folder.scores)
 
 
-def _facts(shown: Shown, folder: StageFolder, plan: Plan) -> None:
+def _facts(shown: RunReport, folder: StageFolder, plan: Plan) -> None:
     stored = folder.read_recipe()
     stage = plan.recipe.stage(folder.stage)
     seconds = sum(row["seconds"] for row in runs.read_rows(folder.log) if row["kind"] == "epoch")
@@ -93,7 +93,7 @@ def _facts(shown: Shown, folder: StageFolder, plan: Plan) -> None:
         ("recipe", f"{plan.recipe.name}, {folder.stage}"), ("training size", f"{stage.size} px"),
         ("pictures", f"{stored['pictures']['train']:,} learnt from, {stored['pictures']['holdout']:,} held out"),
         ("epochs", f"{stage.epochs} of {stage.batch} pictures a step, {stage.optimizer}, {stage.schedule}"),
-        ("time in the network", f"{seconds / 60:.1f} min"), ("seed", str(plan.seed)),
+        ("time of the steps, features apart", f"{seconds / 60:.1f} min"), ("seed", str(plan.seed)),
         ("device", stored["device"]["name"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in stored["versions"].items())),
         ("digests", f"data {stored['data_digest']}, split {stored['split_digest'][:16]}"),
@@ -101,18 +101,28 @@ def _facts(shown: Shown, folder: StageFolder, plan: Plan) -> None:
 
 
 def _stored(folder: StageFolder, plan: Plan) -> dict[tuple[str, str], Probabilities]:
-    """What the stage has kept of plain and mirrored pictures at its own size, by split and view; newest weights."""
+    """What the stage has kept of plain and mirrored pictures at its own size, by split and view.
+
+    All of it in one precision and of one network's weights, those of the newest plain pictures of val, or of the
+    hold-out where there are none of val.
+    """
     size = plan.recipe.stage(folder.stage).size
-    found = {}
+    found = []
     for path in sorted(folder.probabilities.glob("*.npz"), key=lambda path: path.stat().st_mtime):
         with suppress(InputError):
             kept = Probabilities.load(path)
             if kept.about.get("side") == size and not kept.about.get("dense"):
-                found[kept.about["split"], kept.views[0]] = kept
-    return found
+                found.append(kept)
+
+    def of(kept: Probabilities) -> tuple[str, str]:
+        return kept.about["weights"], kept.about["precision"]
+
+    plain = {kept.about["split"]: of(kept) for kept in found if kept.views[0] == PLAIN}
+    chosen = plain.get("val", plain.get("holdout"))
+    return {(kept.about["split"], kept.views[0]): kept for kept in found if of(kept) == chosen}
 
 
-def _mistakes(shown: Shown, plain: Probabilities, packed: Packed | None) -> None:
+def _mistakes(shown: RunReport, plain: Probabilities, packed: Packed | None) -> None:
     """Classes, the confusion matrix in an order that can be read, and which classes are taken for which."""
     said, labels = plain.log_probabilities[0], plain.labels
     shown.names = [name.split(",")[0] for name in packed.names] if packed else list(plain.wnids)
@@ -127,7 +137,7 @@ def _mistakes(shown: Shown, plain: Probabilities, packed: Packed | None) -> None
                    for row in confused_pairs(counts, _PAIRS)]
 
 
-def _calibration(shown: Shown, found: dict[tuple[str, str], Probabilities]) -> None:
+def _calibration(shown: RunReport, found: dict[tuple[str, str], Probabilities]) -> None:
     """The reliability diagram: plain, with the mirror image, and each at the temperature that fits the hold-out."""
     curves = []
     for name, views in (("plain", [PLAIN]), ("+ mirror", [PLAIN, "mirror"])):
@@ -142,9 +152,10 @@ def _calibration(shown: Shown, found: dict[tuple[str, str], Probabilities]) -> N
         for title, values in made:
             row = score(values, labels)
             curves.append((title, reliability(values, labels), row["ece"]))
-            shown.calibration.append({"views": title, **row})
+            shown.calibration.append({"split": shown.split, "views": title, **row})
     error = "; ".join(f"{title} {row:.1%}" for title, _, row in curves)
-    shown.figures["reliability"] = reliability_diagram(curves), f"Accuracy against confidence; error: {error}"
+    said = f"Accuracy against confidence on {shown.split}; error: {error}"
+    shown.figures["reliability"] = reliability_diagram(curves), said
 
 
 def _together(found: dict[tuple[str, str], Probabilities], split: str, views: Sequence[str]) -> np.ndarray:
@@ -170,11 +181,12 @@ def report(folders: Sequence[Path], data: str | None, cache: str | None, out: Pa
     if len(shown) > 1:
         pages.append((out or folders[0]) / "comparison.html")
         links = [os.path.relpath(page, pages[-1].parent) for page in pages[:-1]]
-        write_comparison(shown, links, _beside(shown), _apart(shown), pages[-1])
+        beside = _beside(shown)
+        write_comparison(shown, links, beside, _differences(shown, beside), pages[-1])
     return pages
 
 
-def _beside(shown: Sequence[Shown]) -> list[Row]:
+def _beside(shown: Sequence[RunReport]) -> list[Row]:
     """The plain score of each run, `gain` and `p` over the first where both are of the same pictures."""
     rows, first = [], None
     for one in shown:
@@ -191,16 +203,26 @@ def _beside(shown: Sequence[Shown]) -> list[Row]:
     return rows
 
 
-def _right(shown: Shown) -> np.ndarray:
+def _right(shown: RunReport) -> np.ndarray:
     return shown.plain.log_probabilities[0].argmax(1) == shown.plain.labels
 
 
-def _apart(shown: Sequence[Shown]) -> list[Row]:
-    """Classes that all runs know, those first on which their accuracies are farthest apart."""
-    known = [{row["wnid"]: row for row in one.classes} for one in shown]
-    if not all(known):
+def _differences(shown: Sequence[RunReport], beside: Sequence[Row]) -> list[Row]:
+    """Classes, those first on which the accuracies of the runs differ most; none unless all saw the same pictures.
+
+    `p`: of the best against the worst run on the class, in pairs, times the classes and pairs of runs that it was
+    picked from (Bonferroni).
+    """
+    if len(beside) < len(shown) or any(row["gain"] is None for row in beside[1:]):
         return []
-    rows = [{"name": known[0][wnid]["name"], "top1": [classes[wnid]["top1"] for classes in known]}
-            for wnid in known[0] if all(wnid in classes for classes in known)]
-    rows = [{**row, "apart": max(row["top1"]) - min(row["top1"])} for row in rows]
-    return sorted(rows, key=lambda row: -row["apart"])[:_APART]
+    right, labels = np.stack([_right(one) for one in shown]), shown[0].plain.labels
+    picked_from = len(shown[0].names) * len(shown) * (len(shown) - 1) // 2
+    rows = []
+    for label in np.unique(labels):
+        mine = right[:, labels == label]
+        shares = mine.mean(1)
+        best, worst = mine[shares.argmax()], mine[shares.argmin()]
+        rows.append({"name": shown[0].names[label], "n": mine.shape[1], "top1": shares.tolist(),
+                     "difference": float(shares.max() - shares.min()),
+                     "p": min(1.0, paired(best, worst)["p"] * picked_from)})
+    return sorted(rows, key=lambda row: -row["difference"])[:_DIFFERENCES]

@@ -39,7 +39,7 @@ from tinynet.score.probabilities import Probabilities, head_probabilities, view_
 from tinynet.score.views import PLAIN, View, ViewSet, view_set
 
 
-class Speaker(Protocol):
+class Scorable(Protocol):
     """What can be scored: `Scorer`, or `zero_shot.ZeroShot`. `named`: what rows call it; `size`: what it sees."""
 
     named: dict[str, Any]
@@ -78,6 +78,8 @@ class Wanted:
             view_set(text, 64)
         counts = {"splits": len(self.splits), "sizes": len(self.sizes or [0]), "sets of views": len(self.tta or [0])}
         several = [f"{count} {what}" for what, count in counts.items() if count > 1]
+        if self.calibrate and self.per_class:
+            raise InputError("--per-class gives a row for each class and --calibrate one for all; name one of them")
         if self.calibrate and set(self.splits) == {"holdout"}:
             raise InputError("--calibrate fits the hold-out and shows what that does to val; name --split val or both")
         if self.save:
@@ -87,7 +89,7 @@ class Wanted:
                              f"size, not {', '.join(several)}; name one with --split, --size and --tta")
 
 
-def evaluate(scorer: Speaker, wanted: Wanted) -> Iterator[dict[str, Any]]:
+def evaluate(scorer: Scorable, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """Rows of scores for every split, size, set of views and merge, plain first.
 
     A run keeps them, and the probabilities of every view, where the data is its own.
@@ -109,7 +111,7 @@ def evaluate(scorer: Speaker, wanted: Wanted) -> Iterator[dict[str, Any]]:
             found.save(Path(wanted.save))
 
 
-def _rows(scorer: Speaker, found: Probabilities, plain: Probabilities, held: Probabilities | None,
+def _rows(scorer: Scorable, found: Probabilities, plain: Probabilities, held: Probabilities | None,
           named: dict[str, Any], per_class: bool) -> Iterator[dict[str, Any]]:
     """The rows of one set of views and one merge; `plain`: the picture alone, of the same split and size;
     `held`: the same views of the hold-out, where a temperature is to be fitted."""
@@ -127,7 +129,7 @@ def _rows(scorer: Speaker, found: Probabilities, plain: Probabilities, held: Pro
         yield mended
 
 
-NOT_PAIRED = {"gain": None, "p": None}
+NOT_PAIRED = dict.fromkeys(("gain", "gain_low", "gain_high", "p"))
 
 
 def score_row(found: Probabilities, merged: np.ndarray) -> dict[str, Any]:
@@ -138,9 +140,9 @@ def score_row(found: Probabilities, merged: np.ndarray) -> dict[str, Any]:
 
 
 def paired(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    """`gain` over `other` and `p`, for a row."""
+    """`gain` over `other`, its 95 % interval and `p`, for a row."""
     found = mcnemar(right, other)
-    return {"gain": found["gain"], "p": found["p"]}
+    return {key: found[key] for key in NOT_PAIRED}
 
 
 def _class_rows(named: dict[str, Any], merged: np.ndarray, labels: np.ndarray, packed: Packed) -> Iterator[dict]:

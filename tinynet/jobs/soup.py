@@ -23,7 +23,7 @@ from tinynet.runs import StageFolder
 from tinynet.score.views import resize
 
 
-def cook(folders: Sequence[StageFolder], packed: Packed, device: Device, out: str | None) -> list[dict[str, Any]]:
+def make_soup(folders: Sequence[StageFolder], packed: Packed, device: Device, out: str | None) -> list[dict[str, Any]]:
     """Rows of the hold-out's scores: each run, then the soup; `gain` and `p` are over the best of the runs.
 
     `out`: the run to write the soup to, only where it is better than the best of them.
@@ -53,7 +53,7 @@ def cook(folders: Sequence[StageFolder], packed: Packed, device: Device, out: st
                 f"{'' if sure or not better else ', so chance could have done it'}"
                 f"{'; nothing was written' if out and not better else ''}")
         if out and better:
-            runs.put_scores(soup.scores, rows[-1:])
+            runs.put_scores(soup.scores, [{**rows[-1], **NOT_PAIRED}])  # its gain is over another run
             shutil.rmtree(soup.probabilities, ignore_errors=True)  # they name the temporary folder
             with whole_folder(out) as made:
                 shutil.copytree(soup.path, made / soup.stage, dirs_exist_ok=True)

@@ -1,5 +1,6 @@
 """Rows of a run's log become matplotlib figures."""
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ def training_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
     loss.plot(ends, [r["loss"] for r in epochs], "o-", markersize=4, label="train, mean of an epoch")
     loss.plot(ends, [r["holdout"]["loss"] for r in epochs], "s-", markersize=4, label="hold-out")
     loss.set(xlabel="step", ylabel="cross-entropy (nats)", title="Loss")
-    loss.set_ylim(0, max((r["loss"] for r in steps), default=1.0) * 1.05)
+    shown = [r["loss"] for r in steps] + [r["holdout"]["loss"] for r in epochs]
+    loss.set_ylim(0, max(shown, default=1.0) * 1.05)
     loss.legend()
 
     numbers = range(1, len(epochs) + 1)
@@ -85,12 +87,13 @@ def view_votes(views: Sequence[str], pictures: Sequence[Any], votes: Sequence[tu
     columns = min(5, len(views))
     rows = -(-len(views) // columns)
     figure = Figure(figsize=(max(2.4 * columns, 4), 2.9 * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a file may be called $x$
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, view, picture, (name, share) in zip(panels, views, pictures, votes, strict=False):
         panel.imshow(picture, interpolation="nearest")
         panel.set_title(view, fontsize=9)
-        panel.set_xlabel(f"{name}\n{share:.0%}", fontsize=9, color="tab:green" if name == winner else "tab:red")
+        panel.set_xlabel(f"{name}\n{share:.0%}", fontsize=9, parse_math=False,
+                         color="tab:green" if name == winner else "tab:red")
         panel.set(xticks=[], yticks=[])
     for panel in panels[len(views):]:
         panel.set_axis_off()
@@ -199,6 +202,6 @@ def inline_svg(figure: "Figure", described: str) -> str:
         figure.savefig(drawn, format="svg", transparent=True)
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg"):].replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
-    mark = re.sub(r"\W+", "-", described)[:60]  # matplotlib gives every figure the same ids
+    mark = "f" + hashlib.sha256(described.encode()).hexdigest()[:8]  # matplotlib gives every figure the same ids
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{mark}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(described, quote=True)}" ', 1)

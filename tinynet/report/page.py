@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class Shown:
+class RunReport:
     """All that a run shows: plain values and rows, pictures as data URIs, figures by name with a description.
 
     `plain`: what is said of the pictures of `split` as they are. `missing`: sentences that say what is not here, and
@@ -49,7 +49,7 @@ class Shown:
     plain: Probabilities | None = None
 
 
-def write_page(shown: Shown, path: Path) -> None:
+def write_page(shown: RunReport, path: Path) -> None:
     """Write the page of one run, and its figures as PNG and SVG beside it, in a folder of the page's name."""
     figures = {name: inline_svg(figure, said) for name, (figure, said) in shown.figures.items()}
     for name, (figure, _) in shown.figures.items():
@@ -62,7 +62,7 @@ def write_page(shown: Shown, path: Path) -> None:
            epochs=titled(shown.epochs), calibration=titled(shown.calibration), sizes=titled(shown.sizes))
 
 
-def write_comparison(runs: Sequence[Shown], links: Sequence[str], rows: Sequence[Row], classes: Sequence[Row],
+def write_comparison(runs: Sequence[RunReport], links: Sequence[str], rows: Sequence[Row], classes: Sequence[Row],
                      path: Path) -> None:
     """Write the page of several runs: `rows` of their scores, with paired tests against the first, and the
     `classes` on which they differ most. `links`: where the runs' own pages are."""

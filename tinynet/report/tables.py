@@ -19,6 +19,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "train_loss": ("train loss", "{:.3f}".format), "least": ("least", "{:.1%}".format),
     "greatest": ("greatest", "{:.1%}".format), "name": ("class", str), "n": ("n", "{:,}".format),
     "top1": ("top-1", "{:.2%}".format), "interval": ("95 % interval", str), "gain": ("gain", "{:+.2%}".format),
+    "gain_interval": ("its 95 %", str),
     "p": ("p", _p), "gain_over_own": ("over own size", "{:+.2%}".format),
     "p_over_own": ("p", _p), "gain_over_control": ("over control", "{:+.2%}".format),
     "p_over_control": ("p", _p), "gain_over_ten": ("over ten-crop", "{:+.2%}".format),
@@ -48,11 +49,21 @@ def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def titled(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[tuple[str, Any]]]]:
     """The titles of the columns; of each row every cell, as text and as what it is sorted by."""
-    shown = [{**row, "interval": f"{row['low']:.2%} .. {row['high']:.2%}"} if "low" in row else row for row in rows]
+    shown = [{**row, **_intervals(row)} for row in rows]
     keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in shown)]
     return [_COLUMNS[key][0] for key in keys], [
-        [("", "") if row.get(key) is None else (_COLUMNS[key][1](row[key]), row["low" if key == "interval" else key])
+        [("", "") if row.get(key) is None else (_COLUMNS[key][1](row[key]), row[_SORTED_BY.get(key, key)])
          for key in keys] for row in shown]
+
+
+_SORTED_BY = {"interval": "low", "gain_interval": "gain_low"}
+
+
+def _intervals(row: dict[str, Any]) -> dict[str, str]:
+    found = {"interval": f"{row['low']:.2%} .. {row['high']:.2%}"} if "low" in row else {}
+    if row.get("gain_low") is not None:
+        found["gain_interval"] = f"{row['gain_low']:+.2%} .. {row['gain_high']:+.2%}"
+    return found
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:

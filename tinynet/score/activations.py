@@ -80,10 +80,6 @@ class Frechet:
         found, location, scale = genextreme.fit(data, *([-0.3] if shape is None else []), **start, **fixed)
         return cls(max(-float(found), 1e-3), float(location * unit), float(scale * unit))
 
-    def quantile(self, share: np.ndarray) -> np.ndarray:
-        """x with P(X <= x) = share."""
-        return self.location + self.scale * ((-np.log(share)) ** -self.shape - 1) / self.shape
-
 
 def frechet_mapping(values: np.ndarray, reference: np.ndarray) -> Mapping:
     """The mapping that gives features distributed like `values` the distribution of `reference`, both as Frechet.

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+BINS = 15  # of confidence
+
 
 def top_k_hits(log_probabilities: np.ndarray, labels: np.ndarray, k: int) -> int:
     """How many pictures have their label among the `k` most probable classes.
@@ -43,11 +45,9 @@ def by_class(log_probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str
 class Tally:
     """Counts and sums of scores, batch after batch; the result does not depend on how pictures are batched."""
 
-    BINS = 15
-
     def __init__(self):
         self.count = self.hits = self.hits_of_five = 0
-        self.loss, self.gaps = 0.0, np.zeros(self.BINS)
+        self.loss, self.gaps = 0.0, np.zeros(BINS)
 
     def add(self, log_probabilities: np.ndarray, labels: np.ndarray) -> None:
         """Count pictures: `log_probabilities` (N, C) float, normalised; `labels` (N,) int.
@@ -60,10 +60,9 @@ class Tally:
         self.hits += top_k_hits(log_probabilities, labels, 1)
         self.hits_of_five += top_k_hits(log_probabilities, labels, 5)
         self.loss -= float(np.take_along_axis(log_probabilities, labels[:, None], 1).sum(dtype=np.float64))
-        confidence = np.exp(log_probabilities.max(1).astype(np.float64))
+        confidence, bins = confidence_bins(log_probabilities)
         right = log_probabilities.argmax(1) == labels
-        bins = np.clip(np.ceil(confidence * self.BINS).astype(int) - 1, 0, self.BINS - 1)  # each holds its upper end
-        self.gaps += np.bincount(bins, right - confidence, self.BINS)
+        self.gaps += np.bincount(bins, right - confidence, BINS)
 
     def result(self) -> dict[str, Any]:
         """`n`, `top1`, `top5` (fractions), `loss` (mean negative log-likelihood, nats), `ece`, and `low`, `high`:
@@ -76,6 +75,12 @@ class Tally:
         return {"n": self.count, "top1": self.hits / self.count, "top5": self.hits_of_five / self.count,
                 "loss": self.loss / self.count, "ece": float(np.abs(self.gaps).sum() / self.count),
                 "low": low, "high": high}
+
+
+def confidence_bins(log_probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the most probable class's probability, and (N,) its place among `BINS` equal ranges, upper ends included."""
+    confidence = np.exp(log_probabilities.max(1).astype(np.float64))
+    return confidence, np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
 
 def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynet.score.metrics import wilson
+from tinynet.score.metrics import confidence_bins, wilson
 
 
 def confusion(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -50,12 +50,11 @@ def surest_mistakes(log_probabilities: np.ndarray, labels: np.ndarray, most: int
     return wrong[np.argsort(-log_probabilities[wrong].max(1), kind="stable")][:most]
 
 
-def reliability(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[dict[str, Any]]:
-    """For each of `bins` equal ranges of the most probable class's probability that holds pictures: `n`,
+def reliability(log_probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    """For each of the 15 equal ranges of the most probable class's probability that holds pictures: `n`,
     `confidence` (its mean), `top1`, `low`, `high`."""
-    confidence = np.exp(log_probabilities.max(1).astype(np.float64))
+    confidence, at = confidence_bins(log_probabilities)
     right = log_probabilities.argmax(1) == labels
-    at = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return [{"confidence": float(confidence[at == number].mean()), **_share(right[at == number])}
             for number in np.unique(at)]
 
