@@ -512,6 +512,13 @@ def test_a_later_stage_has_the_seed_of_its_run_unless_told(there):
         assert StageFolder(Path(out), "fixres").read_recipe()["seed"] == seed
 
 
+def test_a_batch_of_more_pictures_than_there_are_is_said(elsewhere):
+    said = "note: batch is 60 and there are 54 pictures, so an epoch is one step"
+    for batch, there in ((60, True), (54, False)):
+        ran = call(train, "--stage", "base", "--out", f"run-{batch}", *SMALL, *elsewhere.flags, "--batch", batch)
+        assert ran.status == 0 and (said in ran.err) is there
+
+
 def test_a_summary_is_printed_and_nothing_is_left(elsewhere):
     ran = call(train, "--stage", "base", "--summary", *SMALL, *elsewhere.flags)
     assert ran.status == 0 and "Trainable params" in ran.out and "Conv2d" in ran.out

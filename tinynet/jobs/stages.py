@@ -131,6 +131,9 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
     learning = model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
     cli.say(f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
             f"{len(split.holdout):,} held out")
+    if stage.batch > len(split.train):
+        cli.say(f"note: batch is {stage.batch:,} and there are {len(split.train):,} pictures, so an epoch is one step; "
+                "name a smaller --batch for more")
     steps = steps_per_epoch(len(split.train), stage.batch)
     if warning := schedules.warning(stage, steps):
         cli.say(f"note: {warning}")
