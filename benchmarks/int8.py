@@ -17,7 +17,8 @@ from tinynet.data.packed import open_packed
 from tinynet.device import Device
 from tinynet.files import write_json
 from tinynet.fit.checkpoint import load_model
-from tinynet.jobs.scoring import Scorer, paired
+from tinynet.jobs.scorer import Scorer
+from tinynet.jobs.scoring import paired
 from tinynet.runs import finished_stage
 from tinynet.score.metrics import score
 

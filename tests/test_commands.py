@@ -31,7 +31,7 @@ from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.files import locked, new_array
 from tinynet.fit.checkpoint import load_model
-from tinynet.jobs import scoring, soup
+from tinynet.jobs import scorer, soup
 from tinynet.jobs.plan import Plan, split_of
 from tinynet.runs import StageFolder
 from tinynet.score.calibration import at_temperature, fit_temperature
@@ -148,13 +148,13 @@ def test_a_base_is_scored_as_it_was_in_training(there):
 def test_what_scores_on_the_device_is_a_copy(there, monkeypatch):
     """The head moves to the device alone; whoever asks for the network finds all of it in one place."""
     packed = open_packed(there.flags[1], str(there.flags[3]))
-    scorer = scoring.Scorer(StageFolder(Path("runs/done"), "base"), packed, Device(torch.device("cpu"), torch.float32))
-    given, says = [], scoring.head_probabilities
-    monkeypatch.setattr(scoring, "head_probabilities", lambda head, inputs: given.append(head) or says(head, inputs))
-    monkeypatch.setattr(scoring.Probabilities, "load", lambda path: complain())
-    chosen, = scorer.sets(["flip"], scorer.size)
-    scorer.score("val", chosen)
-    assert len(given) == 2 and all(head is given[0] and head is not scorer.model.head for head in given)
+    stage = scorer.Scorer(StageFolder(Path("runs/done"), "base"), packed, Device(torch.device("cpu"), torch.float32))
+    given, says = [], scorer.head_probabilities
+    monkeypatch.setattr(scorer, "head_probabilities", lambda head, inputs: given.append(head) or says(head, inputs))
+    monkeypatch.setattr(scorer.Probabilities, "load", lambda path: complain())
+    chosen, = stage.sets(["flip"], stage.size)
+    stage.score("val", chosen)
+    assert len(given) == 2 and all(head is given[0] and head is not stage.model.head for head in given)
 
 
 def complain():
@@ -184,8 +184,8 @@ def test_kept_probabilities_give_the_scores_again(there):
 
 def test_a_grid_computes_every_view_once(there, monkeypatch):
     seen = []
-    whole = scoring.view_probabilities
-    monkeypatch.setattr(scoring, "view_probabilities", lambda *given: seen.append(1) or whole(*given))
+    whole = scorer.view_probabilities
+    monkeypatch.setattr(scorer, "view_probabilities", lambda *given: seen.append(1) or whole(*given))
     grid = ["--tta", "flip", "ten", "flip+scales:32,40", "--merge", "mean", "gmean", "vote", "--size", "32", "40",
             "--split", "val", "--json", "--device", "cpu"]
     found = rows_of(call(evaluate, *grid))

@@ -19,7 +19,7 @@ from tinynet.device import choose_device
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.recipes import RECIPES, TUNED, Stage
 from tinynet.jobs.resolution import AS_IS, FITTED, Study
-from tinynet.jobs.scoring import Scorer
+from tinynet.jobs.scorer import Scorer
 from tinynet.models.vgg import measure_norms
 from tinynet.runs import StageFolder
 from tinynet.score.activations import Frechet, describe, distances, frechet_mapping, quantile_mapping

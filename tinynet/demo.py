@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     if StageFolder(run, "base").started:
         raise InputError(f"{run}: holds a run already; name another folder with --out")
     from tinynet.device import choose_device
-    from tinynet.jobs.scoring import Scorer, Wanted, evaluate
+    from tinynet.jobs.scorer import Scorer
+    from tinynet.jobs.scoring import Wanted, evaluate
     from tinynet.jobs.stages import train
     from tinynet.report.tables import show
 

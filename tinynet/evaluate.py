@@ -105,7 +105,7 @@ def _wanted(asked: Any) -> Any:
 
 
 def _scorer(asked: Any, device: "Device") -> Any:
-    from tinynet.jobs.scoring import Scorer
+    from tinynet.jobs.scorer import Scorer
 
     folder = finished_stage(asked.run, asked.stage)
     cli.say(f"evaluating {folder.path} on {device}")

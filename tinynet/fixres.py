@@ -114,7 +114,7 @@ def _study(asked: Any) -> list[dict[str, Any]]:
     from tinynet.device import choose_device
     from tinynet.jobs.fixres import investigate
     from tinynet.jobs.plan import Plan, open_data
-    from tinynet.jobs.scoring import Scorer
+    from tinynet.jobs.scorer import Scorer
     from tinynet.models.vgg import check_side
 
     device = choose_device(asked.device, asked.precision)

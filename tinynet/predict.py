@@ -84,7 +84,7 @@ def _official_test(asked: Any) -> None:
     folder = finished_stage(asked.run, None)
     cli.say(f"predicting with {folder.path}")
     from tinynet.device import choose_device
-    from tinynet.jobs.scoring import Scorer
+    from tinynet.jobs.scorer import Scorer
     from tinynet.score import merges
 
     merge = merges.get(asked.merge)

@@ -14,7 +14,8 @@ import torch
 from tinynet.data.batches import seeded
 from tinynet.errors import InputError
 from tinynet.fit.features import effect
-from tinynet.jobs.scoring import Scorer, paired
+from tinynet.jobs.scorer import Scorer
+from tinynet.jobs.scoring import paired
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities

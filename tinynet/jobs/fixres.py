@@ -19,7 +19,7 @@ from tinynet.fit.features import frozen_backbone
 from tinynet.fit.inputs import change_pictures
 from tinynet.fit.recipes import RECIPES, Stage
 from tinynet.jobs.resolution import AS_IS, CONTROL, FITTED, Row, Study, compare_methods, sweep
-from tinynet.jobs.scoring import Scorer
+from tinynet.jobs.scorer import Scorer
 from tinynet.jobs.stages import train
 from tinynet.report import resolution as figures
 from tinynet.report.figures import save_figure

@@ -14,7 +14,8 @@ from tinynet.errors import InputError
 from tinynet.fit.features import Features, view_features
 from tinynet.fit.recipes import Stage
 from tinynet.jobs.plan import split_of
-from tinynet.jobs.scoring import NOT_PAIRED, Scorer, paired
+from tinynet.jobs.scorer import Scorer
+from tinynet.jobs.scoring import NOT_PAIRED, paired
 from tinynet.models.vgg import measure_norms
 from tinynet.score.activations import Mapping, curve, describe, distances, frechet_mapping, quantile_mapping
 from tinynet.score.metrics import score

@@ -17,7 +17,8 @@ from tinynet.errors import InputError
 from tinynet.files import whole_folder, write_json
 from tinynet.fit.checkpoint import load_model, save_model
 from tinynet.jobs.plan import Plan, split_of
-from tinynet.jobs.scoring import NOT_PAIRED, Scorer, paired, score_row
+from tinynet.jobs.scorer import Scorer
+from tinynet.jobs.scoring import NOT_PAIRED, paired, score_row
 from tinynet.models.vgg import FOR_STATISTICS, Classifier, measure_norms
 from tinynet.runs import StageFolder
 from tinynet.score.views import resize

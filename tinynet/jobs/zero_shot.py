@@ -16,7 +16,7 @@ from tinynet.data.splits import split_train
 from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.jobs.imagenet import can_see, refuse_dense
-from tinynet.jobs.scoring import whole_part
+from tinynet.jobs.scorer import whole_part
 from tinynet.models.pretrained import Pretrained, load_pretrained
 from tinynet.score.probabilities import Probabilities, view_probabilities
 from tinynet.score.views import ViewSet, view_set
