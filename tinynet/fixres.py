@@ -130,7 +130,6 @@ def _study(asked: Any) -> list[dict[str, Any]]:
     if folders[0].stage == "fixres":
         raise InputError(f"{folders[0].path}: is fitted to a size already; name what it was before with --stage")
     out = Path(asked.out) if asked.out else folders[0].path / "sizes"
-    cli.say(f"{folders[0].path} at {', '.join(map(str, sizes))} px, on {scorers[0].device}; results in {out}")
     found = investigate(scorers, sizes, fit, asked.methods, out)
     cli.say("\n".join(("", *found.conclusions)))
     return [*found.rows, *found.beside, *found.methods]

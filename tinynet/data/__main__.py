@@ -32,8 +32,8 @@ def _verify(arguments: argparse.Namespace) -> None:
     report = verify(Archive(path))
     said = {True: "ok", False: "WRONG", None: ""}
     rows = [asdict(row) for row in report.rows]
-    as_json = arguments.format == "json"
-    _show_rows(rows if as_json else [row | {"ok": said[row["ok"]]} for row in rows], as_json)
+    _show_rows(rows if arguments.format == "json" else [row | {"ok": said[row["ok"]]} for row in rows],
+               arguments.format)
     for fault in report.faults:
         say(fault)
     scope = {"complete": "all pictures of the official archive are here", "other": "not the official set of pictures",
@@ -64,7 +64,7 @@ def _info(arguments: argparse.Namespace) -> None:
     facts |= {f"{name} pictures": len(archive.part(name).files) for name in SPLITS}
     facts |= {"of train, without hold-out": len(split.train), "of train, hold-out": len(split.holdout),
               "split digest": split.digest}
-    _show_rows([{"what": what, "value": value} for what, value in facts.items()], arguments.format == "json")
+    _show_rows([{"what": what, "value": value} for what, value in facts.items()], arguments.format)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -130,7 +130,7 @@ def _cache(arguments: argparse.Namespace) -> None:
     folder = cache_folder(locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache)
     rows = list(_cached(folder))
     if not arguments.clear:
-        _show_rows(rows, arguments.format == "json")
+        _show_rows(rows, arguments.format)
         say(f"{folder}: {len(rows)} folders, {sum(row['MB'] for row in rows):,.1f} MB")
         return
     for row in rows:
@@ -154,9 +154,9 @@ def _cached(folder: Path) -> Iterator[dict[str, Any]]:
         yield {"name": place.parent.name, "kind": kind, "MB": round(size / 1e6, 1), "date": date}
 
 
-def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show_rows(rows: list[dict[str, Any]], form: str) -> None:
     """Print rows as one JSON array or as columns."""
-    if as_json:
+    if form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif rows:
         table = [list(rows[0])] + [[f"{v:,}" if isinstance(v, (int, float)) else str(v) for v in row.values()]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tinynet import runs
+from tinynet import cli, runs
 from tinynet.data.batches import batches, fitting
 from tinynet.device import InParts
 from tinynet.errors import InputError
@@ -59,6 +59,7 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
         raise InputError(f"--methods {methods[0]}: heads are trained on at pictures enlarged by {METHOD}; name that "
                          "first, or give --fit without sizes")
     sizes = sorted({first.size, *sizes, *fit})
+    cli.say(f"{first.folder.path} at {', '.join(map(str, sizes))} px, on {first.device}; results in {out}")
     beside = [Study(scorer, methods[0]) for scorer in others]
     rows = list(sweep(study, sizes, _fitted(first, fit, methods[0], out), study.corrections))
     activations = [row for size in sizes for row in study.activations(size)]
@@ -115,10 +116,11 @@ def seconds_a_picture(scorer: Scorer, sides: Sequence[int], turns: int = 3) -> d
     for side in sides:
         network = model.for_inference(device.device, device.dtype)
         network.backbone = frozen_backbone(model, scorer.packed, side, device)
-        shown = next(batches(scorer.packed.train, rows, size=fitting(side, device.device), device=device.device))
-        pictures = change_pictures(shown.pictures, shown.rows, Stage(size=side))
+        stage = Stage(size=side)
+        shown = next(batches(scorer.packed.train, rows, size=fitting(side, device.device), device=device.device,
+                             augment=lambda pictures, at, _, stage=stage: change_pictures(pictures, at, stage)))
         # The turn that is not counted finds out how many at once the memory holds.
-        work[side] = InParts(partial(_called, network)), pictures
+        work[side] = InParts(partial(_called, network)), shown.pictures
     taken: dict[int, list[float]] = {side: [] for side in sides}
     with torch.inference_mode():
         for turn in range(turns + 1):

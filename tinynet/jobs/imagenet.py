@@ -36,8 +36,7 @@ class Procedure:
     """How pictures are prepared and scored; None stands for what the network's publisher does.
 
     `resize`: shorter side (or, with `squash`, both) before crops of `size`, in pixels; views that name sides resize
-    the decoded picture themselves. `tta`, `merges`: as in `scoring.Wanted`. `workers`: processes that
-    decode.
+    the decoded picture themselves. `tta`, `merges`: as in `scoring.Wanted`. `workers`: processes that decode.
     Raises `InputError` for what there is not.
     """
 
@@ -220,7 +219,7 @@ def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: P
              device: Device) -> Iterator[tuple[Tensor, list[int]]]:
     """(V, n, C) log-probabilities of n pictures and their places, batch after batch."""
     shown = DecodedPictures(pictures.files, None if chosen.resizes else how.resize or published.resize,
-                  how.resize_mode or published.resize_mode, how.interpolation or published.interpolation)
+                            how.resize_mode or published.resize_mode, how.interpolation or published.interpolation)
     loader = DataLoader(shown, at_once(chosen), num_workers=how.workers, collate_fn=list)
     with cli.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
         for batch in loader:

@@ -74,7 +74,7 @@ class Namer:
         network = self.dense if chosen.dense else self.network
         can_see(network, chosen, torch.zeros(1, 3, resize, resize, device=self.device.device), "the network")
         shown = DecodedPictures(files, None if chosen.resizes else resize, how.resize_mode or self.resize_mode,
-                      how.interpolation or self.interpolation, upright=True)
+                                how.interpolation or self.interpolation, upright=True)
         rows, unreadable = [], []
         step = at_once(chosen)
         with cli.progress(total=len(files), label="pictures", unit="pictures") as bar:

@@ -34,6 +34,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "pictures_per_second": ("pictures/s", "{:,.0f}".format),
     "taken_for": ("taken for", str), "share": ("share", "{:.0%}".format), "file": ("file", str),
     "rank": ("rank", str), "class": ("class", str), "id": ("id", str), "probability": ("probability", "{:.2%}".format)}
+_SORTED_BY = {"interval": "low", "gain_interval": "gain_low"}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -54,9 +55,6 @@ def titled(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[tuple[s
     return [_COLUMNS[key][0] for key in keys], [
         [("", "") if row.get(key) is None else (_COLUMNS[key][1](row[key]), row[_SORTED_BY.get(key, key)])
          for key in keys] for row in shown]
-
-
-_SORTED_BY = {"interval": "low", "gain_interval": "gain_low"}
 
 
 def _intervals(row: dict[str, Any]) -> dict[str, str]:
