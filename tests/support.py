@@ -21,6 +21,11 @@ THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
          "--device", "cpu", "--precision", "float32")
 
+ROOT = Path(__file__).parents[1]
+# The modules of whatever is started with `python -m`.
+PROGRAMS = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts)
+                  for path in (ROOT / "tinynet").rglob("*.py") if '__name__ == "__main__"' in path.read_text())
+
 needs_vnni = pytest.mark.skipif(not has_vnni(), reason="this processor overflows where it adds 8-bit products")
 
 

@@ -1,5 +1,6 @@
 """The commands from end to end on a drawn archive, and what they say to whoever mistypes."""
 
+import argparse
 import csv
 import dataclasses
 import errno
@@ -21,18 +22,19 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from support import SMALL, call, files, refused, thin_network
+from support import PROGRAMS, ROOT, SMALL, call, files, refused, thin_network
 from torchvision.transforms.v2 import functional as tv
 
-from tinynet import cli, evaluate, predict, runs, train
+from tinynet import cli, demo, evaluate, fixres, predict, runs, train
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.device import Device
 from tinynet.errors import InputError
 from tinynet.files import locked, new_array
 from tinynet.fit.checkpoint import load_model
-from tinynet.jobs import scorer, soup
+from tinynet.jobs import choosing, scorer, soup
 from tinynet.jobs.plan import Plan, split_of
+from tinynet.models.dense import Dense
 from tinynet.runs import StageFolder
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
@@ -40,7 +42,6 @@ from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import CORNERS
 
-ROOT = Path(__file__).parents[1]
 KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "ece", "low", "high"]
 SCORED = [*KEYS, "precision", "forwards", "pictures_per_second", "gain", "gain_low", "gain_high", "p"]
 
@@ -233,6 +234,35 @@ def test_changed_pictures_are_not_taken_for_those_of_the_run(there, tmp_path):
     assert rows_of(call(evaluate, *flags)) == first
 
 
+def test_kept_probabilities_of_another_precision_are_not_believed(there):
+    flags = ["--split", "val", "--json", "--device", "cpu", "--precision"]
+    losses = [rows_of(call(evaluate, *flags, precision))[0]["loss"] for precision in ("bfloat16", "float32")]
+    assert losses[0] != losses[1]
+
+
+def test_a_score_takes_the_place_of_one_of_its_own_kind_alone(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    row = dict(split="val", views="none", merge="mean", size=32, precision="float32", top1=0.1)
+    other = [row | change for change in (dict(split="holdout"), dict(views="flip"), dict(merge="gmean"), dict(size=64),
+                                         dict(precision="int8"), dict(temperature=1.5))]
+    runs.put_scores(path, [row, *other])
+    runs.put_scores(path, [row | dict(top1=0.2)])
+    assert runs.read_rows(path) == [row | dict(top1=0.2), *other]
+
+
+def test_a_dense_view_is_the_network_that_slides(there):
+    found = rows_of(call(evaluate, "--tta", "scales:64", "dense:64", "--split", "val", "--json", "--device", "cpu",
+                         "--precision", "float32"))
+    packed = open_packed(there.flags[1], str(there.flags[3]))
+    model, size = load_model(Path("runs/done/finetune/best.pt"), packed.wnids)
+    pictures = torch.from_numpy(np.array(packed.val.pictures)).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        for row, network in zip(found[1:], (model, Dense(model, size)), strict=True):
+            logs = torch.log_softmax(network(pictures), 1).numpy()
+            assert row["loss"] == pytest.approx(score(logs, packed.val.labels)["loss"], rel=1e-4)
+    assert found[1]["loss"] != pytest.approx(found[2]["loss"], rel=1e-3)
+
+
 def test_views_that_are_alike_count_once(there):
     ran = call(evaluate, "--tta", "scales:32,40+five", "--split", "val", "--json", "--device", "cpu")
     assert rows_of(ran)[1]["forwards"] == 6 and "10 views" in ran.err and "6 different" in ran.err
@@ -245,7 +275,10 @@ def test_a_row_a_class(there):
     assert [row["top1"] for row in found] == sorted(row["top1"] for row in found)
     whole = rows_of(call(evaluate, "--split", "val", "--json", "--device", "cpu"))[0]
     assert np.mean([row["top1"] for row in found]) == pytest.approx(whole["top1"])
-    assert len({row["name"].split(" ")[0] for row in found}) == 6
+    kept = kept_views("finetune", "val")["plain"]
+    right = kept.log_probabilities[0].argmax(1) == kept.labels
+    each = {wnid: right[kept.labels == label].mean() for label, wnid in enumerate(kept.wnids)}
+    assert {row["name"].split(" ")[0]: row["top1"] for row in found} == each and len(set(each.values())) > 1
 
 
 def test_calibration_is_fitted_on_the_holdout_and_shown_on_val(there):
@@ -255,7 +288,9 @@ def test_calibration_is_fitted_on_the_holdout_and_shown_on_val(there):
         ("holdout", "none", False), ("holdout", "flip", False), ("val", "none", False), ("val", "none", True),
         ("val", "flip", False), ("val", "flip", True)]
     kept = {split: kept_views("finetune", split)["plain"] for split in ("holdout", "val")}
-    temperature = fit_temperature(kept["holdout"].log_probabilities[0], kept["holdout"].labels)
+    temperature, of_val = (fit_temperature(kept[split].log_probabilities[0], kept[split].labels)
+                           for split in ("holdout", "val"))
+    assert abs(temperature / of_val - 1) > 0.01
     assert found[3]["temperature"] == pytest.approx(temperature, rel=1e-3) and found[3]["top1"] == found[2]["top1"]
     mended = at_temperature(kept["val"].log_probabilities[0], temperature)
     assert found[3]["loss"] == pytest.approx(score(mended, kept["val"].labels)["loss"], rel=1e-3)
@@ -276,10 +311,20 @@ def test_rows_as_csv_and_markdown(there, form):
         assert {line.count("|") for line in ran.out.splitlines()} == {head.count("|")}
 
 
-def test_views_are_chosen_on_one_half_and_judged_on_the_other(there):
+def test_views_are_chosen_on_one_half_and_judged_on_the_other(there, monkeypatch):
     flags = ["--tta", "flip+shift", "scales:32,40", "--choose", "4", "--device", "cpu", "--json"]
+    chosen_on, judged_on, rows = [], [], choosing._rows
+    monkeypatch.setattr(choosing, "_rows", lambda of, *more: judged_on.append(of.rows) or rows(of, *more))
+    for name, made in (("greedy", choosing.greedy), ("learn_weights", choosing.learn_weights)):
+        monkeypatch.setattr(choosing, name, lambda said, labels, *more, made=made:
+                            chosen_on.append((said[0], labels)) or made(said, labels, *more))
     ran = call(evaluate, *flags)
     found = json.loads(ran.out)
+    held, half = kept_views("finetune", "holdout")["plain"], choosing.halves(18)
+    assert half.sum() == 9 and np.array_equal(judged_on[0], held.rows[~half]) and len(judged_on[1]) == 24
+    assert len(chosen_on) == 2
+    for said, labels in chosen_on:
+        assert np.array_equal(said, held.log_probabilities[0][half]) and np.array_equal(labels, held.labels[half])
     assert Path("runs/done/finetune/views.png").read_bytes().startswith(b"\x89PNG")
     names = ["ten", "learned weights", *(f"greedy {k}" for k in range(1, 5))]
     assert [row["views"] for row in found if row["split"] != "val"] == names
@@ -322,7 +367,8 @@ def always(name, label, other):
 
 
 def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there, monkeypatch):
-    monkeypatch.setattr(soup, "_normalised", lambda model, *_: model)
+    made = []
+    monkeypatch.setattr(soup, "_normalised", lambda model, *_: made.append(model) or model)
     always("up", 0, 1)
     always("down", 1, 0)
     ran = call(evaluate, "--soup", "runs/up", "runs/down", "--out", "runs/both", "--json", "--device", "cpu")
@@ -338,6 +384,7 @@ def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there, mon
     assert recipe["soup"] == ["runs/up/finetune", "runs/down/finetune"]
     ran = call(evaluate, "--soup", "runs/done", "runs/done", "--out", "runs/same", "--json", "--device", "cpu")
     assert "not better" in ran.err and not Path("runs/same").exists() and json.loads(ran.out)[2]["gain"] == 0
+    assert len(made) == 2
 
 
 def test_a_soup_measures_its_statistics_anew(there):
@@ -450,10 +497,37 @@ def test_predictions_name_every_test_picture_once(there):
         assert logits[packed.wnids.index(wnid)] >= logits.max() - 1e-4
 
 
-def test_predictions_go_into_the_run_unless_told_otherwise(there):
-    ran = call(predict, "--tta", "flip", "--size", "40", "--device", "cpu")
-    assert ran.out == "runs/done/finetune/test-predictions.txt\n"
-    assert len(Path(ran.out.strip()).read_text().splitlines()) == 18
+def test_predictions_go_into_the_run_and_are_what_all_views_together_say(there, monkeypatch):
+    packed = open_packed(there.flags[1], str(there.flags[3]))
+    drawn = torch.randn(2, 18, 6, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    said = Probabilities(("plain", "mirror"), drawn.numpy(), np.arange(18), None, packed.wnids, np.ones(2))
+    monkeypatch.setattr(scorer.Scorer, "score", lambda self, split, chosen: {"test": said}[split])
+    best = {"plain": drawn[0], "mean": drawn.exp().mean(0), "max": drawn.amax(0)}
+    best = {name: [packed.wnids[label] for label in values.argmax(1)] for name, values in best.items()}
+    assert len(set(map(tuple, best.values()))) == 3
+    for merge in ("mean", "max"):
+        ran = call(predict, "--tta", "flip", "--merge", merge, "--device", "cpu")
+        assert ran.out == "runs/done/finetune/test-predictions.txt\n"
+        assert [line.split(" ")[1] for line in Path(ran.out.strip()).read_text().splitlines()] == best[merge]
+
+
+def test_files_are_named_by_the_run(there, archive):
+    Path("some").mkdir()
+    for file in archive.val.files[:5]:
+        Path("some", Path(file).name).write_bytes(archive.read(file))
+    rows = json.loads(call(predict, "some", "--run", "runs/done", "--top", "6", "--json", "--device", "cpu",
+                           "--precision", "float32").out)
+    model, size = load_model(Path("runs/done/finetune/best.pt"), archive.wnids)
+    files = sorted(Path("some").iterdir())
+    assert len(rows) == 6 * len(files)
+    for number, file in enumerate(files):
+        picture = tv.to_dtype(tv.to_image(tv.resize(Image.open(file).convert("RGB"), [size, size])), scale=True)
+        with torch.inference_mode():
+            best = model(picture[None]).softmax(1)[0].sort(descending=True)
+        mine = rows[6 * number:6 * number + 6]
+        assert {row["file"] for row in mine} == {str(file)}
+        assert [row["id"] for row in mine] == [archive.wnids[label] for label in best.indices]
+        assert [row["probability"] for row in mine] == pytest.approx(best.values.tolist(), rel=0.02)
 
 
 def test_scores_on_other_pictures_of_the_same_classes_are_given_and_not_kept(there, tmp_path):
@@ -833,6 +907,24 @@ def test_expected_exceptions_take_one_line(capsys):
         assert ended.value.code == status and capsys.readouterr().err == line + "\n"
 
 
+# --- the demo -----------------------------------------------------------------------------------------
+
+
+def test_the_demo_goes_all_the_way_and_says_whether_it_learnt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = demo.small_recipe().override(dict(epochs=1))
+    monkeypatch.setattr(demo, "small_recipe", lambda: recipe)
+    flags = ["--out", "drawn", "--json", "--device", "cpu", "--precision", "float32"]
+    ran = call(demo, *flags)
+    rows = json.loads(ran.out)
+    assert [(row["stage"], row["split"], row["views"]) for row in rows] == [
+        (stage, split, views) for stage in runs.WHOLE for split in ("holdout", "val") for views in ("none", "flip")]
+    assert {row["n"] for row in rows if row["split"] == "val"} == {8 * 20}
+    assert (ran.status, "something is broken" in ran.err) == ((1, True) if rows[-1]["low"] < 2 / 8 else (0, False))
+    assert "chance is 12.5%" in ran.err and Path("drawn/finetune/curves.png").is_file()
+    refused(demo, flags, "drawn", "holds a run already")
+
+
 # --- as programs ------------------------------------------------------------------------------------
 
 
@@ -841,35 +933,29 @@ def program(*arguments, **more):
                           env={**os.environ, "TINYNET_PROGRESS": "0"}, **more)
 
 
-COMMANDS = sorted(f"tinynet.{path.stem}" for path in (ROOT / "tinynet").glob("*.py")
-                  if '__name__ == "__main__"' in path.read_text())
+def test_every_flag_says_what_it_is_for():
+    for module in (train, evaluate, predict, fixres):
+        flags = module.parser()._actions
+        assert len(flags) > 10 and all(flag.help and flag.help != argparse.SUPPRESS for flag in flags), module
 
 
-def test_help_lists_every_flag_of_every_command():
-    assert {"tinynet.train", "tinynet.evaluate", "tinynet.predict"} <= set(COMMANDS)
+def test_help_is_there_without_loading_anything_slow():
+    assert {"tinynet.train", "tinynet.evaluate", "tinynet.data.__main__", "tinynet.report.__main__"} <= set(PROGRAMS)
     code = ("import contextlib, importlib, io, sys\n"
             "for name in sys.argv[1:]:\n"
-            "    out = io.StringIO()\n"
-            "    with contextlib.redirect_stdout(out):\n"
-            "        try:\n"
-            "            importlib.import_module(name).main(['--help'])\n"
-            "        except SystemExit as ended:\n"
-            "            assert not ended.code\n"
-            "    assert f'python -m {name}' in out.getvalue() and '--device' in out.getvalue(), name\n"
-            "sys.argv = ['data', '--help']\n"
-            "with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
-            "    importlib.import_module('tinynet.data.__main__').main()\n"
-            "assert 'python -m tinynet.data' in out.getvalue()\n"
-            "assert 'torch' not in sys.modules\n")
-    done = subprocess.run([sys.executable, "-c", code, *COMMANDS], cwd=ROOT, capture_output=True, text=True)
+            "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
+            "        importlib.import_module(name).main(['--help'])\n"
+            "    assert f'python -m {name.removesuffix(\".__main__\")} ' in out.getvalue(), name\n"
+            "assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules)\n")
+    done = subprocess.run([sys.executable, "-c", code, *PROGRAMS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_map_of_the_commands_names_them_all():
     done = program("tinynet")
     assert done.returncode == 0 and done.stderr == ""
-    for name in (*COMMANDS, "tinynet.data"):
-        assert f"python -m {name} " in done.stdout
+    for name in PROGRAMS:
+        assert f"python -m {name.removesuffix('.__main__')} " in done.stdout
 
 
 def test_a_whole_vgg16_goes_all_the_way_as_programs(tmp_path):

@@ -151,6 +151,11 @@ def test_onecycle_can_rise_in_any_share(epochs, pct_start):
     assert len(found) == epochs and found.max() <= 1e-2 * (1 + 1e-9)
 
 
+def test_onecycle_rises_to_its_peak_and_falls_to_nothing():
+    found = rates(Stage(schedule="onecycle", epochs=2, lr=1e-2, pct_start=0.3), 10)[:-1, 0]
+    assert found.argmax() == 5 and found[[0, 5]] == pytest.approx([1e-2 / 25, 1e-2]) and found[-1] < 1e-6
+
+
 def test_cosine_falls_from_lr_to_the_floor_and_constant_stays():
     stage = Stage(schedule="cosine", epochs=3, lr=1e-2, min_lr=1e-3)
     expected = [1e-3 + (1e-2 - 1e-3) * (1 + math.cos(math.pi * move / 30)) / 2 for move in range(31)]
@@ -754,6 +759,15 @@ def test_the_best_epoch_is_kept(whole_run, archive_path, cache):
         loss = score(found, packed.train.labels[held])["loss"]
         assert loss == pytest.approx(best["holdout"]["loss"], rel=1e-5)
         assert rows[0]["holdout"]["loss"] != pytest.approx(rows[1]["holdout"]["loss"], rel=1e-3)
+
+
+def test_a_worse_epoch_does_not_replace_the_best(archive_path, cache, tmp_path, monkeypatch):
+    tops, scored = iter([0.9, 0.1]), stages.score
+    monkeypatch.setattr(stages, "score", lambda *given: {**scored(*given), "top1": next(tops)})
+    stages.train(tmp_path / "run", plan(archive_path, cache, stages=("base",)), CPU)
+    best, last = (torch.load(tmp_path / "run" / "base" / file, weights_only=True) for file in ("best.pt", "last.pt"))
+    assert differences({f"head.{name}": value for name, value in last["state"]["module"].items()},
+                       {name: value for name, value in best["weights"].items() if name.startswith("head.")})
 
 
 @pytest.mark.parametrize("questions", [1, 3, 11])

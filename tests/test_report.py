@@ -1,8 +1,12 @@
 """The pages: what a run shows, what is missing, and that names in it are harmless."""
 
+import base64
+import importlib
+import io
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +17,11 @@ import pytest
 from PIL import Image
 from support import SMALL, call, thin_network
 
-from tinynet import evaluate, train
+from benchmarks import record
+from tinynet import evaluate, runs, train
 from tinynet.data.verify import same_pixels
 from tinynet.jobs import reporting
+from tinynet.jobs.pictures import _conflicts
 from tinynet.jobs.reporting import gather
 from tinynet.jobs.scoring import NOT_PAIRED
 from tinynet.report import __main__ as command
@@ -23,6 +29,7 @@ from tinynet.report.figures import inline_svg, training_curves, view_votes
 from tinynet.report.page import RunReport, write_page
 from tinynet.report.tables import table
 from tinynet.runs import StageFolder
+from tinynet.score.calibration import fit_temperature
 from tinynet.score.probabilities import Probabilities
 
 
@@ -116,6 +123,7 @@ def test_every_picture_and_canvas_has_words_and_every_input_a_label(there):
         if tag == "svg":
             assert attrs.get("aria-label")
     assert page.html.count("<label>") == sum(tag == "input" for tag, _ in page.tags)
+    assert {"img", "canvas", "svg", "input"} <= {tag for tag, _ in page.tags}
 
 
 def test_the_matrix_in_the_page_is_that_of_the_stored_probabilities(there):
@@ -129,6 +137,52 @@ def test_the_matrix_in_the_page_is_that_of_the_stored_probabilities(there):
     row = next(row for row in shown.scores if (row["split"], row["views"]) == ("val", "none"))
     assert right == round(row["top1"] * 24)
     assert sum(row["n"] for row in shown.classes) == 24
+    called = shown.plain.log_probabilities[0].argmax(1)
+    assert Counter(zip(shown.plain.labels.tolist(), called.tolist(), strict=True)) == {
+        (i, j): n for i, j, n in stored["counts"]}
+
+
+def test_a_card_has_the_picture_and_the_names_that_belong_together(there, packed, tmp_path):
+    """On the hold-out, whose pictures have other rows than places."""
+    shutil.copytree("runs/one", tmp_path / "one")
+    for kept in (tmp_path / "one" / "base" / "probabilities").glob("val-*"):
+        kept.unlink()
+    shown = gather(tmp_path / "one", *there.flags[1::2])
+    rows, places = ({value: at for at, value in enumerate(values)} for values in
+                    (packed.train.files, shown.plain.rows.tolist()))
+    assert shown.split == "holdout" and shown.mistakes and shown.heats
+    for card in (*shown.mistakes, *shown.heats, *(card for row in shown.hardest for card in row["cards"])):
+        row = rows[card["file"]]
+        said = shown.plain.log_probabilities[0, places[row]]
+        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(card["picture"].split(",")[1]))))
+        assert np.abs(drawn.astype(int) - packed.train.pictures[row]).mean() < 10
+        assert card["name"] == packed.names[packed.train.labels[row]].split(",")[0]
+        assert card["called"] == packed.names[said.argmax()].split(",")[0]
+        assert card["right"] == (card["name"] == card["called"]) and card["sure"] == pytest.approx(np.exp(said.max()))
+    assert not any(card["right"] for card in shown.mistakes)
+
+
+def test_the_temperature_is_that_of_the_holdout(there):
+    shown = gather(Path("runs/one"), *there.flags[1::2])
+    kept = [Probabilities.load(path) for path in Path("runs/one/base/probabilities").glob("*.npz")]
+    fitted = {one.about["split"]: f"plain, T = {fit_temperature(one.log_probabilities[0], one.labels):.2f}"
+              for one in kept if one.views == ("plain",)}
+    assert fitted["holdout"] != fitted["val"]
+    assert [row["views"] for row in shown.calibration][:2] == ["plain", fitted["holdout"]]
+
+
+def test_twins_under_two_names_are_shown_with_both(there, packed):
+    """A picture of val stands in train under another name: said once, with what the network calls it."""
+    shown = gather(Path("runs/one"), *there.flags[1::2])
+    row = next(row for row in range(72) if packed.train.labels[row] != packed.val.labels[3])
+    pictures = {name: np.array(packed.part(name).pictures) for name in ("train", "val")}
+    pictures["val"][3] = pictures["train"][row]
+    parts = {name: replace(packed.part(name), pictures=pictures[name]) for name in pictures}
+    found = list(_conflicts(SimpleNamespace(part=parts.__getitem__), shown))
+    names = [name.split(",")[0] for name in packed.names]
+    one, = (card for card in found if card["file"] == packed.val.files[3])
+    assert (one["name"], one["other_name"]) == (names[packed.val.labels[3]], names[packed.train.labels[row]])
+    assert one["called"] == names[shown.plain.log_probabilities[0, 3].argmax()]
 
 
 def test_a_page_says_whose_pictures_it_shows(there, tmp_path):
@@ -274,9 +328,27 @@ def test_twins_are_found_pixel_by_pixel(packed):
     assert same_pixels(packed) == before
 
 
-def test_the_tables_in_the_readme_are_those_of_the_result_files():
-    from benchmarks import record
+def test_what_is_recorded_is_of_the_own_size_and_precision(there):
+    before = record.record(["runs/one", "runs/two"], "two")["rows"]
+    scores = StageFolder(Path("runs/one"), "base").scores
+    kept = scores.read_text()
+    row = next(row for row in runs.read_rows(scores) if (row["split"], row["views"]) == ("val", "none"))
+    runs.put_scores(scores, [row | change | dict(top1=0.99) for change in (
+        dict(size=48), dict(merge="gmean"), dict(precision="int8"), dict(temperature=2.0))])
+    assert scores.read_text() != kept and record.record(["runs/one", "runs/two"], "two")["rows"] == before
+    scores.write_text(kept)
+    assert [(row["run"], row["split"], row["views"]) for row in before] == [
+        (run, split, views) for run in ("one", "two") for split, views in record.SHOWN]
 
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in record.HERE.glob("*.py")))
+def test_the_benchmarks_fit_the_package(name):
+    """What they import of it is there; they are run by hand."""
+    pytest.importorskip("timm") if name == "peers" else None
+    importlib.import_module(f"benchmarks.{name}")
+
+
+def test_the_tables_in_the_readme_are_those_of_the_result_files():
     text = record.README.read_text(encoding="utf-8")
     assert record.with_tables(text) == text
     for name in ("results", "speed"):

@@ -2,12 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import genextreme, ks_2samp, wasserstein_distance
 from support import SMALL, call, complaint, refused, thin_network
@@ -18,7 +19,8 @@ from tinynet.data.packed import open_packed
 from tinynet.device import choose_device
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.recipes import RECIPES, TUNED, Stage
-from tinynet.jobs.resolution import AS_IS, FITTED, Study
+from tinynet.jobs import fixres as jobs_fixres
+from tinynet.jobs.resolution import AS_IS, CONTROL, FITTED, Study
 from tinynet.jobs.scorer import Scorer
 from tinynet.models.vgg import measure_norms
 from tinynet.runs import StageFolder
@@ -27,7 +29,7 @@ from tinynet.score.metrics import score
 from tinynet.score.sizes import METHODS, Policy, brought_to, draw_shares, mean_side, mean_side_with_ratio
 
 SIZED = dict(train=224, resize=256, test=224)
-CROPPED = (*SMALL, "--epochs", "2", "--crop-side", "28", "32")
+CROPPED = (*SMALL, "--epochs", "2", "--crop-side", "28", "32", "--taps", "pool5:grid2", "relu4_3:mean")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,6 +114,7 @@ def test_crops_that_do_not_fit_make_the_mean_smaller_than_a_published_shortcut_s
 
 
 @given(low=st.floats(0.01, 1), high=st.floats(0.01, 1))
+@example(low=1 - 2**-53, high=1.0)
 def test_a_mean_side_lies_between_the_least_and_the_greatest(low, high):
     low, high = sorted((low, high))
     assert math.sqrt(low) - 1e-9 <= mean_side(low, high) <= math.sqrt(high) + 1e-9
@@ -278,6 +281,27 @@ def test_quantile_corrected_features_have_the_distribution_of_the_training_size(
         assert apart < 0.02 + row["zeros"] and (apart < row["ks"] or row["ks"] < 0.02), row["tap"]
 
 
+def test_batch_norms_are_those_of_the_sample_at_the_size_itself(there):
+    study = study_of(there, "base")
+    head, mappings = study._corrected(64, "batch norm")
+    kept = study.features("sample", 64)
+    means = np.concatenate([array[0].mean(0, dtype=np.float64) for array in kept.arrays])
+    np.testing.assert_allclose(head[0].running_mean, means, rtol=1e-4, atol=1e-6)
+    assert not mappings and kept.arrays[0].shape[1] == len(study._sample)
+
+
+def test_each_mapping_is_that_of_its_own_tap(there):
+    study = study_of(there, "base")
+    _, mappings = study._corrected(64, "quantile")
+    shown = study.features("val", 64)
+    mapped = [mapping(torch.from_numpy(np.array(array[0], np.float32)))
+              for array, (_, mapping) in zip(shown.arrays, mappings, strict=True)]
+    with torch.inference_mode():
+        expected = torch.log_softmax(study._head.eval()(torch.cat(mapped, 1)), 1)
+    np.testing.assert_allclose(study.said("val", 64, "quantile"), expected, atol=1e-4)
+    assert len({array.shape[2] for array in shown.arrays}) == len(mappings) == 2  # swapped, they would not fit
+
+
 def test_the_sample_that_corrections_learn_from_was_not_held_out(there):
     study = study_of(there, "base")
     _, held = study.scorer.pictures("holdout")
@@ -349,6 +373,32 @@ def test_gains_are_over_the_run_its_own_size_and_the_control(story):
             assert (row[f"p{over}"] is None) == (gain is None)
 
 
+def test_a_head_trained_on_is_that_of_its_own_size(story, place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    for size, name, at in ((48, FITTED, 48), (32, CONTROL, 48), (32, CONTROL, 64)):
+        fitted = Study(Scorer(StageFolder(story.out / str(size), "fixres"), place.packed,
+                              choose_device("cpu", "float32")))
+        part, rows = fitted.scorer.pictures("val")
+        row, = (row for row in story.rows if (row["run"], row["split"], row["size"], row.get("correction")) ==
+                ("runs/base", "val", at, name))
+        assert row["loss"] == pytest.approx(score(fitted.said("val", at), part.labels[rows])["loss"], rel=1e-5)
+
+
+def test_sizes_and_corrections_are_chosen_on_the_holdout():
+    def row(split, size, name, top1):
+        return dict(run="r", split=split, size=size, correction=name, top1=top1, low=0, high=1, gain_over_control=None,
+                    gain=0.1, p=0.1, gain_over_own=0.1, p_over_own=0.1)
+
+    rows = [row(split, size, name, 0.9 if size == best and name in (AS_IS, good) else 0.1)
+            for split, best, good in (("holdout", 48, "quantile"), ("val", 64, "frechet"))
+            for size in (32, 48, 64) for name in (AS_IS, "frechet", "quantile")]
+    features = [dict(size=size, zeros=0.5, ks=0.1, numbers=1) for size in (32, 48, 64)]
+    cost = {("r", size): 1.0 for size in (32, 48, 64)}
+    assert jobs_fixres._best(rows) == 48
+    said = jobs_fixres._conclusions(rows, features, Policy(train=32, resize=32, test=32), 48, cost)
+    assert "chooses 48 px: 10.00%" in said[0] and "'quantile' at 48 px: 10.00%" in said[1]
+
+
 def test_a_view_costs_what_its_side_costs(story):
     costs = {(row["run"], row["split"], row["views"], row["size"]): row["seconds"] for row in
              json.loads((story.out / "sizes.json").read_text())["costs"]}
@@ -359,9 +409,8 @@ def test_a_view_costs_what_its_side_costs(story):
 
 
 def test_heads_go_on_from_the_stage_that_is_studied(there):
-    ran = call(fixres, "--run", "runs/done", "--stage", "base", "--sizes", "48", "--fit", "48", "--out", "ofbase",
-               "--device", "cpu", "--precision", "float32", *there.flags)
-    assert ran.status == 0, ran.err
+    scorer = Scorer(StageFolder("runs/done", "base"), there.packed, choose_device("cpu", "float32"))
+    assert list(jobs_fixres._fitted(scorer, [48], "antialias", Path("ofbase"))) == [48]
     start, fitted, last = (load_model(folder.best, there.packed.wnids)[0].backbone.digest() for folder in
                            (StageFolder("runs/done", "base"), StageFolder("ofbase/48", "fixres"),
                             StageFolder("runs/done", "finetune")))
@@ -391,9 +440,9 @@ def test_the_story_is_a_folder_with_numbers_words_and_pictures(story):
 def test_what_the_story_trained_is_not_trained_again(story, place, monkeypatch):
     monkeypatch.chdir(place.folder)
     before = (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns
-    ran = call(fixres, "--run", "runs/base", "--sizes", "48", "--fit", "48", "--out", "story", "--device", "cpu",
-               "--precision", "float32", *place.flags)
-    assert ran.status == 0 and (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns == before
+    scorer = Scorer(StageFolder("runs/base", "base"), place.packed, choose_device("cpu", "float32"))
+    jobs_fixres._fitted(scorer, [48], "antialias", story.out)
+    assert (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns == before
 
 
 # --- the command ---------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def _show_rows(rows: list[dict[str, Any]], form: str) -> None:
         print(columns(table))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Read the command line and do what it says."""
     parser = Parser("tinynet.data", __doc__)
     commands = parser.add_subparsers(
@@ -203,7 +203,7 @@ def main() -> None:
 
     command = add("cache", _cache, "list what is kept in the cache", "data", "cache", "json")
     command.add_argument("--clear", action="store_true", help="remove it and say how much was freed")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     arguments.do(arguments)
 
 

@@ -160,8 +160,8 @@ def confusion_matrix(counts: "np.ndarray", order: "np.ndarray") -> "Figure":
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     panel = figure.subplots()
     drawn = panel.imshow(counts[order][:, order] ** 0.5, cmap="magma")
-    panel.set(xlabel="called", ylabel="class", title="Confusion, square roots of counts")
-    figure.colorbar(drawn)
+    panel.set(xlabel="called", ylabel="class", title="Confusion, shades by square roots", xticks=[], yticks=[])
+    figure.colorbar(drawn, label="pictures", format=lambda root, _: f"{root**2:.0f}")
     return figure
 
 

@@ -1,6 +1,7 @@
 """Figures of a run at several test sizes: accuracy, features, cost, and training against test size."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,10 @@ def accuracy_against_size(rows: Sequence[Row], title: str) -> "Figure":
     splits = list(dict.fromkeys(row["split"] for row in rows))
     figure, panels = _panels(1, len(splits), (6, 4.2), title)
     for panel, split in zip(panels, splits, strict=True):
-        for name in dict.fromkeys(row["correction"] for row in rows):
+        for name, marker in zip(dict.fromkeys(row["correction"] for row in rows), cycle("osD^vPX*")):
             mine = sorted((r for r in rows if (r["split"], r["correction"]) == (split, name)), key=lambda r: r["size"])
             sizes = [r["size"] for r in mine]
-            line = panel.plot(sizes, [r["top1"] for r in mine], "o-", markersize=4, label=name)
+            line = panel.plot(sizes, [r["top1"] for r in mine], f"{marker}-", markersize=5, label=name)
             if name == "as is":
                 panel.fill_between(sizes, [r["low"] for r in mine], [r["high"] for r in mine], alpha=0.15,
                                    color=line[0].get_color(), label="95 % interval")
@@ -42,17 +43,18 @@ def cumulative_curves(activations: Sequence[Row], trained: int, title: str) -> "
     figure, panels = _panels(-(-len(taps) // columns), columns, (3.4, 2.9), title)
     sizes = sorted({row["size"] for row in activations})
     colours = dict(zip(sizes, _shades(len(sizes)), strict=True))
+    dashes = dict(zip(sizes, cycle(("-", ":", "-."))))
     for panel, tap in zip(panels, taps, strict=False):
         for row in sorted((r for r in activations if r["tap"] == tap), key=lambda r: r["size"]):
             own = row["size"] == trained
             panel.plot(row["curve"], np.linspace(0, 1, len(row["curve"])), color=colours[row["size"]],
-                       linewidth=2.2 if own else 1.2, linestyle="--" if own else "-",
+                       linewidth=2.2 if own else 1.2, linestyle="--" if own else dashes[row["size"]],
                        label=f"{row['size']} px{' (trained)' if own else ''}, {row['zeros']:.0%} zeros")
         panel.set(xlim=(0, max(r["q0.99"] for r in activations if r["tap"] == tap)), ylim=(0, 1), title=tap,
                   xlabel="value of a feature", ylabel="share of values below")
         panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=6)
+        panel.legend(fontsize=8)
     for panel in panels[len(taps):]:
         panel.set_axis_off()
     return figure

@@ -86,10 +86,11 @@ class Policy:
 def mean_side(low: float, high: float) -> float:
     """E[sigma] where the area sigma^2 of square crops is uniform in low ... high (Touvron et al. 2019, section 3.1).
 
-    F = (2/3) (s+^3 - s-^3) / (s+^2 - s-^2) with s = sqrt(area): 0.70824 for 0.08 ... 1.
+    F = (2/3) (s+^3 - s-^3) / (s+^2 - s-^2) with s = sqrt(area): 0.70824 for 0.08 ... 1. Computed without the
+    differences, which cancel where the range is narrow.
     """
     least, most = math.sqrt(low), math.sqrt(high)
-    return least if low == high else 2 / 3 * (most ** 3 - least ** 3) / (high - low)
+    return 2 / 3 * (most**2 + most * least + least**2) / (most + least)
 
 
 def mean_side_with_ratio(area: tuple[float, float], ratio: tuple[float, float]) -> float:
