@@ -66,7 +66,7 @@ def write_comparison(runs: Sequence[RunReport], links: Sequence[str], rows: Sequ
                      path: Path) -> None:
     """Write the page of several runs: `rows` of their scores, with paired tests against the first, and the
     `classes` on which they differ most. `links`: where the runs' own pages are."""
-    figures = {f"{run.name} {name}": inline_svg(figure, f"{run.name}: {said}")
+    figures = {f"{run.name}, {name.removeprefix('curves-')}": inline_svg(figure, f"{run.name}: {said}")
                for run in runs for name, (figure, said) in run.figures.items() if name.startswith("curves")}
     _write("comparison.html.j2", path, runs=runs, links=links, scores=titled(rows), classes=classes, figures=figures)
 

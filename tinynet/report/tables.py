@@ -15,7 +15,7 @@ def _p(value: float) -> str:
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "run": ("run", str), "stage": ("stage", str), "split": ("split", str), "views": ("views", str),
     "merge": ("merge", str), "policy": ("policy", str), "trained": ("trained", str), "resize": ("resize", str),
-    "size": ("size", str), "method": ("method", str), "correction": ("correction", str), "epoch": ("epoch", str),
+    "size": ("size", str), "precision": ("precision", str), "method": ("method", str), "correction": ("correction", str), "epoch": ("epoch", str),
     "train_loss": ("train loss", "{:.3f}".format), "least": ("least", "{:.1%}".format),
     "greatest": ("greatest", "{:.1%}".format), "name": ("class", str), "n": ("n", "{:,}".format),
     "top1": ("top-1", "{:.2%}".format), "interval": ("95 % interval", str), "gain": ("gain", "{:+.2%}".format),
@@ -29,7 +29,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "documented": ("documented", "{:.2%}".format), "apart": ("apart", "{:+.2f} half-widths".format),
     "top5": ("top-5", "{:.2%}".format), "loss": ("loss", "{:.3f}".format),
     "ece": ("calibration error", "{:.2%}".format), "temperature": ("temperature", "{:.3f}".format),
-    "precision": ("precision", str), "taken": ("views taken", ", ".join), "forwards": ("forwards", str),
+    "taken": ("views taken", ", ".join), "forwards": ("forwards", str),
     "cost": ("cost", "{:.1f}".format),
     "pictures_per_second": ("pictures/s", "{:,.0f}".format),
     "taken_for": ("taken for", str), "share": ("share", "{:.0%}".format), "file": ("file", str),
