@@ -15,7 +15,8 @@ def _p(value: float) -> str:
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "run": ("run", str), "stage": ("stage", str), "split": ("split", str), "views": ("views", str),
     "merge": ("merge", str), "policy": ("policy", str), "trained": ("trained", str), "resize": ("resize", str),
-    "size": ("size", str), "precision": ("precision", str), "method": ("method", str), "correction": ("correction", str), "epoch": ("epoch", str),
+    "size": ("size", str), "precision": ("precision", str), "method": ("method", str),
+    "correction": ("correction", str), "epoch": ("epoch", str),
     "train_loss": ("train loss", "{:.3f}".format), "least": ("least", "{:.1%}".format),
     "greatest": ("greatest", "{:.1%}".format), "name": ("class", str), "n": ("n", "{:,}".format),
     "top1": ("top-1", "{:.2%}".format), "interval": ("95 % interval", str), "gain": ("gain", "{:+.2%}".format),
