@@ -43,7 +43,8 @@ from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import CORNERS
 
 KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "ece", "low", "high"]
-SCORED = [*KEYS, "precision", "forwards", "pictures_per_second", "gain", "gain_low", "gain_high", "p"]
+TRAINED = [*KEYS, "precision"]
+SCORED = [*TRAINED, "forwards", "pictures_per_second", "gain", "gain_low", "gain_high", "p"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,14 +56,14 @@ def thin():
 def rows_of(ran):
     assert ran.status == 0, ran.err
     rows = json.loads(ran.out)
-    assert isinstance(rows, list) and all(list(row) in (KEYS, SCORED) for row in rows)
+    assert isinstance(rows, list) and all(list(row) in (TRAINED, SCORED) for row in rows)
     return rows
 
 
 def assert_as_trained(found, trained):
     """The scores of training come again, to the last digits of float32."""
     numbers = {key: pytest.approx(trained[key], rel=1e-5) for key in ("loss", "ece")}
-    assert {key: found[key] for key in KEYS} == {**trained, **numbers}
+    assert {key: found[key] for key in TRAINED} == {**trained, **numbers}
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,7 @@ def test_evaluation_gives_each_split_plain_and_over_views(there):
     trained = rows_of(there.ran)[1]
     assert_as_trained(found[0], trained)
     assert found[0]["loss"] != found[1]["loss"] and found[2]["loss"] != found[3]["loss"]
+    assert runs.read_rows(Path("runs/done/finetune/scores.jsonl")) == found  # training's row is one of them
 
 
 def test_a_base_is_scored_as_it_was_in_training(there):
@@ -527,6 +529,7 @@ def test_files_are_named_by_the_run(there, archive):
         mine = rows[6 * number:6 * number + 6]
         assert {row["file"] for row in mine} == {str(file)}
         assert [row["id"] for row in mine] == [archive.wnids[label] for label in best.indices]
+        assert [row["class"] for row in mine] == [archive.names[label].split(",")[0] for label in best.indices]
         assert [row["probability"] for row in mine] == pytest.approx(best.values.tolist(), rel=0.02)
 
 
@@ -559,6 +562,28 @@ def test_the_newest_finished_run_is_taken(there):
     assert "evaluating runs/base-alone/base" in call(evaluate, "--split", "val", "--device", "cpu").err
     assert "evaluating runs/done/finetune" in call(
         evaluate, "--stage", "finetune", "--split", "val", "--device", "cpu").err
+
+
+def test_what_is_no_run_is_answered_with_what_there_is(there):
+    refused(evaluate, ["--run", "done"], "--run done", "not a run", "did you mean --run runs/done?")
+    refused(evaluate, ["--run", "runs/doen"], "did you mean --run runs/done?")
+    refused(evaluate, ["--run", "runs/done/base"], "--run runs/done --stage base")
+    shutil.move("runs", "away")
+    refused(evaluate, ["--run", "runs/done"], "python -m tinynet.train --stage base")
+    shutil.copytree("away/done", "runs/demo/drawn")
+    refused(evaluate, [], "no run below runs/ fits", "--run runs/demo/drawn")
+    refused(evaluate, ["--run", "drawn"], "did you mean --run runs/demo/drawn?")
+    shutil.rmtree("runs")
+    shutil.move("away", "runs")
+
+
+def test_a_flag_that_is_nearly_right_is_named(there):
+    refused(train, ["--epoch", "1"], "did you mean --epochs?", "--help")
+    refused(train, ["--nonsense"], "unrecognized arguments: --nonsense; see --help")
+
+
+def test_predict_takes_the_stage_that_is_named(there):
+    assert call(predict, "--stage", "base", "--device", "cpu").out == "runs/done/base/test-predictions.txt\n"
 
 
 def test_finetune_goes_on_from_the_newest_finished_base(there):
@@ -921,7 +946,8 @@ def test_the_demo_goes_all_the_way_and_says_whether_it_learnt(tmp_path, monkeypa
         (stage, split, views) for stage in runs.WHOLE for split in ("holdout", "val") for views in ("none", "flip")]
     assert {row["n"] for row in rows if row["split"] == "val"} == {8 * 20}
     assert (ran.status, "something is broken" in ran.err) == ((1, True) if rows[-1]["low"] < 2 / 8 else (0, False))
-    assert "chance is 12.5%" in ran.err and Path("drawn/finetune/curves.png").is_file()
+    assert "chance is 12.5%" in ran.err and "predict PICTURE --run drawn" in ran.err
+    assert Path("drawn/finetune/curves.png").is_file()
     refused(demo, flags, "drawn", "holds a run already")
 
 

@@ -797,7 +797,7 @@ def test_cache_lists_and_clears_only_its_own(tmp_path):
     listed = json.loads(command("cache", "--data", tmp_path / "d.zip", "--json").stdout)
     assert [(row["name"], row["kind"]) for row in listed] == [(kept, "packed")]
     cleared = command("cache", "--cache", tmp_path / "cache", "--clear")
-    assert "1 folders removed" in cleared.stdout
+    assert "1 folder removed" in cleared.stdout
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["other"]
 
 

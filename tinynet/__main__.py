@@ -1,6 +1,8 @@
 """The map of the commands."""
 
-print("""tinynet: transfer learning on Tiny ImageNet
+from tinynet import __version__
+
+print(f"""tinynet {__version__}: transfer learning on Tiny ImageNet
 
   python -m tinynet.demo        the whole chain on drawn pictures, without network or weights
   python -m tinynet.data        get, verify, pack, info, show, synthetic, cache: everything about the pictures

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import errno
-import functools
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from tinynet.errors import InputError
@@ -69,7 +69,9 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(*given, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        unknown = message.removeprefix("unrecognized arguments: ").split()
+        near = get_close_matches(unknown[0], self._option_string_actions, 1, 0.75) if unknown[0].startswith("--") else []
+        self.exit(2, f"{self.prog}: {message}; {f'did you mean {near[0]}? ' if near else ''}see --help\n")
 
 
 class _Quiet(argparse.Action):
@@ -195,10 +197,14 @@ def command() -> list[str]:
     return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec else list(sys.argv)
 
 
-def say(line: str, bar: Any = None) -> None:
-    """Tell the user something on standard error, above a progress `bar` if one is drawn; not with `--quiet`."""
-    if not _Quiet.asked:
-        (bar.write if bar is not None else functools.partial(print, flush=True))(line, file=sys.stderr)
+def say(line: str) -> None:
+    """Tell the user something on standard error, above any progress bars; not with `--quiet`."""
+    if _Quiet.asked:
+        return
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable | None = None, *, total: int | None = None, label: str = "", unit: str = "it",

@@ -1,4 +1,4 @@
-"""Run the whole chain on a few drawn pictures: no network, no weights, a minute on two cores.
+"""Run the whole chain on a few drawn pictures: no download, no weights, two minutes on two cores.
 
     python -m tinynet.demo
 
@@ -15,7 +15,11 @@ from tinynet.jobs.plan import Plan, open_data
 from tinynet.runs import StageFolder
 
 CLASSES, SIDE = 8, 32
-_REAL = """
+_NEXT = """
+The network began with random weights and saw drawn pictures: these figures say that everything works, and nothing else.
+Look at the run:
+  python -m tinynet.report {run} --open
+  python -m tinynet.predict PICTURE --run {run}
 For the real thing:
   python -m tinynet.data get                    the official archive, 248 MB
   python -m tinynet.train --stage base          the head on a frozen VGG16
@@ -66,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
             for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))]
     show(rows, asked.format)
     last, chance = rows[-1], 1 / CLASSES
-    cli.say(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}{_REAL}")
+    cli.say(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}"
+            f"{_NEXT.format(run=run)}")
     if last["low"] < 2 * chance:
         cli.say(f"val top-1 of {last['top1']:.1%} is not clearly above chance: something is broken here")
         raise SystemExit(1)

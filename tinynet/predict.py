@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tinynet import cli
 from tinynet.files import write_text
 from tinynet.jobs.plan import Plan, open_data
-from tinynet.runs import finished_stage
+from tinynet.runs import STAGES, finished_stage
 
 if TYPE_CHECKING:
     from tinynet.device import Device
 
 
-_TEST_TAKES = {"tta", "merge", "size", "data", "cache", "run", "out", "device", "precision"}
+_TEST_TAKES = {"tta", "merge", "size", "data", "cache", "run", "stage", "out", "device", "precision"}
 _FILES_TAKE = {"files", "tta", "merge", "size", "top", "explain", "format", "device", "precision", "resize",
                "resize_mode", "interpolation"}
 
@@ -38,6 +38,7 @@ def parser() -> cli.Parser:
     made.add_argument("--top", type=cli.positive, default=5, metavar="K",
                       help="classes to name of each picture (default: 5)")
     made.add_argument("--explain", metavar="FILE.png", help="draw the views of the first picture and how each votes")
+    made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
     cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
     cli.add_pretrained(made.add_argument_group("pretrained networks"))
     return made
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         _official_test(asked)
         return
     way = "--arch" if asked.arch else "a run on files"
-    cli.refuse_others(made, asked, way, _FILES_TAKE | ({"arch", "weights"} if asked.arch else {"run"}))
+    cli.refuse_others(made, asked, way, _FILES_TAKE | ({"arch", "weights"} if asked.arch else {"run", "stage"}))
     from tinynet.device import choose_device
     from tinynet.report.tables import show
 
@@ -73,7 +74,7 @@ def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str
     if asked.arch:
         namer = pretrained_namer(asked.arch, asked.weights or "DEFAULT", device)
     else:
-        folder = finished_stage(asked.run, None)
+        folder = finished_stage(asked.run, asked.stage)
         cli.say(f"predicting with {folder.path}")
         namer = run_namer(folder, device)
     how = Preparation(asked.tta, asked.merge, asked.size, asked.resize, asked.resize_mode, asked.interpolation)
@@ -81,7 +82,7 @@ def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str
 
 
 def _official_test(asked: Any) -> None:
-    folder = finished_stage(asked.run, None)
+    folder = finished_stage(asked.run, asked.stage)
     cli.say(f"predicting with {folder.path}")
     from tinynet.device import choose_device
     from tinynet.jobs.scorer import Scorer

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,34 @@ def new_run(out: str | None, recipe: str, root: Path = ROOT) -> Path:
 def find_run(run: str | None, fits: Callable[[Path], bool], otherwise: str) -> Path:
     """The run called `run`, or the newest below `runs/` that `fits`.
 
-    Raises `InputError`, ending with `otherwise` (what to do first), where there is none.
+    Raises `InputError` where there is none, with what there is, or `otherwise` (what to do first).
     """
     if run is not None:
         if not started(Path(run)):
-            raise InputError(f"--run {run}: {NOT_A_RUN}; {otherwise}")
+            raise InputError(f"--run {run}: {NOT_A_RUN}; {_instead(Path(run)) or otherwise}")
         if not fits(Path(run)):
             raise InputError(f"--run {run}: does not fit; {otherwise}")
         return Path(run)
-    candidates = [p for p in ROOT.glob("*") if started(p)]
-    candidates = sorted((p for p in candidates if fits(p)), key=_age)
+    candidates = [path for path in _begun("*") if fits(path)]
     if not candidates:
-        raise InputError(f"no run below {ROOT}/ fits; {otherwise}")
+        demos = _begun("demo/*")
+        also = f", or name a demo's: --run {demos[-1]}" if demos else ""
+        raise InputError(f"no run below {ROOT}/ fits; {otherwise}{also}")
     return candidates[-1]
+
+
+def _begun(pattern: str) -> list[Path]:
+    """The runs below `runs/` whose place fits a pattern, oldest first."""
+    return sorted((path for path in ROOT.glob(pattern) if started(path)), key=_age)
+
+
+def _instead(run: Path) -> str:
+    """What may have been meant by something that is no run; nothing where there are no runs."""
+    if run.name in STAGES and started(run.parent):
+        return f"it is a stage of {run.parent}: --run {run.parent} --stage {run.name}"
+    there = {path.name: path for path in (*_begun("*"), *_begun("demo/*"))}
+    near = get_close_matches(run.name, there, 1, cutoff=0.4) or list(there)[-1:]
+    return f"did you mean --run {there[near[0]]}?" if near else ""
 
 
 def finished_stage(run: str | None, stage: str | None) -> StageFolder:

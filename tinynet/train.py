@@ -36,7 +36,9 @@ def parser() -> cli.Parser:
     cli.add_common(made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json")
     tuned = [TUNED.stage(stage) for stage in STAGES]
     for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, tuned)):
-        group = made.add_argument_group(f"{kind.__name__}: {kind.__doc__.splitlines()[0]}")
+        text = kind.__doc__.splitlines()[0].removesuffix(".")
+        group = made.add_argument_group(f"{kind.__name__}: {text}", "where the recipe has several values they are of " +
+                                        " / ".join(STAGES) if kind is Stage else None)
         cli.add_fields(group, kind, "tuned", values)
     return made
 

@@ -129,13 +129,14 @@ def _cache(arguments: argparse.Namespace) -> None:
 
     folder = cache_folder(locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache)
     rows = list(_cached(folder))
+    count = f"{len(rows)} folder{'s' * (len(rows) != 1)}"
     if not arguments.clear:
         _show_rows(rows, arguments.format)
-        say(f"{folder}: {len(rows)} folders, {sum(row['MB'] for row in rows):,.1f} MB")
+        say(f"{folder}: {count}, {sum(row['MB'] for row in rows):,.1f} MB")
         return
     for row in rows:
         shutil.rmtree(folder / row["name"])
-    print(f"{folder}: {len(rows)} folders removed, {sum(row['MB'] for row in rows):,.1f} MB freed")
+    print(f"{folder}: {count} removed, {sum(row['MB'] for row in rows):,.1f} MB freed")
 
 
 def _cached(folder: Path) -> Iterator[dict[str, Any]]:

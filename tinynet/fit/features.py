@@ -241,8 +241,8 @@ def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
     _drop_partial(folder)
     bytes_each = np.dtype(source.dtype).itemsize
     total = source.views * len(source.rows) * sum(widths) * bytes_each
-    say(f"features: {source.views} view(s) of {len(source.rows):,} pictures, {sum(widths):,} numbers each: "
-        f"{total / 1e9:.2f} GB in {folder}")
+    say(f"features: {source.views} x {len(source.rows):,} pictures, {sum(widths):,} numbers each: "
+        f"{total / 1e6:,.0f} MB in {folder}")
     try:
         return [new_array(_file(folder, tap, ".partial"), (source.views, len(source.rows), width), source.dtype)
                 for tap, width in zip(taps, widths, strict=True)], [0, 0, 0]

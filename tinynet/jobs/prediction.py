@@ -111,11 +111,12 @@ class Namer:
 
 
 def run_namer(folder: StageFolder, device: Device) -> Namer:
-    """The network of a finished stage; its classes are called as ImageNet calls them."""
+    """The network of a finished stage; its classes are called as ImageNet calls them, others as the data did."""
     wnids = class_order(folder.best)
     model, size = load_model(folder.best, wnids)
     running = model.for_inference(device.device, device.dtype)
-    called = dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
+    called = {wnid: name.split(",")[0] for wnid, name in folder.read_recipe().get("classes", {}).items()}
+    called |= dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
     return Namer(running, wnids, [called.get(wnid, wnid) for wnid in wnids], size, None, "bilinear", device,
                  dense=Dense(running, size))
 

@@ -151,7 +151,7 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
         check = _check(judge, packed.train.labels[split.holdout], training, shown)
         _run(training, stream, check, folder, packed, model, shown)
     return {"run": str(folder.run), "stage": folder.stage, "split": "holdout", "views": "none", "merge": "mean",
-            "size": stage.size, **training.best["holdout"]}
+            "size": stage.size, **training.best["holdout"], "precision": device.precision}
 
 
 def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Classifier:
@@ -170,7 +170,7 @@ def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, device
                        "processor": processor(), **({"compiled": True} if device.compiled else {})},
             "versions": {"tinynet": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
                          "python": platform.python_version()},
-            "command": cli.command()}
+            "command": cli.command(), "classes": dict(zip(packed.wnids, packed.names, strict=True))}
 
 
 def _same(folder: StageFolder, facts: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ def _run(training: Training, stream: Stream, check: Callable[[nn.Module], dict[s
                 if row["improved"]:
                     head = None if isinstance(training.result, Classifier) else training.result
                     save_model(folder.best, model if head else training.result, packed.wnids, training.stage.size, head)
-                cli.say(_epoch_line(row, training.stage), bar)
+                cli.say(_epoch_line(row, training.stage))
             # Rows come some at a time: a checkpoint must not be ahead of the log, nor lack its epoch's row alone.
             within = row["step"] == training.total_steps and training.step < training.steps
             if row["kind"] != "step" or (within and time.monotonic() - saved > _SAVE_EVERY):
