@@ -114,7 +114,7 @@ def base(bench: Bench) -> dict[str, Any]:
         jobs[name] = ours.extraction(bench.frozen, bench.packed, stage, bench.device, counts[name])
     jobs["tinynet, head"] = ours.head_epoch(head, bench.packed, stage, bench.device, many)
     rates = bench.rates(jobs, counts)
-    begun = _begun(rates, counts)
+    begun = _fixed_cost(rates, counts)
     warm = stage.epochs * ALL / rates["tinynet, head"]["median"]
     first = warm + begun["seconds once"] + views * ALL / begun["pictures/s after that"]
     takes = {kind: REFERENCE.base.epochs * ALL / rates[kind]["median"] for kind in peers}
@@ -124,13 +124,19 @@ def base(bench: Bench) -> dict[str, Any]:
             "times faster, warm": {kind: taken / warm for kind, taken in takes.items()}}
 
 
-def _begun(rates: dict[str, Any], counts: dict[str, int]) -> dict[str, float]:
-    """What extraction does once, such as measuring ranges for integers, apart from what it does for every picture."""
-    whole, quarter = (counts[name] / rates[name]["median"]
-                      for name in ("tinynet, extraction", "tinynet, extraction of a quarter"))
-    rate = 0.75 * counts["tinynet, extraction"] / (whole - quarter)
-    return {"seconds once": whole - counts["tinynet, extraction"] / rate, "pictures/s after that": rate,
-            "share of the frozen forward": rate / rates["tinynet, frozen forward alone"]["median"]}
+def _fixed_cost(rates: dict[str, Any], counts: dict[str, int]) -> dict[str, float]:
+    """What extraction does once, such as measuring ranges for integers, apart from what it does for every picture.
+
+    Each the median of the turns, as ratios are.
+    """
+    names = ("tinynet, extraction", "tinynet, extraction of a quarter", "tinynet, frozen forward alone")
+    found = []
+    for whole, quarter, bare in zip(*(rates[name]["turns"] for name in names), strict=True):
+        seconds = counts[names[0]] / whole
+        rate = (counts[names[0]] - counts[names[1]]) / (seconds - counts[names[1]] / quarter)
+        found.append((seconds - counts[names[0]] / rate, rate, rate / bare))
+    once, rate, share = (statistics.median(values) for values in zip(*found, strict=True))
+    return {"seconds once": once, "pictures/s after that": rate, "share of the frozen forward": share}
 
 
 def finetune(bench: Bench) -> dict[str, Any]:

@@ -419,6 +419,15 @@ def test_heads_go_on_from_the_stage_that_is_studied(there):
                      "--precision", "float32", *there.flags), "starting weights")
 
 
+def test_what_another_run_began_is_refused_before_anything_is_trained(there):
+    other, mine = (Scorer(StageFolder("runs/done", stage), there.packed, choose_device("cpu", "float32"))
+                   for stage in ("finetune", "base"))
+    jobs_fixres._fitted(other, [64], "antialias", Path("begun"))
+    StageFolder("begun/64", "fixres").scores.unlink()  # as if it had been stopped
+    complaint(lambda: jobs_fixres._fitted(mine, [48, 64], "antialias", Path("begun")), "64", "starting weights")
+    assert not Path("begun/48").exists()
+
+
 def test_what_was_fitted_of_another_run_is_not_taken_for_this_one(there, story):
     refused(fixres, ("--run", "runs/other", "--sizes", "48", "--fit", "48", "--out", "story", "--device", "cpu",
                      "--precision", "float32", *there.flags), "48", "starting weights")

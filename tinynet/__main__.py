@@ -4,7 +4,7 @@ from tinynet import __version__
 
 print(f"""tinynet {__version__}: transfer learning on Tiny ImageNet
 
-  python -m tinynet.demo        the whole chain on drawn pictures, without network or weights
+  python -m tinynet.demo        the whole chain on drawn pictures; nothing is downloaded
   python -m tinynet.data        get, verify, pack, info, show, synthetic, cache: everything about the pictures
   python -m tinynet.train       the head on a frozen VGG16 (base), then all of it (finetune)
   python -m tinynet.evaluate    accuracies with intervals, over views, merges, sizes, networks, folders

@@ -69,8 +69,9 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(*given, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()
-        near = get_close_matches(unknown[0], self._option_string_actions, 1, 0.75) if unknown[0].startswith("--") else []
+        unknown = message.split() if message.startswith("unrecognized arguments: ") else []
+        near = [flag for word in unknown if word.startswith("--")
+                for flag in get_close_matches(word, self._option_string_actions, 1, 0.75)]
         self.exit(2, f"{self.prog}: {message}; {f'did you mean {near[0]}? ' if near else ''}see --help\n")
 
 
@@ -130,7 +131,8 @@ def add_fields(parser: argparse._ActionsContainer, cls: type, recipe: str, value
     """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        shown = " / ".join(dict.fromkeys(_show(getattr(value, field.name)) for value in values))
+        each = [_show(getattr(value, field.name)) for value in values]
+        shown = each[0] if len(set(each)) == 1 else " / ".join(each)
         parser.add_argument(flag_name(field.name), dest=field.name, default=argparse.SUPPRESS,
                             help=f"{field.metadata['help']} ({recipe}: {shown})".replace("%", "%%"),
                             **_flag_type(hints[field.name]))

@@ -15,8 +15,7 @@ from tinynet.jobs.plan import Plan, open_data
 from tinynet.runs import StageFolder
 
 CLASSES, SIDE = 8, 32
-_NEXT = """
-The network began with random weights and saw drawn pictures: these figures say that everything works, and nothing else.
+_NEXT = """The network began with random weights and saw drawn pictures: they say that everything works, no more.
 Look at the run:
   python -m tinynet.report {run} --open
   python -m tinynet.predict PICTURE --run {run}
@@ -70,11 +69,11 @@ def main(argv: list[str] | None = None) -> None:
             for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))]
     show(rows, asked.format)
     last, chance = rows[-1], 1 / CLASSES
-    cli.say(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}"
-            f"{_NEXT.format(run=run)}")
+    cli.say(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}")
     if last["low"] < 2 * chance:
         cli.say(f"val top-1 of {last['top1']:.1%} is not clearly above chance: something is broken here")
         raise SystemExit(1)
+    cli.say(_NEXT.format(run=run))
 
 
 if __name__ == "__main__":

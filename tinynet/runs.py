@@ -71,7 +71,7 @@ def find_run(run: str | None, fits: Callable[[Path], bool], otherwise: str) -> P
         return Path(run)
     candidates = [path for path in _begun("*") if fits(path)]
     if not candidates:
-        demos = _begun("demo/*")
+        demos = [path for path in _begun("demo/*") if fits(path)]
         also = f", or name a demo's: --run {demos[-1]}" if demos else ""
         raise InputError(f"no run below {ROOT}/ fits; {otherwise}{also}")
     return candidates[-1]
@@ -85,8 +85,8 @@ def _begun(pattern: str) -> list[Path]:
 def _instead(run: Path) -> str:
     """What may have been meant by something that is no run; nothing where there are no runs."""
     if run.name in STAGES and started(run.parent):
-        return f"it is a stage of {run.parent}: --run {run.parent} --stage {run.name}"
-    there = {path.name: path for path in (*_begun("*"), *_begun("demo/*"))}
+        return f"it is a stage of {run.parent}; name that run"
+    there = {path.name: path for path in (*_begun("demo/*"), *_begun("*"))}
     near = get_close_matches(run.name, there, 1, cutoff=0.4) or list(there)[-1:]
     return f"did you mean --run {there[near[0]]}?" if near else ""
 

@@ -269,7 +269,7 @@ def locate(path: str | Path) -> Path:
         raise InputError(f"{path}: this folder holds neither {DEFAULT_PATH.name} nor an extracted "
                          f"{DEFAULT_PATH.stem}/ (wnids.txt, train/, val/); name one of them with --data")
     raise InputError(f"{path}: no such file; `python -m tinynet.data get` fetches the official archive to "
-                     f"{DEFAULT_PATH} (in Python: download=True), and --data or TINYNET_DATA names another place")
+                     f"{DEFAULT_PATH}, and --data or TINYNET_DATA names another place")
 
 
 def _find(path: Path) -> tuple[ZipSource | FolderSource, str, list[tuple[str, int, int]]]:

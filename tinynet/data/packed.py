@@ -234,7 +234,7 @@ def in_workers(work: Callable[[_Read, Any], Any], jobs: list, archive: Archive) 
 
 
 def _decode_into(read: _Read, job: tuple[Path, int, tuple[str, ...]]) -> tuple[int, bytes]:
-    """Writes a chunk of pictures to its rows; gives their number and the BLAKE2b digest of their pixels.
+    """Write a chunk of pictures to its rows; the number of them and the BLAKE2b digest of their pixels.
 
     BLAKE2b takes about half of SHA-256's time, which was a tenth of packing.
     """

@@ -82,7 +82,7 @@ def _fitted(scorer: Scorer, sizes: Sequence[int], method: str, out: Path) -> dic
     """The run with its head trained on at each of `sizes`: a run in `out/<size>`, made where it is not there yet."""
     made = {}
     folders = {size: StageFolder(out / str(size), "fixres") for size in sizes}
-    for size, folder in sorted(folders.items(), key=lambda one: not one[1].finished):  # those may be another run's
+    for size, folder in sorted(folders.items(), key=lambda one: not one[1].started):  # which may be another run's
         chosen = replace(RECIPES[scorer.plan.recipe.name].fixres, size=size, feature_dtype=scorer.stage.feature_dtype)
         plan = replace(scorer.plan, recipe=replace(scorer.plan.recipe, fixres=chosen), stages=("fixres",),
                        start_run=str(scorer.folder.run.resolve()), start_stage=scorer.folder.stage,
