@@ -15,7 +15,7 @@ from tinynet.jobs.plan import Plan, open_data
 from tinynet.runs import StageFolder
 
 CLASSES, SIDE = 8, 32
-_NEXT = """The network began with random weights and saw drawn pictures: they say that everything works, no more.
+_NEXT = """The network began with random weights and saw drawn pictures: all this says is that everything works.
 Look at the run:
   python -m tinynet.report {run} --open
   python -m tinynet.predict PICTURE --run {run}
