@@ -344,7 +344,6 @@ def test_what_is_recorded_is_of_the_own_size_and_precision(there):
 @pytest.mark.parametrize("name", sorted(path.stem for path in record.HERE.glob("*.py")))
 def test_the_benchmarks_fit_the_package(name):
     """What they import of it is there; they are run by hand."""
-    pytest.importorskip("timm") if name == "peers" else None
     importlib.import_module(f"benchmarks.{name}")
 
 
