@@ -114,11 +114,11 @@ def base(bench: Bench) -> dict[str, Any]:
         jobs[name] = ours.extraction(bench.frozen, bench.packed, stage, bench.device, counts[name])
     jobs["tinynet, head"] = ours.head_epoch(head, bench.packed, stage, bench.device, many)
     rates = bench.rates(jobs, counts)
-    begun = _fixed_cost(rates, counts)
+    extraction = _fixed_cost(rates, counts)
     warm = stage.epochs * ALL / rates["tinynet, head"]["median"]
-    first = warm + begun["seconds once"] + views * ALL / begun["pictures/s after that"]
+    first = warm + extraction["seconds once"] + views * ALL / extraction["pictures/s after that"]
     takes = {kind: REFERENCE.base.epochs * ALL / rates[kind]["median"] for kind in peers}
-    return {"rates": rates, "extraction": begun,
+    return {"rates": rates, "extraction": extraction,
             "seconds of the whole stage, from the rates": {**takes, "tinynet, first run": first, "tinynet, warm": warm},
             "times faster, first run": {kind: taken / first for kind, taken in takes.items()},
             "times faster, warm": {kind: taken / warm for kind, taken in takes.items()}}

@@ -5,6 +5,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,11 @@ def complaint(action, *words):
     for word in words:
         assert str(word) in message, message
     return message
+
+
+def in_floats(pictures):
+    """(N, H, W, 3) uint8 as a network sees them, (N, 3, H, W) in [0, 1], without tinynet."""
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def call(command, *flags):

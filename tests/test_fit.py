@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import complaint, needs_vnni, thin_network
+from support import complaint, in_floats, needs_vnni, thin_network
 from torch import nn
 from torch.nn import functional as F
 
@@ -318,7 +318,7 @@ def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):
             found = features.view_features(classifier(), with_cache(packed, tmp_path), part, np.arange(10, 2, -1),
                                            view, PICTURES, CPU)
             assert len(folders(tmp_path)) == before + 1
-            pictures = torch.from_numpy(part.pictures[10:2:-1].copy()).permute(0, 3, 1, 2).float() / 255
+            pictures = in_floats(part.pictures[10:2:-1])
             with torch.inference_mode():
                 expected = classifier().eval().features(view(pictures))
             torch.testing.assert_close(torch.cat(list(found.in_order(CPU.device, 3))), expected, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from support import call, complaint, refused
+from support import call, complaint, in_floats, refused
 from torch import nn
 from torchvision.transforms import v2 as tv2
 from torchvision.transforms.v2 import functional as tv
@@ -393,7 +393,7 @@ def test_a_network_without_training_says_the_datas_classes_alone(renamed, reader
     for split in ("holdout", "val"):
         part, rows = scorer.pictures(split)
         found = scorer.score(split, view_set("flip", 48))
-        pictures = torch.from_numpy(part.pictures[rows]).permute(0, 3, 1, 2).float() / 255
+        pictures = in_floats(part.pictures[rows])
         seen = tv.resize(pictures, [48, 48], antialias=True)
         model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
         with torch.inference_mode():
@@ -409,7 +409,7 @@ def test_a_network_without_training_is_scored_at_the_size_that_is_named(renamed,
     rows = list(scoring.evaluate(scorer, Wanted(tta=["flip"], sizes=[48])))
     assert [(row["split"], row["views"], row["size"]) for row in rows] == [
         (split, views, 48) for split in ("holdout", "val") for views in ("none", "flip")]
-    pictures = torch.from_numpy(np.array(renamed.val.pictures)).permute(0, 3, 1, 2).float() / 255
+    pictures = in_floats(renamed.val.pictures)
     seen = tv.resize(pictures, [48, 48], antialias=True)
     model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet import cli
 from tinynet.files import write_text
 from tinynet.jobs.plan import Plan, open_data
-from tinynet.runs import STAGES, finished_stage
+from tinynet.runs import STAGES, StageFolder, finished_stage
 
 if TYPE_CHECKING:
     from tinynet.device import Device
@@ -74,16 +74,19 @@ def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str
     if asked.arch:
         namer = pretrained_namer(asked.arch, asked.weights or "DEFAULT", device)
     else:
-        folder = finished_stage(asked.run, asked.stage)
-        cli.say(f"predicting with {folder.path}")
-        namer = run_namer(folder, device)
+        namer = run_namer(_stage(asked), device)
     how = Preparation(asked.tta, asked.merge, asked.size, asked.resize, asked.resize_mode, asked.interpolation)
     return namer.name(files, how, asked.top, asked.explain)
 
 
-def _official_test(asked: Any) -> None:
+def _stage(asked: Any) -> StageFolder:
     folder = finished_stage(asked.run, asked.stage)
     cli.say(f"predicting with {folder.path}")
+    return folder
+
+
+def _official_test(asked: Any) -> None:
+    folder = _stage(asked)
     from tinynet.device import choose_device
     from tinynet.jobs.scorer import Scorer
     from tinynet.score import merges

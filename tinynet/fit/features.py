@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -230,14 +231,12 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
 def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
                   source: _Source) -> tuple[list[np.ndarray], list[int]]:
     """Arrays to fill, and where an interrupted extraction of the same taps stopped: view, batch, pictures."""
-    try:
+    with suppress(OSError, ValueError):  # where nothing usable was left behind it starts from the beginning
         left = json.loads((folder / "progress.json").read_text())
         if (left["taps"], left.get("at_once")) == (list(taps), source.at_once):
             return [np.load(_file(folder, tap, ".partial"), mmap_mode="r+") for tap in taps], left["done"]
         say(f"features: an unfinished extraction of {left['done'][2]:,} pictures, for other taps or in other batches, "
             "is dropped")
-    except (OSError, ValueError):
-        pass  # nothing usable was left behind: start from the beginning
     _drop_partial(folder)
     bytes_each = np.dtype(source.dtype).itemsize
     total = source.views * len(source.rows) * sum(widths) * bytes_each
