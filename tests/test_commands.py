@@ -993,6 +993,15 @@ def test_every_flag_says_what_it_is_for():
         assert len(flags) > 10 and all(flag.help and flag.help != argparse.SUPPRESS for flag in flags), module
 
 
+@pytest.mark.parametrize("typed", [["tinynet"], ["tinynet.train", "--help"], ["tinynet.fixres", "--policy", "--json"]])
+def test_a_reader_who_has_left_is_no_error(typed):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", *typed], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_is_there_without_loading_anything_slow():
     assert {"tinynet.train", "tinynet.evaluate", "tinynet.data.__main__", "tinynet.report.__main__"} <= set(PROGRAMS)
     code = ("import contextlib, importlib, io, sys\n"

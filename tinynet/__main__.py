@@ -1,8 +1,8 @@
 """The map of the commands."""
 
-from tinynet import __version__
+from tinynet import __version__, cli
 
-print(f"""tinynet {__version__}: transfer learning on Tiny ImageNet
+MAP = f"""tinynet {__version__}: transfer learning on Tiny ImageNet
 
   python -m tinynet.demo        the whole chain on drawn pictures; nothing is downloaded
   python -m tinynet.data        get, verify, pack, info, show, synthetic, cache: everything about the pictures
@@ -12,4 +12,6 @@ print(f"""tinynet {__version__}: transfer learning on Tiny ImageNet
   python -m tinynet.report      one HTML file a run: scores, curves, classes, mistakes, where it looks
   python -m tinynet.predict     what is in pictures, and predictions for those without labels
 
-Each answers to --help.""")
+Each answers to --help."""
+
+cli.run(lambda: print(MAP))

@@ -172,7 +172,10 @@ class _Tuple(argparse.Action):
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command: mistakes in the input take one line and status 2, Ctrl-C one line and status 130."""
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()  # at exit it would be too late to be silent about a reader who has left
     except (InputError, FloatingPointError) as error:  # the latter: a training that diverged says what to lower
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:
