@@ -560,7 +560,7 @@ def test_download_arrives_whole(site, tmp_path, script, asked):
 ])
 def test_failed_download_leaves_nothing(site, tmp_path, script, requests, words):
     site.script = script
-    complaint(lambda: download(tmp_path / "a.zip", site.url, **GOOD), site.url, "data/tiny-imagenet-200.zip",
+    complaint(lambda: download(tmp_path / "a.zip", site.url, **GOOD), site.url, f"put it at {tmp_path / 'a.zip'}",
               "--data", *words)
     assert len(site.asked) == requests and not list(tmp_path.iterdir())
 

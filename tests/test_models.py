@@ -435,7 +435,7 @@ def test_no_weights_are_random_ones(state):
 def test_weights_of_another_network_are_refused(state, tmp_path):
     resnet = torchvision.models.resnet18(num_classes=2).state_dict()
     complaint(lambda: load_backbone(saved(tmp_path / "resnet18.pth", resnet)),
-              "resnet18.pth", "another network", "26 are missing", "features.0.weight")
+              "resnet18.pth", "another network", "conv1.weight", "26 are missing", "features.0.weight")
     for letter, words in (("A", ("features.2.weight",)), ("E", ("features.17.weight", "12 are foreign"))):
         layers = vgg.make_layers([width if width == "M" else width // 16 for width in vgg.cfgs[letter]])
         other = {f"features.{key}": value for key, value in layers.state_dict().items()}

@@ -33,6 +33,7 @@ def download(target: str | Path, url: str = URL, size: int = SIZE, md5: str = MD
     Raises `InputError` where the site does not answer or sends another file; nothing is left behind then.
     """
     target = Path(target)
+    by_hand = f"fetch {url} elsewhere and put it at {target}, or name the file with --data"
     with whole_file(target) as stream:
         for wait in [pause * 2**i for i in range(tries - 1)] + [None]:
             try:
@@ -42,11 +43,11 @@ def download(target: str | Path, url: str = URL, size: int = SIZE, md5: str = MD
                 status = error.code if isinstance(error, urllib.error.HTTPError) else None
                 reason = f"status {status}" if status else " ".join(str(getattr(error, "reason", error)).split())
                 if wait is None or (status and status < 500):
-                    raise InputError(f"{url}: cannot be fetched ({reason}); {_by_hand(url)}") from None
+                    raise InputError(f"{url}: cannot be fetched ({reason}); {by_hand}") from None
             say(f"{url}: {reason}; trying again in {wait:g} s")
             time.sleep(wait)
         stream.flush()
-        _check(Path(stream.name), url, size, md5)
+        _check(Path(stream.name), url, size, md5, by_hand)
     return target
 
 
@@ -68,12 +69,11 @@ def _receive(url: str, stream: BinaryIO, size: int) -> None:
         raise ConnectionError(f"cut short at {stream.tell():,} of {have + int(promised):,} bytes")
 
 
-def _check(path: Path, url: str, size: int, md5: str) -> None:
+def _check(path: Path, url: str, size: int, md5: str, by_hand: str) -> None:
     if path.stat().st_size != size:
-        raise InputError(f"{url}: sent {path.stat().st_size:,} bytes and the official archive has {size:,}; "
-                         f"{_by_hand(url)}")
+        raise InputError(f"{url}: sent {path.stat().st_size:,} bytes and the official archive has {size:,}; {by_hand}")
     if (found := _md5(path)) != md5:
-        raise InputError(f"{url}: sent a file with MD5 {found} and the official archive has {md5}; {_by_hand(url)}")
+        raise InputError(f"{url}: sent a file with MD5 {found} and the official archive has {md5}; {by_hand}")
 
 
 def _md5(path: Path) -> str:
@@ -82,10 +82,6 @@ def _md5(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _by_hand(url: str) -> str:
-    return f"fetch {url} elsewhere and put it at {DEFAULT_PATH}, or name the file with --data"
 
 
 def get(target: Path, force: bool = False) -> Path:

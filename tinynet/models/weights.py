@@ -82,8 +82,9 @@ def _fill(backbone: Backbone, state: dict[str, Any], source: str) -> None:
     foreign = [key for key in given if key not in wanted]
     if missing or foreign:
         first = f"features.{(missing or foreign)[0]}"
-        raise InputError(f"{source}: weights of another network: of VGG16's {len(wanted)} features.* keys "
-                         f"{len(missing)} are missing and {len(foreign)} are foreign (first: {first})")
+        raise InputError(f"{source}: weights of another network, which begins with {next(iter(state), 'nothing')}: of "
+                         f"VGG16's {len(wanted)} features.* keys {len(missing)} are missing and {len(foreign)} are "
+                         f"foreign (first: {first})")
     for key, value in wanted.items():
         if not isinstance(given[key], Tensor) or given[key].shape != value.shape:
             shape = tuple(getattr(given[key], "shape", ()))
