@@ -4,6 +4,7 @@ import argparse
 import csv
 import dataclasses
 import errno
+import importlib
 import io
 import json
 import os
@@ -1013,6 +1014,16 @@ def test_help_is_there_without_loading_anything_slow():
             "assert not {'torch', 'numpy', 'matplotlib', 'scipy'} & set(sys.modules)\n")
     done = subprocess.run([sys.executable, "-c", code, *PROGRAMS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [
+    *([name] for name in PROGRAMS if name != "tinynet.data.__main__"),
+    *(["tinynet.data.__main__", part] for part in ("get", "verify", "pack", "info", "show", "synthetic", "cache"))])
+def test_every_command_takes_quiet_and_json(words, capsys):
+    name, *part = words
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main([*part, "--help"])
+    assert {"--quiet", "--json"} <= set(capsys.readouterr().out.replace("]", " ").replace("[", " ").split())
 
 
 def test_the_map_of_the_commands_names_them_all():

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import PILToTensor
 
 from tinynet import TinyImageNet
+from tinynet.data import __main__ as data_command
 from tinynet.data import download as download_module
 from tinynet.data import packed as packed_module
 from tinynet.data import verify as verify_module
@@ -768,6 +769,20 @@ def test_commands(archive_path, tmp_path):
     assert Image.open(tmp_path / "s.png").format == "PNG"
 
 
+def test_what_is_written_is_named_in_json(tmp_path, capsys):
+    drawn, sheet = tmp_path / "d.zip", tmp_path / "s.png"
+
+    def named(*words):
+        data_command.main([*map(str, words), "--json"])
+        row, = json.loads(capsys.readouterr().out)
+        return row["path"]
+
+    assert named("synthetic", drawn, "--classes", 2, "--train", 2, "--val", 1, "--test", 1) == str(drawn)
+    assert named("get", "--data", drawn) == str(drawn)
+    assert named("show", "--data", drawn, "--out", sheet) == str(sheet)
+    assert named("pack", "--data", drawn) == str(open_packed(drawn).folder)
+
+
 def test_pictures_of_a_class_are_shown_by_part_of_its_name_and_as_they_are_learnt_from(tmp_path):
     drawn = synthetic(tmp_path / "d.zip", classes=3, train=4, val=2, test=1)
     archive = Archive(drawn)
@@ -797,7 +812,7 @@ def test_cache_lists_and_clears_only_its_own(tmp_path):
     listed = json.loads(command("cache", "--data", tmp_path / "d.zip", "--json").stdout)
     assert [(row["name"], row["kind"]) for row in listed] == [(kept, "packed")]
     cleared = command("cache", "--cache", tmp_path / "cache", "--clear")
-    assert "1 folder removed" in cleared.stdout
+    assert "1 folder removed" in cleared.stderr and kept in cleared.stdout
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["other"]
 
 

@@ -252,7 +252,8 @@ def test_several_runs_are_compared_in_pairs(there):
     assert page.open == [] and "2 runs compared" in page.text and "Classes on which they differ most" in page.text
     assert [link for link in page.sources if link.endswith(".html")] == ["one.html", "two.html"]
     assert "On val. p is" in page.text
-    call(command, "runs/one", "runs/two", *there.flags)
+    ran = call(command, "runs/one", "runs/two", "--json", *there.flags)
+    assert [row["path"] for row in json.loads(ran.out)][-1] == "runs/one/comparison.html"
     links = [link for link in Page(there.folder / "runs/one/comparison.html").sources if link.endswith(".html")]
     assert links == ["report.html", "../two/report.html"]
 

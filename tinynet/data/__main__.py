@@ -10,7 +10,7 @@ from typing import Any
 
 from tinynet.cli import Parser, add_common, run, say
 from tinynet.errors import InputError
-from tinynet.report.tables import columns
+from tinynet.report.tables import columns, show_paths
 from tinynet.runs import STAGES
 
 
@@ -18,7 +18,7 @@ def _get(arguments: argparse.Namespace) -> None:
     from tinynet.data.archive import DEFAULT_PATH
     from tinynet.data.download import get
 
-    print(get(Path(arguments.data or DEFAULT_PATH), arguments.force))
+    show_paths([get(Path(arguments.data or DEFAULT_PATH), arguments.force)], arguments.format)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
@@ -47,7 +47,7 @@ def _pack(arguments: argparse.Namespace) -> None:
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
 
-    print(open_packed(find_data(arguments.data), arguments.cache).folder)
+    show_paths([open_packed(find_data(arguments.data), arguments.cache).folder], arguments.format)
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def _show(arguments: argparse.Namespace) -> None:
     if arguments.recipe:
         pictures, boxes = _as_learnt(pictures, rows, arguments), np.full_like(boxes, -1)
     save_figure(contact_sheet(pictures, titles, boxes), Path(arguments.out))
-    print(arguments.out)
+    show_paths([arguments.out], arguments.format)
 
 
 def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list:
@@ -119,8 +119,8 @@ def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list
 def _synthetic(arguments: argparse.Namespace) -> None:
     from tinynet.data.synthetic import synthetic
 
-    print(synthetic(arguments.out, arguments.classes, arguments.train, arguments.val, arguments.test,
-                    arguments.side, arguments.seed))
+    show_paths([synthetic(arguments.out, arguments.classes, arguments.train, arguments.val, arguments.test,
+                          arguments.side, arguments.seed)], arguments.format)
 
 
 def _cache(arguments: argparse.Namespace) -> None:
@@ -129,14 +129,11 @@ def _cache(arguments: argparse.Namespace) -> None:
 
     folder = cache_folder(locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache)
     rows = list(_cached(folder))
-    count = f"{len(rows)} folder{'s' * (len(rows) != 1)}"
-    if not arguments.clear:
-        _show_rows(rows, arguments.format)
-        say(f"{folder}: {count}, {sum(row['MB'] for row in rows):,.1f} MB")
-        return
-    for row in rows:
+    _show_rows(rows, arguments.format)
+    for row in rows if arguments.clear else ():
         shutil.rmtree(folder / row["name"])
-    print(f"{folder}: {count} removed, {sum(row['MB'] for row in rows):,.1f} MB freed")
+    count, size = f"{len(rows)} folder{'s' * (len(rows) != 1)}", f"{sum(row['MB'] for row in rows):,.1f} MB"
+    say(f"{folder}: {count} removed, {size} freed" if arguments.clear else f"{folder}: {count}, {size}")
 
 
 def _cached(folder: Path) -> Iterator[dict[str, Any]]:
@@ -175,15 +172,15 @@ def main(argv: list[str] | None = None) -> None:
     def add(name: str, do: Callable[[argparse.Namespace], None], text: str, *common: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(do=do)
-        add_common(command, *common)
+        add_common(command, *common, "json")
         return command
 
     command = add("get", _get, "fetch the official archive to --data, if it is not there", "data")
     command.add_argument("--force", action="store_true", help="replace another archive that is there")
     add("verify", _verify, "decode every picture and compare with the official figures; status 1 if something is wrong",
-        "data", "json")
+        "data")
     add("pack", _pack, "decode every picture once into arrays in the cache and name their folder", "data", "cache")
-    add("info", _info, "path, digest, counts, and the digest of the default split", "data", "json")
+    add("info", _info, "path, digest, counts, and the digest of the default split", "data")
 
     command = add("show", _show, "write a PNG of random pictures with their names and boxes", "data")
     command.add_argument("--out", default="pictures.png", metavar="FILE", help="default: pictures.png")
@@ -202,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
                               ("side", 64, "side of a picture in pixels"), ("seed", 0, "which pictures")):
         command.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default: {value})")
 
-    command = add("cache", _cache, "list what is kept in the cache", "data", "cache", "json")
+    command = add("cache", _cache, "list what is kept in the cache", "data", "cache")
     command.add_argument("--clear", action="store_true", help="remove it and say how much was freed")
     arguments = parser.parse_args(argv)
     arguments.do(arguments)

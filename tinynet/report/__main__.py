@@ -18,13 +18,13 @@ def main(argv: list[str] | None = None) -> None:
     made = cli.Parser("tinynet.report", __doc__)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folders that tinynet.train wrote")
     made.add_argument("--open", action="store_true", help="show the page in a browser")
-    cli.add_common(made, "data", "cache", "out")
+    cli.add_common(made, "data", "cache", "out", "json")
     asked = made.parse_args(argv)
     from tinynet.jobs.reporting import report
+    from tinynet.report.tables import show_paths
 
     pages = report([Path(run) for run in asked.runs], asked.data, asked.cache, asked.out and Path(asked.out))
-    for page in pages:
-        print(page)
+    show_paths(pages, asked.format)
     if asked.open:
         webbrowser.open(pages[-1].resolve().as_uri())
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -78,6 +79,12 @@ def show(rows: Sequence[dict[str, Any]], form: str = "table") -> None:
     if rows or form == "json":
         print({"table": table, "markdown": _markdown, "csv": _csv,
                "json": lambda found: json.dumps(list(found), indent=2)}[form](rows))
+
+
+def show_paths(paths: Sequence[Path], form: str = "table") -> None:
+    """Print what was written on standard output: a line each, or one JSON array of rows with a `path`."""
+    print(json.dumps([{"path": str(path)} for path in paths], indent=2) if form == "json" else
+          "\n".join(map(str, paths)))
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:
