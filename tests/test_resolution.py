@@ -437,6 +437,9 @@ def test_the_story_is_a_folder_with_numbers_words_and_pictures(story):
     stored = json.loads((story.out / "sizes.json").read_text())
     assert len(stored["conclusions"]) == 3 and all(sentence in story.err for sentence in stored["conclusions"])
     assert (story.out / "conclusions.txt").read_text().splitlines() == stored["conclusions"]
+    recipe = json.loads((story.out.parent / "runs/base/base/recipe.json").read_text())
+    assert all(stored[key] == recipe[key] for key in ("data_digest", "split_digest"))
+    assert stored["command"] and stored["device"]["precision"] == "float32" and stored["device"]["processor"]
     held = {row["size"]: row["top1"] for row in stored["rows"]
             if (row["split"], row["correction"]) == ("holdout", AS_IS)}
     best = next(size for size in held if held[size] == max(held.values()))

@@ -42,6 +42,11 @@ class Device:
         """The choice's name: float32, bfloat16, float16 or int8 (which is float32 for what learns)."""
         return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
 
+    def facts(self) -> dict[str, str | bool]:
+        """What a run keeps of it, the processor beside."""
+        return {"type": self.device.type, "precision": self.precision, "name": str(self), "processor": processor(),
+                **({"compiled": True} if self.compiled else {})}
+
     def __str__(self) -> str:
         if self.device.type == "cuda":
             where = torch.cuda.get_device_name(self.device)

@@ -215,7 +215,9 @@ def _over_taps(activations: Sequence[Row], size: int, key: str) -> float:
 def _write(found: Found, policy: Policy, scorer: Scorer, out: Path) -> None:
     """Everything into `out`: numbers, words and pictures."""
     name = scorer.folder.run.name
-    write_json(out / "sizes.json", {**asdict(found), "device": str(scorer.device)})
+    about = {key: scorer.folder.read_recipe()[key] for key in ("data_digest", "split_digest")}
+    write_json(out / "sizes.json",
+               {"command": cli.command(), "device": scorer.device.facts(), **about, **asdict(found)})
     write_text(out / "conclusions.txt", "\n".join(found.conclusions) + "\n")
     drawn = draw_shares(policy, _DRAWN, scorer.packed.side)
     as_is = [row for row in (*found.rows, *found.beside) if row["correction"] == AS_IS]

@@ -20,7 +20,7 @@ from tinynet import __version__, cli, runs
 from tinynet.data.batches import batches, fitting, seeded
 from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
-from tinynet.device import Device, out_of_memory, processor
+from tinynet.device import Device, out_of_memory
 from tinynet.errors import InputError
 from tinynet.files import locked, write_json
 from tinynet.fit import schedules
@@ -166,8 +166,7 @@ def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, device
     """What `recipe.json` says of a stage: all that is needed to understand and repeat it."""
     return {"stage": folder.stage, **asdict(plan), "data_digest": packed.contents, "split_digest": split.digest,
             "pictures": {"train": len(split.train), "holdout": len(split.holdout)},
-            "device": {"type": device.device.type, "precision": device.precision, "name": str(device),
-                       "processor": processor(), **({"compiled": True} if device.compiled else {})},
+            "device": device.facts(),
             "versions": {"tinynet": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
                          "python": platform.python_version()},
             "command": cli.command(), "classes": dict(zip(packed.wnids, packed.names, strict=True))}
