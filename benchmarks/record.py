@@ -1,6 +1,7 @@
 """Results that runs have kept become a file of this folder, and the files become the README's tables.
 
     python -m benchmarks.record runs/a runs/b --label "tuned, base" --name base-64      runs that differ in their seed
+    python -m benchmarks.record --story runs/a/base/sizes --name resolution-64         what tinynet.fixres wrote
     python -m benchmarks.record --table                                         the tables and docs/cost.png, from all
 
 The README holds what `--table` writes between marks; a test compares. What is fast is in `speed.py`.
@@ -33,13 +34,14 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="finished and evaluated runs of one recipe")
     parser.add_argument("--label", help="what the table calls them")
     parser.add_argument("--name", help="of the file in benchmarks/results")
+    parser.add_argument("--story", metavar="DIR", help="a folder that tinynet.fixres wrote, in place of runs")
     parser.add_argument("--table", action="store_true", help="write the README's tables anew")
     asked = parser.parse_args()
-    if asked.runs:
-        if not asked.label or not asked.name:
-            parser.error("runs take --label and --name")
+    if asked.runs or asked.story:
+        if not asked.name or (asked.runs and not asked.label):
+            parser.error("runs take --label and --name, --story takes --name")
         path = HERE / "results" / f"{asked.name}.json"
-        write_json(path, record(asked.runs, asked.label))
+        write_json(path, story(Path(asked.story)) if asked.story else record(asked.runs, asked.label))
         print(path)
     if asked.table:
         write_text(README, with_tables(README.read_text(encoding="utf-8")))
@@ -77,11 +79,20 @@ def record(names: list[str], label: str) -> dict[str, Any]:
             "seconds of training": seconds, "rows": rows}
 
 
-def _command(given: list[str]) -> str:
+def story(folder: Path) -> dict[str, Any]:
+    """What `tinynet.fixres` found, runs by their names, without the points of its curves."""
+    found = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    for name, rows in found.items():
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+            found[name] = [{**{key: value for key, value in row.items() if key != "curve"},
+                            **({"run": Path(row["run"]).name} if "run" in row else {})} for row in rows]
+    return {**found, "command": _command(found["command"], keep=("--run",))}
+
+
+def _command(given: list[str], keep: tuple[str, ...] = ()) -> str:
     """The command without places, which are of one machine alone."""
-    kept = [word for before, word in zip(["", *given], given, strict=False)
-            if not {before, word} & {"--data", "--cache", "--weights", "--run", "--out", "--seed"}]
-    return shlex.join(kept)
+    places = {"--data", "--cache", "--weights", "--run", "--out", "--seed"} - set(keep)
+    return shlex.join(word for before, word in zip(["", *given], given, strict=False) if not {before, word} & places)
 
 
 def accuracies(folder: Path) -> str:

@@ -14,6 +14,7 @@ from scipy.stats import genextreme, ks_2samp, wasserstein_distance
 from support import SMALL, call, complaint, refused, thin_network
 from torch import nn
 
+from benchmarks import record
 from tinynet import evaluate, fixres, train
 from tinynet.data.packed import open_packed
 from tinynet.device import choose_device
@@ -426,6 +427,16 @@ def test_what_another_run_began_is_refused_before_anything_is_trained(there):
     StageFolder("begun/64", "fixres").scores.unlink()  # as if it had been stopped
     complaint(lambda: jobs_fixres._fitted(mine, [48, 64], "antialias", Path("begun")), "64", "starting weights")
     assert not Path("begun/48").exists()
+
+
+def test_a_story_is_recorded_without_places_and_curves(story):
+    kept, found = record.story(story.out), json.loads((story.out / "sizes.json").read_text())
+    assert kept.keys() == found.keys() and len(kept["activations"]) == len(found["activations"])
+    assert all("curve" in row for row in found["activations"])
+    assert not any("curve" in row for row in kept["activations"])
+    assert {row["run"] for row in kept["rows"]} == {"base"} and {row["run"] for row in kept["beside"]} == {"other"}
+    assert [row["top1"] for row in kept["rows"]] == [row["top1"] for row in found["rows"]]
+    assert record._command(["python", "--run", "a", "--data", "/b", "--out", "c"], keep=("--run",)) == "python --run a"
 
 
 def test_what_was_fitted_of_another_run_is_not_taken_for_this_one(there, story):
