@@ -217,6 +217,16 @@ def test_both_mappings_undo_a_change_of_scale(activations):
         assert (back - features).abs().mean() < apart
 
 
+def test_frechet_leaves_zeros_where_they_are_even_if_there_should_be_fewer(activations):
+    random = np.random.RandomState(1)
+    sparser = np.maximum(random.gumbel(-0.4, 0.7, activations.shape), 0).astype(np.float32)
+    assert (sparser == 0).mean() > (activations == 0).mean() + 0.1
+    mapped = frechet_mapping(sparser, activations)(torch.from_numpy(sparser))
+    assert ((mapped == 0) == torch.from_numpy(sparser == 0)).all()
+    positive = torch.from_numpy(sparser > 0)
+    assert (mapped[positive] - torch.from_numpy(sparser)[positive]).mean() == pytest.approx(0.6, abs=0.05)
+
+
 def test_quantiles_map_any_distribution_onto_any_other(activations):
     other = np.random.RandomState(5).exponential(4, activations.shape).astype(np.float32)
     mapped = quantile_mapping(other, activations)(torch.from_numpy(other)).numpy()

@@ -85,14 +85,16 @@ def frechet_mapping(values: np.ndarray, reference: np.ndarray) -> Mapping:
     """The mapping that gives features distributed like `values` the distribution of `reference`, both as Frechet.
 
     With one shape for both, fitted to `reference`, it is a straight line (the paper's activation after pooling); below
-    zero, where no feature of a ReLU lies, it ends.
+    zero, where no feature of a ReLU lies, it ends. An exact zero stays one: where it would have been below zero is
+    not known, and the line would lift all of them at once where `reference` has fewer.
     """
     shape = Frechet.fit(reference).shape
     theirs, ours = Frechet.fit(reference, shape), Frechet.fit(values, shape)
     slope = theirs.scale / ours.scale
 
     def mapping(features: Tensor) -> Tensor:
-        return (theirs.location + slope * (features - ours.location)).clamp(min=0)
+        moved = (theirs.location + slope * (features - ours.location)).clamp(min=0)
+        return torch.where(features == 0, 0, moved)
     return mapping
 
 
