@@ -21,7 +21,7 @@ from tinynet.device import choose_device
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.recipes import RECIPES, TUNED, Stage
 from tinynet.jobs import fixres as jobs_fixres
-from tinynet.jobs.resolution import AS_IS, CONTROL, FITTED, Study
+from tinynet.jobs.resolution import AS_IS, CONTROL, FITTED, NORMS, Study
 from tinynet.jobs.scorer import Scorer
 from tinynet.models.vgg import measure_norms
 from tinynet.runs import StageFolder
@@ -349,7 +349,7 @@ def story(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
         ran = call(fixres, "--run", "runs/base", "--beside", "runs/other", "--sizes", "48", "64", "--fit", "48",
-                   "--methods", "antialias", "nearest", "--out", "story", "--json", "--device", "cpu", "--precision",
+                   "--methods", "antialias", "nearest", "--out", "story", "--keep", "kept", "--json", "--device", "cpu", "--precision",
                    "float32", *place.flags)
     assert ran.status == 0, ran.err
     return SimpleNamespace(rows=json.loads(ran.out), err=ran.err, out=place.folder / "story")
@@ -437,6 +437,34 @@ def test_what_another_run_began_is_refused_before_anything_is_trained(there):
     StageFolder("begun/64", "fixres").scores.unlink()  # as if it had been stopped
     complaint(lambda: jobs_fixres._fitted(mine, [48, 64], "antialias", Path("begun")), "64", "starting weights")
     assert not Path("begun/48").exists()
+
+
+def test_the_run_is_kept_with_the_batch_norms_that_the_hold_out_likes_best(there, story):
+    found = {(row["split"], row["size"]): row for row in story.rows
+             if (row["run"], row.get("correction")) == ("runs/base", NORMS)}
+    best = max((48, 64), key=lambda size: found["holdout", size]["top1"])
+    folder = StageFolder(there.folder / "kept", "base")
+    row, = [json.loads(line) for line in folder.scores.read_text().splitlines()]
+    ran = call(evaluate, "--run", "kept", "--json", "--device", "cpu", "--precision", "float32", *there.flags)
+    held, val = json.loads(ran.out)
+    assert held["size"] == val["size"] == row["size"] == best and f"at {best} px: kept" in story.err
+    for one, split in ((row, "holdout"), (held, "holdout"), (val, "val")):
+        assert {key: one[key] for key in ("n", "top1", "loss")} == pytest.approx(
+            {key: found[split, best][key] for key in ("n", "top1", "loss")})
+    before, after = (load_model(path, there.packed.wnids)[0].state_dict()
+                     for path in (there.folder / "runs/base/base/best.pt", folder.best))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("running" in name or "num_batches" in name for name in changed)
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--sizes", "48", "--keep", "runs"), ["--keep runs", "there already"]),
+    (("--sizes", "32", "--keep", "new"), ["--keep new", "32 px", "other --sizes"]),
+    (("--sizes", "48", "--keep", "runs/base/base/best.pt/new"), ["best.pt", "another place"]),
+    (("--sizes", "48", "--keep", "new", "--methods", "nearest"), ["--methods nearest", "kept"])])
+def test_a_run_that_cannot_be_kept_is_refused_before_anything_is_computed(there, flags, words):
+    refused(fixres, ("--run", "runs/base", *flags, "--fit", "--out", "none", "--device", "cpu", "--precision", "float32",
+                     *there.flags), *words)
 
 
 def test_a_story_is_recorded_without_places_and_curves(story):

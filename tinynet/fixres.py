@@ -2,6 +2,7 @@
 
     python -m tinynet.fixres --sizes 64 80 96 128          the newest finished run
     python -m tinynet.fixres --run runs/a --sizes 64 80 96 --fit 80      its head trained on at 80 px alone
+    python -m tinynet.fixres --run runs/a --fit --keep runs/larger     the run with batch norms of a larger size, kept
     python -m tinynet.fixres --run runs/a --beside runs/b --sizes 64 96 --fit        training against test size
     python -m tinynet.fixres --policy                      how large objects appear, for the recipes
     python -m tinynet.fixres --policy --train-scale 0.08 1 --train-size 224 --test-resize 256 --test-size 224
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from tinynet.score.sizes import Policy
 
 _POLICY = {"policy", "train_scale", "train_ratio", "train_size", "test_resize", "test_size", "out", "format"}
-_RUN = {"run", "beside", "stage", "sizes", "fit", "methods", "data", "cache", "device", "precision", "out", "format"}
+_RUN = {"run", "beside", "stage", "sizes", "fit", "methods", "data", "cache", "device", "precision", "out", "keep",
+        "format"}
 SIZES = (64, 80, 96, 128, 160)
 _DRAWN, _SIDE = 20_000, 64  # crops drawn for a histogram, from pictures of that side
 
@@ -41,6 +43,9 @@ def parser() -> cli.Parser:
                            "lanczos; the first for everything, the others compared with it (default: antialias)")
     made.add_argument("--beside", nargs="+", default=[], metavar="RUN",
                       help="runs shown beside it, as they are: trained at other sizes, or with other taps")
+    made.add_argument("--keep", metavar="DIR",
+                      help="a new folder for the run with its batch norms measured at the size where the hold-out "
+                           "likes that best: evaluate and predict take it")
     cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
     group = made.add_argument_group("--policy: how large objects appear in testing, for a way of cropping")
     group.add_argument("--policy", action="store_true", help="of the recipes, or of the flags below; needs no run")
@@ -130,7 +135,7 @@ def _study(asked: Any) -> list[dict[str, Any]]:
     if folders[0].stage == "fixres":
         raise InputError(f"{folders[0].path}: is fitted to a size already; name what it was before with --stage")
     out = Path(asked.out) if asked.out else folders[0].path / "sizes"
-    found = investigate(scorers, sizes, fit, asked.methods, out)
+    found = investigate(scorers, sizes, fit, asked.methods, out, asked.keep and Path(asked.keep))
     cli.say("\n".join(("", *found.conclusions)))
     return [*found.rows, *found.beside, *found.methods]
 

@@ -14,11 +14,12 @@ from tinynet import cli, runs
 from tinynet.data.batches import batches, fitting
 from tinynet.device import InParts
 from tinynet.errors import InputError
-from tinynet.files import write_json, write_text
+from tinynet.files import can_hold, whole_folder, write_json, write_text
+from tinynet.fit.checkpoint import save_model
 from tinynet.fit.features import frozen_backbone
 from tinynet.fit.inputs import change_pictures
 from tinynet.fit.recipes import RECIPES, Stage
-from tinynet.jobs.resolution import AS_IS, CONTROL, FITTED, Row, Study, compare_methods, sweep
+from tinynet.jobs.resolution import AS_IS, CONTROL, FITTED, NORMS, Row, Study, compare_methods, sweep
 from tinynet.jobs.scorer import Scorer
 from tinynet.jobs.stages import train
 from tinynet.report import resolution as figures
@@ -45,20 +46,23 @@ class Found:
 
 
 def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[int], methods: Sequence[str],
-                out: Path) -> Found:
+                out: Path, keep: Path | None = None) -> Found:
     """All about the first of `scorers` at `sizes`, the others beside it; its head is trained on at the sizes `fit`.
 
     `methods`: how pictures are enlarged, the first everywhere, the others compared with it at the size that the
     hold-out chooses of those that pictures do not have by themselves. Writes JSON, figures and conclusions to `out`.
-    Raises `InputError` for a method that there is not, or another first one where heads are trained on, before
-    anything is computed.
+    `keep`: a new folder for the run with its batch norms measured at the size where the hold-out likes that best.
+    Raises `InputError` for a method that there is not, or another first one where heads are trained on or kept, or
+    where there is nothing to keep, before anything is computed.
     """
     first, *others = scorers
     study, *_ = (Study(first, method) for method in methods)
-    if fit and methods[0] != METHOD:
-        raise InputError(f"--methods {methods[0]}: heads are trained on at pictures enlarged by {METHOD}; name that "
-                         "first, or give --fit without sizes")
+    if (fit or keep) and methods[0] != METHOD:
+        raise InputError(f"--methods {methods[0]}: heads are trained on at pictures enlarged by {METHOD}, and kept for "
+                         "them; name that first, or give --fit without sizes and no --keep")
     sizes = sorted({first.size, *sizes, *fit})
+    if keep:
+        _can_keep(study, sizes, keep)
     cli.say(f"{first.folder.path} at {', '.join(map(str, sizes))} px, on {first.device}; results in {out}")
     beside = [Study(scorer, methods[0]) for scorer in others]
     rows = list(sweep(study, sizes, _fitted(first, fit, methods[0], out), study.corrections))
@@ -75,7 +79,39 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
     said = _conclusions(rows, activations, policy, best, cost)
     found = Found(rows, shown, compared, activations, list(_cost_rows([*rows, *shown], scored, cost)), said)
     _write(found, policy, first, out)
+    if keep:
+        _keep(study, rows, keep)
     return found
+
+
+def _can_keep(study: Study, sizes: Sequence[int], keep: Path) -> None:
+    if keep.exists():
+        raise InputError(f"--keep {keep}: is there already; name a new folder")
+    if NORMS not in study.corrections:
+        raise InputError(f"--keep {keep}: the head of {study.scorer.folder.path} has no batch norms to measure")
+    if set(sizes) == {study.scorer.size}:
+        raise InputError(f"--keep {keep}: at {study.scorer.size} px the batch norms are what training measured; name "
+                         "other --sizes")
+    can_hold(keep)
+
+
+def _keep(study: Study, rows: Sequence[Row], keep: Path) -> None:
+    """A run in `keep`, with the batch norms of the size at which they do best on the hold-out."""
+    best = max((row for row in rows if (row["split"], row["correction"]) == ("holdout", NORMS)),
+               key=lambda row: row["top1"])
+    scorer, size = study.scorer, best["size"]
+    stored = scorer.folder.read_recipe()
+    stored["recipe"][scorer.folder.stage]["size"] = size
+    score = {key: best[key] for key in ("n", "top1", "top5", "loss", "ece", "low", "high")}
+    with whole_folder(keep) as made:
+        folder = StageFolder(made, scorer.folder.stage)
+        folder.make()
+        write_json(folder.recipe, {**stored, "norms_of": str(scorer.folder.path), "command": cli.command()})
+        save_model(folder.best, study.with_norms_of(size), scorer.packed.wnids, size)
+        runs.put_scores(folder.scores, [{
+            **scorer.named, "run": str(keep), "split": "holdout", "views": "none", "merge": "mean", "size": size,
+            **score, "precision": scorer.device.precision}])
+    cli.say(f"with its batch norms measured at {size} px: {keep}")
 
 
 def _fitted(scorer: Scorer, sizes: Sequence[int], method: str, out: Path) -> dict[int, Study]:

@@ -16,7 +16,7 @@ from tinynet.fit.recipes import Stage
 from tinynet.jobs.plan import split_of
 from tinynet.jobs.scorer import Scorer
 from tinynet.jobs.scoring import NOT_PAIRED, paired
-from tinynet.models.vgg import measure_norms
+from tinynet.models.vgg import Classifier, measure_norms
 from tinynet.score.activations import Mapping, curve, describe, distances, frechet_mapping, quantile_mapping
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
@@ -25,6 +25,7 @@ from tinynet.score.sizes import METHOD, METHODS, brought_to
 AS_IS = "as is"
 FITTED = "fine-tuned"
 CONTROL = "trained on, own size"
+NORMS = "batch norm"
 _SAMPLE = 5000  # train pictures whose features show a size's distribution; no label of theirs is used
 _AT_ONCE = 1000  # of them that a batch norm sees at once
 _DRAWN = 201  # points of a cumulative curve
@@ -82,7 +83,7 @@ class Study:
 
     def _correct(self, size: int, correction: str) -> tuple[nn.Module, list[tuple[int, Mapping]]]:
         seen = self.features("sample", size)
-        if correction == "batch norm":
+        if correction == NORMS:
             head = copy.deepcopy(self._head)
             shuffled = seen.epoch(0, 0, _AT_ONCE, self.scorer.device.device)  # a batch of a few classes varies less
             measure_norms(head, (features for features, _ in shuffled))
@@ -91,6 +92,12 @@ class Study:
         made = [_mapping(correction, tap, ours[0], theirs[0]) for tap, ours, theirs in
                 zip(self.scorer.model.taps, seen.arrays, trained.arrays, strict=True)]
         return self._head, [(array.shape[2], mapping) for array, mapping in zip(seen.arrays, made, strict=True)]
+
+    def with_norms_of(self, size: int) -> Classifier:
+        """The network, its head's batch norms measured at `size`, in eval mode on the CPU."""
+        made = copy.deepcopy(self.scorer.model)
+        made.head.load_state_dict(self._corrected(size, NORMS)[0].state_dict())
+        return made
 
     def activations(self, size: int) -> Iterator[Row]:
         """A row a tap: what its numbers are like at `size`, and how far from those at the training size."""
@@ -103,7 +110,7 @@ class Study:
     def corrections(self) -> list[str]:
         """What can be done without training; batch norm only where the head has one."""
         normed = any(isinstance(module, nn.BatchNorm1d) for module in self._head.modules())
-        return [*_MAPPINGS, *(["batch norm"] if normed else [])]
+        return [*_MAPPINGS, *([NORMS] if normed else [])]
 
 
 def _mapping(correction: str, tap: str, ours: np.ndarray, theirs: np.ndarray) -> Mapping:
