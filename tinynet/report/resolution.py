@@ -80,7 +80,7 @@ def shares_seen(shares: Sequence[tuple[str, np.ndarray, float]], title: str) -> 
 
 
 def accuracy_against_seconds(rows: Sequence[Row], title: str) -> "Figure":
-    """Top-1 against milliseconds a picture, a colour for each run; the line joins what nothing cheaper beats.
+    """Top-1 against milliseconds a picture, a colour for each run; the line joins what nothing cheaper beats, numbered.
 
     `rows`: with `seconds`, the set of `views`, and the `correction`, which is "as is" where there are views.
     """
@@ -98,17 +98,19 @@ def accuracy_against_seconds(rows: Sequence[Row], title: str) -> "Figure":
                        label=run)
         front = [r for number, r in enumerate(mine) if all(r["top1"] > before["top1"] for before in mine[:number])]
         panel.step([r["ms"] for r in front], [r["top1"] for r in front], color="0.5", where="post", zorder=0)
-        for row in front:
+        for number, row in enumerate(front, 1):
             what = row["views"] if row["correction"] == "as is" else row["correction"]
-            panel.annotate(f"{what}, {row['size']} px", (row["ms"], row["top1"]), fontsize=7,
-                           xytext=(3, -8), textcoords="offset points")
+            panel.annotate(str(number), (row["ms"], row["top1"]), fontsize=7, xytext=(-2, 5),
+                           textcoords="offset points")
+            panel.plot([], [], marker=f"${number}$", linestyle="none", color=f"C{named.index(row['run'])}",
+                       label=f"{what}, {row['size']} px")
         panel.set(xscale="log", xlabel="milliseconds a picture", ylabel="top-1", title=split)
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         panel.grid(alpha=0.3, which="both")
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=7)
     return figure
 
 
