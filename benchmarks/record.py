@@ -7,6 +7,7 @@
 The README holds what `--table` writes between marks; a test compares. What is fast is in `speed.py`.
 """
 
+import itertools
 import json
 import shlex
 import statistics
@@ -82,10 +83,10 @@ def record(names: list[str], label: str) -> dict[str, Any]:
 def story(folder: Path) -> dict[str, Any]:
     """What `tinynet.fixres` found, runs by their names, without the points of its curves."""
     found = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
-    for name, rows in found.items():
-        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
-            found[name] = [{**{key: value for key, value in row.items() if key != "curve"},
-                            **({"run": Path(row["run"]).name} if "run" in row else {})} for row in rows]
+    for row in found["activations"]:
+        del row["curve"]
+    for row in itertools.chain(*(found[name] for name in ("rows", "beside", "methods", "costs"))):
+        row["run"] = Path(row["run"]).name
     return {**found, "command": _command(found["command"], keep=("--run",))}
 
 

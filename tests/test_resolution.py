@@ -349,8 +349,8 @@ def story(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
         ran = call(fixres, "--run", "runs/base", "--beside", "runs/other", "--sizes", "48", "64", "--fit", "48",
-                   "--methods", "antialias", "nearest", "--out", "story", "--keep", "kept", "--json", "--device", "cpu", "--precision",
-                   "float32", *place.flags)
+                   "--methods", "antialias", "nearest", "--out", "story", "--keep", "kept", "--json", "--device",
+                   "cpu", "--precision", "float32", *place.flags)
     assert ran.status == 0, ran.err
     return SimpleNamespace(rows=json.loads(ran.out), err=ran.err, out=place.folder / "story")
 
@@ -463,8 +463,8 @@ def test_the_run_is_kept_with_the_batch_norms_that_the_hold_out_likes_best(there
     (("--sizes", "48", "--keep", "runs/base/base/best.pt/new"), ["best.pt", "another place"]),
     (("--sizes", "48", "--keep", "new", "--methods", "nearest"), ["--methods nearest", "kept"])])
 def test_a_run_that_cannot_be_kept_is_refused_before_anything_is_computed(there, flags, words):
-    refused(fixres, ("--run", "runs/base", *flags, "--fit", "--out", "none", "--device", "cpu", "--precision", "float32",
-                     *there.flags), *words)
+    refused(fixres, ("--run", "runs/base", *flags, "--fit", "--out", "none", "--device", "cpu", "--precision",
+                     "float32", *there.flags), *words)
 
 
 def test_a_story_is_recorded_without_places_and_curves(story):

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from tinynet.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -132,6 +134,12 @@ def can_hold(path: str | Path) -> Path:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path
+
+
+def refuse_existing(flag: str, path: str | Path) -> None:
+    """Raise `InputError` where something has the name that a new folder is to get."""
+    if Path(path).exists():
+        raise InputError(f"{flag} {path}: is there already; name a new folder")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -14,7 +14,7 @@ from tinynet import cli, runs
 from tinynet.data.batches import batches, fitting
 from tinynet.device import InParts
 from tinynet.errors import InputError
-from tinynet.files import can_hold, whole_folder, write_json, write_text
+from tinynet.files import can_hold, refuse_existing, whole_folder, write_json, write_text
 from tinynet.fit.checkpoint import save_model
 from tinynet.fit.features import frozen_backbone
 from tinynet.fit.inputs import change_pictures
@@ -85,8 +85,8 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
 
 
 def _can_keep(study: Study, sizes: Sequence[int], keep: Path) -> None:
-    if keep.exists():
-        raise InputError(f"--keep {keep}: is there already; name a new folder")
+    """Raise `InputError` where there will be nothing to keep, or no place for it."""
+    refuse_existing("--keep", keep)
     if NORMS not in study.corrections:
         raise InputError(f"--keep {keep}: the head of {study.scorer.folder.path} has no batch norms to measure")
     if set(sizes) == {study.scorer.size}:

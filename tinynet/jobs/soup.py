@@ -14,7 +14,7 @@ from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.files import whole_folder, write_json
+from tinynet.files import refuse_existing, whole_folder, write_json
 from tinynet.fit.checkpoint import load_model, save_model
 from tinynet.jobs.plan import Plan, split_of
 from tinynet.jobs.scorer import Scorer
@@ -30,8 +30,8 @@ def make_soup(folders: Sequence[StageFolder], packed: Packed, device: Device, ou
     `out`: the run to write the soup to, only where it is better than the best of them.
     Raises `InputError` where the runs do not fit: other networks, sizes, pictures or hold-outs.
     """
-    if out and Path(out).exists():
-        raise InputError(f"--out {out}: is there already; name a new folder")
+    if out:
+        refuse_existing("--out", out)
     models, size = _alike(folders, packed)
     made_of = {"soup": [str(folder.path) for folder in folders], "command": cli.command()}
     with tempfile.TemporaryDirectory() as room:

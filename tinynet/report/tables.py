@@ -81,7 +81,7 @@ def show(rows: Sequence[dict[str, Any]], form: str = "table") -> None:
                "json": lambda found: json.dumps(list(found), indent=2)}[form](rows))
 
 
-def show_paths(paths: Sequence[Path], form: str = "table") -> None:
+def show_paths(paths: Sequence[str | Path], form: str = "table") -> None:
     """Print what was written on standard output: a line each, or one JSON array of rows with a `path`."""
     print(json.dumps([{"path": str(path)} for path in paths], indent=2) if form == "json" else
           "\n".join(map(str, paths)))
