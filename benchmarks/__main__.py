@@ -52,7 +52,9 @@ class Bench:
         self.asked, self.room = asked, room
         self.count = -(-asked.images // ours.BATCH) * ours.BATCH  # whole batches: timm's loader drops the rest
         self.device = choose_device(asked.device, asked.precision)
-        self.floats = choose_device(self.device.device.type, "float32")
+        # In the floats that peers run in too, and as tinynet runs by itself; often the same.
+        floats = replace(self.device, int8=False)
+        self.devices = {device.precision: device for device in (floats, self.device)}
         self.source = locate(find_data(asked.data))
         self.packed = open_packed(self.source, asked.cache)
         self.classes = len(self.packed.wnids)
@@ -157,27 +159,26 @@ def finetune(bench: Bench) -> dict[str, Any]:
 def evaluate(bench: Bench) -> dict[str, Any]:
     """One view of val."""
     jobs = {kind: peer.evaluate for kind, peer in bench.peers("val").items()}
-    jobs["tinynet, float32"] = ours.one_view(bench.network(bench.floats), bench.packed, bench.device, bench.count)
-    jobs[f"tinynet, {bench.device.precision}"] = ours.one_view(bench.network(bench.device), bench.packed,
-                                                               bench.device, bench.count)
+    for name, device in bench.devices.items():
+        jobs[f"tinynet, {name}"] = ours.one_view(bench.network(device), bench.packed, device, bench.count)
     return {"rates": bench.rates(jobs)}
 
 
 def tta(bench: Bench) -> dict[str, Any]:
-    """Ten-crop of val beside ttach; both in float32, then tinynet as it runs by itself; that they agree is measured."""
+    """Ten-crop of val beside ttach, both in the same floats, then tinynet in integers; that they agree is measured."""
     said: dict[str, torch.Tensor] = {}
 
     def keeping(name: str, work: Callable[[], torch.Tensor]) -> Callable[[], None]:
         return lambda: said.__setitem__(name, work())
 
-    works = {"ttach, float32": (ours.ten_crop_of_ttach, bench.floats),
-             "tinynet, float32": (ours.ten_crop, bench.floats),
-             f"tinynet, {bench.device.precision}": (ours.ten_crop, bench.device)}
+    works = {f"ttach, {name}": (ours.ten_crop_of_ttach, device) for name, device in bench.devices.items()
+             if not device.int8}
+    works |= {f"tinynet, {name}": (ours.ten_crop, device) for name, device in bench.devices.items()}
     jobs = {name: keeping(name, work(bench.network(device), bench.packed, SIZE, device, bench.count))
             for name, (work, device) in works.items()}
     rates = bench.rates(jobs)
     return {"rates": rates, "greatest difference of a probability to ttach's": {
-        name: (found - said["ttach, float32"]).abs().max().item() for name, found in said.items()}}
+        name: (found - next(iter(said.values()))).abs().max().item() for name, found in said.items()}}
 
 
 def whole(bench: Bench) -> dict[str, Any]:

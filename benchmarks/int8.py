@@ -1,12 +1,11 @@
-"""What 8-bit integers cost and bring in the frozen backbone, beside float32.
+"""What 8-bit integers cost and bring in the frozen backbone, beside floats.
 
     python -m benchmarks.int8 --runs runs/a runs/b --data data/tiny-imagenet-200.zip
 
-Speed: the bare backbone on one batch, in turn. Accuracy: each run's head, trained on whatever features it was, on
-the same held-out pictures with features of either kind, compared in pairs (McNemar).
+Floats are float32 and, where the processor has it, bfloat16. Speed: the bare backbone on one batch, in turn. Accuracy:
+each run's head, trained on whatever features it was, on the same held-out pictures with features of each kind,
+compared in pairs (McNemar).
 """
-
-import torch
 
 from benchmarks.machine import facts
 from benchmarks.measure import in_turn
@@ -14,7 +13,7 @@ from benchmarks.ours import BATCH, frozen_forward
 from tinynet import cli
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
-from tinynet.device import Device
+from tinynet.device import choose_device
 from tinynet.files import write_json
 from tinynet.fit.checkpoint import load_model
 from tinynet.jobs.scorer import Scorer
@@ -32,7 +31,8 @@ def main() -> None:
     cli.add_common(parser, "data", "cache", "out")
     asked = parser.parse_args()
     packed = open_packed(find_data(asked.data), asked.cache)
-    kinds = {name: Device(torch.device("cpu"), torch.float32, int8=name == "int8") for name in ("float32", "int8")}
+    floats = dict.fromkeys(("float32", choose_device("cpu", int8=False).precision))
+    kinds = {name: choose_device("cpu", name) for name in (*floats, "int8")}
     rows = []
     for run in asked.runs:
         folder, scores, right = finished_stage(run, "base"), {}, {}
@@ -42,9 +42,8 @@ def main() -> None:
             scores[name] = score(found.log_probabilities[0], found.labels)
             right[name] = found.log_probabilities[0].argmax(1) == found.labels
         rows.append({"run": folder.run.name, "trained on": folder.read_recipe()["device"]["precision"], **scores,
-                     "int8 over float32": paired(right["int8"], right["float32"])})
-        cli.say(f"{folder.run.name}: float32 {scores['float32']['top1']:.2%}, int8 {scores['int8']['top1']:.2%}, "
-                f"p = {rows[-1]['int8 over float32']['p']:.2g}")
+                     **{f"int8 over {name}": paired(right["int8"], right[name]) for name in floats}})
+        cli.say(f"{folder.run.name}: " + ", ".join(f"{name} {found['top1']:.2%}" for name, found in scores.items()))
     count = -(-asked.pictures // BATCH) * BATCH
     model, _ = load_model(finished_stage(asked.runs[0], "base").best, packed.wnids)
     rates = in_turn({name: frozen_forward(model, packed, 64, device, count)

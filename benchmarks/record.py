@@ -120,15 +120,17 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['top1']:.1%} ({100 * row['low']:.1f} .. {100 * row['high']:.1f})"
 
 
-TABLES = {"results": accuracies, "speed": speed.table, "cost": speed.cost}
+# What writes the table, and the folder of results that it reads.
+TABLES = {"results": (accuracies, ""), "speed": (speed.table, ""), "speed in bfloat16": (speed.table, "bfloat16"),
+          "cost": (speed.cost, "")}
 
 
 def with_tables(text: str) -> str:
     """The same text, each table between its marks as the result files have it."""
-    for name, made in TABLES.items():
+    for name, (made, folder) in TABLES.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
         before, rest = text.split(start)
-        text = before + start + made(HERE / "results") + end + rest.split(end)[1]
+        text = before + start + made(HERE / "results" / folder) + end + rest.split(end)[1]
     return text
 
 

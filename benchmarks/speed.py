@@ -8,7 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-WRITTEN, BEST, OTHERS = ("as written",), ("best flags", "best flags, compiled"), ("timm", "ttach, float32")
+ROOT = Path(__file__).parents[1]
+WRITTEN, BEST = ("as written",), ("best flags", "best flags, compiled")
+OTHERS = ("timm", "ttach, float32", "ttach, bfloat16")
 
 Result = dict[str, Any]
 
@@ -22,7 +24,7 @@ def table(folder: Path) -> str:
         if (path := folder / f"{name}.json").is_file():
             for work, ours, faster in rows(json.loads(path.read_text())):
                 cells = [work, ours, *(_times(faster, peers) for peers in (WRITTEN, BEST, OTHERS)),
-                         f"[{path.name}](benchmarks/results/{path.name})"]
+                         f"[{path.name}]({path.relative_to(ROOT).as_posix()})"]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

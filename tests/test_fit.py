@@ -280,6 +280,9 @@ def test_features_in_integers_are_kept_apart_and_nearly_the_same(packed, tmp_pat
     for (inputs, _), (rounded, _) in zip(exact.epoch(0, 1, 8, CPU.device), rough.epoch(0, 1, 8, CPU.device),
                                          strict=True):
         assert 0 < (inputs - rounded).norm() < 0.05 * inputs.norm()
+    # They are the same whatever floats the processor has beside its integers.
+    halves = kept(packed, tmp_path / "halves", device=Device(CPU.device, torch.bfloat16, int8=True))
+    assert all(map(np.array_equal, rough.arrays, halves.arrays)) and folders(tmp_path / "halves") < folders(tmp_path)
 
 
 def test_an_epoch_can_begin_at_any_batch(packed, tmp_path):
@@ -301,12 +304,26 @@ def test_the_cache_knows_all_that_features_depend_on(packed, tmp_path):
     changes = [dict(), dict(rows=ROWS[::-1]), dict(rows=ROWS[1:]), dict(seed=1), dict(model=classifier(seed=1)),
                dict(model=other_mean), dict(packed=other_data), dict(device=Device(CPU.device, torch.bfloat16))]
     changes += [dict(stage=dataclasses.replace(PICTURES, **change)) for change in (
-        dict(flip="none"), dict(flip="alternating"), dict(crop_side=(41, 64)), dict(crop_side=()), dict(views=1),
+        dict(flip="none"), dict(flip="alternating"), dict(crop_side=(41, 64)), dict(crop_side=()), dict(views=4),
         dict(crop_side=(), crop_area=(0.5, 1.0)), dict(saturation=(0.5, 2.0)), dict(hue=0.1), dict(size=40),
         dict(batch=12), dict(feature_dtype="float16"), dict(flip="none", crop_side=()))]
     for number, change in enumerate(changes):
         kept(**{"packed": packed, "cache": tmp_path, **change})
         assert len(folders(tmp_path)) == number + 1, change
+
+
+@pytest.mark.parametrize("change", [dict(), dict(flip="alternating", crop_side=())])
+def test_fewer_views_are_the_first_of_more_that_are_kept(packed, tmp_path, count_describe, change):
+    many = dataclasses.replace(PICTURES, views=3, **change)
+    alone, of_many = dataclasses.replace(many, views=2), kept(packed, tmp_path / "both", stage=many)
+    done = count_describe.calls
+    found = kept(packed, tmp_path / "both", stage=alone)
+    assert len(folders(tmp_path / "both")) == 1 and count_describe.calls == done
+    for array, more, expected in zip(found.arrays, of_many.arrays, kept(packed, tmp_path / "one", stage=alone).arrays,
+                                     strict=True):
+        assert len(array) == 2 and np.array_equal(array, more[:2]) and np.array_equal(array, expected)
+    kept(packed, tmp_path / "both", Classifier(classifier().backbone, ("relu4_3:mean",), (16,), 6, 0.5, True), alone)
+    assert len(folders(tmp_path / "both")) == 2  # other depths were not kept of the three
 
 
 def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):

@@ -373,14 +373,17 @@ def test_pooling_of_integers_is_torchs_pooling(shape):
     assert torch.equal(int8._MaxPool(1.0)(maps).float(), nn.functional.max_pool2d(maps.float(), 2))
 
 
-@pytest.mark.parametrize(("probes", "precision"), [
-    ({}, "float32"), ({"_is_vnni_supported"}, "int8"), ({"_is_avx512_bf16_supported"}, "bfloat16"),
-    ({"_is_vnni_supported", "_is_amx_tile_supported"}, "bfloat16")])
-def test_a_processor_gets_the_precision_that_it_has(monkeypatch, probes, precision):
+@pytest.mark.parametrize(("probes", "precision", "floats"), [
+    ({}, "float32", torch.float32), ({"_is_vnni_supported"}, "int8", torch.float32),
+    ({"_is_avx512_bf16_supported"}, "bfloat16", torch.bfloat16),
+    ({"_is_vnni_supported", "_is_avx512_bf16_supported"}, "int8", torch.bfloat16),
+    ({"_is_vnni_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported"}, "bfloat16", torch.bfloat16)])
+def test_a_processor_gets_the_precision_that_it_has(monkeypatch, probes, precision, floats):
     monkeypatch.setattr(device, "_processor_has", probes.__contains__)
     chosen = device.choose_device("cpu")
     assert chosen.precision == precision and chosen.int8 == (precision == "int8")
-    assert chosen.dtype == (torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    assert chosen.dtype == device.choose_device("cpu", int8=False).dtype == floats
+    assert str(floats).removeprefix("torch.") in str(chosen) and ("int8 where frozen" in str(chosen)) == chosen.int8
     if "_is_vnni_supported" not in probes:
         complaint(lambda: device.choose_device("cpu", "int8"), "--precision int8", "float32, bfloat16")
 

@@ -43,8 +43,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "device": dict(default="auto", choices=("auto", "cpu", "cuda", "mps"),
                    help="default: cuda where there is one, else cpu"),
     "precision": dict(default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"),
-                      help="of the network's arithmetic; int8: float32, but 8-bit integers for a backbone that "
-                           "does not learn (default: the fastest the device really has)"),
+                      help="of the network's arithmetic; int8: 8-bit integers for a backbone that does not learn, "
+                           "the fastest floats for the rest (default: the fastest the device really has)"),
     "tta": dict(nargs="+", default=[], metavar="VIEWS",
                 help="sets of views whose probabilities are merged: none, flip, five, ten, shift, rotate, zoom, "
                      "scales:64,80, resize:72, dense, and products of them: flip+scales:64,80 (default: none)"),

@@ -20,7 +20,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 class Device:
     """Where and how a network runs: a torch device and the dtype of its convolutions and products.
 
-    `int8`: whether a backbone that does not learn runs in 8-bit integers (`models.int8`).
+    `int8`: whether a backbone that does not learn runs in 8-bit integers (`models.int8`); the rest stays in `dtype`.
     `compiled`: whether steps of training are compiled (`torch.compile`).
     """
 
@@ -39,7 +39,7 @@ class Device:
 
     @property
     def precision(self) -> str:
-        """The choice's name: float32, bfloat16, float16 or int8 (which is float32 for what learns)."""
+        """The choice's name: float32, bfloat16, float16 or int8 (which has floats for what learns)."""
         return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
 
     def facts(self) -> dict[str, str | bool]:
@@ -52,8 +52,8 @@ class Device:
             where = torch.cuda.get_device_name(self.device)
         else:
             where = self.device.type + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
-        return (f"{where}, {'float32, int8 where frozen' if self.int8 else self.precision}, channels last"
-                f"{', compiled' if self.compiled else ''}")
+        return (f"{where}, {str(self.dtype).removeprefix('torch.')}{', int8 where frozen' if self.int8 else ''}, "
+                f"channels last{', compiled' if self.compiled else ''}")
 
 
 def choose_device(device: str = "auto", precision: Precision = "auto", int8: bool = True,
@@ -72,9 +72,9 @@ def choose_device(device: str = "auto", precision: Precision = "auto", int8: boo
     elif not there.get(device):
         found = ", ".join(name for name, present in there.items() if present)
         raise InputError(f"--device {device}: this machine has {found}; name one of these with --device")
+    floats = _fastest_floats(device)
     if precision == "auto":
-        precision = _fastest(device)
-        precision = "float32" if precision == "int8" and not int8 else precision
+        precision = "int8" if device == "cpu" and int8 and _integers_are_faster() else floats
     allowed = {"cuda": ("float32", "bfloat16", "float16"), "mps": ("float32",),
                "cpu": ("float32", "bfloat16", *(("int8",) if int8 and has_vnni() else ()))}
     if precision not in allowed[device]:
@@ -82,7 +82,7 @@ def choose_device(device: str = "auto", precision: Precision = "auto", int8: boo
                          "name one of these or leave it to auto")
     if device == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # else its convolutions round to ten bits and are not float32
-    dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
+    dtype = getattr(torch, floats if precision == "int8" else precision)
     chosen = Device(torch.device(device), dtype, int8=precision == "int8", compiled=compiled)
     if compiled:
         _try_compiler(chosen.device)
@@ -101,16 +101,23 @@ def _try_compiler(device: torch.device) -> None:
                          "out") from None
 
 
-def _fastest(device: str) -> str:
-    """The fastest precision that the hardware computes in itself: an emulated bfloat16 is slower than float32."""
+def _fastest_floats(device: str) -> str:
+    """The fastest floats that the hardware computes in itself: an emulated bfloat16 is slower than float32."""
     if device == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16"
-    if device == "cpu":
-        if _processor_has("_is_amx_tile_supported") or _processor_has("_is_avx512_bf16_supported"):
-            return "bfloat16"
-        if has_vnni():
-            return "int8"
+    if device == "cpu" and (_has_tiles() or _processor_has("_is_avx512_bf16_supported")):
+        return "bfloat16"
     return "float32"
+
+
+def _integers_are_faster() -> bool:
+    """Whether 8-bit integers beat the fastest floats: on an EPYC 1.8 times AVX-512's bfloat16, on a Xeon three times
+    its float32 (`benchmarks/results/int8*.json`); beside AMX's bfloat16 they have not been measured."""
+    return has_vnni() and not _has_tiles()
+
+
+def _has_tiles() -> bool:
+    return _processor_has("_is_amx_tile_supported")
 
 
 def processor() -> str:

@@ -141,7 +141,7 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
         "size": source.size, "dtype": source.dtype, "backbone": model.backbone.digest(),
         "device": device.device.type, "precision": device.precision, **source.key}))
     key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-    folder = packed.cache / f"features-{key}"
+    folder = _with_more_views(packed.cache, manifest, model.taps) or packed.cache / f"features-{key}"
 
     def missing() -> list[str]:
         return [tap for tap in model.taps if not _file(folder, tap).exists()]
@@ -153,8 +153,19 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "manifest.json", manifest)
                 _extract(frozen_backbone(model, packed, source.size, device), taps, folder, source)
-    arrays = tuple(np.load(_file(folder, tap), mmap_mode="r") for tap in model.taps)
+    arrays = tuple(np.load(_file(folder, tap), mmap_mode="r")[:source.views] for tap in model.taps)
     return Features(arrays, None if source.part.labels is None else source.part.labels[source.rows])
+
+
+def _with_more_views(cache: Path, manifest: dict[str, Any], taps: Sequence[str]) -> Path | None:
+    """Where the same is kept of more views, of which these are the first: no view depends on how many there are."""
+    for file in cache.glob("features-*/manifest.json"):
+        with suppress(OSError, ValueError):
+            other = json.loads(file.read_text())
+            if other["views"] > manifest["views"] and {**other, "views": manifest["views"]} == manifest and \
+                    all(_file(file.parent, tap).exists() for tap in taps):
+                return file.parent
+    return None
 
 
 def _file(folder: Path, tap: str, state: str = "") -> Path:
@@ -166,13 +177,13 @@ def frozen_backbone(model: Classifier, packed: Packed, size: int, device: Device
 
     In 8-bit integers its ranges come from pictures of all over train.
     """
-    backbone = model.for_inference(device.device, device.dtype).backbone
     if not device.int8:
-        return backbone
+        return model.for_inference(device.device, device.dtype).backbone
     rows = np.linspace(0, len(packed.train) - 1, min(_CALIBRATION, len(packed.train))).astype(np.int64)
     shown = next(batches(packed.train, rows, size=len(rows), device=device.device))
     plain = change_pictures(shown.pictures, shown.rows, Stage(size=size))
-    return Int8Backbone(backbone, plain)
+    # From float32 whatever the other floats are: features in integers are the same on every processor's choice.
+    return Int8Backbone(model.for_inference(device.device, torch.float32).backbone, plain)
 
 
 def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Path, source: _Source) -> None:
