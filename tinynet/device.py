@@ -111,8 +111,8 @@ def _fastest_floats(device: str) -> str:
 
 
 def _integers_are_faster() -> bool:
-    """Whether 8-bit integers beat the fastest floats: on an EPYC 1.8 times AVX-512's bfloat16, on a Xeon three times
-    its float32 (`benchmarks/results/int8*.json`); beside AMX's bfloat16 they have not been measured."""
+    """Whether 8-bit integers beat the fastest floats: on a Xeon three times its float32, on an EPYC 1.8 times AVX-512's
+    bfloat16 (`int8.json`, `bfloat16/int8.json` in `benchmarks/results`); beside AMX's they have not been measured."""
     return has_vnni() and not _has_tiles()
 
 
