@@ -120,7 +120,7 @@ def test_a_run_is_a_folder_that_holds_everything(place):
 
 
 def test_evaluation_gives_each_split_plain_and_over_views(there):
-    found = rows_of(call(evaluate, "--tta", "flip", "--json", "--device", "cpu"))
+    found = rows_of(call(evaluate, "--tta", "flip", "--json", "--device", "cpu", "--precision", "float32"))
     assert [(row["split"], row["views"], row["n"]) for row in found] == [
         ("holdout", "none", 18), ("holdout", "flip", 18), ("val", "none", 24), ("val", "flip", 24)]
     assert {(row["run"], row["stage"], row["size"]) for row in found} == {("runs/done", "finetune", 32)}
@@ -375,7 +375,8 @@ def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there, mon
     monkeypatch.setattr(soup, "_normalised", lambda model, *_: made.append(model) or model)
     always("up", 0, 1)
     always("down", 1, 0)
-    ran = call(evaluate, "--soup", "runs/up", "runs/down", "--out", "runs/both", "--json", "--device", "cpu")
+    ran = call(evaluate, "--soup", "runs/up", "runs/down", "--out", "runs/both", "--json", "--device", "cpu",
+               "--precision", "float32")
     found, trained = json.loads(ran.out), rows_of(there.ran)[1]
     assert [row["run"] for row in found] == ["runs/up", "runs/down", "runs/both"]
     assert [row["top1"] for row in found] == [3 / 18, 3 / 18, trained["top1"]] and trained["top1"] > 3 / 18
