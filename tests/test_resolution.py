@@ -463,7 +463,7 @@ def test_the_run_is_kept_with_the_batch_norms_that_the_hold_out_likes_best(there
     (("--sizes", "48", "--keep", "runs/base/base/best.pt/new"), ["best.pt", "another place"]),
     (("--sizes", "48", "--keep", "new", "--methods", "nearest"), ["--methods nearest", "kept"])])
 def test_a_run_that_cannot_be_kept_is_refused_before_anything_is_computed(there, flags, words):
-    refused(fixres, ("--run", "runs/base", *flags, "--fit", "--out", "none", "--device", "cpu", "--precision",
+    refused(fixres, ("--run", "runs/base", *flags, "--no-fit", "--out", "none", "--device", "cpu", "--precision",
                      "float32", *there.flags), *words)
 
 
@@ -528,6 +528,8 @@ def test_the_policies_of_the_recipes_need_no_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags, words", [
     (("--run", "runs/base", "--sizes", "20"), ("--sizes 20", "32")),
     (("--run", "runs/base", "--fit", "20"), ("--fit 20", "32")),
+    (("--run", "runs/base", "--fit"), ("--fit", "at least one")),
+    (("--run", "runs/base", "--fit", "48", "--no-fit"), ("--no-fit", "not allowed")),
     (("--run", "runs/base", "--fit", "48", "--methods", "nearest"), ("nearest", "antialias")),
     (("--run", "runs/base", "--methods", "sinc"), ("sinc", "lanczos")),
     (("--run", "runs/none"), ("runs/none", "not a run")),

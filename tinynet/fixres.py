@@ -2,8 +2,8 @@
 
     python -m tinynet.fixres --sizes 64 80 96 128          the newest finished run
     python -m tinynet.fixres --run runs/a --sizes 64 80 96 --fit 80      its head trained on at 80 px alone
-    python -m tinynet.fixres --run runs/a --fit --keep runs/larger     the run with batch norms of a larger size, kept
-    python -m tinynet.fixres --run runs/a --beside runs/b --sizes 64 96 --fit        training against test size
+    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger     the run with batch norms of a larger size, kept
+    python -m tinynet.fixres --run runs/a --beside runs/b --sizes 64 96 --no-fit     training against test size
     python -m tinynet.fixres --policy                      how large objects appear, for the recipes
     python -m tinynet.fixres --policy --train-scale 0.08 1 --train-size 224 --test-resize 256 --test-size 224
 
@@ -35,9 +35,11 @@ def parser() -> cli.Parser:
     made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
     made.add_argument("--sizes", type=cli.positive, nargs="+", metavar="N",
                       help=f"test sizes in pixels (default: {' '.join(map(str, SIZES))}), beside the training size")
-    made.add_argument("--fit", type=cli.positive, nargs="*", metavar="N",
-                      help="sizes at which the head is trained on, and at the training size to compare with; none "
-                           "given: at none (default: at all sizes)")
+    fit = made.add_mutually_exclusive_group()
+    fit.add_argument("--fit", type=cli.positive, nargs="+", metavar="N",
+                     help="sizes at which the head is trained on, and at the training size to compare with (default: "
+                          "all sizes)")
+    fit.add_argument("--no-fit", dest="fit", action="store_const", const=[], help="at none")
     made.add_argument("--methods", nargs="+", default=["antialias"], metavar="METHOD",
                       help="how pictures are enlarged: antialias (bilinear), bilinear, bicubic, nearest, area, "
                            "lanczos; the first for everything, the others compared with it (default: antialias)")

@@ -59,7 +59,7 @@ def investigate(scorers: Sequence[Scorer], sizes: Sequence[int], fit: Sequence[i
     study, *_ = (Study(first, method) for method in methods)
     if (fit or keep) and methods[0] != METHOD:
         raise InputError(f"--methods {methods[0]}: heads are trained on at pictures enlarged by {METHOD}, and kept for "
-                         "them; name that first, or give --fit without sizes and no --keep")
+                         "them; name that first, or give --no-fit and no --keep")
     sizes = sorted({first.size, *sizes, *fit})
     if keep:
         _can_keep(study, sizes, keep)
