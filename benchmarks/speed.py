@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
-WRITTEN, BEST = ("as written",), ("best flags", "best flags, compiled")
-OTHERS = ("timm", "ttach, float32", "ttach, bfloat16")
+# Peers by the first words of their names, after which their precision may stand, or that they are compiled.
+WRITTEN, BEST, OTHERS = ("as written",), ("best flags",), ("timm", "ttach")
 
 Result = dict[str, Any]
 
@@ -125,7 +125,7 @@ def _ratio(one: Result, other: Result) -> float:
 
 def _times(faster: Result, peers: Sequence[str]) -> str:
     """Against the fastest of some peers."""
-    found = [faster[peer] for peer in peers if peer in faster]
+    found = [value for name, value in faster.items() if name.partition(",")[0] in peers]
     return f"{_short(min(found))}x" if found else ""
 
 

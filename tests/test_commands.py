@@ -743,6 +743,18 @@ def test_what_is_no_run_is_not_resumed(elsewhere):
     assert refused(train, ["--resume", "runs/x", "--lr", "0.1"], "--lr", "keeps what it was started with") == 1
 
 
+@pytest.mark.parametrize(("flags", "kept"), [((), ("cpu", "int8", "float32")),
+                                             (("--precision", "bfloat16"), ("cpu", "bfloat16", None))])
+def test_a_resumed_run_keeps_its_arithmetic_unless_another_is_named(elsewhere, flags, kept):
+    shutil.copytree(elsewhere.folder / "runs/done", "runs/mine")
+    recipe = StageFolder("runs/mine", "finetune").recipe
+    stored = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps({**stored, "device": {"type": "cpu", "precision": "int8", "floats": "float32"}}))
+    asked = train.parser().parse_args(["--resume", "runs/mine", *flags])
+    train._resumed(asked)
+    assert (asked.device, asked.precision, asked.floats) == kept
+
+
 @pytest.mark.parametrize(("flags", "words"), [
     ("--size 20", ["--size 20", "32"]),
     ("--size -5", ["size is -5"]),

@@ -326,6 +326,18 @@ def test_fewer_views_are_the_first_of_more_that_are_kept(packed, tmp_path, count
     assert len(folders(tmp_path / "both")) == 2  # other depths were not kept of the three
 
 
+@pytest.mark.parametrize("text", ["{}", '{"views": 3', None])
+def test_what_holds_no_views_is_passed_over(packed, tmp_path, text):
+    """Another kind of folder, one that is being written, and one whose arrays are gone."""
+    kept(packed, tmp_path / "first")
+    whole, = (tmp_path / "first").glob("features-*/manifest.json")
+    (tmp_path / "again" / "features-other").mkdir(parents=True)
+    more = json.dumps({**json.loads(whole.read_text()), "views": 9})
+    (tmp_path / "again" / "features-other" / "manifest.json").write_text(more if text is None else text)
+    found = kept(packed, tmp_path / "again")
+    assert len(folders(tmp_path / "again")) == 2 and len(found.arrays[0]) == PICTURES.views
+
+
 def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):
     views = [lambda pictures: pictures[..., :32, :32], lambda pictures: pictures[..., :32, :32].flip(-1),
              lambda pictures: pictures[..., :40, :32], lambda pictures: pictures[..., 1:33, :32]]

@@ -384,6 +384,11 @@ def test_a_processor_gets_the_precision_that_it_has(monkeypatch, probes, precisi
     assert chosen.precision == precision and chosen.int8 == (precision == "int8")
     assert chosen.dtype == device.choose_device("cpu", int8=False).dtype == floats
     assert str(floats).removeprefix("torch.") in str(chosen) and ("int8 where frozen" in str(chosen)) == chosen.int8
+    if chosen.int8:
+        assert chosen.facts()["floats"] == str(floats).removeprefix("torch.")
+        assert device.choose_device("cpu", "int8", floats="float32").dtype == torch.float32
+    else:
+        assert "floats" not in chosen.facts() and device.choose_device("cpu", floats="float32") == chosen
     if "_is_vnni_supported" not in probes:
         complaint(lambda: device.choose_device("cpu", "int8"), "--precision int8", "float32, bfloat16")
 

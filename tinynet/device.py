@@ -40,27 +40,33 @@ class Device:
     @property
     def precision(self) -> str:
         """The choice's name: float32, bfloat16, float16 or int8 (which has floats for what learns)."""
-        return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
+        return "int8" if self.int8 else self.floats
+
+    @property
+    def floats(self) -> str:
+        """The name of its dtype."""
+        return str(self.dtype).removeprefix("torch.")
 
     def facts(self) -> dict[str, str | bool]:
         """What a run keeps of it, the processor beside."""
         return {"type": self.device.type, "precision": self.precision, "name": str(self), "processor": processor(),
-                **({"compiled": True} if self.compiled else {})}
+                **({"floats": self.floats} if self.int8 else {}), **({"compiled": True} if self.compiled else {})}
 
     def __str__(self) -> str:
         if self.device.type == "cuda":
             where = torch.cuda.get_device_name(self.device)
         else:
             where = self.device.type + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
-        return (f"{where}, {str(self.dtype).removeprefix('torch.')}{', int8 where frozen' if self.int8 else ''}, "
-                f"channels last{', compiled' if self.compiled else ''}")
+        return (f"{where}, {self.floats}{', int8 where frozen' if self.int8 else ''}, channels last"
+                f"{', compiled' if self.compiled else ''}")
 
 
 def choose_device(device: str = "auto", precision: Precision = "auto", int8: bool = True,
-                  compiled: bool = False) -> Device:
+                  compiled: bool = False, floats: str | None = None) -> Device:
     """The device called `device` (`auto`: cuda, else cpu) at `precision` (`auto`: the fastest it really has).
 
     `int8`: whether there is a frozen backbone that 8-bit integers could serve. `compiled`: as in `Device`.
+    `floats`: those beside the integers of int8, None: the fastest.
 
     mps is taken only when named: some of the operations are missing there in older versions of torch.
 
@@ -72,9 +78,9 @@ def choose_device(device: str = "auto", precision: Precision = "auto", int8: boo
     elif not there.get(device):
         found = ", ".join(name for name, present in there.items() if present)
         raise InputError(f"--device {device}: this machine has {found}; name one of these with --device")
-    floats = _fastest_floats(device)
+    fastest = _fastest_floats(device)
     if precision == "auto":
-        precision = "int8" if device == "cpu" and int8 and _integers_are_faster() else floats
+        precision = "int8" if device == "cpu" and int8 and _integers_are_faster() else fastest
     allowed = {"cuda": ("float32", "bfloat16", "float16"), "mps": ("float32",),
                "cpu": ("float32", "bfloat16", *(("int8",) if int8 and has_vnni() else ()))}
     if precision not in allowed[device]:
@@ -82,7 +88,7 @@ def choose_device(device: str = "auto", precision: Precision = "auto", int8: boo
                          "name one of these or leave it to auto")
     if device == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # else its convolutions round to ten bits and are not float32
-    dtype = getattr(torch, floats if precision == "int8" else precision)
+    dtype = getattr(torch, (floats or fastest) if precision == "int8" else precision)
     chosen = Device(torch.device(device), dtype, int8=precision == "int8", compiled=compiled)
     if compiled:
         _try_compiler(chosen.device)

@@ -2,7 +2,7 @@
 
     python -m tinynet.fixres --sizes 64 80 96 128          the newest finished run
     python -m tinynet.fixres --run runs/a --sizes 64 80 96 --fit 80      its head trained on at 80 px alone
-    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger     the run with batch norms of a larger size, kept
+    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger    the run with batch norms of a larger size, kept
     python -m tinynet.fixres --run runs/a --beside runs/b --sizes 64 96 --no-fit     training against test size
     python -m tinynet.fixres --policy                      how large objects appear, for the recipes
     python -m tinynet.fixres --policy --train-scale 0.08 1 --train-size 224 --test-resize 256 --test-size 224

@@ -34,6 +34,7 @@ def parser() -> cli.Parser:
     made.add_argument("--tensorboard", action="store_true",
                       help="show what happens in TensorBoard too: tensorboard --logdir RUN")
     cli.add_common(made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json")
+    made.set_defaults(floats=None)  # a resumed run's own
     tuned = [TUNED.stage(stage) for stage in STAGES]
     for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, tuned)):
         text = kind.__doc__.splitlines()[0].removesuffix(".")
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if asked.summary:
         print(stages.summary(run, plan))
         return
-    device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile))
+    device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile), floats=asked.floats)
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
     rows = stages.train(run, plan, device, resume=bool(asked.resume), live=asked.tensorboard)
     show(rows, asked.format)
@@ -131,7 +132,7 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
         asked.device = stored["device"]["type"]
     if asked.device == stored["device"]["type"]:
         if asked.precision == "auto":
-            asked.precision = stored["device"]["precision"]
+            asked.precision, asked.floats = stored["device"]["precision"], stored["device"].get("floats")
         if asked.compile is None:
             asked.compile = stored["device"].get("compiled", False)
     elsewhere = {name: str(Path(getattr(asked, name)).resolve()) for name in ("data", "cache") if getattr(asked, name)}

@@ -141,7 +141,10 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
         "size": source.size, "dtype": source.dtype, "backbone": model.backbone.digest(),
         "device": device.device.type, "precision": device.precision, **source.key}))
     key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-    folder = _with_more_views(packed.cache, manifest, model.taps) or packed.cache / f"features-{key}"
+    folder = packed.cache / f"features-{key}"
+    labels = None if source.part.labels is None else source.part.labels[source.rows]
+    if arrays := _first_of_more_views(packed.cache, manifest, model.taps):
+        return Features(arrays, labels)
 
     def missing() -> list[str]:
         return [tap for tap in model.taps if not _file(folder, tap).exists()]
@@ -153,18 +156,17 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "manifest.json", manifest)
                 _extract(frozen_backbone(model, packed, source.size, device), taps, folder, source)
-    arrays = tuple(np.load(_file(folder, tap), mmap_mode="r")[:source.views] for tap in model.taps)
-    return Features(arrays, None if source.part.labels is None else source.part.labels[source.rows])
+    return Features(tuple(np.load(_file(folder, tap), mmap_mode="r") for tap in model.taps), labels)
 
 
-def _with_more_views(cache: Path, manifest: dict[str, Any], taps: Sequence[str]) -> Path | None:
-    """Where the same is kept of more views, of which these are the first: no view depends on how many there are."""
+def _first_of_more_views(cache: Path, manifest: dict[str, Any], taps: Sequence[str]) -> tuple[np.ndarray, ...] | None:
+    """The first views of more that are kept of the same, if there are: no view depends on how many there are."""
+    views = manifest["views"]
     for file in cache.glob("features-*/manifest.json"):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # what is not whole, or being removed, is passed over
             other = json.loads(file.read_text())
-            if other["views"] > manifest["views"] and {**other, "views": manifest["views"]} == manifest and \
-                    all(_file(file.parent, tap).exists() for tap in taps):
-                return file.parent
+            if other.get("views", 0) > views and {**other, "views": views} == manifest:
+                return tuple(np.load(_file(file.parent, tap), mmap_mode="r")[:views] for tap in taps)
     return None
 
 

@@ -160,9 +160,9 @@ class Recipe:
         return replace(self, **changes)
 
 
-# fixres: of two rates for base at 64 px, `python -m tinynet.train --stage fixres --size 128 --lr ...` (3 min from kept
-# features), 5e-4 gave 63.96 % of the hold-out and 1e-4 63.22, n=1. One view, half of the pictures mirrored, costs half
-# of what two cost and gave 61.98, 61.92 and 61.84 % at 80 px; two gave 61.96, 62.34 and 61.78, n=3.
+# fixres: of two rates for base at 64 px, `python -m tinynet.train --stage fixres --size 128 --views 2 --lr ...` (3 min
+# from kept features), 5e-4 gave 63.96 % of the hold-out and 1e-4 63.22, n=1. One view, half of the pictures mirrored,
+# costs half of what two cost and gave 61.98, 61.92 and 61.84 % at 80 px; two gave 61.96, 62.34 and 61.78, n=3.
 _FIXRES = Stage(epochs=4, batch=256, size=80, views=1, flip="alternating", optimizer="adamw", lr=5e-4, min_lr=1e-5,
                 weight_decay=0.05, label_smoothing=0.1, cycles=1.0, pct_start=0.1)
 

@@ -1,7 +1,8 @@
 """The frozen backbone in 8-bit integers, for processors that multiply those faster than floats.
 
 Post-training static quantisation (Jacob et al. 2018): weights symmetric and per output channel, activations
-unsigned and per layer, since every one of them follows a ReLU. Evidence: `benchmarks/results/int8.json`.
+unsigned and per layer, since every one of them follows a ReLU. Evidence: `int8.json` and `bfloat16/int8.json` in
+`benchmarks/results`.
 """
 
 from collections.abc import Iterable
