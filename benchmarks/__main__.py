@@ -257,28 +257,34 @@ def main() -> None:
         bench = Bench(asked, Path(room))
         one = bench.frozen.backbone.to(bench.device.device)
         cost = flop(one, torch.zeros(1, 3, SIZE, SIZE, device=bench.device.device), ["pool5"])
-        best = {str(dtype): ceiling(bench.device, dtype) for dtype in {torch.float32, bench.device.dtype}}
+        dtypes = {torch.float32, bench.device.dtype} | ({torch.int8} if bench.device.int8 else set())
+        best = {dtype: ceiling(bench.device, dtype) for dtype in dtypes}
         for what in asked.what:
             cli.say(f"{what}: {WHAT[what].__doc__}")
             found = WHAT[what](bench)
-            _share(found["rates"], cost * _PASSES.get(what, 0), max(best.values()),
-                   what == "base" and bench.device.int8)
+            _share(found["rates"], cost * _PASSES.get(what, 0), best, what == "base" and bench.device.int8)
             sides = "" if what == "sizes" else f" at {SIZE} px"
             result = {"what": f"{what}: pictures/s{sides}, batch {ours.BATCH}, in turn; {WHAT[what].__doc__}",
                       "machine": facts(bench.device), "images": bench.count, "repeats": asked.repeats,
-                      "FLOP of a forward pass": cost, "FLOP/s of the fastest matrix product": best, **found}
+                      "FLOP of a forward pass": cost,
+                      "FLOP/s of the fastest matrix product": {str(dtype): rate for dtype, rate in best.items()},
+                      **found}
             out = Path(asked.out or "benchmarks/results") / f"{what}.json"
             write_json(out, result)
             print(_table(result), f"-> {out}\n", sep="\n")
 
 
-def _share(rates: dict[str, Any], cost: int, best: float, integers: bool) -> None:
-    """Put FLOP/s beside the rates that come from the network, and their share of the ceiling, which is of floats."""
+def _share(rates: dict[str, Any], cost: int, best: dict[torch.dtype, float], integers: bool) -> None:
+    """Put FLOP/s beside the rates that come from the network, and their share of the ceiling, of integers or floats.
+
+    `integers`: whether tinynet's are in integers where their names do not say so.
+    """
+    floats = max(rate for dtype, rate in best.items() if dtype.is_floating_point)
     for name, rate in rates.items():
         if cost and "head" not in name:
             rate["flops"] = rate["median"] * cost
-            if not integers and "int8" not in name:
-                rate["share"] = rate["flops"] / best
+            in_integers = "int8" in name or (integers and name.startswith("tinynet"))
+            rate["share"] = rate["flops"] / (best[torch.int8] if in_integers else floats)
 
 
 def _table(result: dict[str, Any]) -> str:
