@@ -57,6 +57,7 @@ def ceiling(device: Device, dtype: torch.dtype, sides: tuple[int, ...] = (1024, 
     """FLOP/s of the fastest of several square matrix products, multiply and add counted as two; int8: into int32."""
     best, product = 0.0, torch._int_mm if dtype == torch.int8 else torch.mm
     for side in sides:
+        # Up to 100, for as integers numbers below 1 would all be 0, which some chips multiply faster.
         a, b = ((100 * torch.rand(side, side, device=device.device)).to(dtype) for _ in range(2))
         for _ in range(4):
             best = max(best, 2 * side**3 / _seconds(lambda a=a, b=b: product(a, b), device))
