@@ -28,6 +28,7 @@ from tinynet.data import __main__ as data_command
 from tinynet.data import download as download_module
 from tinynet.data import packed as packed_module
 from tinynet.data import verify as verify_module
+from tinynet.data import workers as workers_module
 from tinynet.data.archive import SPLITS, Archive, classes_called, locate
 from tinynet.data.download import download, find_data, get
 from tinynet.data.packed import Packed, open_packed, pack
@@ -246,14 +247,14 @@ def test_no_train_pictures(folder):
 def test_undecodable_picture_is_named(folder, tmp_path, data):
     victim = sorted(folder.glob("val/images/*"))[3]
     victim.write_bytes(data)
-    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), f"val/images/{victim.name}", "not a picture")
+    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), f"val/images/{victim.name}", "not an image")
     assert not list(tmp_path.glob("*packed*"))
 
 
 def test_half_a_jpeg_is_named(folder, tmp_path):
     victim = sorted(folder.glob("train/*/images/*"))[0]
     victim.write_bytes(victim.read_bytes()[:700])
-    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), victim.name, "decoded")
+    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), victim.name, "truncated")
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 48)])
@@ -289,8 +290,8 @@ def test_one_channel_becomes_three_equal(packed, contents):
 
 def test_worker_processes_pack_the_same(archive, packed, tmp_path, monkeypatch):
     monkeypatch.setattr(packed_module, "CHUNK", 7)
-    monkeypatch.setattr(packed_module, "_FEW", 0)
-    monkeypatch.setattr(packed_module.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(workers_module, "_FEW", 0)
+    monkeypatch.setattr(workers_module.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     other = pack(archive, tmp_path / "other")
     for name in ("train", "val", "test"):
         assert np.array_equal(other.part(name).pictures, packed.part(name).pictures)
@@ -300,8 +301,8 @@ def test_the_digest_of_contents_is_that_of_names_labels_and_pixels(packed, folde
     assert open_packed(folder).contents == packed.contents
     monkeypatch.setattr(packed_module, "CHUNK", 7)
     alone = pack(Archive(folder), tmp_path / "alone").contents
-    monkeypatch.setattr(packed_module, "_FEW", 0)
-    monkeypatch.setattr(packed_module.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(workers_module, "_FEW", 0)
+    monkeypatch.setattr(workers_module.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     assert pack(Archive(folder), tmp_path / "workers").contents == alone
     monkeypatch.undo()
     notes = folder / "val/val_annotations.txt"

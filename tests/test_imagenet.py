@@ -16,6 +16,7 @@ from torchvision.transforms import v2 as tv2
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import evaluate, predict
+from tinynet.data import decode as decode_module
 from tinynet.data.folders import expand, imagenet_wnids, labelled_pictures, open_picture
 from tinynet.data.packed import open_packed
 from tinynet.device import Device
@@ -176,8 +177,8 @@ def test_unreadable_pictures_are_named(tmp_path, monkeypatch):
     complaint(lambda: open_picture(tmp_path / "thin.png"), "thin.png", "900x2")
     for name in ("text.jpg", "short.png", "missing.png"):
         complaint(lambda name=name: open_picture(tmp_path / name), name, "cannot be read")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 70 - 1)
-    complaint(lambda: open_picture(tmp_path / "whole.png"), "whole.png", "decompression bomb")
+    monkeypatch.setattr(decode_module, "LARGEST", 90 * 70 - 1)
+    complaint(lambda: open_picture(tmp_path / "whole.png"), "whole.png", "90x70", "too many")
 
 
 def test_files_and_folders_are_expanded(tree, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from support import PROGRAMS, ROOT
 
 ROOMS = ("data", "models", "fit", "score", "report", "jobs")
-LEAVES = ("errors", "files", "cli", "device", "runs")
+LEAVES = ("errors", "ending", "files", "cli", "device", "runs")
 SOURCES = sorted((ROOT / "tinynet").rglob("*.py"))
 
 

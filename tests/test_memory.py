@@ -38,11 +38,11 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(capsys):
         assert torch.equal(parts(pictures), pictures.flatten(1).sum(1, keepdim=True))
     assert seen == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
     assert capsys.readouterr().err.splitlines() == [
-        f"the memory does not hold {most} pictures of 6x4 at once; going on with {most // 2}" for most in (20, 10)]
+        f"out of memory with {most} images of 6x4 pixels at once; going on with {most // 2}" for most in (20, 10)]
 
 
 def test_one_picture_that_does_not_fit_is_refused_and_other_errors_stay():
-    complaint(lambda: InParts(scarce(0)[0])(torch.rand(3, 3, 4, 6)), "one picture of 6x4", "--size")
+    complaint(lambda: InParts(scarce(0)[0])(torch.rand(3, 3, 4, 6)), "a single image of 6x4")
 
     def wrong(pictures):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import errno
 import os
+import shlex
 import signal
 import sys
 import types
@@ -13,29 +14,43 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from tinynet.ending import ENDING, Interrupted, interrupt, interrupted_by, write_always
 from tinynet.errors import InputError
 
-# What a user can mend at once; any other OSError keeps its traceback.
-_MENDABLE = {
-    errno.ENOSPC: "make room there or name another place with --cache or --out",
-    errno.EDQUOT: "make room there or name another place with --cache or --out",
-    errno.EACCES: "name a place you may write to with --cache or --out",
-    errno.EPERM: "name a place you may write to with --cache or --out",
-    errno.EROFS: "name a place you may write to with --cache or --out",
-    errno.ENOTDIR: "a file stands where a folder is needed; name another place with --cache or --out",
-    errno.EISDIR: "a folder stands where a file is needed; name another place",
-    errno.EEXIST: "a file stands where a folder is needed; name another place with --cache or --out",
+# What a user can do at once: a sentence, and the flags that name another place.
+_PLACES = ("cache", "out")
+_WAYS_OUT = {
+    errno.ENOSPC: ("make room there", _PLACES),
+    errno.EDQUOT: ("make room there", _PLACES),
+    errno.EFBIG: ("files may not be that large there", _PLACES),
+    errno.EACCES: ("you may not use it", _PLACES),
+    errno.EPERM: ("you may not use it", _PLACES),
+    errno.EROFS: ("nothing can be written there", _PLACES),
+    errno.ENOTDIR: ("a file stands where a folder is needed", _PLACES),
+    errno.EEXIST: ("a file stands where a folder is needed", _PLACES),
+    errno.EISDIR: ("a folder stands where a file is needed; name another place", ()),
+    errno.ENAMETOOLONG: ("name a shorter one", ()),
+    errno.ENOENT: ("it was there before; look whether its disk is still connected", ()),
+    errno.EMFILE: ("raise the number of open files (ulimit -n)", ()),
+    errno.ENFILE: ("raise the number of open files (ulimit -n)", ()),
+    errno.ENOMEM: ("close other programs, or use a smaller batch", ()),
 }
 
+def path(text: str) -> str:
+    """A path of the command line, for argparse; `~` is the user's home, also where no shell has written it out."""
+    return os.path.expanduser(text)
+
+
 COMMON: dict[str, dict[str, Any]] = {
-    "data": dict(metavar="PATH",
+    "data": dict(type=path, metavar="PATH",
                  help="the archive: a zip, an extracted folder, or a folder that holds either (default: that of the "
                       "run, else $TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded if absent)"),
-    "cache": dict(metavar="DIR", help="where packed pictures and features are kept (default: 'cache' beside the data)"),
-    "weights": dict(metavar="NAME|FILE",
+    "cache": dict(type=path, metavar="DIR",
+                  help="where packed pictures and features are kept (default: 'cache' beside the data)"),
+    "weights": dict(type=path, metavar="NAME|FILE",
                     help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none"),
-    "run": dict(metavar="DIR", help="the run to read (default: the newest that fits)"),
-    "out": dict(metavar="DIR", help="where results go"),
+    "run": dict(type=path, metavar="DIR", help="the run to read (default: the newest that fits)"),
+    "out": dict(type=path, metavar="DIR", help="where results go"),
     "seed": dict(type=int, metavar="N",
                  help="seed of initial weights, order, augmentation and dropout (default: 0; a later stage has its "
                       "run's)"),
@@ -56,7 +71,12 @@ COMMON: dict[str, dict[str, Any]] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors take one line, with the flag `--quiet`."""
+    """An argument parser whose errors take one line, with the flag `--quiet`.
+
+    `current`: the parser of the command that runs; advice names only flags that it has.
+    """
+
+    current: "Parser | None" = None
 
     def __init__(self, module: str, description: str, **kwargs: Any):
         super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False,
@@ -67,6 +87,16 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *given: Any, **kwargs: Any) -> Any:
         _Quiet.asked = False  # one process may run several commands
         return super().parse_args(*given, **kwargs)
+
+    def parse_known_args(self, *given: Any, **kwargs: Any) -> Any:
+        Parser.current = self  # of several, that of the subcommand comes last
+        return super().parse_known_args(*given, **kwargs)
+
+    @classmethod
+    def flags(cls, *names: str) -> list[str]:
+        """Those of the flags called `names` that the running command has."""
+        known = cls.current._option_string_actions if cls.current else {}
+        return [flag for flag in map(flag_name, names) if flag in known]
 
     def error(self, message: str) -> NoReturn:
         unknown = message.split() if message.startswith("unrecognized arguments: ") else []
@@ -91,7 +121,7 @@ def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
 def add_pretrained(parser: argparse._ActionsContainer) -> None:
     """Add the flags of pretrained networks and of how ImageNet's procedure prepares pictures."""
     parser.add_argument("--arch", metavar="NAME", help="a classifier of torchvision's, or timm/NAME of timm's")
-    parser.add_argument("--weights", metavar="NAME|FILE",
+    parser.add_argument("--weights", type=path, metavar="NAME|FILE",
                         help="a name of the publisher's, a state-dict file, or none (default: the newest published)")
     parser.add_argument("--resize", type=positive, metavar="N",
                         help="side before the crop (default: the published one)")
@@ -170,30 +200,59 @@ class _Tuple(argparse.Action):
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run a command: mistakes in the input take one line and status 2, Ctrl-C one line and status 130."""
+    """Run a command: mistakes in the input take one line and status 2, Ctrl-C one line and status 130.
+
+    SIGTERM and SIGHUP do what Ctrl-C does, with status 143 and 129.
+    """
+    write_always()
     try:
         try:
-            main()
+            with interrupted_by(ENDING, interrupt):
+                main()
         finally:
             sys.stdout.flush()  # at exit it would be too late to be silent about a reader who has left
     except (InputError, FloatingPointError) as error:  # the latter: a training that diverged says what to lower
         _end(f"error: {error}", 2)
+    except Interrupted as error:
+        _end(f"ended by {signal.Signals(error.number).name}", 128 + error.number)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         raise SystemExit(0) from None
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        _end(f"error: {_what_failed(error)}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
             raise
-        _end(f"error: {error.filename or 'disk'}: {error.strerror}; {_MENDABLE[error.errno]}", 2)
+        flags = " or ".join(Parser.flags("batch", "size", "workers"))
+        _end(f"error: out of memory; close other programs{f', or name a smaller {flags}' if flags else ''}", 2)
     raise SystemExit(0)
+
+
+def _what_failed(error: OSError) -> str:
+    """What an `OSError` is about, and what to do, naming flags of this command alone."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    what = f"{' -> '.join(names) or 'disk'}: {error.strerror or str(error) or type(error).__name__}"
+    reason, places = _WAYS_OUT.get(error.errno or 0, ("", ()))
+    flags = Parser.flags(*places)
+    return "; ".join(filter(None, (what, reason, f"name another place with {' or '.join(flags)}" if flags else "")))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    device = sys.modules.get("tinynet.device")  # where torch is not loaded, none of its errors can be meant
+    return isinstance(error, MemoryError) or (device is not None and device.out_of_memory(error))
 
 
 def _end(line: str, status: int) -> NoReturn:
     start = "\r" if sys.stderr.isatty() else ""  # over a progress bar; in a file it would be a line of its own
     print(start + " ".join(line.split()), file=sys.stderr)
     raise SystemExit(status)
+
+
+def typed(*words: Any) -> str:
+    """`python -m` and these words, quoted for a shell, so that they can be pasted."""
+    return shlex.join(["python", "-m", *map(str, words)])
 
 
 def command() -> list[str]:
@@ -228,25 +287,26 @@ def _quiet() -> bool:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed; the second Ctrl-C raises as usual.
+    """Yield a function that says whether Ctrl-C was pressed, SIGTERM or SIGHUP came; a second Ctrl-C raises.
 
-    Outside the main thread, where signals cannot be caught, it never says so.
+    A `KeyboardInterrupt` that the block raises names the signal. Outside the main thread, where signals cannot be
+    caught, it never says so.
     """
-    pressed = False
+    first: int | None = None
 
-    def remember(signum: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed:
+    def remember(number: int, frame: Any) -> None:
+        nonlocal first
+        if number == signal.SIGINT and first is not None:
             raise KeyboardInterrupt
-        pressed = True
-        say("\nstopping after this step (Ctrl-C again stops at once)")
+        if first is None:  # batch systems send theirs more than once
+            first = number
+            again = " (Ctrl-C again stops at once)" if number == signal.SIGINT else ""
+            say(f"\n{signal.Signals(number).name}: stopping after this step{again}")
 
-    try:
-        before = signal.signal(signal.SIGINT, remember)
-    except ValueError:
-        yield lambda: False
-        return
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with interrupted_by((signal.SIGINT, *ENDING), remember):
+        try:
+            yield lambda: first is not None
+        except KeyboardInterrupt:
+            if first in ENDING:
+                raise Interrupted(first) from None
+            raise

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 # What each way of scoring takes beside the flags that all take; any other flag is refused, not passed over.
 _TAKES = {
-    "a run": {"run", "stage", "tta", "merge", "size", "split", "cache", "calibrate", "per_class", "save_probabilities"},
+    "a run": {"run", "stage", "tta", "merge", "size", "split", "cache", "out", "calibrate", "per_class",
+              "save_probabilities"},
     "--soup": {"soup", "stage", "cache", "out"},
-    "--choose": {"choose", "run", "stage", "tta", "size", "cache"},
+    "--choose": {"choose", "run", "stage", "tta", "size", "cache", "out"},
     "--from-probabilities": {"from_probabilities", "merge", "format"},
     "--head imagenet": {"head", "arch", "weights", "tta", "merge", "size", "split", "cache", "per_class",
                         "save_probabilities"},
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         from tinynet.device import choose_device
 
         device = choose_device(asked.device, asked.precision, int8=not (asked.head or asked.dataset))
+        device = device.when_frozen() if asked.head or asked.dataset else device
         rows = {"a run": _run, "--soup": _soup, "--choose": _choose, "--head imagenet": _zero_shot,
                 "--dataset imagefolder": _folder}[way](made, asked, device)
     show(rows, asked.format)
@@ -107,9 +109,9 @@ def _wanted(asked: Any) -> Any:
 def _scorer(asked: Any, device: "Device") -> Any:
     from tinynet.jobs.scorer import Scorer
 
-    folder = finished_stage(asked.run, asked.stage)
+    folder = finished_stage(asked.run, asked.stage).with_results(asked.out)
     cli.say(f"evaluating {folder.path} on {device}")
-    return Scorer(folder, open_data(asked.data, asked.cache, Plan.read(folder.read_recipe())), device)
+    return Scorer(folder, open_data(asked.data, asked.cache, Plan.of(folder)), device)
 
 
 def _run(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
@@ -126,7 +128,7 @@ def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, An
 
     scorer = _scorer(asked, device)
     rows = list(choose(scorer, asked.tta, (asked.size or [scorer.size])[0], asked.choose))
-    drawn = scorer.folder.path / "views.png"
+    drawn = scorer.folder.results / "views.png"
     save_figure(accuracy_against_cost(rows, f"{scorer.folder.run.name}: {scorer.folder.stage}"), drawn)
     cli.say(f"accuracy against cost: {drawn}")
     return rows
@@ -138,7 +140,7 @@ def _soup(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]
     from tinynet.jobs.soup import make_soup
 
     folders = [finished_stage(run, asked.stage) for run in asked.soup]
-    packed = open_data(asked.data, asked.cache, Plan.read(folders[0].read_recipe()))
+    packed = open_data(asked.data, asked.cache, Plan.of(folders[0]))
     return make_soup(folders, packed, device, asked.out)
 
 

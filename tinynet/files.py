@@ -1,14 +1,20 @@
 """Result files and folders appear whole or not at all: temporary name, fsync, rename."""
 
 import errno
+import glob
 import json
 import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from tinynet.cli import say
 from tinynet.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,9 +33,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     Missing parent folders are made. An earlier file of that name is replaced in one step.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes writing the same name must not share a temporary file.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         with open(partial, "wb") as stream:
             yield stream
@@ -50,11 +54,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     An earlier folder of that name is replaced. One process at a time may write it (see `locked`).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    partial.mkdir()
-    try:
+    with temporary_folder(path) as partial:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
@@ -62,8 +62,79 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         os.replace(partial, path)
+
+
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that is gone after the block; a process that is killed leaves it to the next
+    that works there."""
+    partial = _partial(Path(path))
+    partial.mkdir()
+    try:
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+# --- what is not whole yet, and whose it is --------------------------------------------------------
+
+_HOST = re.sub(r"\W", "-", platform.node())[:40] or "localhost"
+_OWNER = re.compile(r"\..+\.tinynet-(?P<host>[\w-]+)-(?P<process>\d+)\.partial")
+_LIVES = 3600.0  # seconds without a change after which what a process of another machine left is taken for dead
+_cleared: set[tuple[int, Path]] = set()
+
+
+def _partial(path: Path) -> Path:
+    """A name beside `path` of this process alone: two that write the same file must not share it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path.parent)
+    with suppress(OSError):  # the first edition named no machine, and for folders no process
+        for old in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
+            number = old.name.removeprefix(f".{path.name}.").removesuffix("partial").rstrip(".")
+            if not number or (number.isdecimal() and not _runs(int(number))):
+                _remove(old)
+    return path.with_name(f".{path.name}.tinynet-{_HOST}-{os.getpid()}.partial")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what processes that are gone have left unfinished in `folder`; each process looks once.
+
+    The owner stands in the name: its machine, and its number there.
+    """
+    if (os.getpid(), folder) in _cleared:
+        return
+    _cleared.add((os.getpid(), folder))
+    with suppress(OSError):  # what cannot be looked at or removed does no harm
+        for place in list(folder.iterdir()):
+            if (owner := _OWNER.fullmatch(place.name)) and not _has_owner(place, owner["host"], int(owner["process"])):
+                _remove(place)
+
+
+def _has_owner(place: Path, host: str, process: int) -> bool:
+    if host == _HOST and os.name != "nt":  # Windows would send a signal where others only ask
+        return _runs(process)
+    newest = max(file.lstat().st_mtime for file in (place, *place.rglob("*")))
+    return time.time() - newest < _LIVES
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
+
+
+# --- locks -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -71,23 +142,18 @@ def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
     """Hold the lock file `path` for the block.
 
     While another process holds it, `busy` is called: it may raise, or say that this one waits.
-    The lock ends with the process, however that ends; the file goes with the block. Where the system has
-    no such locks (Windows), nothing is held.
+    The lock ends with the process, however that ends; the file goes with the block. Where the system or the file
+    system has no locks, nothing is held, which is said once.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with open(path, "a") as stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(stream, wait=False)
             except BlockingIOError:
                 busy()
-                fcntl.flock(stream, fcntl.LOCK_EX)
+                _lock(stream, wait=True)
             if not _is_still(path, stream):
                 continue  # removed by who held it: to hold that one would keep nobody out
             try:
@@ -95,6 +161,36 @@ def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
                 return
             finally:
                 path.unlink(missing_ok=True)
+
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+
+def _lock(stream: Any, wait: bool) -> None:
+    """Lock an open file for this process, by flock or, where a file system has no such locks, by fcntl's own.
+
+    Raises `BlockingIOError` where another process holds it, unless `wait`.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        _tell_of_no_locks(os.name)
+        return
+    for lock in (fcntl.flock, fcntl.lockf):
+        try:
+            lock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or error.errno == errno.EACCES:  # lockf has either
+                raise BlockingIOError(*error.args) from None
+            if error.errno not in _NO_LOCKS:
+                raise
+    _tell_of_no_locks(Path(stream.name).parent)
+
+
+@cache
+def _tell_of_no_locks(place: Any) -> None:
+    say(f"note: {place} has no file locks; let one process at a time work there")
 
 
 def _is_still(path: Path, stream: Any) -> bool:
@@ -136,6 +232,14 @@ def can_hold(path: str | Path) -> Path:
     return path
 
 
+def can_write(folder: str | Path) -> bool:
+    """Whether files can be made in a folder, or it can be made itself."""
+    folder = Path(folder)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
 def refuse_existing(flag: str, path: str | Path) -> None:
     """Raise `InputError` where something has the name that a new folder is to get."""
     if Path(path).exists():
@@ -144,11 +248,15 @@ def refuse_existing(flag: str, path: str | Path) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
+    try:
+        data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # a file name whose bytes are no text
+        data = (json.dumps(value, indent=2) + "\n").encode()
     with whole_file(path) as stream:
-        stream.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        stream.write(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, whole or not at all; what UTF-8 has no letter for becomes a question mark."""
     with whole_file(path) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode("utf-8", "replace"))

@@ -126,7 +126,7 @@ def _study(asked: Any) -> list[dict[str, Any]]:
 
     device = choose_device(asked.device, asked.precision)
     folders = [finished_stage(run, asked.stage) for run in (asked.run, *asked.beside)]
-    packed = open_data(asked.data, asked.cache, Plan.read(folders[0].read_recipe()))
+    packed = open_data(asked.data, asked.cache, Plan.of(folders[0]))
     scorers = [Scorer(folder, packed, device) for folder in folders]
     own = scorers[0].size
     for flag, asked_sizes in (("--sizes", asked.sizes or SIZES), ("--fit", asked.fit or ())):

@@ -92,7 +92,7 @@ def _official_test(asked: Any) -> None:
     from tinynet.score import merges
 
     merge = merges.get(asked.merge)
-    packed = open_data(asked.data, asked.cache, Plan.read(folder.read_recipe()))
+    packed = open_data(asked.data, asked.cache, Plan.of(folder))
     scorer = Scorer(folder, packed, choose_device(asked.device, asked.precision))
     target = Path(asked.out or folder.path / "test-predictions.txt")
     target.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not done for nothing

@@ -15,17 +15,45 @@ STAGES = ("base", "finetune", "fixres")
 WHOLE = ("base", "finetune")  # what --stage all trains; fixres begins with the choice of a test size
 
 NOT_A_RUN = "not a run (no recipe.json in base/, finetune/ or fixres/)"
+# What the files of a stage must hold, by type; a float may be written without a point.
+_IN_RECIPE = {"recipe": dict, "data": str, "weights": str, "seed": int, "data_digest": str, "split_digest": str,
+              "start_digest": str, "pictures": {"train": int, "holdout": int}, "versions": dict, "command": list,
+              "device": {"type": str, "precision": str}}
+_SCORES = {"top1": float, "top5": float, "loss": float, "low": float, "high": float}
+_IN_SCORES = {"split": str, "views": str, "merge": str, "size": int, "top1": float}
+_NUMBERS = {"n": int, "ece": float, "forwards": int, **_SCORES}  # of a row of scores, where it has them
+_IN_LOG = {"kind": str, "step": int, "epoch": int}
+_IN_KIND = {"step": {"lr": float, "loss": float}, "epoch": {"loss": float, "seconds": float, "holdout": _SCORES}}
+_AS_IT_WAS = "put the file back as it was, or move it away"
 
 
 class StageFolder:
-    """The files of one stage of a run; nothing is made before something is written."""
+    """The files of one stage of a run; nothing is made before something is written.
 
-    def __init__(self, run: Path, stage: str):
+    `results`: the folder for what evaluation keeps, scores and probabilities; None: the stage's own.
+    """
+
+    def __init__(self, run: Path, stage: str, results: Path | None = None):
         self.run, self.stage, self.path = Path(run), stage, Path(run) / stage
         self.recipe, self.log = self.path / "recipe.json", self.path / "log.jsonl"
         self.best, self.last = self.path / "best.pt", self.path / "last.pt"
-        self.scores, self.curves = self.path / "scores.jsonl", self.path / "curves.png"
-        self.probabilities = self.path / "probabilities"
+        self.curves = self.path / "curves.png"
+        self.results = results or self.path
+        self.scores, self.probabilities = self.results / "scores.jsonl", self.results / "probabilities"
+
+    def with_results(self, out: str | Path | None) -> "StageFolder":
+        """The same stage, which keeps what evaluation finds below `out`, by the run's name; None: in itself.
+
+        So a run in a read-only place can be scored, and reported with the same `out`.
+        """
+        results = Path(out) / self.run.resolve().name / self.stage if out else None
+        return StageFolder(self.run, self.stage, results)
+
+    def kept_probabilities(self, pattern: str) -> list[Path]:
+        """The files of probabilities whose names fit a pattern, oldest first, those kept elsewhere too."""
+        places = dict.fromkeys((self.path / "probabilities", self.probabilities))
+        files = [file for place in places for file in place.glob(pattern) if file.is_file()]
+        return sorted(files, key=lambda file: file.stat().st_mtime)
 
     def make(self) -> None:
         """Make the folder; raises `InputError` where that is not possible."""
@@ -42,15 +70,35 @@ class StageFolder:
     @property
     def finished(self) -> bool:
         """Whether training came to its end: it closes with the hold-out's score."""
-        return self.scores.is_file() and self.best.is_file()
+        return (self.path / "scores.jsonl").is_file() and self.best.is_file()
 
     def read_recipe(self) -> dict[str, Any]:
-        """What `recipe.json` says; raises `InputError` where it cannot be read."""
+        """What `recipe.json` says; raises `InputError` where it cannot be read, or says less than it must."""
         try:
-            return json.loads(self.recipe.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.recipe}: cannot be read ({type(error).__name__}); "
-                             "name a folder that tinynet.train wrote with --run") from None
+            stored = json.loads(self.recipe.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{self.recipe}: cannot be read ({_reason(error)}); name a folder that tinynet.train "
+                             "wrote") from None
+        if wrong := _lacks(stored, _IN_RECIPE):
+            raise InputError(f"{self.recipe}: {wrong}; name a folder that tinynet.train wrote")
+        return stored
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The rows of `log.jsonl`; raises `InputError` for a line that is none."""
+        rows = read_rows(self.log, _IN_LOG)
+        for number, row in enumerate(rows, 1):
+            if wrong := _lacks(row, _IN_KIND.get(row["kind"], {})):
+                raise InputError(f"{self.log}, line {number}: {wrong}; {_AS_IT_WAS}")
+        return rows
+
+    def read_scores(self) -> list[dict[str, Any]]:
+        """The rows of `scores.jsonl`, those kept elsewhere too; raises `InputError` for a line that is none."""
+        places = dict.fromkeys((self.path / "scores.jsonl", self.scores))
+        rows = list({_kind(row): row for place in places for row in read_rows(place, _IN_SCORES)}.values())
+        for row in rows:
+            if wrong := _lacks(row, {name: kind for name, kind in _NUMBERS.items() if name in row}):
+                raise InputError(f"{self.scores}: {wrong}; {_AS_IT_WAS}")
+        return rows
 
 
 def new_run(out: str | None, recipe: str, root: Path = ROOT) -> Path:
@@ -124,27 +172,63 @@ def _lines(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, or none where there is no such file; a last line cut short is left out."""
+def read_rows(path: Path, keys: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, or none where there is no such file; a last line cut short is left out.
+
+    `keys`: what each row must have, by type. Raises `InputError` with the number of a line that is no such row.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({_reason(error)}); {_AS_IT_WAS}") from None
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise InputError(f"{path}, line {number}: {line[:40]!r} is not JSON; {_AS_IT_WAS}") from None
+        if wrong := _lacks(row, keys or {}):
+            raise InputError(f"{path}, line {number}: {wrong}; {_AS_IT_WAS}")
+        rows.append(row)
+    return rows
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or {"UnicodeDecodeError": "not text"}.get(type(error).__name__, "not JSON")
+
+
+def _lacks(row: Any, keys: dict[str, Any]) -> str:
+    """What is wrong with something that must be a dict with values of these types, or nothing."""
+    if not isinstance(row, dict):
+        return f"holds a {type(row).__name__} where names and values must stand"
+    for name, kind in keys.items():
+        if name not in row:
+            return f"has no {name}"
+        value = row[name]
+        if isinstance(kind, dict):
+            if wrong := _lacks(value, kind):
+                return f"{name} {wrong}"
+        elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+            return f"{name} is {str(value)[:40]!r}"
+    return ""
 
 
 def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Add rows to a file of scores, whole or not at all; a row takes the place of an earlier one of its kind."""
-
-    def kind(row: dict[str, Any]) -> tuple[Any, ...]:
-        named = tuple(row[name] for name in ("split", "views", "merge", "size"))
-        return (*named, row.get("precision"), "temperature" in row)
-
     with locked(path.with_name(f".{path.name}.lock"), lambda: None):  # another command may score the same run
-        kept = {kind(row): row for row in (*read_rows(path), *rows)}
+        kept = {_kind(row): row for row in (*read_rows(path, _IN_SCORES), *rows)}
         write_text(path, _lines(kept.values()))
+
+
+def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes a score another one."""
+    named = tuple(row[name] for name in ("split", "views", "merge", "size"))
+    return (*named, row.get("precision"), "temperature" in row)
 
 
 def cut_log(path: Path, step: int) -> None:
     """Drop the rows that come after `step`: a checkpoint may be older than the log."""
-    kept = [row for row in read_rows(path) if row["step"] <= step and row["kind"] != "stopped"]
+    kept = [row for row in read_rows(path, _IN_LOG) if row["step"] <= step and row["kind"] != "stopped"]
     write_text(path, _lines(kept))

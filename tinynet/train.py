@@ -27,14 +27,18 @@ def parser() -> cli.Parser:
     made.add_argument("--stage", choices=(*STAGES, "all"),
                       help="what to train (default: all, which is base and finetune)")
     made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for a later stage, that of its run")
-    made.add_argument("--resume", metavar="RUN", help="continue this run, all of its stages, with its own recipe")
+    made.add_argument("--resume", type=cli.path, metavar="RUN",
+                      help="continue this run, all of its stages, with its own recipe; --data, --cache, --weights and "
+                           "--run say where what it was started with is now")
+    made.add_argument("--restart", action="store_true",
+                      help="with --resume: begin an unfinished stage again whose last.pt is lost")
     made.add_argument("--summary", action="store_true", help="print the network layer by layer and stop")
     made.add_argument("--compile", action=BooleanOptionalAction,
                       help="compile the steps of training, which takes a minute; for long training on a GPU")
     made.add_argument("--tensorboard", action="store_true",
                       help="show what happens in TensorBoard too: tensorboard --logdir RUN")
     cli.add_common(made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json")
-    made.set_defaults(floats=None)  # a resumed run's own
+    made.set_defaults(floats=None, frozen=None)  # a resumed run's own
     tuned = [TUNED.stage(stage) for stage in STAGES]
     for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, tuned)):
         text = kind.__doc__.splitlines()[0].removesuffix(".")
@@ -46,7 +50,10 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
-    asked = parser().parse_args(argv)
+    made = parser()
+    asked = made.parse_args(argv)
+    if asked.restart and not asked.resume:
+        made.error("--restart is of a run; name one with --resume")
     run, plan = _resumed(asked) if asked.resume else _planned(asked)
     from tinynet.device import choose_device
     from tinynet.jobs import stages
@@ -55,9 +62,10 @@ def main(argv: list[str] | None = None) -> None:
     if asked.summary:
         print(stages.summary(run, plan))
         return
-    device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile), floats=asked.floats)
+    device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile), floats=asked.floats,
+                           frozen=asked.frozen)
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
-    rows = stages.train(run, plan, device, resume=bool(asked.resume), live=asked.tensorboard)
+    rows = stages.train(run, plan, device, resume=bool(asked.resume), restart=asked.restart, live=asked.tensorboard)
     show(rows, asked.format)
 
 
@@ -73,14 +81,13 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
             raise InputError("--run names the run that finetune or fixres goes on from; a new base is named with --out")
         stages = ("base",) if asked.stage == "base" else WHOLE
         recipe = RECIPES[asked.recipe or "tuned"].override(given, stages)
-        weights = asked.weights or WEIGHTS
-        weights = str(Path(weights).resolve()) if Path(weights).is_file() else weights
+        weights = _weights(asked.weights or WEIGHTS)
         run = runs.new_run(asked.out, recipe.name)
         plan = Plan(recipe, asked.data or "", stages, weights, asked.seed or 0, asked.cache)
     for stage in plan.stages:
         if StageFolder(run, stage).started:
-            raise InputError(f"{run}: holds a {stage} already; continue it with --resume {run}, "
-                             "or name another folder with --out")
+            raise InputError(f"{run}: holds a {stage} already; continue it with "
+                             f"{cli.typed('tinynet.train', '--resume', run)}, or name another folder with --out")
         if later := [s for s in STAGES[STAGES.index(stage) + 1:] if StageFolder(run, s).started and s not in WHOLE]:
             raise InputError(f"{run}: holds a {later[0]} of what came before it; name another folder with --out")
     data = str(find_data(plan.data or None).resolve())
@@ -93,7 +100,7 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
     start = runs.find_run(asked.run, lambda run: stage_before(run, stage) is not None,
                           "train its first stage before: python -m tinynet.train --stage base")
     last = stage_before(start, stage)
-    before = Plan.read(last.read_recipe())
+    before = Plan.of(last)
     fixed = [cli.flag_name(name) for name in sorted(set(given) & set(_fields(DataPlan, Network)))]
     if fixed or asked.weights:
         raise InputError(f"{', '.join(fixed or ['--weights'])}: fixed by the base that {stage} goes on from; "
@@ -112,11 +119,11 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
 
 
 def _resumed(asked: Any) -> tuple[Path, Plan]:
-    """The folder and the plan of the run to continue; only where it finds its data can be told anew.
+    """The folder and the plan of the run to continue; only where it finds what it was started with can be told anew.
 
     Device, precision and compiled steps are those it was started with, unless others are named.
     """
-    flags = [f"--{name}" for name in ("stage", "recipe", "seed", "weights", "run", "out") if getattr(asked, name)]
+    flags = [f"--{name}" for name in ("stage", "recipe", "seed", "out") if getattr(asked, name) is not None]
     flags += [cli.flag_name(name) for name in sorted(_given(asked))]
     if flags:
         raise InputError(f"{', '.join(flags)}: a resumed run keeps what it was started with; "
@@ -126,17 +133,30 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
     if not started:
         raise InputError(f"--resume {run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote")
     # The last one, unless that is finished and one before it is not.
-    stored = ([folder for folder in started if not folder.finished] or started)[-1].read_recipe()
-    plan = Plan.read(stored)
+    folder = ([folder for folder in started if not folder.finished] or started)[-1]
+    stored = folder.read_recipe()
+    plan = Plan.of(folder)
     if asked.device == "auto":
         asked.device = stored["device"]["type"]
     if asked.device == stored["device"]["type"]:
         if asked.precision == "auto":
-            asked.precision, asked.floats = stored["device"]["precision"], stored["device"].get("floats")
+            asked.precision = stored["device"]["precision"]
+            asked.floats, asked.frozen = stored["device"].get("floats"), stored["device"].get("frozen")
         if asked.compile is None:
             asked.compile = stored["device"].get("compiled", False)
     elsewhere = {name: str(Path(getattr(asked, name)).resolve()) for name in ("data", "cache") if getattr(asked, name)}
+    if asked.weights:
+        elsewhere["weights"] = _weights(asked.weights)
+    if asked.run:
+        if plan.start_run is None:
+            raise InputError(f"--run {asked.run}: {run} goes on from its own base, which lies in it; leave --run out")
+        elsewhere["start_run"] = str(Path(asked.run).resolve())
     return run, replace(plan, **elsewhere)
+
+
+def _weights(named: str) -> str:
+    """Weights as a plan keeps them: a file by its whole path, else a name."""
+    return str(Path(named).resolve()) if Path(named).is_file() else named
 
 
 def _given(asked: Any) -> dict[str, Any]:

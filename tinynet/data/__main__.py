@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tinynet.cli import Parser, add_common, run, say
+from tinynet.cli import Parser, add_common, path, run, say
 from tinynet.errors import InputError
 from tinynet.report.tables import columns, show_paths
 from tinynet.runs import STAGES
 
 
 def _get(arguments: argparse.Namespace) -> None:
-    from tinynet.data.archive import DEFAULT_PATH
     from tinynet.data.download import get
+    from tinynet.data.places import DEFAULT_PATH
 
     show_paths([get(Path(arguments.data or DEFAULT_PATH), arguments.force)], arguments.format)
 
@@ -28,8 +28,8 @@ def _verify(arguments: argparse.Namespace) -> None:
     from tinynet.data.download import find_data
     from tinynet.data.verify import verify
 
-    path = find_data(arguments.data)
-    report = verify(Archive(path))
+    place = find_data(arguments.data)
+    report = verify(Archive(place))
     said = {True: "ok", False: "WRONG", None: ""}
     rows = [asdict(row) for row in report.rows]
     _show_rows(rows if arguments.format == "json" else [row | {"ok": said[row["ok"]]} for row in rows],
@@ -38,7 +38,8 @@ def _verify(arguments: argparse.Namespace) -> None:
         say(fault)
     scope = {"complete": "all pictures of the official archive are here", "other": "not the official set of pictures",
              "part": "a part of the official archive, judged by its own consistency"}[report.scope]
-    say(f"{path}: {scope}: {'nothing is wrong' if report.ok else 'something is wrong, see the rows above'}")
+    say(f"{place}: {scope}: {'nothing is wrong' if report.ok else 'something is wrong, see the rows above'}"
+        f"{f'; brought to RGB of 8 bits: {report.other_modes}' if report.other_modes else ''}")
     if not report.ok:
         raise SystemExit(1)
 
@@ -56,10 +57,10 @@ def _info(arguments: argparse.Namespace) -> None:
     from tinynet.data.packed import decode
     from tinynet.data.splits import split_train
 
-    path = find_data(arguments.data)
-    archive = Archive(path)
+    place = find_data(arguments.data)
+    archive = Archive(place)
     split, first = split_train(archive.train.labels), archive.train.files[0]
-    facts = {"path": str(path), "digest": archive.digest(), "classes": len(archive.wnids),
+    facts = {"path": str(place), "digest": archive.digest(), "classes": len(archive.wnids),
              "side": len(decode(archive.read(first), first))}
     facts |= {f"{name} pictures": len(archive.part(name).files) for name in SPLITS}
     facts |= {"of train, without hold-out": len(split.train), "of train, hold-out": len(split.holdout),
@@ -124,8 +125,8 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 
 def _cache(arguments: argparse.Namespace) -> None:
-    from tinynet.data.archive import DEFAULT_PATH, locate
     from tinynet.data.packed import cache_folder
+    from tinynet.data.places import DEFAULT_PATH, locate
 
     folder = cache_folder(locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache)
     rows = list(_cached(folder))
@@ -141,7 +142,7 @@ def _cached(folder: Path) -> Iterator[dict[str, Any]]:
     for place in sorted(folder.glob("*/manifest.json")):
         try:
             manifest = json.loads(place.read_text(encoding="utf-8"))
-        except ValueError:
+        except (OSError, ValueError, RecursionError):
             continue
         # Programs of all kinds write a manifest.json; `format` is ours, and what is not ours is not removed.
         if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
@@ -183,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     add("info", _info, "path, digest, counts, and the digest of the default split", "data")
 
     command = add("show", _show, "write a PNG of random pictures with their names and boxes", "data")
-    command.add_argument("--out", default="pictures.png", metavar="FILE", help="default: pictures.png")
+    command.add_argument("--out", type=path, default="pictures.png", metavar="FILE", help="default: pictures.png")
     command.add_argument("--split", default="train", choices=("train", "holdout", "val", "test"), help="default: train")
     command.add_argument("--class", dest="named", metavar="NAME", help="only of classes called so: a name, part of one "
                                                                        "(coral), or a wnid")
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="which (default: 0)")
 
     command = add("synthetic", _synthetic, "draw a small archive in the official layout")
-    command.add_argument("out", metavar="OUT", help="a name ending in .zip, or else a folder")
+    command.add_argument("out", type=path, metavar="OUT", help="a name ending in .zip, or else a folder")
     for name, value, text in (("classes", 10, "number of classes"), ("train", 50, "train pictures a class"),
                               ("val", 10, "val pictures a class"), ("test", 10, "test pictures a class"),
                               ("side", 64, "side of a picture in pixels"), ("seed", 0, "which pictures")):

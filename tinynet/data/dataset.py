@@ -11,6 +11,7 @@ from torchvision.datasets import VisionDataset
 from tinynet.data.archive import Archive, locate
 from tinynet.data.download import get
 from tinynet.data.packed import decode
+from tinynet.data.places import home
 from tinynet.data.splits import split_train
 from tinynet.errors import InputError
 
@@ -42,7 +43,7 @@ class TinyImageNet(VisionDataset):
                  *, holdout: float = 0.05, split_seed: int = 42):
         if split not in _SPLITS:
             raise InputError(f"split {split!r} is unknown; there are {', '.join(_SPLITS)}")
-        root = Path(root).expanduser()
+        root = home(root)
         super().__init__(root, transform=transform, target_transform=target_transform)
         archive = Archive(_located(root, download))
         self.split = split
@@ -81,7 +82,7 @@ class TinyImageNet(VisionDataset):
 
 def _located(root: Path, download: bool) -> Path:
     try:
-        return locate(root)
+        return locate(root, 1) if download else locate(root)
     except InputError:
         if not download:
             raise

@@ -1,5 +1,6 @@
 """The official archive, fetched whole and checked by size and digest before it gets its name."""
 
+import errno
 import hashlib
 import http.client
 import os
@@ -7,11 +8,12 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from tinynet.cli import progress, say
-from tinynet.data.archive import DEFAULT_PATH, locate
+from tinynet.data.places import DEFAULT_PATH, home, locate
 from tinynet.errors import InputError
 from tinynet.files import whole_file
 
@@ -21,6 +23,7 @@ SIZE = 248_100_043
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 _TIMEOUT = 30  # seconds without a byte
 _BLOCK = 1 << 18
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def download(target: str | Path, url: str = URL, size: int = SIZE, md5: str = MD5,
@@ -32,7 +35,7 @@ def download(target: str | Path, url: str = URL, size: int = SIZE, md5: str = MD
 
     Raises `InputError` where the site does not answer or sends another file; nothing is left behind then.
     """
-    target = Path(target)
+    target = home(target)
     by_hand = f"fetch {url} elsewhere and put it at {target}, or name the file with --data"
     with whole_file(target) as stream:
         for wait in [pause * 2**i for i in range(tries - 1)] + [None]:
@@ -40,6 +43,8 @@ def download(target: str | Path, url: str = URL, size: int = SIZE, md5: str = MD
                 _receive(url, stream, size)
                 break
             except (OSError, http.client.HTTPException) as error:
+                if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                    raise  # trying again makes no room
                 status = error.code if isinstance(error, urllib.error.HTTPError) else None
                 reason = f"status {status}" if status else " ".join(str(getattr(error, "reason", error)).split())
                 if wait is None or (status and status < 500):
@@ -59,14 +64,16 @@ def _receive(url: str, stream: BinaryIO, size: int) -> None:
         if have and reply.status != http.client.PARTIAL_CONTENT:
             have = stream.seek(0)
             stream.truncate()
-        promised = reply.headers["Content-Length"]
+        promised = int(length) if (length := reply.headers["Content-Length"] or "").isdecimal() else 0
         with progress(total=size, label=f"fetching {url}", unit="B", done=have) as bar:
             while block := reply.read(_BLOCK):
                 stream.write(block)
                 bar.update(len(block))
+                if stream.tell() > size:  # a site that never ends would fill the disk
+                    return
     # Reading in blocks ends without an error where the connection was closed too early.
-    if promised is not None and stream.tell() < have + int(promised):
-        raise ConnectionError(f"cut short at {stream.tell():,} of {have + int(promised):,} bytes")
+    if stream.tell() < have + promised:
+        raise ConnectionError(f"cut short at {stream.tell():,} of {have + promised:,} bytes")
 
 
 def _check(path: Path, url: str, size: int, md5: str, by_hand: str) -> None:
@@ -90,7 +97,7 @@ def get(target: Path, force: bool = False) -> Path:
     A zip that is cut short is replaced; anything else than the official archive is kept unless `force`.
     """
     try:
-        there = locate(target)
+        there = locate(target, 1)
     except InputError:
         there = None
     if there and there.is_file() and there.suffix == ".zip" and not zipfile.is_zipfile(there):
@@ -115,7 +122,7 @@ def find_data(data: str | Path | None) -> Path:
     if data := data or os.environ.get("TINYNET_DATA"):
         return locate(data)
     for place in (DEFAULT_PATH, DEFAULT_PATH.with_suffix("")):
-        if place.is_file() or (place / "wnids.txt").is_file():
-            return place
+        with suppress(InputError):
+            return locate(place)
     say(f"{DEFAULT_PATH}: not here yet")
     return download(DEFAULT_PATH)

@@ -1,12 +1,7 @@
 """Pictures decoded once into memory-mapped uint8 arrays, with a manifest that says of what source."""
 
 import hashlib
-import io
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +10,17 @@ from typing import Any
 import numpy as np
 
 from tinynet.cli import progress, say
-from tinynet.data.archive import SPLITS, Archive, FolderSource, ZipSource, locate
+from tinynet.data.archive import SPLITS, Archive, locate
+from tinynet.data.decode import Decoded
+from tinynet.data.decode import decode as decode_any
+from tinynet.data.places import home
+from tinynet.data.workers import CHUNK, Read, in_child, in_workers
 from tinynet.errors import InputError
-from tinynet.files import locked, new_array, whole_folder, write_json, write_text
+from tinynet.files import locked, new_array, whole_file, whole_folder, write_json
 
-FORMAT = 3
-CHUNK = 256  # pictures a job: a job takes about 0.1 s, so the bar moves and few are lost to Ctrl-C (part of the format)
-_FEW = 4 * CHUNK  # fewer pictures are decoded sooner than worker processes start
+FORMAT = 4  # 3 had images of more than 8 bits as white
+_MANIFEST = {"counts", "side", "wnids", "names", "contents", "source"}  # what a manifest must hold
+_KINDS = {"pictures": (np.uint8, 4), "labels": (np.int64, 1), "boxes": (np.int16, 2)}  # dtype and dimensions
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as itself: arrays have no hash
@@ -44,7 +43,8 @@ class PackedPart:
     @cached_property
     def files(self) -> list[str]:
         """The pictures' file names inside the archive."""
-        return (self._folder / f"{self.name}.files.txt").read_text(encoding="utf-8").splitlines()
+        text = (self._folder / f"{self.name}.files.txt").read_bytes().decode("utf-8", "surrogateescape")
+        return text.split("\n")[:-1]
 
 
 class Packed:
@@ -76,27 +76,37 @@ class Packed:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def _part(self, name: str) -> PackedPart:
-        def load(kind: str) -> np.ndarray:
-            # An empty file cannot be mapped.
-            mode = "r" if self.manifest["counts"][name] else None
-            return np.load(self.folder / f"{name}.{kind}.npy", mmap_mode=mode)
+        labels = None if name == "test" else np.asarray(self._array(name, "labels"))
+        return PackedPart(name, self._array(name, "pictures"), labels, np.asarray(self._array(name, "boxes")),
+                          self.folder)
 
-        labels = None if name == "test" else np.asarray(load("labels"))
-        return PackedPart(name, load("pictures"), labels, np.asarray(load("boxes")), self.folder)
+    def _array(self, name: str, kind: str) -> np.ndarray:
+        """An array of a part; raises `InputError` where it is not what the manifest says."""
+        path, count = self.folder / f"{name}.{kind}.npy", self.manifest["counts"][name]
+        dtype, dimensions = _KINDS[kind]
+        try:
+            array = np.load(path, mmap_mode="r" if count else None)  # an empty file cannot be mapped
+            if (array.dtype, array.ndim, len(array)) != (dtype, dimensions, count):
+                raise ValueError("other numbers")
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); remove the folder "
+                             f"{self.folder}, and it is made again") from None
+        return array
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest in `folder`, or None where there is none of this format."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+    whole = isinstance(manifest, dict) and manifest.get("format") == FORMAT and set(manifest) >= _MANIFEST
+    return manifest if whole and set(manifest["counts"]) == set(SPLITS) else None
 
 
 def cache_folder(source: Path, cache: str | None = None) -> Path:
     """Where what is derived from `source` is kept: `cache` if given, else the folder `cache` beside it."""
-    return Path(cache) if cache else source.parent / "cache"
+    return home(cache) if cache else source.parent / "cache"
 
 
 def open_packed(path: str | Path, cache: str | None = None) -> Packed:
@@ -104,6 +114,8 @@ def open_packed(path: str | Path, cache: str | None = None) -> Packed:
 
     Raises `InputError` when the source is not Tiny ImageNet or a picture cannot be used.
     """
+    if in_child():
+        raise SystemExit(1)  # a worker that runs the main script again would wait for its own parent
     source = locate(path)
     kept = cache_folder(source, cache)
     if folder := _untouched(source, kept):
@@ -149,7 +161,8 @@ def pack(archive: Archive, folder: Path) -> Packed:
             np.save(partial / f"{name}.boxes.npy", part.boxes)
             if part.labels is not None:
                 np.save(partial / f"{name}.labels.npy", part.labels)
-            write_text(partial / f"{name}.files.txt", "".join(f + "\n" for f in part.files))
+            with whole_file(partial / f"{name}.files.txt") as stream:
+                stream.write("".join(f + "\n" for f in part.files).encode("utf-8", "surrogateescape"))
             jobs += [(partial / f"{name}.pictures.npy", start, part.files[start:start + CHUNK])
                      for start in range(0, counts[name], CHUNK)]
         with progress(total=sum(counts.values()), label=f"packing into {folder}", unit="pictures") as bar:
@@ -170,70 +183,30 @@ def _contents(archive: Archive, chunks: list[bytes]) -> str:
     whole = hashlib.sha256("\n".join(archive.wnids).encode())
     for name in SPLITS:
         part = archive.part(name)
-        whole.update("\n".join((f"\n{name}", *part.files)).encode())
+        whole.update("\n".join((f"\n{name}", *part.files)).encode("utf-8", "surrogateescape"))
         whole.update(b"" if part.labels is None else part.labels.astype("<i8").tobytes())
     whole.update(b"".join(chunks))
     return whole.hexdigest()[:16]
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
-    """A picture's bytes as (side, side, 3) uint8 RGB; grey becomes three equal channels."""
-    from PIL import Image, UnidentifiedImageError
-
+def square(data: bytes, name: str) -> Decoded:
+    """The image in an archive's bytes, which must be square; raises `InputError` with its name and a way out."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise InputError(f"{name}: not a picture ({len(data):,} bytes); fetch the archive again") from None
-    except (OSError, ValueError, SyntaxError) as error:  # PIL raises all three for broken files
-        raise InputError(f"{name}: cannot be decoded ({' '.join(str(error).split())[:80]}); "
-                         "fetch the archive again") from None
-    if pixels.shape[0] != pixels.shape[1]:
-        raise InputError(f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels; the pictures of "
-                         "Tiny ImageNet are square, 64x64")
-    return pixels
+        decoded = decode_any(data, name)
+    except InputError as error:
+        raise InputError(f"{error}; fetch the archive again, or save that image anew") from None
+    width, height = decoded.image.size
+    if width != height:
+        raise InputError(f"{name}: {width}x{height} pixels; the images of Tiny ImageNet are square, 64x64")
+    return decoded
 
 
-_Read = Callable[[str], bytes]
-_worker: tuple[Callable[[_Read, Any], Any], ZipSource | FolderSource, str]  # of this process
+def decode(data: bytes, name: str) -> np.ndarray:
+    """(side, side, 3) uint8: `square` as pixels."""
+    return square(data, name).pixels
 
 
-def _start_worker(work: Callable[[_Read, Any], Any], source: ZipSource | FolderSource, root: str) -> None:
-    global _worker
-    _worker = (work, source, root)
-
-
-def _start_process(*given: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer, once
-    _start_worker(*given)
-
-
-def _do(job: Any) -> Any:
-    work, source, root = _worker
-    return work(lambda file: source.read(root + file), job)
-
-
-def in_workers(work: Callable[[_Read, Any], Any], jobs: list, archive: Archive) -> Iterator[Any]:
-    """`work(read, job)` for every job, in order, in as many processes as there are cores.
-
-    `work` is a function of a module; `read(file)` gives it the bytes of a file of `archive`. A job is
-    about `CHUNK` pictures.
-    """
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers == 1 or len(jobs) * CHUNK <= _FEW:
-        _start_worker(work, archive.source, archive.root)
-        yield from map(_do, jobs)
-        return
-    with ProcessPoolExecutor(workers, initializer=_start_process,
-                             initargs=(work, archive.source, archive.root)) as pool:
-        try:
-            yield from pool.map(_do, jobs)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _decode_into(read: _Read, job: tuple[Path, int, tuple[str, ...]]) -> tuple[int, bytes]:
+def _decode_into(read: Read, job: tuple[Path, int, tuple[str, ...]]) -> tuple[int, bytes]:
     """Write a chunk of pictures to its rows; the number of them and the BLAKE2b digest of their pixels.
 
     BLAKE2b takes about half of SHA-256's time, which was a tenth of packing.

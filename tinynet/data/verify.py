@@ -1,7 +1,6 @@
 """What an archive really holds, picture by picture, beside the figures of the official one; twins among them."""
 
 import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ import numpy as np
 
 from tinynet.cli import progress
 from tinynet.data.archive import SPLITS, Archive
-from tinynet.data.packed import CHUNK, Packed, in_workers
+from tinynet.data.decode import PLAIN_MODES, decode
+from tinynet.data.packed import Packed
+from tinynet.data.workers import CHUNK, in_workers
 from tinynet.errors import InputError
 
 # Counted in the archive of 248,100,043 bytes published at cs231n.stanford.edu; repacked copies agree.
@@ -23,6 +24,7 @@ _GREY = {"train": 188, "val": 25, "test": 16}
 _PAIRS = {("train", "train"): 20, ("train", "val"): 7, ("train", "test"): 9,
           ("val", "val"): 0, ("val", "test"): 1, ("test", "test"): 2}
 _CONFLICTS = {("train", "train"): 20, ("train", "val"): 7, ("val", "val"): 0}
+_ONE_CHANNEL_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _LISTED = 20  # faults named one by one
 
 
@@ -45,12 +47,14 @@ class Report:
 
     `scope`: `complete`, `part` (fewer pictures than the official archive) or `other` (more of something).
     `faults`: a line for each undecodable picture, at most 20 and then their number.
+    `other_modes`: how many images have which of the modes that are neither RGB nor L, in words.
     `duplicates`: pairs of file names with the same bytes, and whether their labels differ (None: unlabelled).
     """
 
     scope: str
     rows: tuple[Row, ...]
     faults: tuple[str, ...]
+    other_modes: str
     duplicates: tuple[tuple[str, str, bool | None], ...]
 
     @property
@@ -65,6 +69,7 @@ class _Picture:
     size: str = ""
     one_channel: bool = False
     grey: bool = False
+    mode: str = ""
     fault: str = ""
 
 
@@ -84,7 +89,7 @@ def verify(archive: Archive) -> Report:
     if len(faults) > _LISTED:
         faults = [*faults[:_LISTED], f"and {len(faults) - _LISTED:,} more that cannot be decoded"]
     duplicates = tuple((a, b, conflict) for found in pairs.values() for a, b, conflict in found)
-    return Report(scope, tuple(rows), tuple(faults), duplicates)
+    return Report(scope, tuple(rows), tuple(faults), _other_modes(pictures), duplicates)
 
 
 def same_pixels(packed: Packed) -> list[tuple[tuple[str, int], tuple[str, int]]]:
@@ -116,21 +121,19 @@ def _look_at_all(archive: Archive) -> dict[str, list[_Picture]]:
 
 
 def _look_at(read: Callable[[str], bytes], job: tuple[str, tuple[str, ...]]) -> list[_Picture]:
-    from PIL import Image
-
     found = []
     for file in job[1]:
         try:
             data = read(file)
-            with Image.open(io.BytesIO(data)) as image:
-                one_channel, pixels = len(image.getbands()) == 1, np.asarray(image.convert("RGB"))
-        except (InputError, OSError, ValueError, SyntaxError) as error:
-            found.append(_Picture(fault=" ".join(str(error).split())[:120]))
+            decoded = decode(data, file)
+        except InputError as error:
+            found.append(_Picture(fault=str(error).removeprefix(f"{file}: ")[:120]))
             continue
+        pixels, one_channel = decoded.pixels, decoded.mode in _ONE_CHANNEL_MODES
         red, green, blue = pixels.astype(np.int16).transpose(2, 0, 1)
         grey = not one_channel and max(abs(red - green).max(), abs(green - blue).max()) <= 2
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        found.append(_Picture(hashlib.sha256(data).digest(), size, one_channel, bool(grey)))
+        found.append(_Picture(hashlib.sha256(data).digest(), size, one_channel, bool(grey), decoded.mode))
     return found
 
 
@@ -177,10 +180,17 @@ def _picture_rows(pictures: dict[str, list[_Picture]], scope: str) -> Iterator[R
         count = sum(p.one_channel for p in pictures[name])
         yield Row(f"{name} pictures of one channel", count, _ONE_CHANNEL[name],
                   count == _ONE_CHANNEL[name] if scope == "complete" else None)
+    modes = _other_modes(pictures)
+    yield Row("pictures of other modes than RGB and L", modes or 0, 0, not modes if scope == "complete" else None)
     for name in SPLITS:
         # Red and green, and green and blue, differ by 2 at most; JPEG decoders may differ by as much,
         # so this figure is not judged.
         yield Row(f"{name} pictures of three grey channels", sum(p.grey for p in pictures[name]), _GREY[name], None)
+
+
+def _other_modes(pictures: dict[str, list[_Picture]]) -> str:
+    counts = Counter(p.mode for name in SPLITS for p in pictures[name] if p.mode and p.mode not in PLAIN_MODES)
+    return ", ".join(f"{count:,} {mode}" for mode, count in counts.most_common())
 
 
 def _pair_rows(pairs: dict[tuple[str, str], list], scope: str) -> Iterator[Row]:

@@ -1,13 +1,15 @@
 """Checkpoints: tensors and plain values only, whole or not at all, with the class order inside."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinynet.errors import InputError
 from tinynet.files import whole_file
+from tinynet.models.state_dicts import check_numbers
 from tinynet.models.vgg import Backbone, Classifier
 
 FORMAT = 1
@@ -31,15 +33,34 @@ def load_model(path: Path, wnids: tuple[str, ...]) -> tuple[Classifier, int]:
     Raises `InputError` where the file is no checkpoint or its classes are not `wnids` in this order.
     """
     stored = _load(path, "model", wnids)
-    shape = dict(stored["network"])
-    model = Classifier(Backbone(), **shape)
-    model.load_state_dict(stored["weights"])
-    return model.eval(), stored["size"]
+    try:
+        shape, weights, size = dict(stored["network"]), stored["weights"], stored["size"]
+        _check_weights(shape, weights, size, path)
+        model = Classifier(Backbone(), **shape)
+        model.load_state_dict(weights)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path}: not a model checkpoint of tinynet ({' '.join(str(error).split())[:80]}); "
+                         "`python -m tinynet.train` writes one") from None
+    return model.eval(), size
+
+
+def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], size: int, path: Path) -> None:
+    """Raise what says that these are not the weights of a network of this shape, before it is built."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # neither memory nor a draw of torch's
+        wanted = Classifier(Backbone(), **shape).state_dict()
+    wrong = [name for name in {**wanted, **weights} if name not in weights or name not in wanted
+             or weights[name].shape != wanted[name].shape or weights[name].dtype != wanted[name].dtype]
+    if wrong or isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"{wrong[0]} does not fit" if wrong else f"size {size!r}")
+    for name, tensor in weights.items():
+        check_numbers(tensor, f"{path}: {name}")
 
 
 def class_order(path: Path) -> tuple[str, ...]:
     """The wnids of a network's outputs; raises `InputError` where the file is no checkpoint."""
-    return tuple(_read(path, "model")["wnids"])
+    return tuple(_classes(_read(path, "model"), path))
 
 
 def save_training(path: Path, state: dict[str, Any], wnids: tuple[str, ...]) -> None:
@@ -49,7 +70,24 @@ def save_training(path: Path, state: dict[str, Any], wnids: tuple[str, ...]) -> 
 
 def load_training(path: Path, wnids: tuple[str, ...]) -> dict[str, Any]:
     """The state of a training; raises `InputError` as `load_model` does."""
-    return _load(path, "training", wnids)["state"]
+    state = _load(path, "training", wnids).get("state")
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds no state of a training; `python -m tinynet.train` writes one")
+    try:
+        for name, tensor in _tensors(state, "state"):
+            check_numbers(tensor, f"{path}: {name}")
+    except RecursionError:
+        raise InputError(f"{path}: not a checkpoint of tinynet; `python -m tinynet.train` writes one") from None
+    return state
+
+
+def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dicts and lists, with their places in words."""
+    if isinstance(content, Tensor):
+        yield name, content
+    elif isinstance(content, (dict, list, tuple)):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _tensors(value, f"{name}.{key}")
 
 
 def _save(path: Path, content: dict[str, Any], wnids: tuple[str, ...]) -> None:
@@ -79,10 +117,17 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
 
 def _load(path: Path, kind: str, wnids: tuple[str, ...]) -> dict[str, Any]:
     stored = _read(path, kind)
-    theirs = stored["wnids"]
+    theirs = _classes(stored, path)
     if theirs != list(wnids):
         how = "the same classes in another order" if sorted(theirs) == sorted(wnids) else \
             f"other classes ({len(theirs)}, here {len(wnids)})"
         raise InputError(f"{path}: was trained on {how}; scoring it on this data would be chance, "
                          "so name the data it was trained on with --data")
     return stored
+
+
+def _classes(stored: dict[str, Any], path: Path) -> list[str]:
+    wnids = stored.get("wnids")
+    if not isinstance(wnids, list) or not all(isinstance(wnid, str) for wnid in wnids):
+        raise InputError(f"{path}: does not name its classes; `python -m tinynet.train` writes a checkpoint that does")
+    return wnids

@@ -139,7 +139,7 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
         "kind": "features", "format": FORMAT, "data": packed.contents, "part": source.part.name,
         "rows": hashlib.sha256(source.rows.astype("<i8").tobytes()).hexdigest()[:16], "views": source.views,
         "size": source.size, "dtype": source.dtype, "backbone": model.backbone.digest(),
-        "device": device.device.type, "precision": device.precision, **source.key}))
+        "device": device.device.type, "precision": device.when_frozen().precision, **source.key}))
     key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
     folder = packed.cache / f"features-{key}"
     labels = None if source.part.labels is None else source.part.labels[source.rows]
@@ -156,7 +156,21 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "manifest.json", manifest)
                 _extract(frozen_backbone(model, packed, source.size, device), taps, folder, source)
-    return Features(tuple(np.load(_file(folder, tap), mmap_mode="r") for tap in model.taps), labels)
+    shapes = [(source.views, len(source.rows), feature_count(model.backbone, [tap])) for tap in model.taps]
+    return Features(tuple(_read(_file(folder, tap), shape, source.dtype)
+                          for tap, shape in zip(model.taps, shapes, strict=True)), labels)
+
+
+def _read(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Features of a cache; raises `InputError` where they are not what they must be."""
+    try:
+        array = np.load(path, mmap_mode="r")
+        if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
+            raise ValueError(f"{array.dtype} of shape {array.shape}")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); remove the folder "
+                         f"{path.parent}, and it is made again") from None
+    return array
 
 
 def _first_of_more_views(cache: Path, manifest: dict[str, Any], taps: Sequence[str]) -> tuple[np.ndarray, ...] | None:
@@ -164,8 +178,8 @@ def _first_of_more_views(cache: Path, manifest: dict[str, Any], taps: Sequence[s
     views = manifest["views"]
     for file in cache.glob("features-*/manifest.json"):
         with suppress(OSError, ValueError):  # what is not whole, or being removed, is passed over
-            other = json.loads(file.read_text())
-            if other.get("views", 0) > views and {**other, "views": views} == manifest:
+            other = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(other, dict) and {**other, "views": views} == manifest and other["views"] > views:
                 return tuple(np.load(_file(file.parent, tap), mmap_mode="r")[:views] for tap in taps)
     return None
 
@@ -180,7 +194,7 @@ def frozen_backbone(model: Classifier, packed: Packed, size: int, device: Device
     In 8-bit integers its ranges come from pictures of all over train.
     """
     if not device.int8:
-        return model.for_inference(device.device, device.dtype).backbone
+        return model.for_inference(device.device, device.when_frozen().dtype).backbone
     rows = np.linspace(0, len(packed.train) - 1, min(_CALIBRATION, len(packed.train))).astype(np.int64)
     shown = next(batches(packed.train, rows, size=len(rows), device=device.device))
     plain = change_pictures(shown.pictures, shown.rows, Stage(size=size))
@@ -214,9 +228,7 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
         try:
             for view in range(first, source.views):
                 for rows, found, greatest in fetched(computed(view, start)):
-                    if not greatest <= torch.finfo(dtype).max:  # NaN neither
-                        raise InputError(f"features of up to {greatest:.3g} do not fit {source.dtype}; "
-                                         "use --feature-dtype float32")
+                    _refuse_beyond(greatest, dtype)
                     at = place[rows.numpy()]
                     for array, values in zip(arrays, np.split(found.numpy(), np.cumsum(widths)[:-1], 1), strict=True):
                         array[view, at] = values
@@ -241,23 +253,36 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
     (folder / "progress.json").unlink(missing_ok=True)
 
 
+def _refuse_beyond(greatest: Tensor, dtype: torch.dtype) -> None:
+    """Raise `InputError` where features of up to `greatest` are no numbers, or none that the cache can hold."""
+    if not torch.isfinite(greatest):
+        raise InputError("some features are beyond what the network's arithmetic can hold; name --precision float32")
+    if greatest > torch.finfo(dtype).max:
+        raise InputError(f"features of up to {greatest:.3g} do not fit {str(dtype).removeprefix('torch.')}; "
+                         "name --feature-dtype float32")
+
+
 def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
                   source: _Source) -> tuple[list[np.ndarray], list[int]]:
-    """Arrays to fill, and where an interrupted extraction of the same taps stopped: view, batch, pictures."""
-    with suppress(OSError, ValueError):  # where nothing usable was left behind it starts from the beginning
-        left = json.loads((folder / "progress.json").read_text())
-        if (left["taps"], left.get("at_once")) == (list(taps), source.at_once):
-            return [np.load(_file(folder, tap, ".partial"), mmap_mode="r+") for tap in taps], left["done"]
-        say(f"features: an unfinished extraction of {left['done'][2]:,} pictures, for other taps or in other batches, "
-            "is dropped")
+    """Arrays to fill, and where an interrupted extraction of these taps stopped: view, batch, pictures."""
+    shapes = [(source.views, len(source.rows), width) for width in widths]
+    with suppress(OSError, ValueError, TypeError, KeyError):  # where nothing usable was left it starts anew
+        left = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        view, start, seen = map(int, left["done"])
+        # Of taps that were whole together some may have their names already.
+        if set(taps) <= set(left["taps"]) and left.get("at_once") == source.at_once:
+            arrays = [np.load(_file(folder, tap, ".partial"), mmap_mode="r+") for tap in taps]
+            if [array.shape for array in arrays] == shapes and 0 <= seen <= source.views * len(source.rows):
+                return arrays, [view, start, seen]
+        say(f"features: an unfinished extraction of {seen:,} pictures, for other taps or in other batches, is dropped")
     _drop_partial(folder)
     bytes_each = np.dtype(source.dtype).itemsize
     total = source.views * len(source.rows) * sum(widths) * bytes_each
     say(f"features: {source.views} x {len(source.rows):,} pictures, {sum(widths):,} numbers each: "
         f"{total / 1e6:,.0f} MB in {folder}")
     try:
-        return [new_array(_file(folder, tap, ".partial"), (source.views, len(source.rows), width), source.dtype)
-                for tap, width in zip(taps, widths, strict=True)], [0, 0, 0]
+        return [new_array(_file(folder, tap, ".partial"), shape, source.dtype)
+                for tap, shape in zip(taps, shapes, strict=True)], [0, 0, 0]
     except OSError:
         _drop_partial(folder)  # a disk with room for some of the taps is not left full
         raise

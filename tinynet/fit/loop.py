@@ -38,6 +38,8 @@ class Training:
         # A smaller last batch is not worth another graph, and its shape would make torch give up the first one.
         self._runs = torch.compile(module, dynamic=False) if device.compiled else module
         self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.ema)) if stage.ema else None
+        if self.average is not None:  # walking over a network takes a tenth of a small step
+            self._averaged = [(list(of.parameters()), list(of.buffers())) for of in (self.average.module, module)]
         self.epoch = self.step = self.stale = self.seen = 0
         self.loss_sum = self.seconds = 0.0
         self.best: dict[str, Any] | None = None
@@ -76,8 +78,9 @@ class Training:
             if getattr(self, name) is not None and state[name]:  # a scaler of another precision has no state
                 getattr(self, name).load_state_dict(state[name])
         torch.set_rng_state(state["rng"])
-        if kept := state.get("device_rng", {}).get(self.device.device.type):  # another kind of device has another state
-            self._device_random().set_rng_state(kept)
+        random = state.get("device_rng", {}).get(self.device.device.type)
+        if random is not None:  # another kind of device has another state
+            self._device_random().set_rng_state(random)
 
     def _device_random(self) -> Any:
         """Where the device's own random state lives; the CPU's is torch's."""
@@ -116,12 +119,12 @@ class Training:
     @torch.no_grad()
     def _move_average(self) -> None:
         """As `AveragedModel.update_parameters`, which sends its count to the device at every step and waits for it."""
-        kept, live = self.average.module, self.module
+        (parameters, buffers), (live_parameters, live_buffers) = self._averaged
         if self.average.n_averaged:
-            self.average.multi_avg_fn(list(kept.parameters()), list(live.parameters()), self.average.n_averaged)
+            self.average.multi_avg_fn(parameters, live_parameters, self.average.n_averaged)
         else:
-            torch._foreach_copy_(list(kept.parameters()), list(live.parameters()))
-        for mine, theirs in zip(kept.buffers(), live.buffers(), strict=True):
+            torch._foreach_copy_(parameters, live_parameters)
+        for mine, theirs in zip(buffers, live_buffers, strict=True):
             mine.copy_(theirs)
         self.average.n_averaged += 1
 

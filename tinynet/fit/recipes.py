@@ -1,5 +1,7 @@
 """Every hyper-parameter of every stage, as values with units. Imports no torch: `--help` reads this file."""
 
+import math
+import typing
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -7,6 +9,45 @@ from tinynet import runs
 from tinynet.errors import InputError
 
 ALL_PARTS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
+
+
+def check_types(value: Any) -> None:
+    """Raise `InputError` where a field of a dataclass has another type than it says, or a number that is none.
+
+    What comes from a file may hold anything; most ranges are checked by comparisons, which are false of NaN or raise.
+    """
+    hints = typing.get_type_hints(type(value))
+    for one in fields(value):
+        content = getattr(value, one.name)
+        if not _fits(content, hints[one.name]):
+            raise InputError(f"{one.name} is {content!r}; it takes {_called(hints[one.name])}")
+
+
+def _fits(content: Any, hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return isinstance(content, tuple) and all(_fits(item, inner[0]) for item in content)
+    if origin is Literal:
+        return content in inner
+    if inner:  # one of several types
+        return any(_fits(content, part) for part in inner)
+    if hint in (int, float) and isinstance(content, bool):
+        return False
+    if hint is float:
+        return isinstance(content, (int, float)) and math.isfinite(content)
+    return isinstance(content, hint)
+
+
+def _called(hint: Any) -> str:
+    """What a type is called in a sentence."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return f"several of: {_called(inner[0])}"
+    if origin is Literal:
+        return " or ".join(inner)
+    if inner:
+        return " or ".join(map(_called, inner))
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(hint, "none")
 
 
 def option(default: Any, help: str) -> Any:
@@ -23,6 +64,11 @@ class DataPlan:
     split_seed: int = option(42, "seed of the split")
     per_class: int | None = option(None, "pictures of each class to keep, hold-out included, for quick runs, or none")
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not 0 <= self.split_seed < 2**32:
+            raise InputError(f"split_seed is {self.split_seed}; it is a whole number from 0 to {2**32 - 1}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -33,6 +79,7 @@ class Network:
     standardise: bool = option(True, "standardise the features before the first layer")
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not all(width > 0 for width in self.hidden):
             raise InputError(f"hidden is {self.hidden}; widths must be greater than 0, or none given at all")
 
@@ -74,6 +121,7 @@ class Stage:
     patience: int | None = option(None, "epochs without a better hold-out after which to stop, or none")
 
     def __post_init__(self) -> None:
+        check_types(self)
         positive = dict(epochs=self.epochs, batch=self.batch, size=self.size, lr=self.lr, cycles=self.cycles)
         for name, value in positive.items():
             if not value > 0:

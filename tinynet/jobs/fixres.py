@@ -123,7 +123,7 @@ def _fitted(scorer: Scorer, sizes: Sequence[int], method: str, out: Path) -> dic
         plan = replace(scorer.plan, recipe=replace(scorer.plan.recipe, fixres=chosen), stages=("fixres",),
                        start_run=str(scorer.folder.run.resolve()), start_stage=scorer.folder.stage,
                        data=scorer.packed.manifest["source"], cache=str(scorer.packed.cache))
-        train(folder.run, plan, scorer.device, resume=folder.started)
+        train(folder.run, plan, scorer.training_device, resume=folder.started)
         made[size] = Study(Scorer(folder, scorer.packed, scorer.device), method)
     return made
 
@@ -174,7 +174,7 @@ def _called(network: nn.Module, pictures: Tensor) -> Tensor:
 
 def _scored(scorer: Scorer) -> list[Row]:
     """What the run was scored at before, over views, in the precision of now."""
-    return [row for row in runs.read_rows(scorer.folder.scores)
+    return [row for row in scorer.folder.read_scores()
             if row.get("precision") == scorer.device.precision and row["merge"] == "mean" and "temperature" not in row]
 
 

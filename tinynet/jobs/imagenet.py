@@ -4,7 +4,6 @@ Streaming: 50,000 pictures need no more memory than a few batches.
 """
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from tinynet import cli
 from tinynet.data.folders import Pictures, imagenet_wnids, labelled_pictures, open_picture
+from tinynet.data.workers import can_start
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.files import can_hold, new_array
+from tinynet.files import can_hold, new_array, temporary_folder
 from tinynet.jobs.scoring import NOT_PAIRED, paired
 from tinynet.models.pretrained import Published, load_pretrained
 from tinynet.score import merges as merging
@@ -124,11 +124,12 @@ def refuse_dense(chosen: ViewSet) -> None:
 
 def can_see(model: nn.Module, chosen: ViewSet, probe: Tensor, name: str) -> None:
     """Raise `InputError` where a view of `probe`, or of an oblong one, is none that the network can see."""
-    oblong = probe.repeat(1, 1, 1, 2)[..., :probe.shape[-1] * 4 // 3]
-    for view, seen in (*chosen(probe).items(), *(chosen(oblong).items() if chosen.resizes else ())):
+    square = probe.cpu()
+    oblong = square.repeat(1, 1, 1, 2)[..., :square.shape[-1] * 4 // 3]
+    for view, seen in (*chosen(square).items(), *(chosen(oblong).items() if chosen.resizes else ())):
         try:
             with torch.inference_mode():
-                model(seen)
+                model(seen.to(probe.device))
         except (RuntimeError, ValueError, AssertionError) as error:
             raise InputError(f"{name}: cannot see {view} of --tta {chosen.name}, {seen.shape[-1]}x{seen.shape[-2]} "
                              f"pixels ({' '.join(str(error).split())[:120]}); name another --size or --tta") from None
@@ -138,7 +139,8 @@ def _digest(pictures: Pictures, folder: Path) -> str:
     """SHA-256 (first 16 hex digits) of the files' names, sizes and labels."""
     whole = hashlib.sha256()
     for file, label in zip(pictures.files, pictures.labels, strict=True):
-        whole.update(f"{file.relative_to(folder)} {file.stat().st_size} {label}\n".encode())
+        line = f"{file.relative_to(folder)} {file.stat().st_size} {label}\n"
+        whole.update(line.encode("utf-8", "surrogateescape"))
     return whole.hexdigest()[:16]
 
 
@@ -168,14 +170,14 @@ class _Kept:
 
     def __enter__(self) -> "_Kept":
         if self.path:
-            self.room = tempfile.TemporaryDirectory(dir=Path(self.path).parent, prefix=".probabilities-")
-            self.array = new_array(Path(self.room.name, "found.npy"), self.shape, np.float32)
+            self.room = temporary_folder(f"{self.path}.views")
+            self.array = new_array(self.room.__enter__() / "views.npy", self.shape, np.float32)
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self.path:
             del self.array
-            self.room.cleanup()
+            self.room.__exit__(*error)
 
     def add(self, found: Tensor, at: Sequence[int]) -> None:
         if self.path:
@@ -220,9 +222,10 @@ def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: P
     """(V, n, C) log-probabilities of n pictures and their places, batch after batch."""
     shown = DecodedPictures(pictures.files, None if chosen.resizes else how.resize or published.resize,
                             how.resize_mode or published.resize_mode, how.interpolation or published.interpolation)
-    loader = DataLoader(shown, at_once(chosen), num_workers=how.workers, collate_fn=list)
+    workers = how.workers if how.workers and can_start() else 0
+    loader = DataLoader(shown, at_once(chosen), num_workers=workers, collate_fn=list)
     with cli.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
-        for batch in loader:
+        for batch in _loaded(loader):
             for _, picture in batch:
                 if isinstance(picture, str):
                     raise InputError(picture)
@@ -230,12 +233,26 @@ def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: P
             bar.update(len(batch))
 
 
+def _loaded(loader: DataLoader) -> Iterator[list[tuple[int, Tensor | str]]]:
+    """What a loader gives; raises `InputError` where a worker process has died or cannot be had."""
+    try:
+        yield from loader
+    except (RuntimeError, OSError, MemoryError) as error:
+        if not loader.num_workers:
+            raise
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"--workers {loader.num_workers}: a process that decodes has ended ({reason}); name fewer, or "
+                         "--workers 0") from None
+
+
 @torch.inference_mode()
 def see(model: nn.Module, pictures: Sequence[Tensor], chosen: ViewSet, device: Device) -> Tensor:
     """(V, n, C) log-probabilities on the CPU of n pictures, uint8 (3, H, W) of any sizes; equal ones go together."""
     answers = []
+    # Large pictures are shrunk where they are: less is sent, and a GPU does not shrink by 95 or more (pytorch's limit).
+    where = "cpu" if chosen.resizes else device.device
     for view in chosen.views.values():
-        seen = [view(picture.to(device.device).float().div_(255)[None]) for picture in pictures]
+        seen = [view(picture.to(where).float().div_(255)[None]).to(device.device) for picture in pictures]
         found: list[Tensor] = [torch.empty(0)] * len(seen)
         for shape in dict.fromkeys(picture.shape for picture in seen):
             at = [i for i, picture in enumerate(seen) if picture.shape == shape]

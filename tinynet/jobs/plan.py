@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet import runs
 from tinynet.errors import InputError
-from tinynet.fit.recipes import DataPlan, Network, Recipe, Stage
+from tinynet.fit.recipes import DataPlan, Network, Recipe, Stage, check_types
 
 if TYPE_CHECKING:
     from tinynet.data.packed import Packed
@@ -33,6 +33,19 @@ class Plan:
     start_run: str | None = None
     start_stage: str = "base"
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        if unknown := set(self.stages) - set(runs.STAGES) or {self.start_stage} - set(runs.STAGES):
+            raise InputError(f"no stage is called {min(unknown)}; there are {', '.join(runs.STAGES)}")
+
+    @classmethod
+    def of(cls, folder: runs.StageFolder) -> "Plan":
+        """The plan that a stage was trained by; raises `InputError` with its file where that holds none."""
+        try:
+            return cls.read(folder.read_recipe())
+        except InputError as error:
+            raise InputError(f"{folder.recipe}: {str(error).removeprefix(f'{folder.recipe}: ')}") from None
+
     @classmethod
     def read(cls, stored: dict[str, Any]) -> "Plan":
         """The plan that `recipe.json` holds; raises `InputError` where that is of another version."""
@@ -44,7 +57,7 @@ class Plan:
                                                    "start_stage")}
             return cls(Recipe(name=parts["name"], **made), stages=tuple(stored["stages"]), **same)
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError("recipe.json holds no recipe of this version of tinynet "
+            raise InputError("holds no recipe of this version of tinynet "
                              f"({type(error).__name__}: {error}); name a run that it wrote") from None
 
     def start(self, run: Path, stage: str) -> runs.StageFolder | None:
@@ -56,8 +69,9 @@ class Plan:
             return None
         folder = runs.StageFolder(Path(self.start_run or run), self.start_stage if stage == "fixres" else "base")
         if not folder.finished:
-            raise InputError(f"{folder.path}: is not finished, and {stage} goes on from it; train it to its end, or "
-                             "name another run with --run")
+            what = "is not finished" if folder.started else "is not there"
+            raise InputError(f"{folder.path}: {what}, and {stage} goes on from it; train it to its end, or name a run "
+                             "with --run")
         return folder
 
     def learns_convolutions(self, stage: str) -> bool:

@@ -15,6 +15,7 @@ from tinynet.device import Device
 from tinynet.files import can_hold
 from tinynet.fit.checkpoint import class_order, load_model
 from tinynet.jobs.imagenet import DecodedPictures, at_once, can_see, refuse_dense, see
+from tinynet.jobs.plan import Plan
 from tinynet.models.dense import Dense
 from tinynet.models.pretrained import load_pretrained
 from tinynet.models.vgg import check_side
@@ -114,6 +115,7 @@ def run_namer(folder: StageFolder, device: Device) -> Namer:
     """The network of a finished stage; its classes are called as ImageNet calls them, others as the data did."""
     wnids = class_order(folder.best)
     model, size = load_model(folder.best, wnids)
+    device = device.when_learning() if Plan.of(folder).learns_convolutions(folder.stage) else device.when_frozen()
     running = model.for_inference(device.device, device.dtype)
     called = {wnid: name.split(",")[0] for wnid, name in folder.read_recipe().get("classes", {}).items()}
     called |= dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
@@ -124,6 +126,7 @@ def run_namer(folder: StageFolder, device: Device) -> Namer:
 def pretrained_namer(arch: str, weights: str, device: Device) -> Namer:
     """A pretrained classifier of torchvision's or timm's."""
     model, published = load_pretrained(arch, weights)
+    device = device.when_frozen()
     ids = imagenet_wnids() if len(published.names) == 1000 else [str(i) for i in range(len(published.names))]
     return Namer(model.on(device), ids, published.names, published.size, published.resize, published.interpolation,
                  device, published.resize_mode)

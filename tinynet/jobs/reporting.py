@@ -29,14 +29,16 @@ from tinynet.score.probabilities import Probabilities, same_pictures
 from tinynet.score.views import PLAIN
 
 _PAIRS, _DIFFERENCES = 12, 40
+_ABOUT = {"weights", "precision", "split"}  # what kept probabilities must say of themselves
 
 
-def gather(run: Path, data: str | None, cache: str | None) -> RunReport:
+def gather(run: Path, data: str | None, cache: str | None, results: Path | None = None) -> RunReport:
     """What `run` has to show, of its last finished stage, or of what there is of it.
 
+    `results`: where else evaluation may have kept scores and probabilities.
     Raises `InputError` where it is no run.
     """
-    started = runs.started(run)
+    started = [folder.with_results(results) for folder in runs.started(run)]
     if not started:
         raise InputError(f"{run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote")
     shown = RunReport(run.resolve().name)
@@ -44,7 +46,7 @@ def gather(run: Path, data: str | None, cache: str | None) -> RunReport:
         _learning(shown, folder)
     finished = [folder for folder in started if folder.finished]
     last = (finished or started)[-1]
-    plan = Plan.read(last.read_recipe())
+    plan = Plan.of(last)
     _facts(shown, last, plan)
     if unfinished := [folder.stage for folder in started if not folder.finished]:
         shown.missing.append(f"Not finished: {', '.join(unfinished)}; python -m tinynet.train --resume {run}")
@@ -71,7 +73,7 @@ def gather(run: Path, data: str | None, cache: str | None) -> RunReport:
 
 
 def _learning(shown: RunReport, folder: StageFolder) -> None:
-    rows = runs.read_rows(folder.log)
+    rows = folder.read_log()
     epochs = [row for row in rows if row["kind"] == "epoch"]
     if epochs:
         best = max(epochs, key=lambda row: row["holdout"]["top1"])
@@ -82,19 +84,19 @@ def _learning(shown: RunReport, folder: StageFolder) -> None:
     shown.epochs += [{"stage": folder.stage, "epoch": row["epoch"] + 1, "train_loss": row["loss"],
                       "top1": row["holdout"]["top1"], "low": row["holdout"]["low"], "high": row["holdout"]["high"],
                       "top5": row["holdout"]["top5"], "loss": row["holdout"]["loss"]} for row in epochs]
-    shown.scores += runs.read_rows(folder.scores)
+    shown.scores += folder.read_scores()
 
 
 def _facts(shown: RunReport, folder: StageFolder, plan: Plan) -> None:
     stored = folder.read_recipe()
     stage = plan.recipe.stage(folder.stage)
-    seconds = sum(row["seconds"] for row in runs.read_rows(folder.log) if row["kind"] == "epoch")
+    seconds = sum(row["seconds"] for row in folder.read_log() if row["kind"] == "epoch")
     shown.facts = [
         ("recipe", f"{plan.recipe.name}, {folder.stage}"), ("training size", f"{stage.size} px"),
         ("pictures", f"{stored['pictures']['train']:,} learnt from, {stored['pictures']['holdout']:,} held out"),
         ("epochs", f"{stage.epochs} of {stage.batch} pictures a step, {stage.optimizer}, {stage.schedule}"),
         ("time of the steps, features apart", f"{seconds / 60:.1f} min"), ("seed", str(plan.seed)),
-        ("device", stored["device"]["name"]),
+        ("device", stored["device"].get("name", "")),
         ("versions", ", ".join(f"{name} {version}" for name, version in stored["versions"].items())),
         ("digests", f"data {stored['data_digest']}, split {stored['split_digest'][:16]}"),
         ("command", shlex.join(stored["command"]))]
@@ -108,10 +110,10 @@ def _stored(folder: StageFolder, plan: Plan) -> dict[tuple[str, str], Probabilit
     """
     size = plan.recipe.stage(folder.stage).size
     found = []
-    for path in sorted(folder.probabilities.glob("*.npz"), key=lambda path: path.stat().st_mtime):
+    for path in folder.kept_probabilities("*.npz"):
         with suppress(InputError):
             kept = Probabilities.load(path)
-            if kept.about.get("side") == size and not kept.about.get("dense"):
+            if kept.about.get("side") == size and not kept.about.get("dense") and set(kept.about) >= _ABOUT:
                 found.append(kept)
 
     def of(kept: Probabilities) -> tuple[str, str]:
@@ -173,7 +175,7 @@ def report(folders: Sequence[Path], data: str | None, cache: str | None, out: Pa
     if len(set(names)) < len(names) or "comparison" in names:
         raise InputError(f"runs called {', '.join(names)}: two pages would have one name, and comparison is that of "
                          "another; rename one")
-    shown = [gather(folder, data, cache) for folder in folders]
+    shown = [gather(folder, data, cache, out) for folder in folders]
     pages = [out / f"{one.name}.html" if out else folder / "report.html"
              for one, folder in zip(shown, folders, strict=True)]
     for one, page in zip(shown, pages, strict=True):

@@ -18,6 +18,7 @@ from tinynet.data.batches import batches, fitting
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device
 from tinynet.errors import InputError
+from tinynet.files import can_write
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.features import effect, frozen_backbone, view_features
 from tinynet.jobs.plan import Plan, split_of
@@ -40,24 +41,29 @@ class Scorer:
     """A finished stage, ready to say probabilities.
 
     `own`: whether the data is that of the run, which then keeps what is computed. `named`: what the rows call it.
-    `plan`, `stage`: what it was trained by.
+    `plan`, `stage`: what it was trained by. `device`: where and how it runs; `training_device`: where it would learn.
     Raises `InputError` where the stage cannot be read, or, once it is needed, was trained on other classes.
     """
 
     def __init__(self, folder: StageFolder, packed: Packed, device: Device):
         self.folder, self.packed = folder, packed
         stored = folder.read_recipe()
-        self.plan = Plan.read(stored)
+        self.plan = Plan.of(folder)
         self.stage = self.plan.recipe.stage(folder.stage)
         self._networks: dict[int | None, Classifier] = {}
+        self._warm: set[tuple[int, bool]] = set()  # sides of images that have been seen, and how
         self._data = stored["data"]
         self.named = {"run": str(folder.run), "stage": folder.stage}
-        # Convolutions that have learnt stay in floats.
-        self.device = replace(device, int8=device.int8 and not self.plan.learns_convolutions(folder.stage))
+        # Convolutions that have learnt stay in the floats that they learnt in.
+        self.training_device = device
+        self.device = device.when_learning() if self.plan.learns_convolutions(folder.stage) else device.when_frozen()
         self.own = packed.contents == stored["data_digest"]
+        self._keeps = self.own and can_write(folder.results)
         if not self.own:
             cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
                     "which does not keep these scores")
+        elif not self._keeps:
+            cli.say(f"note: nothing can be written to {folder.results}, so these scores are not kept there")
 
     @functools.cached_property
     def _loaded(self) -> tuple[Classifier, int, str]:
@@ -114,7 +120,7 @@ class Scorer:
 
     def keep(self, row: dict[str, Any]) -> None:
         """Put a row into the run's scores, if they are of its own data."""
-        if self.own:
+        if self._keeps:
             runs.put_scores(self.folder.scores, [row])
 
     def score(self, split: str, chosen: ViewSet) -> Probabilities:
@@ -138,15 +144,17 @@ class Scorer:
         key = effect(view, self.packed.side) + ("-dense" if dense else "")
         path = self.folder.probabilities / f"{about['split']}-{key}.npz"
         mine = {name: about[name] for name in ("data", "weights", "precision", "device")}
-        with suppress(InputError):  # what is kept and cannot be read is computed again
-            kept = Probabilities.load(path)
-            if np.array_equal(kept.rows, rows) and mine.items() <= kept.about.items():
-                return kept
+        for place in self.folder.kept_probabilities(path.name):
+            with suppress(InputError):  # what is kept and cannot be read is computed again
+                kept = Probabilities.load(place)
+                if np.array_equal(kept.rows, rows) and np.array_equal(kept.labels, labels) \
+                        and mine.items() <= kept.about.items():
+                    return kept
         side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
         values, seconds = self._compute(name, view, side, dense, part, rows, advance)
         made = Probabilities((name,), values[None], rows, labels, self.packed.wnids, np.array([seconds]),
                              {**about, "side": side, "dense": dense})
-        if self.own:
+        if self._keeps:
             made.save(path)
         return made
 
@@ -169,6 +177,10 @@ class Scorer:
                 yield batch
                 advance(len(batch.rows))
 
+        if self.device.device.type != "cpu" and (side, dense) not in self._warm:
+            # Its rate is not that of starting cuDNN and sending all images.
+            self._warm.add((side, dense))
+            view_probabilities(network, batches(part, rows[:at_once], size=at_once, device=self.device.device), view)
         started = time.perf_counter()
         return view_probabilities(network, watched(), view), time.perf_counter() - started
 

@@ -14,7 +14,7 @@ from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.files import refuse_existing, whole_folder, write_json
+from tinynet.files import refuse_existing, temporary_folder, whole_folder, write_json
 from tinynet.fit.checkpoint import load_model, save_model
 from tinynet.jobs.plan import Plan, split_of
 from tinynet.jobs.scorer import Scorer
@@ -34,8 +34,8 @@ def make_soup(folders: Sequence[StageFolder], packed: Packed, device: Device, ou
         refuse_existing("--out", out)
     models, size = _alike(folders, packed)
     made_of = {"soup": [str(folder.path) for folder in folders], "command": cli.command()}
-    with tempfile.TemporaryDirectory() as room:
-        soup = StageFolder(Path(room), folders[0].stage)
+    with temporary_folder(Path(tempfile.gettempdir()) / "tinynet-soup") as room:
+        soup = StageFolder(room, folders[0].stage)
         soup.make()
         write_json(soup.recipe, folders[0].read_recipe() | made_of)
         save_model(soup.best, _normalised(mean_weights(models), folders[0], packed, device, size), packed.wnids, size)
@@ -79,7 +79,7 @@ def _normalised(model: Classifier, folder: StageFolder, packed: Packed, device: 
 
     Izmailov et al. 2018: averaged weights need statistics of their own.
     """
-    rows = np.random.RandomState(0).permutation(split_of(Plan.read(folder.read_recipe()), packed).train)
+    rows = np.random.RandomState(0).permutation(split_of(Plan.of(folder), packed).train)
     shown = batches(packed.train, rows[:FOR_STATISTICS], size=64, device=device.device)
     running = model.to(device.device)
     with torch.inference_mode():

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,41 @@ from tinynet.score.views import resize
 
 _SAVE_EVERY = 600.0  # seconds of training that a crash may cost
 
+# How what a run was trained with can be named, where it has moved.
+_NAMED = {"data_digest": " (--data)", "split_digest": "", "start_digest": " (--weights, or --run for a later stage)"}
+
 Judge = Callable[[nn.Module], np.ndarray]  # log-probabilities (N, C) of the hold-out
 
 
-def train(run: Path, plan: Plan, device: Device, *, resume: bool = False, live: bool = False) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Manner:
+    """How a run is trained: `resume`, `restart` and `live` as in `train`."""
+
+    resume: bool = False
+    restart: bool = False
+    live: bool = False
+
+
+def train(run: Path, plan: Plan, device: Device, *, resume: bool = False, restart: bool = False,
+          live: bool = False) -> list[dict[str, Any]]:
     """Train the stages of `plan` that are not finished; returns the hold-out's score of each.
 
-    `resume`: go on with what the run holds already, which must come from the same plan. `live`: write what happens
-    for TensorBoard too, into the folder `tensorboard` of each stage.
+    `resume`: go on with what the run holds already, which must come from the same plan; `restart`: with it, begin an
+    unfinished stage again whose last checkpoint is lost. `live`: write what happens for TensorBoard too, into the
+    folder `tensorboard` of each stage.
     Raises `InputError` for unusable input, and `KeyboardInterrupt` once what was done is saved.
     """
-    if live:
+    try:
+        return _train(run, plan, device, Manner(resume, restart, live))
+    except KeyboardInterrupt:
+        if runs.started(run):
+            cli.say(f"\nstopped and saved; continue with: {cli.typed('tinynet.train', '--resume', run)}"
+                    f"{' --tensorboard' if live else ''}")
+        raise
+
+
+def _train(run: Path, plan: Plan, device: Device, manner: Manner) -> list[dict[str, Any]]:
+    if manner.live:
         board.writer()  # whatever is missing is said before anything begins
     for name in plan.stages:
         check_side(plan.recipe.stage(name).size)
@@ -67,12 +91,12 @@ def train(run: Path, plan: Plan, device: Device, *, resume: bool = False, live: 
             before = {"start_digest": weights_digest(_start_model(start, plan, packed))} if start else {}
             _same(folder, {"data_digest": packed.contents, **before})
         else:
-            row = _train_stage(folder, plan, packed, device, resume, live)
+            row = _train_stage(folder, plan, packed, device, manner)
             title = f"{run.name}: {name}, {plan.recipe.name}"
-            save_figure(training_curves(runs.read_rows(folder.log), title), folder.curves)
+            save_figure(training_curves(folder.read_log(), title), folder.curves)
             runs.put_scores(folder.scores, [row])  # last: it says that the stage is finished
             cli.say(f"{name} is finished: {folder.best}, curves in {folder.curves}")
-        rows += runs.read_rows(folder.scores)[:1]
+        rows += folder.read_scores()[:1]
     return rows
 
 
@@ -94,37 +118,75 @@ def _refuse(folder: StageFolder) -> None:
     raise InputError(f"{folder.path}: another process is training it; wait for it, or name another folder with --out")
 
 
-def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device, resume: bool,
-                 live: bool) -> dict[str, Any]:
+def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device, manner: Manner) -> dict[str, Any]:
     """Train one stage to its end; returns the score of its best epoch."""
     split = split_of(plan, packed)
     torch.manual_seed(seeded("cpu", plan.seed, folder.stage).initial_seed())
-    device = replace(device, int8=device.int8 and not plan.learns_convolutions(folder.stage))
+    device = device.when_learning() if plan.learns_convolutions(folder.stage) else device
     start = plan.start(folder.run, folder.stage)
     model = _start_model(start, plan, packed)
     facts = _facts(folder, plan, packed, split, device)
     facts["start_digest"] = weights_digest(model if start else model.backbone)  # base's head is new
     if start:
         _same(start, {key: facts[key] for key in ("data_digest", "split_digest")})
-    resume = resume and folder.started
-    if resume:
-        _same(folder, {key: facts[key] for key in ("data_digest", "split_digest", "start_digest", "device")})
+    begun = manner.resume and folder.started
+    if begun:
+        _same(folder, {key: facts[key] for key in (*_NAMED, "device", "versions")})
         _same_plan(folder, plan)
     folder.make()
     with locked(folder.run / f".{folder.stage}.lock", lambda: _refuse(folder)):
+        state = _last_state(folder, packed, manner) if begun else None
+        if begun:
+            _move(folder, plan)
         try:
-            return _learn(folder, plan, packed, split, model, device, facts, resume, live)
+            return _learn(folder, plan, packed, split, model, device, facts, state, manner.live)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             stage = plan.recipe.stage(folder.stage)
-            raise InputError(f"the memory does not hold a step of {stage.batch} pictures of {stage.size} px; start "
-                             "another run with a smaller --batch or --size, or go on elsewhere with --resume "
-                             f"{folder.run}") from None
+            raise InputError(f"out of memory in a step of {stage.batch} pictures of {stage.size} px; start another run "
+                             "with a smaller --batch or --size, or go on elsewhere with "
+                             f"{cli.typed('tinynet.train', '--resume', folder.run)}") from None
+
+
+def _last_state(folder: StageFolder, packed: Packed, manner: Manner) -> dict[str, Any] | None:
+    """What the last checkpoint of a stage holds, its other files looked at; None where it is to begin again.
+
+    A stage has its first checkpoint before it has a recipe, so one that is missing is lost.
+    Raises `InputError` where a file is missing or is not what it must be, before anything is written.
+    """
+    again = f"begin the stage again with {cli.typed('tinynet.train', '--resume', folder.run, '--restart')}"
+    if not folder.last.is_file():
+        if manner.restart:
+            return None
+        raise InputError(f"{folder.last}: is missing, so nothing says where {folder.stage} stopped; put it back, or "
+                         f"{again}")
+    try:
+        state = load_training(folder.last, packed.wnids)
+        if state.get("best") is not None:
+            load_model(folder.best, packed.wnids)
+    except InputError as error:
+        if manner.restart:
+            return None
+        raise InputError(f"{error}; put it back as it was, or {again}") from None
+    if manner.restart:
+        raise InputError(f"--restart: {folder.path} has what it needs to go on; leave --restart out")
+    logged = max((row["step"] for row in runs.read_rows(folder.log, {"step": int})), default=0)
+    if logged < state["epoch"]:  # steps are more than epochs
+        cli.say(f"note: {folder.log} lacks the rows of before; its curves begin at epoch {state['epoch'] + 1}")
+    return state
+
+
+def _move(folder: StageFolder, plan: Plan) -> None:
+    """Keep in a stage's recipe where its data, weights and base run are now, where they have moved."""
+    stored = folder.read_recipe()
+    places = {name: getattr(plan, name) for name in ("data", "cache", "weights", "start_run")}
+    if any(stored.get(name) != place for name, place in places.items()):
+        write_json(folder.recipe, stored | places)
 
 
 def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model: Classifier, device: Device,
-           facts: dict[str, Any], resume: bool, live: bool) -> dict[str, Any]:
+           facts: dict[str, Any], state: dict[str, Any] | None, live: bool) -> dict[str, Any]:
     """Train `model` from where the folder stands; returns the score of its best epoch."""
     stage = plan.recipe.stage(folder.stage)
     model.set_dropout(stage.dropout)
@@ -139,10 +201,12 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
         cli.say(f"note: {warning}")
     module, stream, judge = _inputs(model, packed, split, plan, stage, device)
     training = Training(module, {name: model.parts[name] for name in stage.learn}, stage, steps, device)
-    if not resume:
-        write_json(folder.recipe, facts)  # only now, so that a run that cannot begin leaves none behind
-    elif folder.last.is_file():
-        training.load_state_dict(load_training(folder.last, packed.wnids))
+    if state is None:
+        # Only now, so that a run that cannot begin leaves none behind; and the checkpoint before what says it is there.
+        save_training(folder.last, training.state_dict(), packed.wnids)
+        write_json(folder.recipe, facts)
+    else:
+        _continue(training, state, folder)
         cli.say(f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}")
     with board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as shown:
         if shown and not training.total_steps:
@@ -151,7 +215,20 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
         check = _check(judge, packed.train.labels[split.holdout], training, shown)
         _run(training, stream, check, folder, packed, model, shown)
     return {"run": str(folder.run), "stage": folder.stage, "split": "holdout", "views": "none", "merge": "mean",
-            "size": stage.size, **training.best["holdout"], "precision": device.precision}
+            "size": stage.size, **training.best["holdout"], "precision": device.when_frozen().precision}
+
+
+def _continue(training: Training, state: dict[str, Any], folder: StageFolder) -> None:
+    """Bring a training to a saved state; raises `InputError` where that is another training's."""
+    try:
+        training.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            raise
+        again = cli.typed("tinynet.train", "--resume", folder.run, "--restart")
+        raise InputError(f"{folder.last}: is of another training than {folder.stage} of this run "
+                         f"({' '.join(str(error).split())[:100]}); move it away, put the right one back, or begin the "
+                         f"stage again with {again}") from None
 
 
 def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Classifier:
@@ -175,14 +252,17 @@ def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, device
 def _same(folder: StageFolder, facts: dict[str, Any]) -> None:
     """Raise `InputError` where `folder` was trained on other data, another split, or from other weights."""
     before = folder.read_recipe()
+    ours, theirs = (facts.get("versions", {}).get("torch"), before["versions"].get("torch"))
+    if ours and ours != theirs:
+        cli.say(f"note: {folder.path} was begun with torch {theirs}; with {ours} the same steps may give other numbers")
     names = {"data_digest": "data", "split_digest": "split", "start_digest": "starting weights"}
     for key, what in names.items():
         if key in facts and before[key] != facts[key]:
             raise InputError(f"{folder.path}: was trained with other {what} ({before[key][:12]}, now "
-                             f"{facts[key][:12]}); go on with the {what} it was started with")
+                             f"{facts[key][:12]}); go on with the {what} it was started with{_NAMED[key]}")
     if "device" in facts and before["device"] != facts["device"]:
-        cli.say(f"note: {folder.path} was trained on {before['device']['name']}; on {facts['device']['name']} "
-                "the same steps give other numbers")
+        cli.say(f"note: {folder.path} was trained on {before['device'].get('name', 'another device')}; on "
+                f"{facts['device']['name']} the same steps give other numbers")
 
 
 def _same_plan(folder: StageFolder, plan: Plan) -> None:
@@ -217,7 +297,7 @@ def _inputs(model: Classifier, packed: Packed, split: Split, plan: Plan, stage: 
 
     def judge_model(whole):
         shown = batches(packed.train, split.holdout, size=fitting(stage.size, device.device), device=device.device)
-        return view_probabilities(whole.for_inference(device.device, device.dtype), shown, plain)
+        return view_probabilities(whole.for_inference(device.device, device.when_frozen().dtype), shown, plain)
 
     return model, stream, judge_model
 
@@ -237,11 +317,12 @@ def _run(training: Training, stream: Stream, check: Callable[[nn.Module], dict[s
     """The loop with everything around it: log, progress, checkpoints, Ctrl-C."""
     runs.cut_log(folder.log, training.total_steps)
     saved = time.monotonic()
+    waiting: list[dict[str, Any]] = []  # rows come some at a time, and the log is opened once for all of them
     total = training.stage.epochs * training.steps
     with cli.stop_on_interrupt() as stop, cli.progress(total=total, done=training.total_steps, label=folder.stage,
                                                        unit="steps") as bar:
         for row in fit(training, stream, check, stop):
-            runs.append_rows(folder.log, [row])
+            waiting.append(row)
             if shown:
                 shown.row(row)
             if row["kind"] == "step":
@@ -252,14 +333,15 @@ def _run(training: Training, stream: Stream, check: Callable[[nn.Module], dict[s
                     head = None if isinstance(training.result, Classifier) else training.result
                     save_model(folder.best, model if head else training.result, packed.wnids, training.stage.size, head)
                 cli.say(_epoch_line(row, training.stage))
+            if row["kind"] != "step" or row["step"] == training.total_steps:
+                runs.append_rows(folder.log, waiting)
+                waiting.clear()
             # Rows come some at a time: a checkpoint must not be ahead of the log, nor lack its epoch's row alone.
             within = row["step"] == training.total_steps and training.step < training.steps
             if row["kind"] != "step" or (within and time.monotonic() - saved > _SAVE_EVERY):
                 save_training(folder.last, training.state_dict(), packed.wnids)
                 saved = time.monotonic()
             if row["kind"] == "stopped":
-                cli.say(f"\nstopped and saved; continue with: python -m tinynet.train --resume {folder.run}"
-                        f"{' --tensorboard' if shown else ''}")
                 raise KeyboardInterrupt
 
 

@@ -41,6 +41,7 @@ class ZeroShot:
         self.packed, self.device, self.size = packed, device, published.size
         self._model: Pretrained = model.on(device)
         self.named = {"run": arch, "stage": "zero-shot"}
+        self._warm: set[int] = set()  # sides of images that have been seen
 
     def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
         """The part and the rows of a split; the hold-out is that of the default split."""
@@ -64,6 +65,11 @@ class ZeroShot:
         for name, view in chosen.views.items():
             side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
             at_once = fitting(side, self.device.device)
+            if self.device.device.type != "cpu" and side not in self._warm:
+                # Its rate is not that of starting cuDNN and sending all images.
+                self._warm.add(side)
+                first = batches(part, rows[:at_once], size=at_once, device=self.device.device)
+                view_probabilities(self._model, first, view)
             bar = cli.progress(batches(part, rows, size=at_once, device=self.device.device),
                                total=math.ceil(len(rows) / at_once), label=f"{split}, {name}", unit="batches")
             started = time.perf_counter()

@@ -6,7 +6,6 @@ documented accuracy come from the weights' metadata.
 
 import difflib
 import math
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from tinynet.cli import say
 from tinynet.device import Device
 from tinynet.errors import InputError
+from tinynet.models.state_dicts import check_numbers, read_file, undress
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
-from tinynet.models.weights import download, read_state
+from tinynet.models.weights import download
 
 _TIMM = "timm/"
 
@@ -76,6 +77,8 @@ def load_pretrained(arch: str, weights: str = "DEFAULT",
     Raises `InputError` for an unknown name, a file of another network, or a download that fails.
     """
     network, mean, std, published = (_timm if arch.startswith(_TIMM) else _torchvision)(arch, weights)
+    for name, tensor in network.state_dict().items():
+        check_numbers(tensor, f"--arch {arch}: {name}")
     return Pretrained(network, mean, std, classes).eval().requires_grad_(False), published
 
 
@@ -102,7 +105,7 @@ def _torchvision(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], S
     if chosen and not Path(weights).is_file():
         _fill(network, download(chosen), weights)
     elif weights != "none":
-        _fill(network, read_state(weights), weights)
+        _fill(network, read_file(weights), weights)
     return network, how.mean, how.std, published
 
 
@@ -130,7 +133,7 @@ def _timm(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], Sequence
         raise InputError(f"--arch {arch}: its weights could not be fetched ({' '.join(str(error).split())[:200]}); "
                          "bring a state dict by hand and name it with --weights") from None
     if weights not in ("DEFAULT", "none"):
-        _fill(network, read_state(weights), weights)
+        _fill(network, read_file(weights), weights)
     how = resolve_model_data_config(network)
     classes = network.num_classes
     info = ImageNetInfo() if classes == 1000 else None
@@ -144,17 +147,10 @@ def _timm(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], Sequence
     return network, how["mean"] or IMAGENET_MEAN, how["std"] or IMAGENET_STD, published
 
 
-def _fill(network: nn.Module, state: dict[str, Any], source: str) -> None:
+def _fill(network: nn.Module, content: Any, source: str) -> None:
+    """Load what a file or a publisher holds; what had to be taken off is said."""
     wanted = network.state_dict()
-    # torchvision's densenets were published with names like norm.1 and are called norm1 since.
-    state = {re.sub(r"(norm|relu|conv)\.([12])\.(?=weight|bias|running|num_)", r"\1\2.", key): value
-             for key, value in state.items()} if any(".denselayer1.norm.1." in key for key in state) else state
-    # Older files do not count batches, which evaluation does not need.
-    state = {**{k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}, **state}
-    missing, foreign = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
-    wrong = [k for k in wanted if k in state and getattr(state[k], "shape", None) != wanted[k].shape]
-    if missing or foreign or wrong:
-        first = (missing or foreign or wrong)[0]
-        raise InputError(f"--weights {source}: weights of another network: of {len(wanted)} keys {len(missing)} are "
-                         f"missing, {len(foreign)} are foreign and {len(wrong)} have another shape (first: {first})")
-    network.load_state_dict(state)
+    state = undress(content, wanted, source)
+    if state.removed:
+        say(f"{source}: {state.removed}")
+    network.load_state_dict({**wanted, **state.tensors})  # older files do not count batches, which is of no use here

@@ -4,7 +4,6 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -13,32 +12,57 @@ from torchvision.models import VGG16_Weights, WeightsEnum
 
 from tinynet.cli import say
 from tinynet.errors import InputError
+from tinynet.models.state_dicts import Undressed, check_numbers, read_file, undress
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone
 
 
 def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
-    """VGG16's backbone with `weights`: a name of torchvision's, a state-dict file, or `none` (random).
+    """VGG16's backbone with `weights`: a name of torchvision's, a file of weights, or `none` (random).
 
-    The normalisation is that of the weights' metadata, also where a file has the name that torchvision gives
-    them; any other file is taken to want ImageNet's mean and std.
+    A file is taken as people have it (`models.state_dicts`): a classifier beside, names with or without `features.`,
+    wrappers, half precision, a checkpoint of tinynet's own. The normalisation is that of the weights' metadata, also
+    where a file has the name that torchvision gives them, or the checkpoint's; any other file is taken to want
+    ImageNet's mean and std.
     Raises `InputError` for an unknown name, a file of another network, or a download that fails.
     """
     if weights.lower() == "none":
         return Backbone()
     published = {member.url.rsplit("/", 1)[1]: member for member in VGG16_Weights}
-    chosen = VGG16_Weights.__members__.get(weights)
-    if not chosen and not Path(weights).is_file():
+    named = VGG16_Weights.__members__.get(weights)
+    if not named and not Path(weights).is_file():
         raise InputError(f"--weights {weights}: no such file, and not one of {', '.join(VGG16_Weights.__members__)}, "
                          "none")
-    state = download(chosen) if chosen else read_state(weights)
-    if chosen := chosen or published.get(Path(weights).name):
-        preprocessing = chosen.transforms()
-        backbone = Backbone(preprocessing.mean, preprocessing.std)
-    else:
-        backbone = Backbone()
+    state = undress(download(named) if named else read_file(weights), _shapes(), weights, part="features.")
+    if state.removed:
+        say(f"{weights}: {state.removed}")
+    normalisation = _normalisation(named or published.get(Path(weights).name), state, weights)
+    if normalisation is None:
         say(f"{weights}: a bare state dict; ImageNet's mean {IMAGENET_MEAN} and std {IMAGENET_STD} are assumed")
-    _fill(backbone, state, weights)
+    backbone = Backbone(*normalisation or ())
+    backbone.features.load_state_dict(state.tensors)
     return backbone
+
+
+def _shapes() -> dict[str, Tensor]:
+    """The tensors of VGG16's convolutions without numbers, and without a draw of torch's, on which a head depends."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return Backbone().features.state_dict()
+
+
+def _normalisation(published: WeightsEnum | None, state: Undressed,
+                   source: str) -> tuple[list[float], list[float]] | None:
+    """Mean and std that the weights want, where that is known."""
+    if published:
+        preprocessing = published.transforms()
+        return preprocessing.mean, preprocessing.std
+    mean, std = (state.others.get(f"backbone.{name}") for name in ("mean", "std"))
+    if mean is None or std is None:
+        return None
+    for name, values in (("mean", mean), ("std", std)):
+        check_numbers(values, f"--weights {source}: backbone.{name}")
+    if not mean.numel() == std.numel() == 3 or std.min() <= 0:
+        raise InputError(f"--weights {source}: its mean and std are not three numbers each, std above 0")
+    return mean.flatten().tolist(), std.flatten().tolist()
 
 
 def download(weights: WeightsEnum) -> dict[str, Tensor]:
@@ -57,37 +81,3 @@ def download(weights: WeightsEnum) -> dict[str, Tensor]:
                              "and it is fetched again") from None
         raise InputError(f"{weights.name}: could not be fetched ({error}); bring {weights.url} here by hand and "
                          f"name it: --weights {name}") from None
-
-
-def read_state(path: str) -> dict[str, Any]:
-    """The state dict in a file; raises `InputError` where there is none, or it holds more than tensors."""
-    if not Path(path).is_file():
-        raise InputError(f"--weights {path}: no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or foreign file raises nearly anything
-        raise InputError(f"--weights {path}: not a state dict that torch can read safely "
-                         f"({type(error).__name__}); save one with torch.save(model.state_dict(), ...)") from None
-    if not isinstance(state, dict):
-        raise InputError(f"--weights {path}: holds a {type(state).__name__}, not a state dict; "
-                         "save one with torch.save(model.state_dict(), ...)")
-    return state
-
-
-def _fill(backbone: Backbone, state: dict[str, Any], source: str) -> None:
-    """Load the `features.*` of `state`; a classifier beside them is left aside."""
-    wanted = backbone.features.state_dict()
-    given = {key.removeprefix("features."): value for key, value in state.items() if str(key).startswith("features.")}
-    missing = [key for key in wanted if key not in given]
-    foreign = [key for key in given if key not in wanted]
-    if missing or foreign:
-        first = f"features.{(missing or foreign)[0]}"
-        raise InputError(f"{source}: weights of another network, which begins with {next(iter(state), 'nothing')}: of "
-                         f"VGG16's {len(wanted)} features.* keys {len(missing)} are missing and {len(foreign)} are "
-                         f"foreign (first: {first})")
-    for key, value in wanted.items():
-        if not isinstance(given[key], Tensor) or given[key].shape != value.shape:
-            shape = tuple(getattr(given[key], "shape", ()))
-            raise InputError(f"{source}: weights of another network: features.{key} has shape {shape}, "
-                             f"VGG16 has {tuple(value.shape)}")
-    backbone.features.load_state_dict(given)

@@ -1,6 +1,7 @@
 """A network, batches and views become log-probabilities of every view: only probabilities leave a model."""
 
 import json
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,19 @@ from tinynet.errors import InputError
 from tinynet.files import whole_file
 from tinynet.score.merges import Merge
 from tinynet.score.views import View, same
+
+_SUM_APART = 1e-3  # what rounding leaves of a sum of 1
+_LARGE, _DENSEST = 2**28, 100  # bytes, and times smaller in the file: floats that say something are not
+
+
+class _Unfit(ValueError):
+    """A file that can be read, of something else."""
+
+
+def _refuse_bomb(archive: zipfile.ZipFile) -> None:
+    for member in archive.infolist():
+        if member.file_size > max(_LARGE, _DENSEST * member.compress_size):
+            raise _Unfit(f"{member.filename} would fill {member.file_size:,} bytes")
 
 
 @dataclass(frozen=True)
@@ -47,15 +61,42 @@ class Probabilities:
 
     @classmethod
     def load(cls, path: Path) -> "Probabilities":
-        """Read what `save` wrote; raises `InputError` where the file is another one."""
+        """Read what `save` wrote; raises `InputError` where the file is another one, or holds no probabilities."""
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return cls(tuple(stored["views"].tolist()), stored["log_probabilities"], stored["rows"],
+                _refuse_bomb(stored.zip)
+                read = cls(tuple(stored["views"].tolist()), stored["log_probabilities"], stored["rows"],
                            stored["labels"] if "labels" in stored else None, tuple(stored["wnids"].tolist()),
                            stored["seconds"], json.loads(stored["about"].item()))
+            read._check()
+            return read
         except Exception as error:  # a broken or foreign file raises nearly anything
-            raise InputError(f"{path}: not a file of stored probabilities ({type(error).__name__}); "
+            reason = str(error) if isinstance(error, _Unfit) else \
+                getattr(error, "strerror", None) or type(error).__name__
+            raise InputError(f"{path}: not a file of stored probabilities ({reason}); "
                              "`python -m tinynet.evaluate --save-probabilities` writes them") from None
+
+    def _check(self) -> None:
+        """Raise `_Unfit` where these are not log-probabilities of pictures with labels."""
+        values, shape = self.log_probabilities, (len(self.views), len(self.rows), len(self.wnids))
+        if values.dtype != np.float32 or values.shape != shape or 0 in shape or self.seconds.shape != shape[:1]:
+            raise _Unfit(f"{values.dtype} of shape {values.shape} for {shape[0]} views, {shape[1]} pictures and "
+                         f"{shape[2]} classes")
+        if np.isnan(values).any():
+            raise _Unfit("some are NaN")
+        with np.errstate(over="ignore"):
+            sums = np.exp(values).sum(-1, dtype=np.float64)
+        if not np.allclose(sums, 1, atol=_SUM_APART):
+            raise _Unfit(f"those of a picture add up to {sums.flat[np.abs(sums - 1).argmax()]:.4g}, not to 1")
+        for name, numbers, most in (("rows", self.rows, np.inf), ("labels", self.labels, shape[2] - 1)):
+            if numbers is None:
+                continue
+            if numbers.shape != shape[1:2] or numbers.dtype.kind not in "iu":
+                raise _Unfit(f"{name} of shape {numbers.shape} for {shape[1]} pictures")
+            if numbers.min() < 0 or numbers.max() > most:
+                raise _Unfit(f"{name} from {numbers.min()} to {numbers.max()} for {shape[2]} classes")
+        if not isinstance(self.about, dict) or not all(isinstance(name, str) for name in (*self.views, *self.wnids)):
+            raise _Unfit("what it says of itself is no text")
 
     def merged(self, merge: Merge) -> np.ndarray:
         """(N, C) log-probabilities of all views together."""

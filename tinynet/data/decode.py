@@ -1,0 +1,186 @@
+"""An image's bytes become RGB of 8 bits: the one decoder, for archives, folders and predictions.
+
+Every mode that Pillow opens is brought to 8 bits as it looks, or refused by name:
+
+    1, L, P, RGB, CMYK, YCbCr, LAB, HSV    as Pillow converts them; grey becomes three equal channels
+    with transparency                      shown over white
+    integers of 16 bits (I;16)             by their range: 0 is black, 65,535 is white (in a TIFF of 12 bits 4,095)
+    integers of 32 bits (I)                refused: files do not agree on what is white
+    floats (F)                             0 is black, 1 is white; anything beyond is refused
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinynet.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Pillow opens these too, but they are programs that draw, or containers of other data.
+_NO_IMAGES = {"EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS", "IPTC"}
+PLAIN_MODES = ("L", "RGB")  # modes that need no rule
+LARGEST = 2**27  # pixels: 134 million, 0.4 GB in RGB
+_HALVED = 89_478_485  # above so many pixels, where Pillow warns of a bomb, an image is halved to save memory
+_THINNEST = 50  # a longer side by more than this is no image, and resizing it would fill memory
+_TOLERANCE = 1e-4  # beyond 0 and 1 that rounding may have left in floats
+_STRIP = 2**22  # numbers that are converted at once
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image in RGB, and the `mode` that its file has, by Pillow's name (`I;16`, `RGBA`)."""
+
+    image: "Image.Image"
+    mode: str
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        return np.asarray(self.image)
+
+
+def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
+    """The image in `source`, bytes or a file; `upright`: turned as its EXIF data say.
+
+    `name`: what an error calls it. Raises `InputError` where it cannot be read, is too large, or has a mode or values
+    that cannot be shown in 8 bits.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of bombs, which are looked at here, and of harmless oddities in files
+            stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+            with stream, Image.open(stream, formats=_formats()) as image:
+                return Decoded(_in_rgb(image, upright), image.mode)
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: cannot be read, it is not an image{_size(source)}") from None
+    except _Unfit as error:
+        raise InputError(f"{name}: {error}") from None
+    except MemoryError:
+        raise InputError(f"{name}: needs more memory than there is") from None
+    except Exception as error:  # a broken or hostile file raises nearly anything
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:80] or type(error).__name__
+        raise InputError(f"{name}: cannot be read as an image ({reason})") from None
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """The endings of file names that images have, such as `.jpeg`, in lower case."""
+    from PIL import Image
+
+    Image.init()
+    return frozenset(ending for ending, kind in Image.registered_extensions().items()
+                     if kind in Image.OPEN and kind not in _NO_IMAGES)
+
+
+class _Unfit(ValueError):
+    """An image that can be read and not be used."""
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that may be opened, whatever a file is called: an EPS file would start another program."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(kind for kind in Image.ID if kind not in _NO_IMAGES)
+
+
+def _size(source: bytes | Path) -> str:
+    return f" ({len(source):,} bytes)" if isinstance(source, bytes) else ""
+
+
+def _in_rgb(image: "Image.Image", upright: bool) -> "Image.Image":
+    from PIL import ImageOps
+
+    width, height = image.size
+    if not min(width, height):
+        raise _Unfit(f"{width}x{height} pixels are no image")
+    if max(width, height) > _THINNEST * min(width, height):
+        raise _Unfit(f"{width}x{height} pixels are a line")
+    if width * height > LARGEST:
+        raise _Unfit(f"{width}x{height} pixels are too many; at most {LARGEST:,} are read")
+    rgb = _visible(_halved(image) if width * height > _HALVED else image)
+    if upright:
+        rgb.info = dict(image.info)
+        with suppress(Exception):  # EXIF data that are broken say nothing of the image
+            rgb = ImageOps.exif_transpose(rgb)
+    return rgb
+
+
+def _halved(image: "Image.Image") -> "Image.Image":
+    """An image of half the sides; a JPEG is never decoded in full."""
+    image.draft(image.mode, tuple(side // 2 for side in image.size))
+    if image.width * image.height <= _HALVED or image.mode.startswith("I") or image.mode == "F":
+        return image
+    return (_visible(image) if image.mode in ("1", "P", "PA", "La", "LAB") else image).reduce(2)
+
+
+def _visible(image: "Image.Image") -> "Image.Image":
+    """The image as it looks, in RGB."""
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":
+        to_bytes = _floats if image.mode == "F" else _integers
+        return Image.fromarray(to_bytes(image)).convert("RGB")
+    if image.has_transparency_data:
+        with_alpha = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        opaque = Image.new("RGB", image.size, "white")
+        opaque.paste(with_alpha, mask=with_alpha)
+        return opaque
+    if image.mode == "RGB":
+        image.load()
+        return image
+    return image.convert("RGB")
+
+
+def _integers(image: "Image.Image") -> np.ndarray:
+    """(H, W) uint8 of greys of up to 16 bits."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None and image.mode == "I":
+        raise _Unfit("has 32-bit or signed integers, which do not say what is white; save it with 8 or 16 bits")
+    values = np.asarray(image)
+    bits = _first(tags.get(_TIFF_BITS, 16)) if tags is not None else 16
+    white = 2 ** min(bits, 16) - 1
+    if values.min() < 0 or values.max() > white:
+        raise _Unfit(f"has numbers from {values.min():,} to {values.max():,}, where white is {white:,}; save it with "
+                     "8 bits")
+    grey = _in_strips(values, lambda some: (some.astype(np.uint32) * 255 + white // 2) // white)
+    if tags is not None and _first(tags.get(_TIFF_PHOTOMETRIC, 1)) == _WHITE_IS_ZERO:
+        np.subtract(255, grey, out=grey)
+    if isinstance(key := image.info.get("transparency"), int):  # this number stands for nothing, and white shows
+        grey[values == key] = 255
+    return grey
+
+
+def _floats(image: "Image.Image") -> np.ndarray:
+    """(H, W) uint8 of greys from 0 to 1."""
+    values = np.asarray(image)
+    least, most = float(values.min()), float(values.max())
+    if not (least >= -_TOLERANCE and most <= 1 + _TOLERANCE):  # NaN neither
+        raise _Unfit(f"has floats from {least:.4g} to {most:.4g}, where 0 is black and 1 is white; save it with 8 bits")
+    return _in_strips(values, lambda some: (some.clip(0, 1) * 255).round())
+
+
+def _first(value: int | tuple[int, ...]) -> int:
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _in_strips(values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`convert` of all rows as uint8, some at a time: intermediate numbers are wider."""
+    converted = np.empty(values.shape, np.uint8)
+    rows = max(1, _STRIP // values.shape[1])
+    for first in range(0, len(values), rows):
+        converted[first:first + rows] = convert(values[first:first + rows])
+    return converted

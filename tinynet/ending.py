@@ -1,0 +1,68 @@
+"""How a process is asked to end, by signals from outside, and what nobody reads any more."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # asked from outside
+
+
+class Interrupted(KeyboardInterrupt):
+    """This process was asked to end by the signal `number`, of `ENDING`, as Ctrl-C asks by another."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+def interrupt(number: int, frame: Any) -> NoReturn:
+    """A handler of signals: raise `Interrupted`."""
+    raise Interrupted(number)
+
+
+@contextmanager
+def interrupted_by(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Handle these signals within the block, in the main thread alone; a SIGHUP that is ignored stays so (nohup)."""
+    before = {}
+    try:
+        for number in numbers:
+            if (earlier := signal.getsignal(number)) != signal.SIG_IGN or number != getattr(signal, "SIGHUP", None):
+                signal.signal(number, handler)
+                before[number] = earlier or signal.SIG_DFL
+    except ValueError:  # another thread
+        pass
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def write_always() -> None:
+    """Let no letter that an output cannot show, and no reader of messages who has left, end the work."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    if not isinstance(sys.stderr, Messages):
+        sys.stderr = Messages(sys.stderr)
+
+
+class Messages:
+    """A stream for messages: where nobody can read them any more, they are lost without an error."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
