@@ -1,5 +1,7 @@
 """One small drawn archive for all tests, made once a session."""
 
+import zipfile
+
 import pytest
 
 from tinynet.data.archive import Archive
@@ -21,3 +23,18 @@ def archive(archive_path):
 @pytest.fixture(scope="session")
 def packed(archive_path):
     return open_packed(archive_path)
+
+
+@pytest.fixture
+def folder(archive_path, tmp_path):
+    """The extracted archive, to be changed at will."""
+    with zipfile.ZipFile(archive_path) as source:
+        source.extractall(tmp_path)
+    return tmp_path / "tiny-imagenet-200"
+
+
+@pytest.fixture
+def contents(archive_path):
+    """File name -> bytes of everything in the archive, as zipfile sees it."""
+    with zipfile.ZipFile(archive_path) as source:
+        return {name.removeprefix("tiny-imagenet-200/"): source.read(name) for name in source.namelist()}

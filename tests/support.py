@@ -1,7 +1,10 @@
 """What several test files need: a small VGG16, the reading of a refusal, what a processor must have."""
 
 import io
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+import re
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,11 +62,47 @@ def in_floats(pictures):
 
 
 def call(command, *flags):
-    """Run a command as the shell would, here: its exit status and what it wrote."""
+    """Run a command as the shell would, here: its exit status and what it wrote. Its advice must be possible."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         cli.run(lambda: command.main([str(flag) for flag in flags]))
+    for line in err.getvalue().splitlines():
+        assert not (impossible := impossible_flags(line)), (impossible, line)
     return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
+
+
+def impossible_flags(line, current=None):
+    """The flags in a line of advice that the command which says it, or another that the line names, does not have."""
+    if "unrecognized arguments" in line:
+        return []
+    current = current or cli.Parser.current
+    own, _, others = line.partition("python -m tinynet")
+    wrong = [flag for flag in FLAG.findall(own) if flag not in current._option_string_actions]
+    for module, rest in re.findall(r"(tinynet(?:\.\w+)?)((?:(?!python -m).)*)", f"tinynet{others}" if others else ""):
+        # Behind a quoted command, or after a word of the sentence, stand flags of the command that speaks.
+        inside, mark, behind = rest.partition("`") if "`" in rest else rest.partition(", or ")
+        wrong += [flag for flag in FLAG.findall(inside) if flag not in flags_of(module)]
+        wrong += [flag for flag in FLAG.findall(behind) if flag not in current._option_string_actions]
+    return wrong
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+@cache
+def flags_of(module):
+    """All flags of a command."""
+    parsers = []
+    keep = cli.Parser.__init__
+
+    def remember(self, *given, **kwargs):
+        parsers.append(self)
+        keep(self, *given, **kwargs)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), suppress(SystemExit):
+        patch.setattr(cli.Parser, "__init__", remember)
+        patch.setattr(cli.Parser, "current", cli.Parser.current)
+        import_module(f"{module}.__main__" if module in ("tinynet.data", "tinynet.report") else module).main(["--help"])
+    return {flag for parser in parsers for flag in parser._option_string_actions}
 
 
 def files():

@@ -39,21 +39,6 @@ from tinynet.data.verify import verify
 ROOT = "tiny-imagenet-200/"
 
 
-@pytest.fixture
-def folder(archive_path, tmp_path):
-    """The extracted archive, to be changed at will."""
-    with zipfile.ZipFile(archive_path) as source:
-        source.extractall(tmp_path)
-    return tmp_path / "tiny-imagenet-200"
-
-
-@pytest.fixture
-def contents(archive_path):
-    """File name -> bytes of everything in the archive, as zipfile sees it."""
-    with zipfile.ZipFile(archive_path) as source:
-        return {name.removeprefix(ROOT): source.read(name) for name in source.namelist()}
-
-
 def annotations(contents):
     """val's file name -> wnid, read here without tinynet."""
     rows = [line.split("\t") for line in contents["val/val_annotations.txt"].decode().splitlines()]

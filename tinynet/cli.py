@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -222,7 +223,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         raise SystemExit(0) from None
     except OSError as error:
         _end(f"error: {_what_failed(error)}", 2)
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # libraries that were interrupted raise their own
+            _end("interrupted", 130)
         if not _is_out_of_memory(error):
             raise
         flags = " or ".join(Parser.flags("batch", "size", "workers"))
@@ -240,14 +243,22 @@ def _what_failed(error: OSError) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
     device = sys.modules.get("tinynet.device")  # where torch is not loaded, none of its errors can be meant
-    return isinstance(error, MemoryError) or (device is not None and device.out_of_memory(error))
+    return device is not None and device.out_of_memory(error)
 
 
 def _end(line: str, status: int) -> NoReturn:
     start = "\r" if sys.stderr.isatty() else ""  # over a progress bar; in a file it would be a line of its own
     print(start + " ".join(line.split()), file=sys.stderr)
     raise SystemExit(status)
+
+
+def advice(text: str) -> str:
+    """`text`, or nothing where the running command lacks a flag that it names: nobody could follow it."""
+    known = Parser.current._option_string_actions if Parser.current else None
+    return text if known is None or all(flag in known for flag in re.findall(r"--[a-z][a-z-]*", text)) else ""
 
 
 def typed(*words: Any) -> str:

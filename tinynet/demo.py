@@ -17,8 +17,8 @@ from tinynet.runs import StageFolder
 CLASSES, SIDE = 8, 32
 _NEXT = """The network began with random weights and saw drawn pictures: all this says is that everything works.
 Look at the run:
-  python -m tinynet.report {run} --open
-  python -m tinynet.predict PICTURE --run {run}
+  {report} --open
+  {predict}
 For the real thing:
   python -m tinynet.data get                    the official archive, 248 MB
   python -m tinynet.train --stage base          the head on a frozen VGG16
@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     if last["low"] < 2 * chance:
         cli.say(f"val top-1 of {last['top1']:.1%} is not clearly above chance: something is broken here")
         raise SystemExit(1)
-    cli.say(_NEXT.format(run=run))
+    cli.say(_NEXT.format(report=cli.typed("tinynet.report", run),
+                         predict=cli.typed("tinynet.predict", "PICTURE", "--run", run)))
 
 
 if __name__ == "__main__":

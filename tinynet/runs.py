@@ -1,6 +1,7 @@
 """A run's folder: `base/`, `finetune/` and `fixres/`, each with recipe, log, weights, scores and probabilities."""
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -120,7 +121,7 @@ def find_run(run: str | None, fits: Callable[[Path], bool], otherwise: str) -> P
     candidates = [path for path in _begun("*") if fits(path)]
     if not candidates:
         demos = [path for path in _begun("demo/*") if fits(path)]
-        also = f", or name a demo's: --run {demos[-1]}" if demos else ""
+        also = f", or name a demo's: --run {shlex.quote(str(demos[-1]))}" if demos else ""
         raise InputError(f"no run below {ROOT}/ fits; {otherwise}{also}")
     return candidates[-1]
 
@@ -136,7 +137,7 @@ def _instead(run: Path) -> str:
         return f"it is a stage of {run.parent}; name that run"
     there = {path.name: path for path in (*_begun("demo/*"), *_begun("*"))}
     near = get_close_matches(run.name, there, 1, cutoff=0.4) or list(there)[-1:]
-    return f"did you mean --run {there[near[0]]}?" if near else ""
+    return f"did you mean --run {shlex.quote(str(there[near[0]]))}?" if near else ""
 
 
 def finished_stage(run: str | None, stage: str | None) -> StageFolder:

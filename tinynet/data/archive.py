@@ -121,8 +121,9 @@ class Archive:
         return f"Archive({str(self.path)!r}: {len(self.wnids)} classes, {counts})"
 
     def _text(self, name: str) -> str:
+        data = self.read(name)
         try:
-            return as_text(self.read(name))
+            return as_text(data)
         except ValueError:
             raise InputError(f"{self.path}: {name} is not text; fetch the archive again") from None
 
@@ -200,8 +201,9 @@ class Archive:
                 raise InputError(f"{self.path}: {_ANNOTATIONS} is missing, and it alone holds the labels of "
                                  "val/images; fetch the archive again with `python -m tinynet.data get`")
             return {}
+        text = self._text(_ANNOTATIONS)
         try:
-            return read_annotations(self._text(_ANNOTATIONS), self.wnids)
+            return read_annotations(text, self.wnids)
         except ValueError as error:
             raise InputError(f"{self.path}: {_ANNOTATIONS}, {error}; fetch the archive again") from None
 

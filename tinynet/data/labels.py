@@ -18,6 +18,8 @@ DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _LABEL_NAMES = {"label", "labels", "class", "class_id", "classid", "wnid", "synset", "target", "category",
                 "predictionstring"}
 
+_WNID = re.compile(r"n\d{8}\b")
+
 Table = list[list[str]]
 
 
@@ -113,8 +115,13 @@ class Labels:
                    for column in range(width)]
         file = matches.index(max(matches))
         others = [column for column in range(width) if column != file]
-        for header in (0, 1):
+        first = _plain(table[0][file])
+        for header in (0, 1) if not {first, _base(first)} & listed else (0,):
             rows = table[header:]
+            for column in others if rows else ():
+                ids = [row[column] for row in rows]
+                if all(map(_WNID.match, ids)) and (foreign := [one for one in ids if self._class(one) is None]):
+                    raise self._foreign(ids, foreign[0])  # class ids, so no other column is of labels
             valid = [column for column in others if rows and all(self._class(row[column]) is not None for row in rows)]
             if valid and (matches[file] or header == 0):
                 return matches[file], file, self._label_column(valid, table), header
@@ -164,11 +171,9 @@ class Labels:
         for table in tables:
             if min(map(len, table)) > 1:
                 cells = [row[-1].split()[0] if row[-1].split() else "" for row in table]
-                wrong = [cell for cell in cells if self._class(cell) is None]
-                if wrong and len(wrong) < len(cells):
-                    return self._foreign(cells, wrong[-1])
-                if wrong:
-                    return self._foreign(cells, wrong[0])
+                wrong = [[cell for cell in some if self._class(cell) is None] for some in (cells[1:], cells)]
+                if any(wrong):  # the first line may be a header
+                    return self._foreign(cells[1:] if wrong[0] else cells, (wrong[0] or wrong[1])[0])
         return self._error("a line is LABEL, or FILE LABEL, and not all lines are one of them")
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values only, whole or not at all, with the class order inside."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def load_model(path: Path, wnids: tuple[str, ...]) -> tuple[Classifier, int]:
         _check_weights(shape, weights, size, path)
         model = Classifier(Backbone(), **shape)
         model.load_state_dict(weights)
-    except InputError:
-        raise
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path}: not a model checkpoint of tinynet ({' '.join(str(error).split())[:80]}); "
                          "`python -m tinynet.train` writes one") from None
@@ -95,17 +96,21 @@ def _save(path: Path, content: dict[str, Any], wnids: tuple[str, ...]) -> None:
         with whole_file(path) as stream:
             torch.save({"format": FORMAT, "wnids": list(wnids), **content}, stream)
     except RuntimeError as error:
-        if not isinstance(error.__context__, OSError):
-            raise
-        cause = error.__context__  # torch hides a full disk behind an error of its own
-        raise OSError(cause.errno, cause.strerror, str(path)) from None
+        cause = error.__context__  # torch hides a full disk, and Ctrl-C, behind an error of its own
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
+        raise
 
 
 def _read(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; `python -m tinynet.train` writes one")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the format; what is wrong is told in one line
+            stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or foreign file raises nearly anything
         raise InputError(f"{path}: not a checkpoint of tinynet ({type(error).__name__}); "
                          "`python -m tinynet.train` writes one") from None

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinynet.cli import progress, say
+from tinynet.cli import advice, progress, say
 from tinynet.data.batches import Batch, batches, fetched, fitting, has_room, seeded, send, send_whole
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device, InParts
@@ -259,7 +259,7 @@ def _refuse_beyond(greatest: Tensor, dtype: torch.dtype) -> None:
         raise InputError("some features are beyond what the network's arithmetic can hold; name --precision float32")
     if greatest > torch.finfo(dtype).max:
         raise InputError(f"features of up to {greatest:.3g} do not fit {str(dtype).removeprefix('torch.')}; "
-                         "name --feature-dtype float32")
+                         + (advice("name --feature-dtype float32") or "train another run with wider features"))
 
 
 def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],

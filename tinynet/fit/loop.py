@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tinynet.cli import advice
 from tinynet.device import Device
 from tinynet.fit.recipes import ALL_PARTS, Stage
 from tinynet.fit.schedules import make_schedule
@@ -163,8 +164,9 @@ def _run_epoch(training: Training, stream: Stream, stop: Callable[[], bool]) -> 
         nonlocal since
         for row, loss in zip(rows, torch.stack([row["loss"] for row in rows]).tolist() if rows else [], strict=True):
             if loss != loss or loss == float("inf"):
+                rate = advice("lower --lr, or ")
                 raise FloatingPointError(f"the loss is {loss} at step {row['step']} (rate {row['lr']:.3g}); "
-                                         "lower --lr, or use --precision float32")
+                                         f"{rate}use --precision float32")
             row["loss"] = loss
             training.loss_sum += loss * row.pop("n")
         done, rows[:] = list(rows), []

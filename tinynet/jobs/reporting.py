@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from tinynet import runs
+from tinynet.cli import typed
 from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.jobs.pictures import add_pictures
@@ -49,7 +50,7 @@ def gather(run: Path, data: str | None, cache: str | None, results: Path | None 
     plan = Plan.of(last)
     _facts(shown, last, plan)
     if unfinished := [folder.stage for folder in started if not folder.finished]:
-        shown.missing.append(f"Not finished: {', '.join(unfinished)}; python -m tinynet.train --resume {run}")
+        shown.missing.append(f"Not finished: {', '.join(unfinished)}; {typed('tinynet.train', '--resume', run)}")
     if not finished:
         return shown
     try:
@@ -62,7 +63,9 @@ def gather(run: Path, data: str | None, cache: str | None, results: Path | None 
     found = _stored(last, plan)
     shown.split = next((split for split in ("val", "holdout") if (split, PLAIN) in found), "")
     if not shown.split:
-        shown.missing.append(f"Nothing is known of single pictures: python -m tinynet.evaluate --run {run} --tta flip")
+        shown.missing.append("Nothing is known of single pictures: "
+                             + typed("tinynet.evaluate", "--run", run, "--tta", "flip",
+                                     *(("--out", results) if results else ())))
         return shown
     shown.plain = found[shown.split, PLAIN]
     _mistakes(shown, shown.plain, packed)

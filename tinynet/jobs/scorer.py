@@ -33,7 +33,8 @@ def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
     """A part and all of its rows; raises `InputError` where it has no pictures."""
     part = packed.part(split)
     if not len(part):
-        raise InputError(f"{packed.manifest['source']}: has no {split} pictures; choose another --split")
+        raise InputError(f"{packed.manifest['source']}: has no {split} pictures; name other data with --data"
+                         + cli.advice(", or another --split"))
     return part, np.arange(len(part))
 
 
@@ -94,7 +95,7 @@ class Scorer:
             return whole_part(self.packed, split)
         if not self.own:
             raise InputError(f"{self.folder.run}: its hold-out was taken from other data ({self._data}); name that "
-                             "with --data, or score --split val alone")
+                             "with --data" + cli.advice(", or score --split val alone"))
         return self.packed.train, split_of(self.plan, self.packed).holdout
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:

@@ -144,9 +144,9 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
             if not out_of_memory(error):
                 raise
             stage = plan.recipe.stage(folder.stage)
-            raise InputError(f"out of memory in a step of {stage.batch} pictures of {stage.size} px; start another run "
-                             "with a smaller --batch or --size, or go on elsewhere with "
-                             f"{cli.typed('tinynet.train', '--resume', folder.run)}") from None
+            smaller = cli.advice("start another run with a smaller --batch or --size, or ")
+            raise InputError(f"out of memory in a step of {stage.batch} pictures of {stage.size} px; {smaller}go on "
+                             f"elsewhere with {cli.typed('tinynet.train', '--resume', folder.run)}") from None
 
 
 def _last_state(folder: StageFolder, packed: Packed, manner: Manner) -> dict[str, Any] | None:
@@ -194,26 +194,27 @@ def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model:
     cli.say(f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
             f"{len(split.holdout):,} held out")
     if stage.batch > len(split.train):
-        cli.say(f"note: batch is {stage.batch:,} and there are {len(split.train):,} pictures, so an epoch is one step; "
-                "name a smaller --batch for more")
+        cli.say(f"note: batch is {stage.batch:,} and there are {len(split.train):,} pictures, so an epoch is one step"
+                + cli.advice("; name a smaller --batch for more"))
     steps = steps_per_epoch(len(split.train), stage.batch)
     if warning := schedules.warning(stage, steps):
         cli.say(f"note: {warning}")
     module, stream, judge = _inputs(model, packed, split, plan, stage, device)
     training = Training(module, {name: model.parts[name] for name in stage.learn}, stage, steps, device)
-    if state is None:
-        # Only now, so that a run that cannot begin leaves none behind; and the checkpoint before what says it is there.
-        save_training(folder.last, training.state_dict(), packed.wnids)
-        write_json(folder.recipe, facts)
-    else:
+    if state is not None:
         _continue(training, state, folder)
         cli.say(f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}")
-    with board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as shown:
+    with (cli.stop_on_interrupt() as stop,
+          board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as shown):
+        if state is None:
+            # Only now, so that a run that cannot begin leaves none behind; the checkpoint before what says it is there.
+            save_training(folder.last, training.state_dict(), packed.wnids)
+            write_json(folder.recipe, facts)
         if shown and not training.total_steps:
             shown.pictures(next(epoch_batches(packed.train, split.train, stage, plan.seed, 0,
                                               torch.device("cpu"))).pictures)
         check = _check(judge, packed.train.labels[split.holdout], training, shown)
-        _run(training, stream, check, folder, packed, model, shown)
+        _run(training, stream, check, folder, packed, model, shown, stop)
     return {"run": str(folder.run), "stage": folder.stage, "split": "holdout", "views": "none", "merge": "mean",
             "size": stage.size, **training.best["holdout"], "precision": device.when_frozen().precision}
 
@@ -259,7 +260,8 @@ def _same(folder: StageFolder, facts: dict[str, Any]) -> None:
     for key, what in names.items():
         if key in facts and before[key] != facts[key]:
             raise InputError(f"{folder.path}: was trained with other {what} ({before[key][:12]}, now "
-                             f"{facts[key][:12]}); go on with the {what} it was started with{_NAMED[key]}")
+                             f"{facts[key][:12]}); go on with the {what} it was started with"
+                             + cli.advice(_NAMED[key]))
     if "device" in facts and before["device"] != facts["device"]:
         cli.say(f"note: {folder.path} was trained on {before['device'].get('name', 'another device')}; on "
                 f"{facts['device']['name']} the same steps give other numbers")
@@ -313,14 +315,13 @@ def _check(judge: Judge, labels: np.ndarray, training: Training,
 
 
 def _run(training: Training, stream: Stream, check: Callable[[nn.Module], dict[str, Any]], folder: StageFolder,
-         packed: Packed, model: Classifier, shown: board.Board | None) -> None:
-    """The loop with everything around it: log, progress, checkpoints, Ctrl-C."""
+         packed: Packed, model: Classifier, shown: board.Board | None, stop: Callable[[], bool]) -> None:
+    """The loop with everything around it: log, progress, checkpoints, Ctrl-C (`stop`)."""
     runs.cut_log(folder.log, training.total_steps)
     saved = time.monotonic()
     waiting: list[dict[str, Any]] = []  # rows come some at a time, and the log is opened once for all of them
     total = training.stage.epochs * training.steps
-    with cli.stop_on_interrupt() as stop, cli.progress(total=total, done=training.total_steps, label=folder.stage,
-                                                       unit="steps") as bar:
+    with cli.progress(total=total, done=training.total_steps, label=folder.stage, unit="steps") as bar:
         for row in fit(training, stream, check, stop):
             waiting.append(row)
             if shown:

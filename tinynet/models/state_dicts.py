@@ -6,6 +6,7 @@ half precision saves space. All of that is taken off by one function, and said.
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,9 @@ def read_file(path: str | Path) -> Any:
     try:
         if Path(path).suffix == ".safetensors":
             return _read_safetensors(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the format; what is wrong is told in one line
+            return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except MemoryError:

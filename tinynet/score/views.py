@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinynet.cli import advice
 from tinynet.errors import InputError
 
 View = Callable[[Tensor], Tensor]
@@ -203,7 +204,7 @@ def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
     Raises `InputError` for a step that is unknown, twice the same name, or numbers that it does not take.
     """
     if not 0 < size <= _LARGEST:
-        raise InputError(f"--size {size}: a side in pixels from 1 to {_LARGEST}")
+        raise InputError(f"{advice('--size') or 'size'} {size}: a side in pixels from 1 to {_LARGEST}")
     steps = [_read(part, text) for part in text.split("+")]
     names = [name for name, _ in steps]
     resizes, crops = bool(_RESIZING & set(names)), bool(_CROPPING & set(names))

@@ -1,0 +1,198 @@
+"""Weights as people have them: undressed, said, checked; for backbones and for whole networks alike."""
+
+import pickle
+
+import pytest
+import torch
+import torchvision
+from support import SMALL, call, complaint, refused, thin_network
+
+from tinynet import evaluate, train
+from tinynet.fit.checkpoint import load_model
+from tinynet.models.pretrained import load_pretrained
+from tinynet.models.vgg import Backbone, Classifier
+from tinynet.models.weights import load_backbone
+from tinynet.runs import StageFolder
+
+OPTIMIZER = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(7)}}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.fixture(scope="module")
+def small():
+    with thin_network() as patch:
+        yield patch
+
+
+@pytest.fixture
+def backbone(small):
+    """The state of a whole VGG16, thin, and how one is read from a file."""
+    torch.manual_seed(1)
+    state = {f"features.{name}": tensor for name, tensor in Backbone().features.state_dict().items()}
+    return state | {"classifier.0.weight": torch.rand(3, 2)}, lambda path: load_backbone(path).features.state_dict()
+
+
+@pytest.fixture
+def whole():
+    """The state of a whole network with batch norm, and how one is read from a file."""
+    torch.manual_seed(1)
+    state = torchvision.models.mobilenet_v3_small().state_dict()
+    return state, lambda path: load_pretrained("mobilenet_v3_small", path)[0].network.state_dict()
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+DRESSES = {
+    "as it is": (lambda state: state, []),
+    "DataParallel": (lambda state: prefixed(state, "module."), ["module."]),
+    "compiled": (lambda state: prefixed(state, "_orig_mod."), ["_orig_mod."]),
+    "both": (lambda state: prefixed(state, "_orig_mod.module."), ["_orig_mod.", "module."]),
+    "both the other way": (lambda state: prefixed(state, "module._orig_mod."), ["_orig_mod.", "module."]),
+    "a part in DataParallel": (lambda state: {name.replace("features.", "features.module.", 1): tensor
+                                              for name, tensor in state.items()}, ["module."]),
+    "state_dict": (lambda state: {"state_dict": state, "optimizer": OPTIMIZER, "epoch": 3}, ["'state_dict'"]),
+    "model": (lambda state: {"optimizer": OPTIMIZER, "model": state, "scaler": {}, "args": "text"}, ["'model'"]),
+    "nested": (lambda state: {"checkpoint": {"net": prefixed(state, "module.")}}, ["'checkpoint.net'", "module."]),
+    "a prefix": (lambda state: prefixed(state, "encoder.backbone."), ["'encoder.backbone.'"]),
+    "other parts beside": (lambda state: {"head.weight": torch.rand(3), **prefixed(state, "model.")}, ["'model.'"]),
+    "half": (lambda state: {name: tensor.half() if tensor.is_floating_point() else tensor
+                            for name, tensor in state.items()}, ["float16"]),
+    "bfloat16": (lambda state: {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+                                for name, tensor in state.items()}, ["bfloat16"]),
+    "averaged": (lambda state: {"model": {name: tensor * 2 for name, tensor in state.items()},
+                                "model_ema": {"n_averaged": torch.tensor(9), **prefixed(state, "module.")}},
+                 ["'model_ema'"]),
+    "a profiler's counts": (lambda state: state | {"total_ops": torch.zeros(1),
+                                                   "features.total_params": torch.zeros(1)}, []),
+}
+
+
+@pytest.mark.parametrize("kind", ["backbone", "whole"])
+@pytest.mark.parametrize("dress", DRESSES)
+def test_weights_are_undressed_and_that_is_said(request, tmp_path, capsys, kind, dress):
+    state, read = request.getfixturevalue(kind)
+    put_on, words = DRESSES[dress]
+    torch.save(put_on(state), tmp_path / "weights.pth")
+    weights = read(str(tmp_path / "weights.pth"))
+    for name, tensor in weights.items():
+        wanted = state[name if kind == "whole" else f"features.{name}"]
+        if dress in ("half", "bfloat16") and wanted.is_floating_point():
+            wanted = wanted.to(getattr(torch, dress.replace("half", "float16"))).to(wanted.dtype)
+        assert torch.equal(tensor, wanted) and tensor.dtype == wanted.dtype, name
+    said = [line for line in capsys.readouterr().err.splitlines() if "are assumed" not in line]
+    assert len(said) == bool(words) and all(word in "".join(said) for word in words)
+
+
+def test_names_without_features_are_read(backbone, tmp_path):
+    state, read = backbone
+    bare = {name.removeprefix("features."): tensor for name, tensor in state.items() if name.startswith("features.")}
+    torch.save(bare, tmp_path / "bare.pth")
+    weights = read(str(tmp_path / "bare.pth"))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in bare.items())
+
+
+def test_a_checkpoint_of_tinynet_gives_its_backbone_and_its_normalisation(archive_path, tmp_path, monkeypatch, small):
+    monkeypatch.chdir(tmp_path)
+    small.setattr("tinynet.models.weights.Backbone", lambda *given: Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    assert call(train, "--stage", "all", "--data", archive_path, *SMALL, "--crop-side", "28", "32", "--learn", "head",
+                "--views", "0", "--out", "run").status == 0
+    small.undo()
+    with thin_network():
+        best = StageFolder("run", "finetune").best
+        model, _ = load_model(best, tuple(torch.load(best, weights_only=True)["wnids"]))
+        for path in (best, StageFolder("run", "finetune").last):
+            again = load_backbone(str(path))
+            assert again.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+            assert all(torch.equal(a, b) for a, b in zip(again.features.state_dict().values(),
+                                                          model.backbone.features.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["backbone", "whole"])
+def test_what_does_not_fit_is_named(request, tmp_path, kind):
+    state, read = request.getfixturevalue(kind)
+    first, last = [name for name in state if name.startswith("features") and name.endswith("weight")][0:15:14] \
+        if kind == "whole" else ("features.0.weight", "features.28.weight")
+
+    def refusal(content, *words):
+        torch.save(content, tmp_path / "weights.pth")
+        return complaint(lambda: read(str(tmp_path / "weights.pth")), "weights.pth", *words)
+
+    lacking = {name: tensor for name, tensor in state.items() if name != last}
+    refusal(lacking, "1 are missing", f"first that is missing is {last}")
+    foreign = last.replace(".weight", ".strange") if kind == "whole" else "features.31.weight"
+    refusal(lacking | {foreign: torch.rand(2)}, f"missing is {last}", f"foreign is {foreign}")
+    refusal(state | {last: torch.rand(2, 3)}, last, "(2, 3)")
+    refusal(state | {last: state[last].to(torch.int8)}, last, "int8")
+    refusal(state | {last: state[last].to_sparse()}, last)
+    refusal(state | {last: torch.zeros(1).expand(state[last].shape)}, last, "more numbers than the file holds")
+    for number in (float("nan"), float("inf"), -float("inf")):
+        broken = state[last].clone()
+        broken.view(-1)[3] = number
+        refusal(state | {last: broken}, last, "1 of its", "NaN or infinite")
+        refusal({"state_dict": prefixed(state | {last: broken}, "module.")}, last, "NaN or infinite")
+    for content, word in (([1, 2], "list"), ({}, "no tensors"), ({"epoch": 3}, "no tensors"),
+                          (torch.ones(3), "Tensor")):
+        refusal(content, word)
+    refusal({"model": {"conv1.weight": torch.rand(3)}}, "missing", first)
+
+
+def test_a_whole_module_is_refused_unread(backbone, tmp_path):
+    _, read = backbone
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "module.pth")
+    complaint(lambda: read(str(tmp_path / "module.pth")), "module.pth", "safely", "state_dict()")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"features.0.weight": 3}))
+    complaint(lambda: read(str(tmp_path / "plain.pth")), "plain.pth")
+
+
+def test_safetensors_are_read(backbone, tmp_path, monkeypatch):
+    state, read = backbone
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(state, tmp_path / "weights.safetensors")
+    assert all(torch.equal(tensor, state[f"features.{name}"])
+               for name, tensor in read(str(tmp_path / "weights.safetensors")).items())
+    (tmp_path / "broken.safetensors").write_bytes(b"\x09" * 40)
+    complaint(lambda: read(str(tmp_path / "broken.safetensors")), "broken.safetensors")
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    complaint(lambda: read(str(tmp_path / "weights.safetensors")), "pip install safetensors")
+
+
+def test_a_file_costs_no_draw_of_torchs(backbone, tmp_path):
+    """A head's initial weights depend on the draws before."""
+    state, read = backbone
+    torch.save(state, tmp_path / "weights.pth")
+    torch.manual_seed(0)
+    Backbone()
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    read(str(tmp_path / "weights.pth"))
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_nan_neither_trains_nor_scores(archive_path, tmp_path, monkeypatch, small):
+    monkeypatch.chdir(tmp_path)
+    with thin_network():
+        state = prefixed(Backbone().features.state_dict(), "features.")
+        state["features.5.weight"][0, 0, 0, 0] = float("nan")
+        torch.save(state, "nan.pth")
+        flags = [*SMALL, "--data", archive_path, "--out", "run"]
+        for precision in ("float32", "auto"):
+            refused(train, ["--stage", "base", *flags, "--weights", "nan.pth", "--precision", precision],
+                    "nan.pth", "features.5.weight", "NaN")
+        assert call(train, "--stage", "base", *flags).status == 0
+        stored = torch.load("run/base/best.pt", weights_only=True)
+        stored["weights"]["head.0.running_mean"][2] = float("nan")
+        torch.save(stored, "run/base/best.pt")
+        refused(evaluate, ["--run", "run"], "best.pt", "head.0.running_mean", "NaN")
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small):
+    with thin_network():
+        model = Classifier(Backbone(), ["pool5:mean"], [4], 3, 0.0, True)
+        content = {"format": 1, "kind": "model", "wnids": ["a", "b", "c"], "network": model.shape,
+                   "weights": model.state_dict(), "size": 32}
+        for change in (dict(network={}), dict(network=model.shape | dict(hidden=[10**9])), dict(size="64"),
+                       dict(size=-1), dict(network=model.shape | dict(taps=["pool9:mean"])), dict(weights={}), dict(wnids=None),
+                       dict(weights=model.state_dict() | {"head.1.weight": torch.rand(4)}), dict(network=3)):
+            torch.save(content | change, tmp_path / "best.pt")
+            complaint(lambda: load_model(tmp_path / "best.pt", ("a", "b", "c")), "best.pt")
