@@ -192,7 +192,8 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small):
         content = {"format": 1, "kind": "model", "wnids": ["a", "b", "c"], "network": model.shape,
                    "weights": model.state_dict(), "size": 32}
         for change in (dict(network={}), dict(network=model.shape | dict(hidden=[10**9])), dict(size="64"),
-                       dict(size=-1), dict(network=model.shape | dict(taps=["pool9:mean"])), dict(weights={}), dict(wnids=None),
-                       dict(weights=model.state_dict() | {"head.1.weight": torch.rand(4)}), dict(network=3)):
+                       dict(size=-1), dict(network=model.shape | dict(taps=["pool9:mean"])), dict(weights={}),
+                       dict(wnids=None), dict(network=3),
+                       dict(weights=model.state_dict() | {"head.1.weight": torch.rand(4)})):
             torch.save(content | change, tmp_path / "best.pt")
             complaint(lambda: load_model(tmp_path / "best.pt", ("a", "b", "c")), "best.pt")

@@ -95,11 +95,7 @@ class StageFolder:
     def read_scores(self) -> list[dict[str, Any]]:
         """The rows of `scores.jsonl`, those kept elsewhere too; raises `InputError` for a line that is none."""
         places = dict.fromkeys((self.path / "scores.jsonl", self.scores))
-        rows = list({_kind(row): row for place in places for row in read_rows(place, _IN_SCORES)}.values())
-        for row in rows:
-            if wrong := _lacks(row, {name: kind for name, kind in _NUMBERS.items() if name in row}):
-                raise InputError(f"{self.scores}: {wrong}; {_AS_IT_WAS}")
-        return rows
+        return list({_kind(row): row for place in places for row in _score_rows(place)}.values())
 
 
 def new_run(out: str | None, recipe: str, root: Path = ROOT) -> Path:
@@ -219,8 +215,16 @@ def _lacks(row: Any, keys: dict[str, Any]) -> str:
 def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Add rows to a file of scores, whole or not at all; a row takes the place of an earlier one of its kind."""
     with locked(path.with_name(f".{path.name}.lock"), lambda: None):  # another command may score the same run
-        kept = {_kind(row): row for row in (*read_rows(path, _IN_SCORES), *rows)}
+        kept = {_kind(row): row for row in (*_score_rows(path), *rows)}
         write_text(path, _lines(kept.values()))
+
+
+def _score_rows(path: Path) -> list[dict[str, Any]]:
+    rows = read_rows(path, _IN_SCORES)
+    for number, row in enumerate(rows, 1):
+        if wrong := _lacks(row, {name: kind for name, kind in _NUMBERS.items() if name in row}):
+            raise InputError(f"{path}, line {number}: {wrong}; {_AS_IT_WAS}")
+    return rows
 
 
 def _kind(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -79,7 +79,7 @@ def _train(run: Path, plan: Plan, device: Device, manner: Manner) -> list[dict[s
         board.writer()  # whatever is missing is said before anything begins
     for name in plan.stages:
         check_side(plan.recipe.stage(name).size)
-    packed = open_data(plan.data, plan.cache, plan)
+    packed = open_data(None, None, plan)
     for name in plan.stages:
         check_crops(plan.recipe.stage(name), packed.side)
     rows = []
@@ -104,7 +104,7 @@ def summary(run: Path, plan: Plan) -> str:
     """The network of the plan's first stage, layer by layer, as torchinfo draws it."""
     import torchinfo
 
-    packed = open_data(plan.data, plan.cache, plan)
+    packed = open_data(None, None, plan)
     name = plan.stages[0]
     stage = plan.recipe.stage(name)
     model = _start_model(plan.start(run, name), plan, packed)
