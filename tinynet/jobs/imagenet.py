@@ -240,7 +240,7 @@ def _loaded(loader: DataLoader) -> Iterator[list[tuple[int, Tensor | str]]]:
     except (RuntimeError, OSError, MemoryError) as error:
         if not loader.num_workers:
             raise
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:100]  # a worker's traceback comes first
         raise InputError(f"--workers {loader.num_workers}: a process that decodes has ended ({reason}); name fewer, or "
                          "--workers 0") from None
 
