@@ -240,7 +240,8 @@ def _loaded(loader: DataLoader) -> Iterator[list[tuple[int, Tensor | str]]]:
     except (RuntimeError, OSError, MemoryError) as error:
         if not loader.num_workers:
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:100]  # a worker's traceback comes first
+        # A worker's traceback comes first.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:100]
         raise InputError(f"--workers {loader.num_workers}: a process that decodes has ended ({reason}); name fewer, or "
                          "--workers 0") from None
 
