@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -179,15 +180,19 @@ def _processor_has(probe: str) -> bool:
 class InParts:
     """A function of pictures (N, 3, H, W) -> (N, ...), called on as many at once as the memory holds.
 
-    Where it runs out the number is halved, for the calls that follow too, and said. Raises `InputError` where one
-    picture is too much.
+    Where it runs out the number is halved, for the calls that follow too, and said. `owner`: the network that is
+    called, for which it is known from then on; None: for this function alone.
+    Raises `InputError` where one picture is too much.
     """
 
-    def __init__(self, work: Callable[[Tensor], Tensor]):
-        self._work, self._most = work, 0
+    _known: WeakKeyDictionary[object, dict[tuple[int, ...], int]] = WeakKeyDictionary()
+
+    def __init__(self, work: Callable[[Tensor], Tensor], owner: object | None = None):
+        self._work = work
+        self._most = {} if owner is None else self._known.setdefault(owner, {})  # by the sides of pictures
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        most = min(self._most or len(pictures), len(pictures))
+        most = min(self._most.get(pictures.shape[2:], len(pictures)), len(pictures))
         try:
             done = [self._work(part) for part in pictures.split(most)]
             return done[0] if len(done) == 1 else torch.cat(done)
@@ -197,8 +202,8 @@ class InParts:
         sides = "x".join(map(str, pictures.shape[:1:-1]))
         if most == 1:
             raise InputError(f"out of memory with a single image of {sides} pixels; use smaller images")
-        self._most = most // 2
-        say(f"out of memory with {most} images of {sides} pixels at once; going on with {self._most}")
+        self._most[pictures.shape[2:]] = most // 2
+        say(f"out of memory with {most} images of {sides} pixels at once; going on with {most // 2}")
         if pictures.device.type == "cuda":
             torch.cuda.empty_cache()
         return self(pictures)

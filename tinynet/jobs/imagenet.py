@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tinynet import cli
 from tinynet.data.folders import Pictures, imagenet_wnids, labelled_pictures, open_picture
 from tinynet.data.workers import can_start
-from tinynet.device import Device
+from tinynet.device import Device, InParts
 from tinynet.errors import InputError
 from tinynet.files import can_hold, new_array, temporary_folder
 from tinynet.jobs.scoring import NOT_PAIRED, paired
@@ -250,6 +250,7 @@ def _loaded(loader: DataLoader) -> Iterator[list[tuple[int, Tensor | str]]]:
 def see(model: nn.Module, pictures: Sequence[Tensor], chosen: ViewSet, device: Device) -> Tensor:
     """(V, n, C) log-probabilities on the CPU of n pictures, uint8 (3, H, W) of any sizes; equal ones go together."""
     answers = []
+    network = InParts(lambda together: log_softmax(model(together)).cpu(), model)
     # Large pictures are shrunk where they are: less is sent, and a GPU does not shrink by 95 or more (pytorch's limit).
     where = "cpu" if chosen.resizes else device.device
     for view in chosen.views.values():
@@ -258,7 +259,7 @@ def see(model: nn.Module, pictures: Sequence[Tensor], chosen: ViewSet, device: D
         for shape in dict.fromkeys(picture.shape for picture in seen):
             at = [i for i, picture in enumerate(seen) if picture.shape == shape]
             together = torch.cat([seen[i] for i in at]).contiguous(memory_format=torch.channels_last)
-            for place, answer in zip(at, log_softmax(model(together)).cpu(), strict=True):
+            for place, answer in zip(at, network(together), strict=True):
                 found[place] = answer
         answers.append(torch.stack(found))
     return torch.stack(answers)

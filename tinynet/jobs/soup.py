@@ -12,7 +12,7 @@ import torch
 from tinynet import cli, runs
 from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
-from tinynet.device import Device
+from tinynet.device import Device, InParts
 from tinynet.errors import InputError
 from tinynet.files import refuse_existing, temporary_folder, whole_folder, write_json
 from tinynet.fit.checkpoint import load_model, save_model
@@ -83,7 +83,7 @@ def _normalised(model: Classifier, folder: StageFolder, packed: Packed, device: 
     shown = batches(packed.train, rows[:FOR_STATISTICS], size=64, device=device.device)
     running = model.to(device.device)
     with torch.inference_mode():
-        features = [running.features(resize(batch.pictures, size)) for batch in shown]
+        features = list(map(InParts(running.features), (resize(batch.pictures, size) for batch in shown)))
     measure_norms(running.head, features)
     return running.cpu().eval()
 

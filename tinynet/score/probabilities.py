@@ -138,7 +138,7 @@ def view_probabilities(network: nn.Module, batches: Iterable[Batch], view: View 
 
     `network`: in eval mode, pictures to logits.
     """
-    says = InParts(lambda pictures: log_softmax(network(pictures)).cpu())
+    says = InParts(lambda pictures: log_softmax(network(pictures)).cpu(), network)
     return torch.cat([says(view(batch.pictures).contiguous(memory_format=torch.channels_last))
                       for batch in batches]).numpy()
 
