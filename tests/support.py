@@ -2,11 +2,13 @@
 
 import io
 import re
+import sys
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -64,7 +66,8 @@ def in_floats(pictures):
 def call(command, *flags):
     """Run a command as the shell would, here: its exit status and what it wrote. Its advice must be possible."""
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+    with (redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "unraisablehook", sys.unraisablehook),
+          pytest.raises(SystemExit) as ended):
         cli.run(lambda: command.main([str(flag) for flag in flags]))
     for line in err.getvalue().splitlines():
         assert not (impossible := impossible_flags(line)), (impossible, line)

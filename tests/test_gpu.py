@@ -622,7 +622,7 @@ def test_scoring_goes_on_with_fewer_images_at_once(there, on_cpu, tmp_path, erro
         for stage, elsewhere in (("finetune", ()), ("base", ("--cache", tmp_path / "cache"))):
             flags = ("--stage", stage, "--tta", "flip", "--split", "val")
             ran = call(evaluate, "--run", run, *flags, *elsewhere, "--precision", "float32", "--json")
-            assert ran.status == 0 and re.search(r"24 images of 32x32 pixels at once; going on with 12\n", ran.err), ran.err
+            assert ran.status == 0 and re.search(r"24 images of 32x32 pixels at once; going on with 12\n", ran.err)
             check_rows(json.loads(ran.out), on_cpu(evaluate, "--run", "cpu", *flags), "float32")
 
 

@@ -213,6 +213,7 @@ def out_of_memory(error: Exception) -> bool:
     """Whether `error` was raised because the memory of a device did not suffice."""
     # Of the CPU on Linux and on Windows, of mps, and of libraries on GPUs: where no memory is left, cuDNN has no engine
     # for a convolution, and cuBLAS cannot start.
-    words = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "unable to find an engine",
-             "CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_INTERNAL_ERROR")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
+    words = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed", "unable to find an engine",
+             "cublas_status_not_initialized", "cudnn_status_not_initialized", "cudnn_status_internal_error")
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in text for word in words)

@@ -1,5 +1,6 @@
 """How a process is asked to end, by signals from outside, and what nobody reads any more."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -25,11 +26,19 @@ def interrupt(number: int, frame: Any) -> NoReturn:
 @contextmanager
 def interrupted_by(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
     """Handle these signals within the block, in the main thread alone; a SIGHUP that is ignored stays so (nohup)."""
-    before = {}
+    before, owner = {}, os.getpid()
+
+    def answer(number: int, frame: Any) -> None:
+        if os.getpid() == owner:
+            handler(number, frame)
+        else:  # a worker that was forked: it simply ends
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
     try:
         for number in numbers:
             if (earlier := signal.getsignal(number)) != signal.SIG_IGN or number != getattr(signal, "SIGHUP", None):
-                signal.signal(number, handler)
+                signal.signal(number, answer)
                 before[number] = earlier or signal.SIG_DFL
     except ValueError:  # another thread
         pass
@@ -40,6 +49,21 @@ def interrupted_by(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -
             signal.signal(number, earlier)
 
 
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Let signals that ask to end wait until the block is over: for a write of seconds, in the main thread.
+
+    Libraries that are interrupted within their own code lose the exception, or raise another one.
+    """
+    waiting: list[int] = []
+    try:
+        with interrupted_by((signal.SIGINT, *ENDING), lambda number, frame: waiting.append(number)):
+            yield
+    finally:
+        for number in waiting[:1]:
+            signal.raise_signal(number)
+
+
 def write_always() -> None:
     """Let no letter that an output cannot show, and no reader of messages who has left, end the work."""
     for stream in (sys.stdout, sys.stderr):
@@ -47,6 +71,7 @@ def write_always() -> None:
             stream.reconfigure(errors="replace")
     if not isinstance(sys.stderr, Messages):
         sys.stderr = Messages(sys.stderr)
+    sys.unraisablehook = lambda ignored: None  # of objects that go while a command ends: it says nothing to a user
 
 
 class Messages:

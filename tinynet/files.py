@@ -10,11 +10,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from tinynet.cli import say
+from tinynet.ending import postponed
 from tinynet.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
 
 _HOST = re.sub(r"\W", "-", platform.node())[:40] or "localhost"
 _OWNER = re.compile(r"\..+\.tinynet-(?P<host>[\w-]+)-(?P<process>\d+)\.partial")
+_LOCK = re.compile(r"\.(.+\.packed|features-[0-9a-f]{16}|base|finetune|fixres|scores\.jsonl)\.lock")  # of tinynet
 _LIVES = 3600.0  # seconds without a change after which what a process of another machine left is taken for dead
 _cleared: set[tuple[int, Path]] = set()
 
@@ -88,8 +90,10 @@ def _partial(path: Path) -> Path:
     """A name beside `path` of this process alone: two that write the same file must not share it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
-    with suppress(OSError):  # the first edition named no machine, and for folders no process
+    with suppress(OSError):
         for old in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
+            _clear(old)
+            # The first edition named no machine, and for folders no process.
             number = old.name.removeprefix(f".{path.name}.").removesuffix("partial").rstrip(".")
             if not number or (number.isdecimal() and not _runs(int(number))):
                 _remove(old)
@@ -97,17 +101,30 @@ def _partial(path: Path) -> Path:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what processes that are gone have left unfinished in `folder`; each process looks once.
+    """Remove what processes that are gone have left in `folder`, unfinished files and locks; each process looks once.
 
-    The owner stands in the name: its machine, and its number there.
+    The owner of a file stands in its name: its machine, and its number there. A lock has none if it can be had.
     """
     if (os.getpid(), folder) in _cleared:
         return
     _cleared.add((os.getpid(), folder))
     with suppress(OSError):  # what cannot be looked at or removed does no harm
         for place in list(folder.iterdir()):
-            if (owner := _OWNER.fullmatch(place.name)) and not _has_owner(place, owner["host"], int(owner["process"])):
-                _remove(place)
+            _clear(place)
+            if _LOCK.fullmatch(place.name):
+                with suppress(OSError), locked(place, partial(_held, place)):
+                    pass
+
+
+def _held(place: Path) -> NoReturn:
+    raise BlockingIOError(errno.EAGAIN, "is held", str(place))
+
+
+def _clear(place: Path) -> None:
+    """Remove what has an owner in its name that is gone."""
+    owner = _OWNER.fullmatch(place.name)
+    if owner and not _has_owner(place, owner["host"], int(owner["process"])):
+        _remove(place)
 
 
 def _has_owner(place: Path, host: str, process: int) -> bool:
@@ -147,6 +164,7 @@ def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path.parent)
     while True:
         with open(path, "a") as stream:
             try:
@@ -160,7 +178,8 @@ def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
                 yield
                 return
             finally:
-                path.unlink(missing_ok=True)
+                with postponed():
+                    path.unlink(missing_ok=True)
 
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}

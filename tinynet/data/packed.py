@@ -16,7 +16,7 @@ from tinynet.data.decode import decode as decode_any
 from tinynet.data.places import home
 from tinynet.data.workers import CHUNK, Read, in_child, in_workers
 from tinynet.errors import InputError
-from tinynet.files import locked, new_array, whole_file, whole_folder, write_json
+from tinynet.files import clear_leftovers, locked, new_array, whole_file, whole_folder, write_json
 
 FORMAT = 4  # 3 had images of more than 8 bits as white
 _MANIFEST = {"counts", "side", "wnids", "names", "contents", "source"}  # what a manifest must hold
@@ -118,6 +118,7 @@ def open_packed(path: str | Path, cache: str | None = None) -> Packed:
         raise SystemExit(1)  # a worker that runs the main script again would wait for its own parent
     source = locate(path)
     kept = cache_folder(source, cache)
+    clear_leftovers(kept)
     if folder := _untouched(source, kept):
         return Packed(folder)
     archive = Archive(source)

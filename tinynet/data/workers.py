@@ -17,7 +17,7 @@ from typing import Any
 from tinynet.cli import say
 from tinynet.data.archive import Archive
 from tinynet.data.sources import Source
-from tinynet.ending import ENDING
+from tinynet.ending import ENDING, postponed
 
 CHUNK = 256  # images a job: a job takes about 0.1 s, so the bar moves and few are lost to Ctrl-C (part of the format)
 _FEW = 4 * CHUNK  # fewer images are decoded sooner than worker processes start
@@ -51,8 +51,10 @@ def in_workers(work: Callable[[Read, Any], Any], jobs: list, archive: Archive) -
 def _in_pool(work: Callable[[Read, Any], Any], jobs: list, archive: Archive) -> Iterator[Any]:
     with ProcessPoolExecutor(_workers(), initializer=_start_process,
                              initargs=(work, archive.source, archive.root)) as pool:
+        with postponed():  # an executor that is interrupted while its processes start waits for them for ever
+            results = pool.map(_do, jobs)
         try:
-            yield from pool.map(_do, jobs)
+            yield from results
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

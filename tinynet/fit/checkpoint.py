@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinynet.ending import postponed
 from tinynet.errors import InputError
 from tinynet.files import whole_file
 from tinynet.models.state_dicts import check_numbers
@@ -93,15 +94,13 @@ def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 def _save(path: Path, content: dict[str, Any], wnids: tuple[str, ...]) -> None:
     try:
-        with whole_file(path) as stream:
+        with postponed(), whole_file(path) as stream:
             torch.save({"format": FORMAT, "wnids": list(wnids), **content}, stream)
     except RuntimeError as error:
-        cause = error.__context__  # torch hides a full disk, and Ctrl-C, behind an error of its own
-        if isinstance(cause, KeyboardInterrupt):
-            raise cause from None
-        if isinstance(cause, OSError):
-            raise OSError(cause.errno, cause.strerror, str(path)) from None
-        raise
+        if not isinstance(error.__context__, OSError):
+            raise
+        cause = error.__context__  # torch hides a full disk behind an error of its own
+        raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
 def _read(path: Path, kind: str) -> dict[str, Any]:

@@ -4,8 +4,11 @@ Streaming: 50,000 pictures need no more memory than a few batches.
 """
 
 import hashlib
+import os
+import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from tinynet.score.metrics import Tally
 from tinynet.score.probabilities import Probabilities, log_softmax
 from tinynet.score.views import ViewSet, view_set
 
+_OF_WORKERS = re.compile("DataLoader worker|shared memory|unable to open file|received 0 items of ancdata", re.I)
 INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # PIL's numbers
 
 
@@ -91,7 +95,7 @@ def evaluate_folder(folder: str, labels: str | None, arch: str, weights: str, ho
         counted = {merge: _Counted() for merge in (how.merges if len(chosen) > 1 else ("mean",))}
         save = how.save if chosen is sets[-1] else None
         started = time.perf_counter()
-        with _Kept(save, chosen, len(pictures.files), len(classes)) as kept:
+        with _Kept(save, chosen, len(pictures.files), len(classes)) as kept, _told_of(how.workers):
             for found, at in _answers(running, pictures, chosen, published, how, device):
                 known = np.array([pictures.labels[i] for i in at])
                 for merge, one in counted.items():
@@ -223,9 +227,9 @@ def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: P
     shown = DecodedPictures(pictures.files, None if chosen.resizes else how.resize or published.resize,
                             how.resize_mode or published.resize_mode, how.interpolation or published.interpolation)
     workers = how.workers if how.workers and can_start() else 0
-    loader = DataLoader(shown, at_once(chosen), num_workers=workers, collate_fn=list)
+    loader = DataLoader(shown, at_once(chosen), num_workers=workers, collate_fn=list, worker_init_fn=_hush)
     with cli.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
-        for batch in _loaded(loader):
+        for batch in loader:
             for _, picture in batch:
                 if isinstance(picture, str):
                     raise InputError(picture)
@@ -233,16 +237,22 @@ def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: P
             bar.update(len(batch))
 
 
-def _loaded(loader: DataLoader) -> Iterator[list[tuple[int, Tensor | str]]]:
-    """What a loader gives; raises `InputError` where a worker process has died or cannot be had."""
+def _hush(worker: int) -> None:
+    """Let a process that decodes say nothing itself: what it has to say comes through this one."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+@contextmanager
+def _told_of(workers: int) -> Iterator[None]:
+    """Raise `InputError` where a worker process dies or cannot be had; torch raises wherever this process just is."""
     try:
-        yield from loader
+        yield
     except (RuntimeError, OSError, MemoryError) as error:
-        if not loader.num_workers:
+        text = str(error).strip() or type(error).__name__
+        if not workers or not (_OF_WORKERS.search(text) or isinstance(error, (OSError, MemoryError))):
             raise
-        # A worker's traceback comes first.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:100]
-        raise InputError(f"--workers {loader.num_workers}: a process that decodes has ended ({reason}); name fewer, or "
+        reason = text.splitlines()[-1][:100]  # a worker's traceback comes first
+        raise InputError(f"--workers {workers}: a process that decodes has ended ({reason}); name fewer, or "
                          "--workers 0") from None
 
 

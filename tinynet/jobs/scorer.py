@@ -18,7 +18,7 @@ from tinynet.data.batches import batches, fitting
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.files import can_write
+from tinynet.files import can_write, clear_leftovers
 from tinynet.fit.checkpoint import load_model
 from tinynet.fit.features import effect, frozen_backbone, view_features
 from tinynet.jobs.plan import Plan, split_of
@@ -60,6 +60,8 @@ class Scorer:
         self.device = device.when_learning() if self.plan.learns_convolutions(folder.stage) else device.when_frozen()
         self.own = packed.contents == stored["data_digest"]
         self._keeps = self.own and can_write(folder.results)
+        if self._keeps and folder.probabilities.is_dir():
+            clear_leftovers(folder.probabilities)
         if not self.own:
             cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
                     "which does not keep these scores")

@@ -22,7 +22,7 @@ from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
 from tinynet.device import Device, out_of_memory
 from tinynet.errors import InputError
-from tinynet.files import locked, write_json
+from tinynet.files import clear_leftovers, locked, write_json
 from tinynet.fit import schedules
 from tinynet.fit.checkpoint import load_model, load_training, save_model, save_training
 from tinynet.fit.features import train_features, view_features
@@ -68,7 +68,7 @@ def train(run: Path, plan: Plan, device: Device, *, resume: bool = False, restar
     try:
         return _train(run, plan, device, Manner(resume, restart, live))
     except KeyboardInterrupt:
-        if runs.started(run):
+        if any(StageFolder(run, name).started for name in plan.stages):
             cli.say(f"\nstopped and saved; continue with: {cli.typed('tinynet.train', '--resume', run)}"
                     f"{' --tensorboard' if live else ''}")
         raise
@@ -85,6 +85,8 @@ def _train(run: Path, plan: Plan, device: Device, manner: Manner) -> list[dict[s
     rows = []
     for name in plan.stages:
         folder = StageFolder(run, name)
+        for place in (run, folder.path):
+            clear_leftovers(place)
         if folder.finished:
             _same_plan(folder, plan)
             start = plan.start(run, name)

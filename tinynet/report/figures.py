@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinynet.ending import postponed
 from tinynet.files import whole_file
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def save_figure(figure: "Figure", path: Any, described: str = "") -> None:
 
     `described`: kept in the file, for whoever asks what it was drawn from.
     """
-    with whole_file(path) as stream:
+    with postponed(), whole_file(path) as stream:
         figure.savefig(stream, format="svg" if Path(path).suffix == ".svg" else "png", dpi=110,
                        metadata={"Description": described} if described else {})
 
@@ -198,7 +199,7 @@ def inline_svg(figure: "Figure", described: str) -> str:
     import matplotlib
 
     drawn = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
+    with postponed(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
         figure.savefig(drawn, format="svg", transparent=True)
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg"):].replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")

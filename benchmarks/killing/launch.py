@@ -1,0 +1,198 @@
+"""One command of tinynet in small, in a process that says how far it is.
+
+    python -m benchmarks.killing.launch -m tinynet.train --stage base ...
+
+It runs as `python -m tinynet.train ...` does, but the network is thin, and what tinynet saves every few minutes it
+saves every few steps. The environment says the rest:
+
+    FAULTS_MARK     a file that gets lines: time, word and text; the words are `pid`, `began`, `first` (before its first
+                    change to a file), `change`, `struck`, `done` (the command has done all) and `left` (its status)
+    FAULTS_ROOM     the folder in which changes to files are counted
+    FAULTS_STRIKE   "SIGKILL|3|open work/run/base/last.pt": that signal before the third change that is alike
+    FAULTS_TRACE    every change gets a line
+    FAULTS_WORKER   the image at which a worker process runs out of memory
+    FAULTS_ALSO     a Python file that is run first, to break something
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import re
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+# VGG16's layers with a sixteenth of the channels, as in the tests.
+THIN = (4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M")
+
+# Audit events that change a file or folder -> which of their arguments is the path that matters.
+_EVENTS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.truncate": 0, "os.link": 1}
+
+_mark = -1  # file descriptor of FAULTS_MARK
+
+
+def mark(word: str, text: str = "") -> None:
+    """Add a line to the mark."""
+    if _mark >= 0:
+        os.write(_mark, f"{time.monotonic():.6f} {word} {text}\n".encode())
+
+
+def alike(text: str) -> str:
+    """A text without the numbers and names by chance in which one process differs from another."""
+    return re.sub(r"\b[0-9a-f]{8,16}\b|\d{3,}|(?<=probabilities-)[a-z0-9_]{8}\b", "N", text)
+
+
+def send(kind: str, pid: int) -> None:
+    """Send what `kind` says: `SIGTERM` to the process, `SIGTERM group` to its group, `SIGINT twice`, or
+    `SIGTERM KILL`: a SIGTERM, and a SIGKILL a moment later."""
+    name, _, more = kind.partition(" ")
+    number = signal.Signals[name]
+    if more == "group":
+        os.killpg(os.getpgid(pid), number)
+        return
+    os.kill(pid, number)
+    if more:
+        time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL if more == "KILL" else number)
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Changes modules right after they are imported: a process that waits for torch does so where tinynet does."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        change = _CHANGES.get(name)
+        spec = change and importlib.machinery.PathFinder.find_spec(name, path)
+        if not spec or not spec.loader:
+            return None
+        fill = spec.loader.exec_module
+
+        def fill_and_change(module: Any) -> None:
+            fill(module)
+            change(module)
+
+        spec.loader.exec_module = fill_and_change
+        return spec
+
+
+def _thin(vgg: Any) -> None:
+    vgg.cfgs["D"] = list(THIN)
+
+
+def _sooner(name: str, seconds: float) -> Callable[[Any], None]:
+    """Sets an interval of a module, which must be there: else the harness would test less than it says."""
+    def change(module: Any) -> None:
+        if not hasattr(module, name):
+            raise AttributeError(f"{module.__name__} has no {name} any more; benchmarks/killing/launch.py sets it")
+        setattr(module, name, seconds)
+    return change
+
+
+def _telling(cli: Any) -> None:
+    """`cli.run` says when the command begins, its signals being handled, and when it has done all."""
+    run = cli.run
+
+    def telling(main: Callable[[], None], *more: Any, **named: Any) -> Any:
+        def told() -> None:
+            mark("began")
+            main()
+            mark("done")
+        return run(told, *more, **named)
+    cli.run = telling
+
+
+def _forgetful(image: Any) -> None:
+    """Decoding runs out of memory in a worker process, where FAULTS_WORKER says so."""
+    convert, decoded = image.Image.convert, 0
+
+    def convert_or_fail(self: Any, *more: Any, **named: Any) -> Any:
+        nonlocal decoded
+        if os.environ.get("FAULTS_WORKER") and os.getpid() != os.getsid(0):
+            decoded += 1
+            if decoded == int(os.environ["FAULTS_WORKER"]):
+                raise MemoryError("of a worker process")
+        return convert(self, *more, **named)
+    image.Image.convert = convert_or_fail
+
+
+_CHANGES: dict[str, Callable[[Any], None]] = {
+    "tinynet.cli": _telling, "tinynet.models.vgg": _thin, "PIL.Image": _forgetful,
+    "tinynet.fit.loop": _sooner("_FLUSH_AFTER", 0.02), "tinynet.fit.features": _sooner("_SAVE_EVERY", 0.05),
+    "tinynet.jobs.stages": _sooner("_SAVE_EVERY", 0.03)}
+
+
+def small() -> None:
+    """From now on tinynet is small; it must not be imported yet."""
+    sys.meta_path.insert(0, _AfterImport())
+
+
+class _Watch:
+    """Counts what this process changes in a folder, workers aside, and strikes it before one of the changes."""
+
+    def __init__(self, room: str, strike: str, trace: bool):
+        self.room, self.trace, self.count, self.pid = room + os.sep, trace, 0, os.getpid()
+        self.kind, number, self.change = strike.split("|", 2) if strike else ("", 0, "")
+        self.left = int(number)
+
+    def __call__(self, event: str, values: tuple[Any, ...]) -> None:
+        if (event not in _EVENTS and event != "os.fork") or os.getpid() != self.pid:
+            return
+        text = self._change(event, values)
+        if text is None:
+            return
+        self.count += 1
+        if self.count == 1:
+            mark("first")
+        if self.trace:
+            mark("change", text)
+        if self.left and alike(text) == self.change:
+            self.left -= 1
+            if not self.left:
+                mark("struck", f"before {text} (change {self.count})")
+                send(self.kind, self.pid)
+
+    def _change(self, event: str, values: tuple[Any, ...]) -> str | None:
+        """What is about to change in the room; None where nothing is."""
+        if event == "os.fork":
+            return "fork"
+        if event == "open" and not (isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR)):
+            return None
+        path = values[_EVENTS[event]]
+        if isinstance(path, int) or path is None:
+            return None
+        path = os.path.abspath(os.fsdecode(path))
+        if not path.startswith(self.room) or (event == "os.mkdir" and os.path.isdir(path)):
+            return None
+        return f"{event} {path.removeprefix(self.room)}"
+
+
+def run(words: list[str]) -> None:
+    """Run `-m MODULE ARGUMENTS` as Python does, in this process."""
+    global _mark
+    setting = os.environ
+    if path := setting.get("FAULTS_MARK"):
+        _mark = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with suppress(PermissionError):  # the leader of a session already
+        os.setsid()  # so that a signal to the group reaches this process and its workers alone
+    mark("pid", str(os.getpid()))
+    watch = _Watch(setting.get("FAULTS_ROOM", os.getcwd()), setting.get("FAULTS_STRIKE", ""),
+                   "FAULTS_TRACE" in setting)
+    if path := setting.get("FAULTS_ALSO"):
+        exec(compile(Path(path).read_text(), path, "exec"), {"__name__": "also"})
+    sys.addaudithook(watch)
+    _, module, *sys.argv[1:] = words
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        mark("left", str(end.code if isinstance(end.code, int) else int(bool(end.code))))
+        raise
+    mark("left", "0")
+
+
+if __name__ == "__main__":
+    small()
+    run(sys.argv[1:])

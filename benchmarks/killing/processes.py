@@ -1,0 +1,263 @@
+"""Processes of command lines: started in a shell, struck by a signal, waited for, and looked for when they are orphans.
+
+It needs Linux: `/proc` says which processes a session has.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.killing.launch import send
+
+ROOT = Path(__file__).parents[2]
+_LOOK_EVERY = 0.002  # seconds
+# Both ways run what the shell calls `python`: by the server, whose forks start at once, or as a process of its own.
+_PYTHON = """#!/bin/sh
+if [ -n "$FAULTS_SERVER" ]; then exec '{python}' -I -S '{client}' "$@"; fi
+exec '{python}' -m benchmarks.killing.launch "$@"
+"""
+_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "no_proxy": "*",
+             "SOURCE_DATE_EPOCH": "0"}  # the last: figures would hold the time
+
+
+@dataclass(frozen=True)
+class Room:
+    """The folder of one trial: `work`, in which commands run, `tmp` for temporary files, `logs` of the processes.
+
+    `disk`: where the first two are, if not in `path`.
+    """
+
+    path: Path
+    disk: Path | None = None
+
+    @property
+    def inside(self) -> Path:
+        return self.disk or self.path
+
+    @property
+    def work(self) -> Path:
+        return self.inside / "work"
+
+    @property
+    def tmp(self) -> Path:
+        return self.inside / "tmp"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def make(self, start: Path | None = None) -> "Room":
+        """Make the folders; `work` begins as a copy of `start`."""
+        for folder in (self.tmp, self.logs):
+            folder.mkdir(parents=True)
+        if start:
+            shutil.copytree(start, self.work)
+        else:
+            self.work.mkdir()
+        return self
+
+
+@dataclass(frozen=True)
+class Strike:
+    """Which signals, and when: `after` so many seconds since the command `began`, or since its `first` change to a
+    file, which comes after its imports; or before the change called `change`, the one of that `number`."""
+
+    kind: str
+    after: float = 0.0
+    since: str = "began"
+    change: str = ""
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process ended. `status`: None where a signal ended it; `struck`: at what moment, empty where it was not.
+
+    `complete`: it had done all when it was struck. `still`: it had not ended in time. `seconds`: of the command,
+    start-up of the interpreter aside. `real`: no fork. `traced`: its changes to files. `pid`: of the process, which is
+    its session too.
+    """
+
+    line: str
+    pid: int
+    status: int | None
+    struck: str
+    began: bool
+    complete: bool
+    still: bool
+    seconds: float
+    real: bool
+    traced: list[str]
+    ended: float
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line on standard error."""
+        lines = self.err.replace("\r", "\n").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@dataclass
+class Running:
+    """A command line that runs."""
+
+    line: str
+    shell: subprocess.Popen
+    mark: Path
+    real: bool = False
+    struck: str = ""
+
+    def marks(self) -> list[tuple[float, str, str]]:
+        """Time, word and text of every whole line of the mark."""
+        text = self.mark.read_text() if self.mark.is_file() else ""
+        lines = [line.split(" ", 2) for line in text.split("\n")[:-1]]
+        return [(float(moment), word, rest) for moment, word, rest in lines]
+
+    def first(self, word: str) -> tuple[float, str] | None:
+        """Time and text of the first line with that word."""
+        return next(((moment, rest) for moment, other, rest in self.marks() if other == word), None)
+
+    def until(self, word: str, limit: float) -> bool:
+        """Wait for a word; False where the process ends, or the time does, without it."""
+        end = time.monotonic() + limit
+        while not self.first(word):
+            if self.shell.poll() is not None or time.monotonic() > end:
+                return self.first(word) is not None
+            time.sleep(_LOOK_EVERY)
+        return True
+
+    def strike(self, strike: Strike, limit: float) -> None:
+        """Send the signals when their time has come, unless the command has ended by then."""
+        if not self.until(strike.since, limit):
+            return
+        due = self.first(strike.since)[0] + strike.after
+        while time.monotonic() < due:
+            if self.first("left") or self.shell.poll() is not None:
+                return
+            time.sleep(max(0.0, min(_LOOK_EVERY, due - time.monotonic())))
+        with suppress(ProcessLookupError):
+            send(strike.kind, int(self.first("pid")[1]))
+            self.struck = f"{strike.after:.3f} s after it {'began' if strike.since == 'began' else 'changed a file'}"
+
+    def ending(self, limit: float) -> Ending:
+        """Wait for the end; after `limit` seconds the process is killed, and `still` says so."""
+        still = False
+        try:
+            self.shell.wait(limit)
+        except subprocess.TimeoutExpired:
+            still = True
+            end_session(int(self.first("pid")[1]) if self.first("pid") else self.shell.pid)
+            with suppress(subprocess.TimeoutExpired):
+                self.shell.wait(5)
+            self.shell.kill()
+        first = {word: (moment, rest) for moment, word, rest in reversed(self.marks())}
+        leave = first.get("left")
+        # An exception that nobody caught is status 1; what a shell says of signals lies above 128.
+        code = int(leave[1]) if leave else self.shell.wait()
+        status = code if leave or 0 <= code < 128 else None
+        began, now = first.get("began"), time.monotonic()
+        struck = first["struck"][1] if "struck" in first else self.struck
+        out, err = (self.mark.with_suffix(kind).read_text(errors="replace") for kind in (".out", ".err"))
+        return Ending(self.line, int(first.get("pid", (0, "0"))[1]), status, struck, began is not None,
+                      "done" in first and ("struck" not in first or first["done"][0] < first["struck"][0]), still,
+                      (leave[0] if leave else now) - began[0] if began else 0.0, self.real,
+                      [rest for _, word, rest in self.marks() if word == "change"], now, out, err)
+
+
+class Processes:
+    """Starts command lines in a shell whose `python` runs tinynet in small (`launch.py`)."""
+
+    def __init__(self, root: Path):
+        self._sockets = Path(tempfile.mkdtemp(prefix="faults-"))  # the path of a socket must be short
+        folder = root / "bin"
+        folder.mkdir(parents=True)
+        python = folder / "python"
+        python.write_text(_PYTHON.format(python=sys.executable, client=Path(__file__).with_name("client.py")))
+        python.chmod(0o755)
+        drop = {name for name in os.environ if name.startswith(("TINYNET", "FAULTS"))}
+        self.environment = {name: value for name, value in os.environ.items() if name not in drop} | _SETTINGS | {
+            "PATH": f"{folder}:{os.environ.get('PATH', os.defpath)}", "PYTHONPATH": str(ROOT),
+            "MPLCONFIGDIR": str(root / "matplotlib")}
+        self._address = str(self._sockets / "s")
+        self._server = subprocess.Popen([sys.executable, "-m", "benchmarks.killing.server", self._address],
+                                        stdin=subprocess.PIPE, env=self.environment, cwd=root, start_new_session=True)
+        end = time.monotonic() + 120
+        while not os.path.exists(self._address):
+            if self._server.poll() is not None or time.monotonic() > end:
+                raise RuntimeError("the server of forks did not start; its error stands above")
+            time.sleep(0.05)
+
+    def start(self, line: str, room: Room, strike: Strike | None = None, *, real: bool = False,
+              **more: str) -> Running:
+        """Start a command line in a room; `more`: environment. A strike before a change is the process's own to carry
+        out, one after a time is `Running.strike`'s."""
+        mark = room.logs / f"{len(list(room.logs.glob('*.mark'))) + 1:02}.mark"
+        mark.touch()
+        variables = self.environment | {"FAULTS_MARK": str(mark), "FAULTS_ROOM": str(room.inside),
+                                        "TMPDIR": str(room.tmp), **more}
+        if not real:
+            variables["FAULTS_SERVER"] = self._address
+        if strike and strike.change:
+            variables["FAULTS_STRIKE"] = f"{strike.kind}|{strike.number}|{strike.change}"
+        with open(mark.with_suffix(".out"), "wb") as out, open(mark.with_suffix(".err"), "wb") as err:
+            shell = subprocess.Popen(line, shell=True, cwd=room.work, env=variables, stdin=subprocess.DEVNULL,
+                                     stdout=out, stderr=err, start_new_session=True)
+        return Running(line, shell, mark, real)
+
+    def run(self, line: str, room: Room, strike: Strike | None = None, *, limit: float = 120.0, real: bool = False,
+            **more: str) -> Ending:
+        """Start a command line, strike it, and wait for its end."""
+        running = self.start(line, room, strike, real=real, **more)
+        if strike and not strike.change:
+            running.strike(strike, limit)
+        ending = running.ending(limit)
+        how = f"{strike.kind}, {ending.struck or 'not reached'}" if strike else "by itself"
+        with open(room.logs / "lines.txt", "a") as stream:
+            stream.write(f"{line}\n    # {'python' if real else 'fork'} {ending.pid}; {how}; status {ending.status}; "
+                         f"{ending.last}\n")
+        return ending
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.stdin.close()
+        self._server.wait(10)
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def in_session(session: int) -> list[int]:
+    """The processes of a session that live."""
+    members = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                state, _, _, number = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(number) == session and state not in "ZX":
+                    members.append(int(folder.name))
+    return members
+
+
+def orphans(endings: list[Ending], seconds: float) -> list[Ending]:
+    """Those of ended processes whose workers still live when `seconds` have passed since; those workers are killed."""
+    parents = [ending for ending in endings if ending.pid and in_session(ending.pid)]
+    while parents and time.monotonic() < max(ending.ended for ending in parents) + seconds:
+        time.sleep(0.1)
+        parents = [ending for ending in parents if in_session(ending.pid)]
+    for ending in parents:
+        end_session(ending.pid)
+    return parents
+
+
+def end_session(session: int) -> None:
+    """Kill what lives of a session."""
+    for pid in in_session(session):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,116 @@
+"""What a room holds, compared with what an undisturbed one holds: bits, rows and pages, without times and rates."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.killing.processes import Room
+
+_TIMES = {"seconds", "pictures_per_second", "images_per_second"}
+_MOST = 3  # values of a file that are named
+
+
+def differences(expected: Room, room: Room) -> list[str]:
+    """A line for whatever is missing, is another, or was left behind, temporary files included; none where all is the
+    same."""
+    theirs, ours = names(expected.work), names(room.work)
+    lines = [f"missing: {name}" for name in _topmost(theirs - ours)]
+    lines += [f"left behind: {name}" for name in _topmost(ours - theirs)]
+    # Python's own folder of a worker process that was killed is nobody's to remove, nor the file by which torch asks
+    # whether more files can be opened.
+    lines += [f"left behind: {name} in the temporary folder" for name in _topmost(names(room.tmp))
+              if not re.fullmatch(r"pymp-\w+|tmp\w{8}", name)]
+    for name in sorted(theirs & ours):
+        if (expected.work / name).is_file():
+            lines += file_differences(name, name, expected, room)
+    return lines
+
+
+def names(folder: Path) -> set[str]:
+    """Files and folders below a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def _topmost(paths: set[str]) -> list[str]:
+    """Those that lie in none of the others."""
+    return sorted(path for path in paths if not any(str(folder) in paths for folder in Path(path).parents))
+
+
+def file_differences(theirs: str, ours: str, expected: Room, room: Room) -> list[str]:
+    """A line where the file `ours` of a room holds other values than the file `theirs` of the expected one."""
+    paths = expected.work / theirs, room.work / ours
+    if not paths[1].is_file():
+        return [f"{ours}: is no file"]
+    if paths[0].read_bytes() == paths[1].read_bytes():
+        return []
+    read = _READERS.get(Path(ours).suffix, _bytes)
+    try:
+        values = [dict(_leaves(read(path, one.inside))) for path, one in zip(paths, (expected, room), strict=True)]
+    except Exception as error:  # what was written in part raises nearly anything
+        return [f"{ours}: cannot be read ({type(error).__name__})"]
+    other = [place for place in values[0] | values[1] if values[0].get(place) != values[1].get(place)]
+    more = [f"and {len(other) - _MOST} more"] if len(other) > _MOST else []
+    places = ", ".join([place or "its content" for place in other[:_MOST]] + more)
+    return [f"{ours}: differs in {places}"] if other else []
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value and array inside a value, with its place, such that equal bits are equal."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in _TIMES:
+                yield from _leaves(inner, f"{place}.{key}".lstrip("."))
+        yield f"{place}.keys".lstrip("."), [key for key in value if key not in _TIMES]
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{place}[{number}]")
+        yield f"{place}.length", len(value)
+    elif isinstance(value, torch.Tensor):
+        bits = value.contiguous().reshape(-1).view(torch.uint8) if value.numel() else value
+        yield place, (str(value.dtype), tuple(value.shape), bits.numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        yield place, (str(value.dtype), value.shape, value.tobytes())
+    else:
+        yield place, value if isinstance(value, bytes) else repr(value)
+
+
+def _text(path: Path, room: Path) -> str:
+    return path.read_text(encoding="utf-8").replace(str(room), "ROOM")
+
+
+def _bytes(path: Path, _: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _json(path: Path, room: Path) -> Any:
+    return json.loads(_text(path, room))
+
+
+def _rows(path: Path, room: Path) -> list[Any]:
+    return [json.loads(line) for line in _text(path, room).splitlines()]
+
+
+def _checkpoint(path: Path, _: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _arrays(path: Path, _: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = dict(stored)
+    if "about" in arrays:
+        arrays["about"] = json.loads(arrays["about"].item())
+    return arrays
+
+
+def _drawing(path: Path, _: Path) -> bool:
+    """Whether an SVG is whole: matplotlib draws the names in it by chance."""
+    return path.read_text(encoding="utf-8").rstrip().endswith("</svg>")
+
+
+_READERS: dict[str, Callable[[Path, Path], Any]] = {
+    ".json": _json, ".jsonl": _rows, ".pt": _checkpoint, ".npz": _arrays, ".svg": _drawing, ".html": _text}
