@@ -21,10 +21,10 @@ take it; so is what changes the shape of a tensor in place. A gradient never goe
 """
 
 import math
-import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from importlib import import_module
 from unittest.mock import patch
 from weakref import WeakValueDictionary
 
@@ -39,7 +39,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _make_wrapper = Tensor._make_wrapper_subclass
 _parse_to = torch._C._nn._parse_to
 _group_tensors = torch._C._group_tensors_by_device_and_dtype
-_GROUPING = [sys.modules[name] for name in ("torch.optim.optimizer", "torch.nn.utils.clip_grad")]
+_GROUPING = [import_module(f"torch.{name}") for name in ("optim.optimizer", "optim.swa_utils", "nn.utils.clip_grad")]
 _HEALTH_CHECKS = [name for name in dir(torch.optim.Optimizer) if name.endswith("_graph_capture_health_check")]
 _PINNING = {"is_pinned", "pin_memory", "_pin_memory"}
 

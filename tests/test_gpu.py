@@ -32,7 +32,7 @@ from tinynet.fit.features import train_features
 from tinynet.fit.inputs import epoch_batches
 from tinynet.fit.loop import Training, fit
 from tinynet.fit.recipes import RECIPES, TUNED
-from tinynet.jobs import stages, zero_shot
+from tinynet.jobs import scorer, stages, zero_shot
 from tinynet.jobs.plan import Plan
 from tinynet.models.vgg import Classifier
 from tinynet.models.weights import load_backbone
@@ -96,7 +96,7 @@ def device_of(arithmetic):
 def rows_of(command, *flags):
     """The rows that a command prints."""
     ran = call(command, *flags, "--json")
-    assert ran.status == 0, ran.err
+    assert ran.status == 0, "\n".join(reversed(ran.err.splitlines()))  # the last line says why
     return json.loads(ran.out)
 
 
@@ -280,6 +280,43 @@ def test_features_of_each_device_are_kept_apart(there, gpu_run, arithmetic):
     devices = {(manifest["device"], manifest["precision"]) for manifest in manifests}
     assert ("cpu", "float32") in devices
     assert devices & {("cuda", str(dtype).removeprefix("torch.")) for dtype in DTYPES[arithmetic]}
+
+
+def test_what_is_frozen_has_one_cache_for_all_gpus(there, tmp_path):
+    """A T4 and an A100 compute the same features; one that lost three bits to bfloat16 would not."""
+    flags = ("--stage", "base", *BASE, "--data", there.data[1], "--cache", tmp_path / "cache")
+    for capability, kept in (((7, 5), 1), ((8, 0), 0), ((6, 1), 1)):
+        with pretend_gpu(capability) as gpu:
+            ran = call(train, *flags, "--out", tmp_path / f"{capability}")
+            assert ran.status == 0, ran.err
+        dtype = torch.float32 if capability < (7, 0) else torch.float16
+        assert set(gpu.convolutions) <= {dtype} and bool(gpu.convolutions) == bool(kept)
+        facts = json.loads((tmp_path / f"{capability}/base/recipe.json").read_text())["device"]
+        learns = {6: "float32", 7: "float16", 8: "bfloat16"}[capability[0]]
+        assert (facts["precision"], facts.get("frozen")) == (learns, "float16" if learns == "bfloat16" else None)
+        row = json.loads((tmp_path / f"{capability}/base/scores.jsonl").read_text().splitlines()[0])
+        assert row["precision"] == str(dtype).removeprefix("torch.")
+    assert len(list((tmp_path / "cache").glob("features-*"))) == 4  # of train and hold-out, in float16 and float32
+
+
+def test_a_resumed_run_keeps_both_kinds_of_floats(there, tmp_path, monkeypatch):
+    flags = ("--stage", "base", *BASE, *there.data, "--epochs", "2")
+    with pretend_gpu((8, 0)):
+        with monkeypatch.context() as patch:
+            stop_after(patch, 2)
+            assert call(train, *flags, "--out", tmp_path / "run").status == 130
+        ran = call(train, "--resume", tmp_path / "run")
+    assert ran.status == 0 and "bfloat16, float16 where frozen" in ran.err and "same steps" not in ran.err
+
+
+def test_the_rate_of_the_first_view_does_not_include_the_start_of_the_gpu(there, tmp_path, monkeypatch):
+    shutil.copytree("cpu", tmp_path / "run", ignore=shutil.ignore_patterns("probabilities"))
+    events, probabilities = [], scorer.view_probabilities
+    monkeypatch.setattr(scorer, "view_probabilities", lambda *given: events.append("network") or probabilities(*given))
+    monkeypatch.setattr(scorer.time, "perf_counter", lambda: events.append("clock") or float(len(events)))
+    with pretend_gpu():
+        rows_of(evaluate, "--run", tmp_path / "run", "--stage", "finetune", "--tta", "flip", "--split", "val")
+    assert events == ["network", "clock", "network", "clock", "clock", "network", "clock"]
 
 
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(there, arithmetic, monkeypatch):

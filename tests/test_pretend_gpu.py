@@ -10,6 +10,7 @@ import torch
 from pretend_gpu import CUDA, MEMORY_ERRORS, pretend_gpu
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 @pytest.fixture
@@ -230,6 +231,16 @@ def learnt(device):
 
 def test_it_learns_what_the_cpu_learns(gpu):
     assert torch.equal(learnt("cuda"), learnt("cpu"))
+
+
+def test_the_average_of_torch_itself_waits(gpu):
+    """It sends its count to the device at every step."""
+    network = nn.Linear(3, 2).cuda()
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    average.update_parameters(network)
+    gpu.waits.clear()
+    average.update_parameters(network)
+    assert gpu.waits["sent"]
 
 
 def test_it_is_gone_afterwards():
