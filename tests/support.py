@@ -65,20 +65,26 @@ def in_floats(pictures):
 
 def call(command, *flags):
     """Run a command as the shell would, here: its exit status and what it wrote. Its advice must be possible."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err, parsers = io.StringIO(), io.StringIO(), []
+
+    def main():
+        try:
+            command.main([str(flag) for flag in flags])
+        finally:
+            parsers.append(cli.Parser.current)
+
     with (redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "unraisablehook", sys.unraisablehook),
           pytest.raises(SystemExit) as ended):
-        cli.run(lambda: command.main([str(flag) for flag in flags]))
-    for line in err.getvalue().splitlines():
-        assert not (impossible := impossible_flags(line)), (impossible, line)
+        cli.run(main)
+    for line in err.getvalue().splitlines() if parsers[0] else ():
+        assert not (impossible := impossible_flags(line, parsers[0])), (impossible, line)
     return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
 
 
-def impossible_flags(line, current=None):
+def impossible_flags(line, current):
     """The flags in a line of advice that the command which says it, or another that the line names, does not have."""
     if "unrecognized arguments" in line:
         return []
-    current = current or cli.Parser.current
     own, _, others = line.partition("python -m tinynet")
     wrong = [flag for flag in FLAG.findall(own) if flag not in current._option_string_actions]
     for module, rest in re.findall(r"(tinynet(?:\.\w+)?)((?:(?!python -m).)*)", f"tinynet{others}" if others else ""):
@@ -103,7 +109,7 @@ def flags_of(module):
         keep(self, *given, **kwargs)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), suppress(SystemExit):
         patch.setattr(cli.Parser, "__init__", remember)
-        patch.setattr(cli.Parser, "current", cli.Parser.current)
+        patch.setattr(cli.Parser, "current", None)
         import_module(f"{module}.__main__" if module in ("tinynet.data", "tinynet.report") else module).main(["--help"])
     return {flag for parser in parsers for flag in parser._option_string_actions}
 

@@ -1046,6 +1046,7 @@ def test_the_map_of_the_commands_names_them_all():
         assert f"python -m {name.removesuffix('.__main__')} " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_whole_vgg16_goes_all_the_way_as_programs(tmp_path):
     data = synthetic(tmp_path / "drawn.zip", classes=2, train=3, val=1, test=1, side=32)
     done = program("tinynet.train", "--data", data, "--out", tmp_path / "run", "--json", *SMALL,

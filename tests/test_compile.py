@@ -22,6 +22,8 @@ from tinynet.runs import StageFolder
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler here")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def nothing_compiled_yet():

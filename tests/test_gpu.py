@@ -629,6 +629,7 @@ def run_cells(path):
     return output.getvalue()
 
 
+@pytest.mark.slow
 def test_notebooks_run(there, tmp_path, monkeypatch):
     """All five, one after the other, in one process and one folder, with a shorter training on fewer images."""
     backend = pytest.importorskip("matplotlib_inline.backend_inline")

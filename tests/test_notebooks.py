@@ -14,6 +14,7 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 sys.path.insert(0, str(ROOT / "notebooks"))
 execute = __import__("execute")
+pytestmark = pytest.mark.slow
 
 # What the last cell says on drawn pictures too: that the notebook came to its end, with figures of its own.
 ANSWERS = {"01_data": r"val as it is: batches \(64, 3, 32, 32\), 8 labels, 20 to 20 pictures each",

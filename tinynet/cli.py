@@ -207,11 +207,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     """
     write_always()
     try:
-        try:
-            with interrupted_by(ENDING, interrupt):
-                main()
-        finally:
-            sys.stdout.flush()  # at exit it would be too late to be silent about a reader who has left
+        _run(main)
     except (InputError, FloatingPointError) as error:  # the latter: a training that diverged says what to lower
         _end(f"error: {error}", 2)
     except Interrupted as error:
@@ -230,7 +226,17 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         flags = " or ".join(Parser.flags("batch", "size", "workers"))
         _end(f"error: out of memory; close other programs{f', or name a smaller {flags}' if flags else ''}", 2)
+    finally:
+        Parser.current = None
     raise SystemExit(0)
+
+
+def _run(main: Callable[[], None]) -> None:
+    try:
+        with interrupted_by(ENDING, interrupt):
+            main()
+    finally:
+        sys.stdout.flush()  # at exit it would be too late to be silent about a reader who has left
 
 
 def _what_failed(error: OSError) -> str:

@@ -11,8 +11,8 @@ Every mode that Pillow opens is brought to 8 bits as it looks, or refused by nam
 
 import io
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,7 +58,7 @@ def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _long_texts():
             warnings.simplefilter("ignore")  # of bombs, which are looked at here, and of harmless oddities in files
             stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
             with stream, Image.open(stream, formats=_formats()) as image:
@@ -82,6 +82,18 @@ def image_endings() -> frozenset[str]:
     Image.init()
     return frozenset(ending for ending, kind in Image.registered_extensions().items()
                      if kind in Image.OPEN and kind not in _NO_IMAGES)
+
+
+@contextmanager
+def _long_texts() -> Iterator[None]:
+    """Let a PNG have texts and colour profiles of more than a megabyte; Pillow refuses such images whole."""
+    from PIL import PngImagePlugin
+
+    most, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    try:
+        yield
+    finally:
+        PngImagePlugin.MAX_TEXT_CHUNK = most
 
 
 class _Unfit(ValueError):
