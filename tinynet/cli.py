@@ -257,7 +257,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _end(line: str, status: int) -> NoReturn:
     start = "\r" if sys.stderr.isatty() else ""  # over a progress bar; in a file it would be a line of its own
-    print(start + " ".join(line.split()), file=sys.stderr)
+    print(start + printable(" ".join(line.split())), file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -278,10 +278,16 @@ def command() -> list[str]:
     return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec else list(sys.argv)
 
 
+def printable(line: str) -> str:
+    """The line, with question marks for what would command a terminal: names of files may hold anything."""
+    return "".join(letter if letter.isprintable() or letter == "\t" else "?" for letter in line)
+
+
 def say(line: str) -> None:
     """Tell the user something on standard error, above any progress bars; not with `--quiet`."""
     if _Quiet.asked:
         return
+    line = "\n".join(map(printable, line.split("\n")))
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
     else:

@@ -166,7 +166,7 @@ def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
     while True:
-        with open(path, "a") as stream:
+        with open(path, "a", opener=_open_at_once) as stream:
             try:
                 _lock(stream, wait=False)
             except BlockingIOError:
@@ -180,6 +180,11 @@ def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
             finally:
                 with postponed():
                     path.unlink(missing_ok=True)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, or raise; what has the name of a lock and is a pipe would be waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -263,6 +268,15 @@ def refuse_existing(flag: str, path: str | Path) -> None:
     """Raise `InputError` where something has the name that a new folder is to get."""
     if Path(path).exists():
         raise InputError(f"{flag} {path}: is there already; name a new folder")
+
+
+def read_text(path: str | Path, most: int = 2**26) -> str:
+    """The text of a file in UTF-8; raises `OSError`, and `ValueError` where it is not text or has more than `most`
+    bytes."""
+    with open(path, "rb") as stream:
+        if (size := os.fstat(stream.fileno()).st_size) > most:
+            raise ValueError(f"{size:,} bytes are too many")
+        return stream.read(most).decode("utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynet.errors import InputError
-from tinynet.files import locked, write_text
+from tinynet.files import locked, read_text, write_text
 
 ROOT = Path("runs")
 STAGES = ("base", "finetune", "fixres")
@@ -25,6 +25,7 @@ _IN_SCORES = {"split": str, "views": str, "merge": str, "size": int, "top1": flo
 _NUMBERS = {"n": int, "ece": float, "forwards": int, **_SCORES}  # of a row of scores, where it has them
 _IN_LOG = {"kind": str, "step": int, "epoch": int}
 _IN_KIND = {"step": {"lr": float, "loss": float}, "epoch": {"loss": float, "seconds": float, "holdout": _SCORES}}
+_LARGEST = 2**30  # bytes of a log: ten million steps
 _AS_IT_WAS = "put the file back as it was, or move it away"
 
 
@@ -73,14 +74,14 @@ class StageFolder:
         """Whether training came to its end: it closes with the hold-out's score."""
         return (self.path / "scores.jsonl").is_file() and self.best.is_file()
 
-    def read_recipe(self) -> dict[str, Any]:
-        """What `recipe.json` says; raises `InputError` where it cannot be read, or says less than it must."""
+    def read_recipe(self, keys: dict[str, Any] = _IN_RECIPE) -> dict[str, Any]:
+        """What `recipe.json` says; raises `InputError` where it cannot be read, or lacks one of `keys`, by type."""
         try:
-            stored = json.loads(self.recipe.read_text(encoding="utf-8"))
+            stored = json.loads(read_text(self.recipe))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.recipe}: cannot be read ({_reason(error)}); name a folder that tinynet.train "
                              "wrote") from None
-        if wrong := _lacks(stored, _IN_RECIPE):
+        if wrong := _lacks(stored, keys):
             raise InputError(f"{self.recipe}: {wrong}; name a folder that tinynet.train wrote")
         return stored
 
@@ -177,7 +178,7 @@ def read_rows(path: Path, keys: dict[str, Any] | None = None) -> list[dict[str, 
     if not path.is_file():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path, _LARGEST).split("\n")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({_reason(error)}); {_AS_IT_WAS}") from None
     rows = []
@@ -193,7 +194,8 @@ def read_rows(path: Path, keys: dict[str, Any] | None = None) -> list[dict[str, 
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or {"UnicodeDecodeError": "not text"}.get(type(error).__name__, "not JSON")
+    known = {"UnicodeDecodeError": "not text", "ValueError": str(error)}
+    return getattr(error, "strerror", None) or known.get(type(error).__name__, "not JSON")
 
 
 def _lacks(row: Any, keys: dict[str, Any]) -> str:

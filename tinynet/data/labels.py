@@ -18,6 +18,7 @@ DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _LABEL_NAMES = {"label", "labels", "class", "class_id", "classid", "wnid", "synset", "target", "category",
                 "predictionstring"}
 
+_LARGEST = 2**28  # bytes
 _WNID = re.compile(r"n\d{8}\b")
 
 Table = list[list[str]]
@@ -61,7 +62,11 @@ class Labels:
 
     def _text(self) -> str:
         try:
+            if Path(self.source).stat().st_size > _LARGEST:
+                raise self._error(f"has more than {_LARGEST:,} bytes, which no list of labels has")
             return as_text(Path(self.source).read_bytes())
+        except InputError:
+            raise
         except OSError as error:
             raise self._error(f"cannot be read ({error.strerror})") from None
         except ValueError:

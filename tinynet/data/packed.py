@@ -16,7 +16,7 @@ from tinynet.data.decode import decode as decode_any
 from tinynet.data.places import home
 from tinynet.data.workers import CHUNK, Read, in_child, in_workers
 from tinynet.errors import InputError
-from tinynet.files import clear_leftovers, locked, new_array, whole_file, whole_folder, write_json
+from tinynet.files import clear_leftovers, locked, new_array, read_text, whole_file, whole_folder, write_json
 
 FORMAT = 4  # 3 had images of more than 8 bits as white
 _MANIFEST = {"counts", "side", "wnids", "names", "contents", "source"}  # what a manifest must hold
@@ -43,8 +43,12 @@ class PackedPart:
     @cached_property
     def files(self) -> list[str]:
         """The pictures' file names inside the archive."""
-        text = (self._folder / f"{self.name}.files.txt").read_bytes().decode("utf-8", "surrogateescape")
-        return text.split("\n")[:-1]
+        path = self._folder / f"{self.name}.files.txt"
+        names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+        if len(names) != len(self):
+            raise InputError(f"{path}: holds {len(names):,} names of {len(self):,} images; remove the folder "
+                             f"{self._folder}, and it is made again")
+        return names
 
 
 class Packed:
@@ -86,7 +90,7 @@ class Packed:
         dtype, dimensions = _KINDS[kind]
         try:
             array = np.load(path, mmap_mode="r" if count else None)  # an empty file cannot be mapped
-            if (array.dtype, array.ndim, len(array)) != (dtype, dimensions, count):
+            if (array.dtype, array.ndim, array.shape[:1]) != (dtype, dimensions, (count,)):
                 raise ValueError("other numbers")
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); remove the folder "
@@ -97,7 +101,7 @@ class Packed:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest in `folder`, or None where there is none of this format."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(folder / "manifest.json"))
     except (OSError, ValueError, RecursionError):
         return None
     whole = isinstance(manifest, dict) and manifest.get("format") == FORMAT and set(manifest) >= _MANIFEST

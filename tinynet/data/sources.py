@@ -225,6 +225,7 @@ class FolderSource:
     def read(self, name: str) -> bytes:
         """The bytes of one file; raises `InputError` where it cannot be read."""
         try:
+            _no_data(name, (self.path / name).stat().st_size, self.path)
             return (self.path / name).read_bytes()
         except OSError as error:
             raise InputError(f"{self.path / name}: cannot be read ({error.strerror}); fetch the archive "

@@ -58,6 +58,8 @@ def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], size: int,
         raise ValueError(f"{wrong[0]} does not fit" if wrong else f"size {size!r}")
     for name, tensor in weights.items():
         check_numbers(tensor, f"{path}: {name}")
+    if weights["backbone.std"].min() <= 0:
+        raise ValueError("its std is not above 0")
 
 
 def class_order(path: Path) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from tinynet.data.batches import Batch, batches, fetched, fitting, has_room, see
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device, InParts
 from tinynet.errors import InputError
-from tinynet.files import locked, new_array, write_json
+from tinynet.files import locked, new_array, read_text, write_json
 from tinynet.fit.inputs import change_pictures, epoch_batches, epoch_order
 from tinynet.fit.recipes import Stage
 from tinynet.models.int8 import Int8Backbone
@@ -178,7 +178,7 @@ def _first_of_more_views(cache: Path, manifest: dict[str, Any], taps: Sequence[s
     views = manifest["views"]
     for file in cache.glob("features-*/manifest.json"):
         with suppress(OSError, ValueError):  # what is not whole, or being removed, is passed over
-            other = json.loads(file.read_text(encoding="utf-8"))
+            other = json.loads(read_text(file))
             if isinstance(other, dict) and {**other, "views": views} == manifest and other["views"] > views:
                 return tuple(np.load(_file(file.parent, tap), mmap_mode="r")[:views] for tap in taps)
     return None
@@ -267,7 +267,7 @@ def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
     """Arrays to fill, and where an interrupted extraction of these taps stopped: view, batch, pictures."""
     shapes = [(source.views, len(source.rows), width) for width in widths]
     with suppress(OSError, ValueError, TypeError, KeyError):  # where nothing usable was left it starts anew
-        left = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        left = json.loads(read_text(folder / "progress.json"))
         view, start, seen = map(int, left["done"])
         # Of taps that were whole together some may have their names already.
         if set(taps) <= set(left["taps"]) and left.get("at_once") == source.at_once:

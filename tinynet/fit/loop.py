@@ -71,17 +71,42 @@ class Training:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
+        """Continue from `state`; raises `ValueError`, `KeyError` and others where that is another training's."""
+        self._check(state)
         for name in self._PLAIN:
             setattr(self, name, state[name])
         # Building a schedule sets the rates (pytorch#65342): the optimizer's state comes after the schedule's.
         for name in ("module", "schedule", "optimizer", "scaler", "average"):
             if getattr(self, name) is not None and state[name]:  # a scaler of another precision has no state
                 getattr(self, name).load_state_dict(state[name])
+        self._check_moments()
         torch.set_rng_state(state["rng"])
         random = state.get("device_rng", {}).get(self.device.device.type)
         if random is not None:  # another kind of device has another state
             self._device_random().set_rng_state(random)
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Raise `ValueError` unless the plain values of `state` are those of a training of this stage."""
+        for name in ("epoch", "step", "stale", "seen"):
+            if not isinstance(state[name], int) or isinstance(state[name], bool) or state[name] < 0:
+                raise ValueError(f"{name} is {str(state[name])[:40]}")
+        if not all(isinstance(state[name], (int, float)) for name in ("loss_sum", "seconds")):
+            raise ValueError("sums that are no numbers")
+        if state["step"] > self.steps:
+            raise ValueError(f"step {state['step']} of {self.steps}")
+        if state["best"] is not None and not isinstance(state["best"]["holdout"]["top1"], (int, float)):
+            raise ValueError("a best epoch without a score")
+
+    def _check_moments(self) -> None:
+        """Raise `ValueError` where the optimizer's state does not fit its weights; torch would write beyond it."""
+        for group in self.optimizer.param_groups:
+            if not all(isinstance(group[name], (int, float)) for name in ("lr", "weight_decay", "factor")):
+                raise ValueError("rates that are no numbers")
+            for weight in group["params"]:
+                for name, value in self.optimizer.state.get(weight, {}).items():
+                    wanted = torch.Size() if name == "step" else weight.shape
+                    if not isinstance(value, Tensor) or value.shape != wanted or not value.is_floating_point():
+                        raise ValueError(f"the optimizer's {name} has another shape than its weights")
 
     def _device_random(self) -> Any:
         """Where the device's own random state lives; the CPU's is torch's."""

@@ -87,6 +87,9 @@ class Namer:
                 if not read:
                     continue
                 found = see(network, [picture for _, picture in read], chosen, self.device)
+                if found.isnan().any():
+                    raise FloatingPointError("some of the network's probabilities are not numbers; use --precision "
+                                             "float32, or another run")
                 if explain and not rows:
                     seen = [view(read[0][1][None].float() / 255)[0] for view in chosen.views.values()]
                     self._explain(explain, read[0][0], list(chosen.views), seen, found[:, :1], merge)
@@ -115,9 +118,11 @@ def run_namer(folder: StageFolder, device: Device) -> Namer:
     """The network of a finished stage; its classes are called as ImageNet calls them, others as the data did."""
     wnids = class_order(folder.best)
     model, size = load_model(folder.best, wnids)
-    device = device.when_learning() if Plan.of(folder).learns_convolutions(folder.stage) else device.when_frozen()
+    if device.frozen:
+        device = device.when_learning() if Plan.of(folder).learns_convolutions(folder.stage) else device.when_frozen()
     running = model.for_inference(device.device, device.dtype)
-    called = {wnid: name.split(",")[0] for wnid, name in folder.read_recipe().get("classes", {}).items()}
+    classes = folder.read_recipe({}).get("classes", {})
+    called = {wnid: str(name).split(",")[0] for wnid, name in classes.items()} if isinstance(classes, dict) else {}
     called |= dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
     return Namer(running, wnids, [called.get(wnid, wnid) for wnid in wnids], size, None, "bilinear", device,
                  dense=Dense(running, size))

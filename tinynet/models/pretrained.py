@@ -152,5 +152,5 @@ def _fill(network: nn.Module, content: Any, source: str) -> None:
     wanted = network.state_dict()
     state = undress(content, wanted, source)
     if state.removed:
-        say(f"{source}: {state.removed}")
+        say(f"note: {source}: {state.removed}")
     network.load_state_dict({**wanted, **state.tensors})  # older files do not count batches, which is of no use here

@@ -83,11 +83,12 @@ def undress(content: Any, wanted: Mapping[str, Tensor], source: str, part: str =
     state, prefix = best.state, best.prefix(wanted)
     inside = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     _refuse_others(inside, wanted, source, part)
-    tensors = {name: inside[name] for name in wanted if name in inside}
+    tensors = {name: inside[name].to(wanted[name].dtype) for name in wanted if name in inside}
     for name, tensor in tensors.items():
         check_numbers(tensor, f"--weights {source}: {prefix}{name}")
     others = {name: tensor for name, tensor in state.items() if name.removeprefix(prefix) not in wanted}
-    return Undressed(tensors, others, _removed(best, prefix.removesuffix(part), tensors))
+    kinds = {str(inside[name].dtype).removeprefix("torch.") for name in tensors if inside[name].is_floating_point()}
+    return Undressed(tensors, others, _removed(best, prefix.removesuffix(part), kinds))
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,10 @@ def check_numbers(tensor: Tensor, name: str) -> None:
                          "broken, so fetch or train them again")
 
 
-def _removed(best: _Candidate, prefix: str, tensors: Mapping[str, Tensor]) -> str:
-    """What was taken off, in words."""
-    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
+def _removed(best: _Candidate, prefix: str, kinds: set[str]) -> str:
+    """What was taken off, in words; `kinds`: of the floats."""
     return ", ".join(filter(None, (
         f"taken from {best.place!r}" if best.place else "",
         f"without {' and '.join(f'{word}.' for word in best.wrappers)} in the names" if best.wrappers else "",
         f"without {prefix!r} before the names" if prefix else "",
-        f"{' and '.join(sorted(kinds))} made float32" if kinds - {"float32"} else "")))
+        f"{' and '.join(sorted(kinds - {'float32'}))} made float32" if kinds - {"float32"} else "")))

@@ -34,7 +34,7 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
                          "none")
     state = undress(download(named) if named else read_file(weights), _shapes(), weights, part="features.")
     if state.removed:
-        say(f"{weights}: {state.removed}")
+        say(f"note: {weights}: {state.removed}")
     normalisation = _normalisation(named or published.get(Path(weights).name), state, weights)
     if normalisation is None:
         say(f"{weights}: a bare state dict; ImageNet's mean {IMAGENET_MEAN} and std {IMAGENET_STD} are assumed")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinynet.cli import printable
+
 
 def _p(value: float) -> str:
     return f"{value:.2g}" if value else "< 1e-300"  # the least that a float can say
@@ -68,6 +70,7 @@ def _intervals(row: dict[str, Any]) -> dict[str, str]:
 
 def columns(lines: Sequence[Sequence[str]]) -> str:
     """Lines of cells, one column under another."""
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                      for line in lines)

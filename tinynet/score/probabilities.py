@@ -79,7 +79,8 @@ class Probabilities:
     def _check(self) -> None:
         """Raise `_Unfit` where these are not log-probabilities of pictures with labels."""
         values, shape = self.log_probabilities, (len(self.views), len(self.rows), len(self.wnids))
-        if values.dtype != np.float32 or values.shape != shape or 0 in shape or self.seconds.shape != shape[:1]:
+        seconds = self.seconds.shape == shape[:1] and self.seconds.dtype.kind == "f"
+        if values.dtype != np.float32 or values.shape != shape or 0 in shape or not seconds:
             raise _Unfit(f"{values.dtype} of shape {values.shape} for {shape[0]} views, {shape[1]} pictures and "
                          f"{shape[2]} classes")
         if np.isnan(values).any():
