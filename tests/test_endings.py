@@ -406,7 +406,7 @@ def test_a_script_without_a_main_guard_does_not_wait_for_itself(many, tmp_path, 
 
 
 def test_a_guarded_script_and_a_notebook_may_start_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers.multiprocessing, "get_start_method", lambda: "spawn")
+    monkeypatch.setattr(workers, "_start_method", lambda: "spawn")
     path = tmp_path / "script.py"
 
     def asked(code):
@@ -459,8 +459,8 @@ def test_a_tar_is_read_by_processes_that_share_it_alone(archive_path, tmp_path, 
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as target:
         target.add(tmp_path / "tiny-imagenet-200", "tiny-imagenet-200")
     source = Archive(tmp_path / "a.tar.gz").source
-    assert workers.can_start(source) is (workers.multiprocessing.get_start_method() == "fork")
-    monkeypatch.setattr(workers.multiprocessing, "get_start_method", lambda: "spawn")
+    assert workers.can_start(source) is (workers._start_method() == "fork")
+    monkeypatch.setattr(workers, "_start_method", lambda: "spawn")
     assert workers.can_start(source) is False
 
 

@@ -69,7 +69,7 @@ def can_start(source: Source | None = None) -> bool:
 
     Where processes are not forked, each runs the main script again up to where it asks for its own name.
     """
-    if multiprocessing.get_start_method() == "fork":
+    if _start_method() == "fork":
         return True
     if (source is not None and not source.travels) or in_child():
         return False
@@ -77,6 +77,11 @@ def can_start(source: Source | None = None) -> bool:
         _tell_of_guard()
         return False
     return True
+
+
+def _start_method() -> str:
+    """How processes are started here; to ask multiprocessing itself would settle it for the script's own calls."""
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def in_child() -> bool:
