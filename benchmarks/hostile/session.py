@@ -1,0 +1,75 @@
+"""A run over cases: the shared inputs are built once, and the folders of cases that are wrong stay."""
+
+import gc
+import importlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.hostile import sandbox, world
+from benchmarks.hostile.case import Case, Ended, Place
+from benchmarks.hostile.right import NOT_RUN, WRONG, judge
+from benchmarks.hostile.sandbox import Limits
+
+# What the commands import late: a case must not pay for it.
+_IMPORTED = (
+    "tinynet.data.__main__", "tinynet.data.verify", "tinynet.data.packed", "tinynet.evaluate", "tinynet.predict",
+    "tinynet.train", "tinynet.report.__main__", "tinynet.jobs.imagenet", "tinynet.jobs.prediction",
+    "tinynet.jobs.reporting", "tinynet.jobs.scoring", "tinynet.jobs.scorer", "tinynet.jobs.stages",
+    "tinynet.jobs.stored", "tinynet.report.figures", "torchinfo", "scipy.io", "scipy.stats", "jinja2", "tqdm",
+    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A case, its outcome, the reason where that is wrong, and what it took: seconds, and bytes at the peak."""
+
+    case: Case
+    outcome: str
+    reason: str
+    seconds: float
+    memory: int
+
+    @property
+    def wrong(self) -> bool:
+        return self.outcome in WRONG
+
+
+class Session:
+    """Cases that are run in the folder `room`, one after another; raises `RuntimeError` where nothing can be built."""
+
+    def __init__(self, room: Path, seed: int, limits: Limits = Limits()):  # noqa: B008, it is frozen
+        self.room, self.seed, self.limits = room.resolve(), seed, limits
+        for name in _IMPORTED:
+            importlib.import_module(name)
+        gc.collect()
+        gc.freeze()  # else each child would copy what its collector looks at
+        canary = self.room / "canary/folder"
+        canary.mkdir(parents=True)
+        (canary / "file.txt").write_text("nothing may change this\n")
+        place = Place(self.room / "building", self.room / "world")
+        place.make()
+        place.world.mkdir()
+        sandbox.in_child(lambda: world.build(place.world), place)
+        shutil.rmtree(place.folder)
+
+    def verdict(self, case: Case) -> Verdict:
+        """Run one case; its folder stays where it is wrong."""
+        try:
+            ended = sandbox.run(case, self.room, self.seed, self.limits)
+        except RuntimeError as error:
+            return Verdict(case, NOT_RUN, str(error), 0.0, 0)
+        outcome, reason = judge(case, ended, self.limits)
+        verdict = Verdict(case, outcome, reason, ended.seconds, ended.memory)
+        if verdict.wrong:
+            _explain(verdict, ended)
+        else:
+            shutil.rmtree(ended.place.folder)
+        return verdict
+
+
+def _explain(verdict: Verdict, ended: Ended) -> None:
+    lines = [verdict.case.line, f"{verdict.outcome}: {verdict.reason}",
+             f"status {ended.status}, {ended.seconds:.2f} s, {ended.memory / 1e6:,.0f} MB",
+             *(f"{kind}: {what}" for kind, what in ended.events)]
+    (ended.place.folder / "why.txt").write_text("\n".join(lines) + "\n")
