@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 
 import numpy as np
@@ -116,12 +117,42 @@ def test_sizes_beyond_reason_are_refused_and_large_photos_are_read(tmp_path, mon
         warnings.simplefilter("error")
         assert open_picture(large).size == (6_000, 4_500)  # 108 megapixels, halved
     monkeypatch.setattr(module, "_HALVED", 6000)
-    for mode, name in (("RGB", "a.jpg"), ("RGBA", "a.png"), ("P", "a.gif"), ("I;16", "b.png")):
-        image = Image.fromarray(np.full((90, 120), 30 * 257, np.uint16)) if mode == "I;16" else \
-            Image.new("RGB", (120, 90), (30, 30, 30)).convert(mode, palette=Image.Palette.ADAPTIVE)
+    monkeypatch.setattr(module, "_STRIP", 1000)
+    ramp = np.linspace(20, 220, 91 * 120).reshape(91, 120).astype(np.uint8)  # several strips, and an odd last row
+    for mode, name in (("RGB", "a.jpg"), ("RGBA", "a.png"), ("P", "a.gif"), ("I;16", "b.png"), ("F", "a.tif")):
+        wide = {"I;16": ramp.astype(np.uint16) * 257, "F": ramp.astype(np.float32) / 255}
+        image = Image.fromarray(wide[mode]) if mode in wide else Image.fromarray(ramp).convert("RGB").convert(mode)
         visible = pixels(saved(tmp_path / name, image))
-        assert visible.shape == ((90, 120, 3) if mode == "I;16" else (45, 60, 3))
-        assert np.abs(visible.astype(int) - 30).max() <= 1
+        assert visible.shape == (46, 60, 3)
+        tolerance = 60 if mode == "P" else 2  # of a palette for all colours
+        assert np.abs(visible[..., 0] - np.asarray(Image.fromarray(ramp).reduce(2), int)).max() <= tolerance
+
+
+def test_an_image_that_is_drawn_thousands_of_times_is_refused(tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(COLOURS).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    (tmp_path / "a.jpg").write_bytes(data[:end] + data[last:end] * 5000 + data[end:])
+    complaint(lambda: open_picture(tmp_path / "a.jpg"), "a.jpg", "5,0", "times over", "500")
+    (tmp_path / "b.jpg").write_bytes(data)
+    assert open_picture(tmp_path / "b.jpg").size == (64, 64)
+
+
+@pytest.mark.parametrize("damage", ["pixels", "tag"])
+def test_libraries_write_nothing_of_their_own(tmp_path, capfd, damage):
+    file = saved(tmp_path / "a.tif", Image.fromarray(COLOURS), compression="tiff_lzw")
+    data = bytearray(file.read_bytes())
+    if damage == "pixels":
+        data[8:200] = bytes(range(192))
+    else:
+        at = data.rindex(struct.pack("<HH", 277, 3))  # samples a pixel
+        data[at + 8:at + 10] = b"\xff\xff"
+    file.write_bytes(data)
+    complaint(lambda: open_picture(file), "a.tif")
+    assert capfd.readouterr().err == ""
+    print("still here", file=sys.stderr)
+    assert capfd.readouterr().err == "still here\n"
 
 
 def test_a_photo_with_broken_exif_is_read(tmp_path):

@@ -279,6 +279,31 @@ def read_text(path: str | Path, most: int = 2**26) -> str:
         return stream.read(most).decode("utf-8")
 
 
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds; raises `OSError`, and `ValueError` where it is not JSON."""
+    if not Path(path).is_file():  # a pipe of that name would be waited for
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+
+
+def map_array(path: str | Path, mode: str | None = "r") -> "np.ndarray":
+    """An array on disk, of which only what is used is read, or all with `mode` None.
+
+    Raises `OSError`, and `ValueError` where the file is no array.
+    """
+    import numpy as np
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    try:
+        return np.load(path, mmap_mode=mode)
+    except EOFError as error:
+        raise ValueError(str(error)) from None
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     try:

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, unreadable = _files(asked, device)
     show(rows, asked.format)
     for complaint in unreadable:
-        cli.say(f"error: {complaint}")
+        cli.say(f"error: {' '.join(complaint.split())}")
     if unreadable:
         raise SystemExit(1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynet.errors import InputError
-from tinynet.files import locked, read_text, write_text
+from tinynet.files import locked, read_json, read_text, write_text
 
 ROOT = Path("runs")
 STAGES = ("base", "finetune", "fixres")
@@ -26,6 +26,7 @@ _NUMBERS = {"n": int, "ece": float, "forwards": int, **_SCORES}  # of a row of s
 _IN_LOG = {"kind": str, "step": int, "epoch": int}
 _IN_KIND = {"step": {"lr": float, "loss": float}, "epoch": {"loss": float, "seconds": float, "holdout": _SCORES}}
 _LARGEST = 2**30  # bytes of a log: ten million steps
+_GREATEST = 1e30  # no loss, rate or time is beyond, and figures could not show it
 _AS_IT_WAS = "put the file back as it was, or move it away"
 
 
@@ -77,8 +78,8 @@ class StageFolder:
     def read_recipe(self, keys: dict[str, Any] = _IN_RECIPE) -> dict[str, Any]:
         """What `recipe.json` says; raises `InputError` where it cannot be read, or lacks one of `keys`, by type."""
         try:
-            stored = json.loads(read_text(self.recipe))
-        except (OSError, ValueError, RecursionError) as error:
+            stored = read_json(self.recipe)
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.recipe}: cannot be read ({_reason(error)}); name a folder that tinynet.train "
                              "wrote") from None
         if wrong := _lacks(stored, keys):
@@ -209,7 +210,8 @@ def _lacks(row: Any, keys: dict[str, Any]) -> str:
         if isinstance(kind, dict):
             if wrong := _lacks(value, kind):
                 return f"{name} {wrong}"
-        elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind) or (
+                kind is float and not abs(value) < _GREATEST):
             return f"{name} is {str(value)[:40]!r}"
     return ""
 

@@ -174,11 +174,8 @@ _PUT: dict[str, Callable[[Path], Any]] = {
     "socket": obstacles.socket_at,
 }
 _ARCHIVES: dict[str, tuple[Callable[[Path], Any], Way]] = {
-    **{
-        f"{inner.rsplit('/')[-1].removesuffix('.txt')}-is-a-{name}": (_replaced(inner, put), archives.refusal())
-        for inner in (_LIST, _LABELS)
-        for name, put in _PUT.items()
-    },
+    **{f"val_annotations-is-a-{name}": (_replaced(_LABELS, put), archives.refusal()) for name, put in _PUT.items()},
+    **{f"wnids-is-a-{name}": (_replaced(_LIST, put), archives.either()) for name, put in _PUT.items()},
     **{f"train-is-a-{name}": (_replaced("train", put), archives.refusal()) for name, put in _PUT.items()},
     **{f"words-is-a-{name}": (_replaced("words.txt", put), archives.either()) for name, put in _PUT.items()},
     **{

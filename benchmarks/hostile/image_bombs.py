@@ -40,7 +40,7 @@ def black(width: int, height: int, bits: int = 8, colour: int = 0) -> bytes:
 def bombs() -> Named:
     """Small files that say that they are larger than memory."""
     yield "bomb-png", partial(black, 50_000, 50_000, bits=1)
-    yield "bomb-png-135-megapixels", partial(black, 11_700, 11_600, bits=1)
+    yield "bomb-png-111-megapixels", partial(black, 11_100, 10_000, bits=1)
     yield "bomb-png-without-data", png(2**31 - 1, 2**31 - 1, rows=zeros(100))
     yield "bomb-png-rgb-16", png(60_000, 60_000, depth=16, colour=6, rows=zeros(1 << 20))
     for kind, head in ((b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")):
@@ -99,9 +99,9 @@ def sides() -> Named:
 
 def large() -> Named:
     """As many pixels as are read, in files as small as possible."""
-    yield "large-127-megapixels-grey", partial(black, 11_300, 11_300)
-    yield "large-127-megapixels-rgb", partial(black, 11_300, 11_300, colour=2)
-    yield "large-127-megapixels-bilevel", partial(black, 16_000, 7_990, bits=1)
-    yield "large-100-megapixels-16-bit", partial(black, 10_000, 10_000, bits=16)
-    for name, sides in (("127", (11_300, 11_300)), ("60", (10_000, 6_000))):
+    yield "large-108-megapixels-grey", partial(black, 12_000, 9_000)
+    yield "large-108-megapixels-rgb", partial(black, 12_000, 9_000, colour=2)
+    yield "large-108-megapixels-bilevel", partial(black, 9_000, 12_000, bits=1)
+    yield "large-108-megapixels-16-bit", partial(black, 12_000, 9_000, bits=16)
+    for name, sides in (("108", (12_000, 9_000)), ("60", (10_000, 6_000))):
         yield f"large-{name}-megapixels-jpeg", lambda sides=sides: saved(Image.new("RGB", sides, GOOD[0]), "JPEG")

@@ -16,9 +16,10 @@ from benchmarks.hostile.case import Case, Place, Right
 from benchmarks.hostile.commands import evaluate_folder
 from benchmarks.hostile.damage import damaged
 from benchmarks.hostile.drawing import HUES, encoded, flat
-from tinynet.data.folders import DEVKIT_META, DEVKIT_TRUTH, imagenet_wnids
+from tinynet.data.folders import imagenet_wnids
 
 KIND = "labels"
+_TABLE, _TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 _LABELS = (0, 2, 1, 0, 1, 2)
 _FILES = tuple(f"{letter}.png" for letter in "abcdef")
 _NUMBERS = tuple(f"{number}.png" for number in (1, 2, 3, 10, 11, 20))  # sorted as text: 1, 10, 11, 2, 20, 3
@@ -201,13 +202,13 @@ def _devkit(name: str, change: Callable[[Path], Any] | None, expected: Right) ->
         _images(place, _FILES)
         folder = place.inputs / "devkit"
         (folder / "data").mkdir(parents=True)
-        (folder / DEVKIT_META).write_bytes(_meta())
-        (folder / DEVKIT_TRUTH).write_text("".join(f"{1000 - label}\n" for label in _LABELS))
+        (folder / _TABLE).write_bytes(_meta())
+        (folder / _TRUTH).write_text("".join(f"{1000 - label}\n" for label in _LABELS))
         if change:
             change(folder)
         else:
-            good = (folder / DEVKIT_META).read_bytes()
-            (folder / DEVKIT_META).write_bytes(damaged(good, [(0, 300), (0, len(good))], draw))
+            good = (folder / _TABLE).read_bytes()
+            (folder / _TABLE).write_bytes(damaged(good, [(0, 300), (0, len(good))], draw))
 
     return Case(KIND, f"devkit-{name}", "tinynet.evaluate", _flags("in/devkit"), make, expected)
 
@@ -226,11 +227,11 @@ def _meta(names: Sequence[str] | None = None, packed: bool = True, **fields: Any
 
 
 def _truth(text: str) -> Callable[[Path], Any]:
-    return lambda folder: (folder / DEVKIT_TRUTH).write_text(text)
+    return lambda folder: (folder / _TRUTH).write_text(text)
 
 
 def _table(data: Callable[[], bytes]) -> Callable[[Path], Any]:
-    return lambda folder: (folder / DEVKIT_META).write_bytes(data())
+    return lambda folder: (folder / _TABLE).write_bytes(data())
 
 
 def _inflating() -> bytes:
@@ -255,9 +256,9 @@ _DEVKITS: dict[str, Callable[[Path], Any]] = {
     "too-many": _truth("1\n" * 7),
     "no-numbers": _truth(""),
     "5000-digits": _truth(("9" * 5000 + "\n") * 6),
-    "10-mb": lambda folder: (folder / DEVKIT_TRUTH).write_text("1" * 10_000_000),
-    "truth-missing": lambda folder: (folder / DEVKIT_TRUTH).unlink(),
-    "table-missing": lambda folder: (folder / DEVKIT_META).unlink(),
+    "10-mb": lambda folder: (folder / _TRUTH).write_text("1" * 10_000_000),
+    "truth-missing": lambda folder: (folder / _TRUTH).unlink(),
+    "table-missing": lambda folder: (folder / _TABLE).unlink(),
     "table-empty": _table(lambda: b""),
     "table-text": _table(lambda: b"no table\n"),
     "table-zeros": _table(lambda: bytes(999)),
@@ -272,10 +273,10 @@ _DEVKITS: dict[str, Callable[[Path], Any]] = {
     "table-numbers-for-names": _table(lambda: _meta(list(range(1000)))),
     "table-inflating": _table(_inflating),
     "table-byte-order": _table(lambda: _meta()[:126] + b"XX" + _meta()[128:]),
-    "truth-pipe": _replaced(DEVKIT_TRUTH, os.mkfifo),
-    "table-pipe": _replaced(DEVKIT_META, os.mkfifo),
-    "truth-zeros": _replaced(DEVKIT_TRUTH, lambda path: path.symlink_to("/dev/zero")),
-    "table-zeros-without-end": _replaced(DEVKIT_META, lambda path: path.symlink_to("/dev/zero")),
-    "truth-folder": _replaced(DEVKIT_TRUTH, Path.mkdir),
-    "table-loop": _replaced(DEVKIT_META, lambda path: path.symlink_to(path.name)),
+    "truth-pipe": _replaced(_TRUTH, os.mkfifo),
+    "table-pipe": _replaced(_TABLE, os.mkfifo),
+    "truth-zeros": _replaced(_TRUTH, lambda path: path.symlink_to("/dev/zero")),
+    "table-zeros-without-end": _replaced(_TABLE, lambda path: path.symlink_to("/dev/zero")),
+    "truth-folder": _replaced(_TRUTH, Path.mkdir),
+    "table-loop": _replaced(_TABLE, lambda path: path.symlink_to(path.name)),
 }

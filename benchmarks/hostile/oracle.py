@@ -1,7 +1,7 @@
 """What an image file is to a network, by the rules that tinynet has to follow, without tinynet.
 
 16 bits become 8 by dividing by 257, floats in [0, 1] are scaled by 255, transparent pixels lie on white. Other floats
-and LAB have no one meaning, and are refused, as are more than 128 megapixels.
+have no one meaning, and are refused, as are more than 110 megapixels.
 """
 
 import io
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.hostile.world import SIDE
 
-MOST = 128_000_000  # pixels
+MOST = 110_000_000  # pixels
 _NO_IMAGES = ("EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS")  # programs that draw, and foreign containers
 
 
@@ -59,8 +59,6 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
 def of(image: Image.Image) -> Meaning:
     """Of an image that is decoded."""
-    if image.mode == "LAB":
-        return REFUSED
     if image.mode.startswith("I;16"):
         return Meaning(_grey(np.asarray(image).astype(np.float64) / 257))
     if image.mode == "I":

@@ -168,7 +168,14 @@ _LISTS: list[tuple[Way, dict[str, Change]]] = [
             "names-beside": lambda text: text.replace(b"\n", b"\tgoldfish\n"),
         },
     ),
-    (MORE, {"one-class-more": lambda text: text + b"n99999999\n", "escape": lambda text: text + b"~\x1b[31m\n"}),
+    (
+        MORE,
+        {
+            "one-class-more": lambda text: text + b"n99999999\n",
+            "escape": lambda text: text + b"~\x1b[31m\n",
+            "comment": lambda text: b"~ classes\n" + text,
+        },
+    ),
     (MANY, {"a-million-lines": lambda text: text + b"".join(b"z%08d\n" % at for at in range(1_000_000))}),
     (
         DOUBT,
@@ -178,7 +185,6 @@ _LISTS: list[tuple[Way, dict[str, Change]]] = [
             "names-differ": lambda text: b"".join(
                 line + b"\tname%d\n" % at for at, line in enumerate(text.splitlines())
             ),
-            "comment": lambda text: b"~ classes\n" + text,
         },
     ),
 ]

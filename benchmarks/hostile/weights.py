@@ -192,10 +192,8 @@ _STATES: dict[str, Callable[[State], Any]] = {
     "set": lambda state: {"features.0.weight"},
     "no-keys": lambda state: {},
     "deep": lambda state: _deep(100),
-    "deep-inside": lambda state: {**state, "more": _deep(200)},
     "keys-are-numbers": lambda state: dict(enumerate(state.values())),
     "one-less": lambda state: {name: value for name, value in state.items() if name != _first(state)},
-    "prefixed": lambda state: {f"module.{name}": value for name, value in state.items()},
     "values-are-text": lambda state: dict.fromkeys(state, "x"),
     "values-are-none": lambda state: dict.fromkeys(state),
     "values-are-lists": lambda state: {name: value.flatten()[:3].tolist() for name, value in state.items()},
@@ -209,7 +207,6 @@ _MORE_KEYS: dict[str, Callable[[State], Any]] = {
     "a-key-is-long": lambda state: {"k" * 1_000_000: torch.zeros(1), **state},
     "a-key-is-an-escape": lambda state: {"\x1b[31m\n\n": torch.zeros(1), **state},
     "a-key-is-a-surrogate": lambda state: {"\ud800": torch.zeros(1), **state},
-    "keys-100,000": lambda state: {**state, **{f"more.{at}": 0 for at in range(100_000)}},
 }
 
 _TENSORS: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -238,6 +235,9 @@ _TENSORS: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 _READ: dict[str, Callable[[State], Any]] = {
+    "deep-inside": lambda state: {**state, "more": _deep(200)},
+    "prefixed": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "keys-100,000": lambda state: {**state, **{f"more.{at}": 0 for at in range(100_000)}},
     "ordered": OrderedDict,
     "reversed": lambda state: dict(reversed(state.items())),
     "parameters": lambda state: {name: nn.Parameter(value) for name, value in state.items()},

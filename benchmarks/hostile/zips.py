@@ -24,7 +24,7 @@ def designed() -> Iterator[Case]:
     """One hostile idea each."""
     for name, change in _PASSED_OVER.items():
         yield from _cases(name, change, SAME)
-    for name, change in _REWRITTEN.items():
+    for name, change in (_REWRITTEN | _WITHOUT_LIST).items():
         yield from _cases(name, change, SAME)
     for name, change in _ONE_IMAGE.items():
         yield from _cases(name, _on(IMAGE, change), UNREADABLE)
@@ -152,7 +152,7 @@ def _of_train(inner: str) -> Change:
 _PASSED_OVER: dict[str, Change] = {
     "above": _more(entry("../../above.txt", b"x"), entry(f"{ROOT}/../../../above.JPEG", b"x")),
     "absolute": _more(entry("/etc/tinynet-was-here", b"x"), entry("//server/share", b"x"), entry("C:\\x.txt", b"x")),
-    "backslashes": _more(entry("..\\..\\above.txt", b"x"), entry(f"{ROOT}\\val\\images\\val_99.JPEG", b"x")),
+    "backslashes": _more(entry("..\\..\\above.txt", b"x"), entry(f"{ROOT}\\val\\other\\val_99.JPEG", b"x")),
     "newline": _more(entry("a\nb.txt", b"x"), entry("a\r\nb.JPEG", b"x")),
     "escapes": _more(entry("\x1b[31mred\x07.txt", b"x"), entry("\x00.txt", b"x")),
     "long-name": _more(entry("x" * 65000, b"x"), entry("y/" * 32000 + "y", b"x")),
@@ -242,10 +242,14 @@ _TEXTS: dict[str, Change] = {
     "bomb-for-wnids": _text(_LIST, lambda one: bomb(f"{ROOT}/{_LIST}", GIGABYTES)),
     "bomb-for-annotations": _text(_LABELS, lambda one: bomb(f"{ROOT}/{_LABELS}", GIGABYTES)),
     "bomb-for-words": _text("words.txt", lambda one: bomb(f"{ROOT}/words.txt", GIGABYTES)),
-    "no-wnids": lambda entries: [one for one in entries if not one.name.endswith(b"/wnids.txt")],
-    "upper-case-wnids": _text(_LIST, lambda one: replace(one, name=f"{ROOT}/WNIDS.TXT".encode())),
     "no-train": lambda entries: [one for one in entries if b"/train/" not in one.name],
     "no-annotations": lambda entries: [one for one in entries if not one.name.endswith(_LABELS.encode())],
+}
+
+# Without a list of classes the folders name them.
+_WITHOUT_LIST: dict[str, Change] = {
+    "no-wnids": lambda entries: [one for one in entries if not one.name.endswith(b"/wnids.txt")],
+    "upper-case-wnids": _text(_LIST, lambda one: replace(one, name=f"{ROOT}/WNIDS.TXT".encode())),
 }
 
 _DOUBTFUL: dict[str, Change] = {

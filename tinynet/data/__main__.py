@@ -10,7 +10,7 @@ from typing import Any
 
 from tinynet.cli import Parser, add_common, path, run, say
 from tinynet.errors import InputError
-from tinynet.files import read_text
+from tinynet.files import read_json
 from tinynet.report.tables import columns, show_paths
 from tinynet.runs import STAGES
 
@@ -142,8 +142,8 @@ def _cached(folder: Path) -> Iterator[dict[str, Any]]:
     """Name, kind, size and date of every folder in the cache that tinynet made."""
     for place in sorted(folder.glob("*/manifest.json")):
         try:
-            manifest = json.loads(read_text(place))
-        except (OSError, ValueError, RecursionError):
+            manifest = read_json(place)
+        except (OSError, ValueError):
             continue
         # Programs of all kinds write a manifest.json; `format` is ours, and what is not ours is not removed.
         if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):

@@ -10,13 +10,15 @@ Every mode that Pillow opens is brought to 8 bits as it looks, or refused by nam
 """
 
 import io
+import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 
 # Pillow opens these too, but they are programs that draw, or containers of other data.
 _NO_IMAGES = {"EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS", "IPTC"}
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong is told in one line
 PLAIN_MODES = ("L", "RGB")  # modes that need no rule
-LARGEST = 2**27  # pixels: 134 million, 0.4 GB in RGB
-_HALVED = 89_478_485  # above so many pixels, where Pillow warns of a bomb, an image is halved to save memory
+LARGEST = 110_000_000  # pixels: a phone's photo has 108 million, which take 0.4 GB in RGB
+_HALVED = 2**26  # an image of more pixels is halved, to save memory
+_MOST_SCANS = 500  # of a progressive JPEG; encoders write about ten, and each goes over the whole image
 _THINNEST = 50  # a longer side by more than this is no image, and resizing it would fill memory
 _TOLERANCE = 1e-4  # beyond 0 and 1 that rounding may have left in floats
 _STRIP = 2**22  # numbers that are converted at once
@@ -62,7 +66,9 @@ def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
             warnings.simplefilter("ignore")  # of bombs, which are looked at here, and of harmless oddities in files
             stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
             with stream, Image.open(stream, formats=_formats()) as image:
-                return Decoded(_in_rgb(image, upright), image.mode)
+                _refuse_many_scans(image, stream)
+                with _mute(image):
+                    return Decoded(_in_rgb(image, upright), image.mode)
     except UnidentifiedImageError:
         raise InputError(f"{name}: cannot be read, it is not an image{_size(source)}") from None
     except _Unfit as error:
@@ -123,20 +129,61 @@ def _in_rgb(image: "Image.Image", upright: bool) -> "Image.Image":
         raise _Unfit(f"{width}x{height} pixels are a line")
     if width * height > LARGEST:
         raise _Unfit(f"{width}x{height} pixels are too many; at most {LARGEST:,} are read")
-    rgb = _visible(_halved(image) if width * height > _HALVED else image)
+    rgb = _halved(image) if width * height > _HALVED else _visible(image)
     if upright:
         rgb.info = dict(image.info)
         with suppress(Exception):  # EXIF data that are broken say nothing of the image
-            rgb = ImageOps.exif_transpose(rgb)
+            ImageOps.exif_transpose(rgb, in_place=True)
     return rgb
 
 
 def _halved(image: "Image.Image") -> "Image.Image":
-    """An image of half the sides; a JPEG is never decoded in full."""
+    """The image as it looks at half its sides, in RGB; a JPEG is never decoded in full."""
+    from PIL import Image
+
     image.draft(image.mode, tuple(side // 2 for side in image.size))
-    if image.width * image.height <= _HALVED or image.mode.startswith("I") or image.mode == "F":
-        return image
-    return (_visible(image) if image.mode in ("1", "P", "PA", "La", "LAB") else image).reduce(2)
+    if image.width * image.height <= _HALVED:
+        return _visible(image)
+    width, height = image.size
+    whole, tags = Image.new("RGB", (-(-width // 2), -(-height // 2))), getattr(image, "tag_v2", None)
+    rows = max(1, _STRIP // width) * 2
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        if tags is not None:
+            strip.tag_v2 = tags  # say what is white
+        whole.paste(_visible(strip).reduce(2), (0, top // 2))
+    return whole
+
+
+def _refuse_many_scans(image: "Image.Image", stream: BinaryIO) -> None:
+    """Raise `_Unfit` for a JPEG that would take minutes: libjpeg's own tools stop at a number of scans too."""
+    if image.info.get("progressive"):
+        at = stream.tell()
+        stream.seek(0)
+        scans = stream.read().count(b"\xff\xda")  # within a scan 0xFF is followed by 0
+        stream.seek(at)
+        if scans > _MOST_SCANS:
+            raise _Unfit(f"is drawn {scans:,} times over; at most {_MOST_SCANS} are read")
+
+
+@contextmanager
+def _mute(image: "Image.Image") -> Iterator[None]:
+    """Keep what libtiff writes to standard error from the user: what is wrong is told in one line."""
+    if image.format != "TIFF":
+        yield
+        return
+    try:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _visible(image: "Image.Image") -> "Image.Image":

@@ -16,11 +16,10 @@ from PIL import Image
 
 from tinynet.cli import say
 from tinynet.data.decode import decode
-from tinynet.data.labels import DEVKIT_TRUTH, Labels
+from tinynet.data.devkit import devkit_labels
+from tinynet.data.labels import Labels
 from tinynet.data.walk import image_names, images_below
 from tinynet.errors import InputError
-
-DEVKIT_META = "meta.mat"
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def labelled_pictures(folder: str | Path, classes: Sequence[str], labels: str | 
     elif not names:
         raise InputError(f"--data {folder}: holds no pictures")
     elif Path(labels).is_dir():
-        indices = Labels(labels, classes, names).numbered(_devkit(Path(labels), classes))
+        indices = Labels(labels, classes, names).numbered(devkit_labels(Path(labels), classes))
     elif Path(labels).is_file():
         indices = Labels(labels, classes, names).read()
     else:
@@ -79,20 +78,6 @@ def _class_folders(root: Path, names: Sequence[str], classes: Sequence[str]) -> 
     if flat := len(names) - len(inside):
         say(f"note: {root}: left out {flat:,} images that lie in no folder of a class")
     return inside, [index[name.split("/")[0]] for name in inside]
-
-
-def _devkit(folder: Path, classes: Sequence[str]) -> list[int]:
-    """Class indices of ImageNet's val pictures, in order, from its devkit, whose numbers are its own."""
-    from scipy.io import loadmat
-
-    try:
-        synsets = loadmat(folder / "data" / DEVKIT_META, squeeze_me=True)["synsets"]
-        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-        numbers = [int(line) for line in (folder / "data" / DEVKIT_TRUTH).read_text().split()]
-        return [classes.index(wnids[number]) for number in numbers]
-    except Exception as error:  # a broken or foreign file raises nearly anything
-        raise InputError(f"--labels {folder}: not ImageNet's devkit for these classes ({type(error).__name__}: "
-                         f"{error}); it holds data/{DEVKIT_TRUTH} and data/{DEVKIT_META}") from None
 
 
 def open_picture(path: Path, upright: bool = False) -> Image.Image:

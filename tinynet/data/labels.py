@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tinynet.cli import say
+from tinynet.data import devkit
 from tinynet.data.annotations import as_text
 from tinynet.errors import InputError
 
-DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _LABEL_NAMES = {"label", "labels", "class", "class_id", "classid", "wnid", "synset", "target", "category",
                 "predictionstring"}
 
@@ -82,7 +82,7 @@ class Labels:
     # --- by position -------------------------------------------------------------------------------
 
     def _by_position(self, words: Sequence[str]) -> tuple[int, ...]:
-        if Path(self.source).name == DEVKIT_TRUTH:
+        if Path(self.source).name == devkit.TRUTH:
             raise self._error("holds the devkit's own numbers, which are not indices of a network; name the folder of "
                               "the devkit, which holds data/meta.mat beside it")
         if len(words) == len(self.names) + 1 and self._class(words[0]) is None:

@@ -1,7 +1,6 @@
 """Pictures decoded once into memory-mapped uint8 arrays, with a manifest that says of what source."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from tinynet.data.decode import decode as decode_any
 from tinynet.data.places import home
 from tinynet.data.workers import CHUNK, Read, in_child, in_workers
 from tinynet.errors import InputError
-from tinynet.files import clear_leftovers, locked, new_array, read_text, whole_file, whole_folder, write_json
+from tinynet.files import clear_leftovers, locked, map_array, new_array, read_json, whole_file, whole_folder, write_json
 
 FORMAT = 4  # 3 had images of more than 8 bits as white
 _MANIFEST = {"counts", "side", "wnids", "names", "contents", "source"}  # what a manifest must hold
@@ -46,8 +45,7 @@ class PackedPart:
         path = self._folder / f"{self.name}.files.txt"
         names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
         if len(names) != len(self):
-            raise InputError(f"{path}: holds {len(names):,} names of {len(self):,} images; remove the folder "
-                             f"{self._folder}, and it is made again")
+            raise _spoiled(path, f"holds {len(names):,} names of {len(self):,} images")
         return names
 
 
@@ -80,6 +78,9 @@ class Packed:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def _part(self, name: str) -> PackedPart:
+        files = self.folder / f"{name}.files.txt"
+        if not files.is_file():
+            raise _spoiled(files, "is missing")
         labels = None if name == "test" else np.asarray(self._array(name, "labels"))
         return PackedPart(name, self._array(name, "pictures"), labels, np.asarray(self._array(name, "boxes")),
                           self.folder)
@@ -89,20 +90,24 @@ class Packed:
         path, count = self.folder / f"{name}.{kind}.npy", self.manifest["counts"][name]
         dtype, dimensions = _KINDS[kind]
         try:
-            array = np.load(path, mmap_mode="r" if count else None)  # an empty file cannot be mapped
+            array = map_array(path, "r" if count else None)  # an empty file cannot be mapped
             if (array.dtype, array.ndim, array.shape[:1]) != (dtype, dimensions, (count,)):
                 raise ValueError("other numbers")
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); remove the folder "
-                             f"{self.folder}, and it is made again") from None
+        except (OSError, ValueError) as error:
+            raise _spoiled(path, f"cannot be read ({' '.join(str(error).split())[:80]})") from None
         return array
+
+
+def _spoiled(path: Path, what: str) -> InputError:
+    """What says that a file of a packed copy is not as it was written."""
+    return InputError(f"{path}: {what}; remove the folder {path.parent}, and it is made again")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest in `folder`, or None where there is none of this format."""
     try:
-        manifest = json.loads(read_text(folder / "manifest.json"))
-    except (OSError, ValueError, RecursionError):
+        manifest = read_json(folder / "manifest.json")
+    except (OSError, ValueError):
         return None
     whole = isinstance(manifest, dict) and manifest.get("format") == FORMAT and set(manifest) >= _MANIFEST
     return manifest if whole and set(manifest["counts"]) == set(SPLITS) else None

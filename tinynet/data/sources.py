@@ -19,6 +19,7 @@ from tinynet.data.walk import LeftOut, reason_to_leave_out, walk
 from tinynet.errors import InputError
 
 _BLOCK = 2**20  # bytes that are decompressed at once
+_PART = 2**14  # bytes that are read of a zip's file at once; most images are smaller
 _MOST_LARGER = 20  # a tar of images is hardly larger than its compressed file
 LARGEST_FILE = 2**28  # bytes; no image or text of an archive is larger, and one that says so is a bomb
 
@@ -112,11 +113,17 @@ class ZipSource:
         try:
             info = self._members[name]
             _no_data(name, info.file_size, self.path)
-            return archive.read(info)
+            return _read_member(archive, info)
         except InputError:
             raise
         except Exception as error:  # a broken zip raises nearly anything
             raise InputError(f"{self.path}: cannot read {name} ({error}); fetch the archive again") from None
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of one file of a zip, in parts: what inflates to more than it says must not fill memory first."""
+    with archive.open(info) as stream:
+        return b"".join(iter(lambda: stream.read(_PART), b""))
 
 
 def _taken(name: str, left_out: LeftOut) -> bool:

@@ -92,7 +92,10 @@ def walk(root: Path) -> tuple[list[Entry], LeftOut]:
             elif entry.is_symlink() and _is_folder(entry):
                 links.append((name, entry.path))
             elif _is_folder(entry):
-                visited.add(_identity(entry.path))
+                if (identity := _identity(entry.path)) in visited:  # below a link that leads to a folder above
+                    left_out.links.append(f"{name} (its folder is there already)")
+                    continue
+                visited.add(identity)
                 pending.append((name + "/", entry.path))
             elif item := _file(entry, name, left_out):
                 entries.append(item)

@@ -1,6 +1,5 @@
 """Checkpoints: tensors and plain values only, whole or not at all, with the class order inside."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from tinynet.ending import postponed
 from tinynet.errors import InputError
 from tinynet.files import whole_file
-from tinynet.models.state_dicts import check_numbers
-from tinynet.models.vgg import Backbone, Classifier
+from tinynet.models.state_dicts import check_numbers, load
+from tinynet.models.vgg import MAX_SIDE, MIN_SIDE, Backbone, Classifier
 
 FORMAT = 1
 
@@ -37,7 +36,8 @@ def load_model(path: Path, wnids: tuple[str, ...]) -> tuple[Classifier, int]:
     stored = _load(path, "model", wnids)
     try:
         shape, weights, size = dict(stored["network"]), stored["weights"], stored["size"]
-        _check_weights(shape, weights, size, path)
+        _check_shape(shape, wnids, size)
+        _check_weights(shape, weights, path)
         model = Classifier(Backbone(), **shape)
         model.load_state_dict(weights)
     except InputError as error:
@@ -48,16 +48,31 @@ def load_model(path: Path, wnids: tuple[str, ...]) -> tuple[Classifier, int]:
     return model.eval(), size
 
 
-def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], size: int, path: Path) -> None:
+def _check_shape(shape: dict[str, Any], wnids: tuple[str, ...], size: Any) -> None:
+    """Raise `ValueError` where these are not the numbers of a network for these classes."""
+    if shape["classes"] != len(wnids):
+        raise ValueError(f"{shape['classes']} outputs for {len(wnids)} classes")
+    for number in (size, *shape["hidden"]):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"a size of {str(number)[:40]}")
+    if not MIN_SIDE <= size <= MAX_SIDE:
+        raise ValueError(f"images of {str(size)[:40]} pixels")
+    if not 0 <= shape["dropout"] < 1:
+        raise ValueError(f"a dropout of {shape['dropout']}")
+
+
+def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
     """Raise what says that these are not the weights of a network of this shape, before it is built."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # neither memory nor a draw of torch's
         wanted = Classifier(Backbone(), **shape).state_dict()
     wrong = [name for name in {**wanted, **weights} if name not in weights or name not in wanted
              or weights[name].shape != wanted[name].shape or weights[name].dtype != wanted[name].dtype]
-    if wrong or isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"{wrong[0]} does not fit" if wrong else f"size {size!r}")
+    if wrong:
+        raise ValueError(f"{wrong[0]} does not fit")
     for name, tensor in weights.items():
         check_numbers(tensor, f"{path}: {name}")
+        if name.endswith("running_var") and tensor.min() < 0:
+            raise ValueError(f"{name} is below 0")
     if weights["backbone.std"].min() <= 0:
         raise ValueError("its std is not above 0")
 
@@ -109,9 +124,7 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; `python -m tinynet.train` writes one")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the format; what is wrong is told in one line
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = load(path)
     except Exception as error:  # a broken or foreign file raises nearly anything
         raise InputError(f"{path}: not a checkpoint of tinynet ({type(error).__name__}); "
                          "`python -m tinynet.train` writes one") from None
@@ -134,6 +147,7 @@ def _load(path: Path, kind: str, wnids: tuple[str, ...]) -> dict[str, Any]:
 
 def _classes(stored: dict[str, Any], path: Path) -> list[str]:
     wnids = stored.get("wnids")
-    if not isinstance(wnids, list) or not all(isinstance(wnid, str) for wnid in wnids):
+    named = isinstance(wnids, list) and all(isinstance(wnid, str) for wnid in wnids)
+    if not named or not wnids or len(set(wnids)) < len(wnids):
         raise InputError(f"{path}: does not name its classes; `python -m tinynet.train` writes a checkpoint that does")
     return wnids

@@ -24,7 +24,7 @@ from tinynet.data.batches import Batch, batches, fetched, fitting, has_room, see
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.device import Device, InParts
 from tinynet.errors import InputError
-from tinynet.files import locked, new_array, read_text, write_json
+from tinynet.files import locked, map_array, new_array, read_json, write_json
 from tinynet.fit.inputs import change_pictures, epoch_batches, epoch_order
 from tinynet.fit.recipes import Stage
 from tinynet.models.int8 import Int8Backbone
@@ -164,10 +164,10 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
 def _read(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Features of a cache; raises `InputError` where they are not what they must be."""
     try:
-        array = np.load(path, mmap_mode="r")
+        array = map_array(path)
         if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
             raise ValueError(f"{array.dtype} of shape {array.shape}")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); remove the folder "
                          f"{path.parent}, and it is made again") from None
     return array
@@ -178,9 +178,9 @@ def _first_of_more_views(cache: Path, manifest: dict[str, Any], taps: Sequence[s
     views = manifest["views"]
     for file in cache.glob("features-*/manifest.json"):
         with suppress(OSError, ValueError):  # what is not whole, or being removed, is passed over
-            other = json.loads(read_text(file))
+            other = read_json(file)
             if isinstance(other, dict) and {**other, "views": views} == manifest and other["views"] > views:
-                return tuple(np.load(_file(file.parent, tap), mmap_mode="r")[:views] for tap in taps)
+                return tuple(map_array(_file(file.parent, tap))[:views] for tap in taps)
     return None
 
 
@@ -240,6 +240,10 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
                         save()
                         saved = time.monotonic()
                 start = 0
+        except InputError:
+            arrays.clear()
+            _drop_partial(folder)  # the same command would end the same way
+            raise
         except KeyboardInterrupt:
             save()
             say(f"\nthe features of {seen:,} of {total:,} pictures are kept; the same command goes on from there")
@@ -267,11 +271,11 @@ def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
     """Arrays to fill, and where an interrupted extraction of these taps stopped: view, batch, pictures."""
     shapes = [(source.views, len(source.rows), width) for width in widths]
     with suppress(OSError, ValueError, TypeError, KeyError):  # where nothing usable was left it starts anew
-        left = json.loads(read_text(folder / "progress.json"))
+        left = read_json(folder / "progress.json")
         view, start, seen = map(int, left["done"])
         # Of taps that were whole together some may have their names already.
         if set(taps) <= set(left["taps"]) and left.get("at_once") == source.at_once:
-            arrays = [np.load(_file(folder, tap, ".partial"), mmap_mode="r+") for tap in taps]
+            arrays = [map_array(_file(folder, tap, ".partial"), "r+") for tap in taps]
             if [array.shape for array in arrays] == shapes and 0 <= seen <= source.views * len(source.rows):
                 return arrays, [view, start, seen]
         say(f"features: an unfinished extraction of {seen:,} pictures, for other taps or in other batches, is dropped")

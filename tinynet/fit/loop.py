@@ -76,10 +76,13 @@ class Training:
         for name in self._PLAIN:
             setattr(self, name, state[name])
         # Building a schedule sets the rates (pytorch#65342): the optimizer's state comes after the schedule's.
+        course = self.schedule.state_dict()
         for name in ("module", "schedule", "optimizer", "scaler", "average"):
-            if getattr(self, name) is not None and state[name]:  # a scaler of another precision has no state
+            other_precision = name == "scaler" and not state[name]  # which has no state
+            if getattr(self, name) is not None and not other_precision:
                 getattr(self, name).load_state_dict(state[name])
         self._check_moments()
+        self._check_schedule(course)
         torch.set_rng_state(state["rng"])
         random = state.get("device_rng", {}).get(self.device.device.type)
         if random is not None:  # another kind of device has another state
@@ -90,7 +93,7 @@ class Training:
         for name in ("epoch", "step", "stale", "seen"):
             if not isinstance(state[name], int) or isinstance(state[name], bool) or state[name] < 0:
                 raise ValueError(f"{name} is {str(state[name])[:40]}")
-        if not all(isinstance(state[name], (int, float)) for name in ("loss_sum", "seconds")):
+        if not all(math.isfinite(state[name]) for name in ("loss_sum", "seconds")):
             raise ValueError("sums that are no numbers")
         if state["step"] > self.steps:
             raise ValueError(f"step {state['step']} of {self.steps}")
@@ -100,13 +103,22 @@ class Training:
     def _check_moments(self) -> None:
         """Raise `ValueError` where the optimizer's state does not fit its weights; torch would write beyond it."""
         for group in self.optimizer.param_groups:
-            if not all(isinstance(group[name], (int, float)) for name in ("lr", "weight_decay", "factor")):
+            if not all(math.isfinite(group[name]) for name in ("lr", "weight_decay", "factor")):
                 raise ValueError("rates that are no numbers")
             for weight in group["params"]:
                 for name, value in self.optimizer.state.get(weight, {}).items():
                     wanted = torch.Size() if name == "step" else weight.shape
                     if not isinstance(value, Tensor) or value.shape != wanted or not value.is_floating_point():
                         raise ValueError(f"the optimizer's {name} has another shape than its weights")
+
+    def _check_schedule(self, course: dict[str, Any]) -> None:
+        """Raise `ValueError` where the schedule is not as far as the training is, or follows another course."""
+        state = self.schedule.state_dict()
+        course["last_epoch"] = self.total_steps if self.stage.schedule_every == "step" else self.epoch
+        for name, value in course.items():
+            moves = name.startswith("_")  # torch's own counts
+            if type(state[name]) is not type(value) or (not moves and state[name] != value):
+                raise ValueError(f"the schedule's {name} is {str(state[name])[:40]}")
 
     def _device_random(self) -> Any:
         """Where the device's own random state lives; the CPU's is torch's."""
@@ -130,6 +142,8 @@ class Training:
             self._move_average()
         if self.stage.schedule_every == "step":
             self.schedule.step()
+        self.step += 1
+        self.seen += len(labels)
         return loss.detach()
 
     def settle(self, inputs: Iterable[Tensor]) -> None:
@@ -202,8 +216,6 @@ def _run_epoch(training: Training, stream: Stream, stop: Callable[[], bool]) -> 
         group = training.optimizer.param_groups[-1]
         rate = group["lr"] / group["factor"]
         loss = training.learn(inputs, labels)
-        training.step += 1
-        training.seen += len(labels)
         rows.append({"kind": "step", "epoch": training.epoch, "step": training.total_steps, "lr": rate,
                      "loss": loss, "n": len(labels)})
         if stop():

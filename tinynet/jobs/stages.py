@@ -174,8 +174,9 @@ def _last_state(folder: StageFolder, packed: Packed, manner: Manner) -> dict[str
     if manner.restart:
         raise InputError(f"--restart: {folder.path} has what it needs to go on; leave --restart out")
     logged = max((row["step"] for row in runs.read_rows(folder.log, {"step": int})), default=0)
-    if logged < state["epoch"]:  # steps are more than epochs
-        cli.say(f"note: {folder.log} lacks the rows of before; its curves begin at epoch {state['epoch'] + 1}")
+    epoch = state.get("epoch")
+    if isinstance(epoch, int) and logged < epoch:  # steps are more than epochs
+        cli.say(f"note: {folder.log} lacks the rows of before; its curves begin at epoch {epoch + 1}")
     return state
 
 

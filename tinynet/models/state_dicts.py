@@ -5,8 +5,10 @@ or `model.` of a larger module), a training script puts the state dict beside it
 half precision saves space. All of that is taken off by one function, and said.
 """
 
+import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +32,7 @@ def read_file(path: str | Path) -> Any:
     try:
         if Path(path).suffix == ".safetensors":
             return _read_safetensors(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the format; what is wrong is told in one line
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load(path)
     except InputError:
         raise
     except MemoryError:
@@ -43,6 +43,18 @@ def read_file(path: str | Path) -> Any:
     except Exception as error:  # a broken or foreign file raises nearly anything
         raise InputError(f"--weights {path}: not a state dict that torch can read safely "
                          f"({type(error).__name__}); save one with torch.save(model.state_dict(), ...)") from None
+
+
+def load(path: str | Path) -> Any:
+    """What `torch.save` wrote, tensors on the CPU; raises nearly anything where a file is broken, and runs no code."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > os.path.getsize(path):
+            raise ValueError("is compressed")  # torch compresses nothing, and a bomb would fill memory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the format; what is wrong is told in one line
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -3,11 +3,13 @@
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinynet.cli import printable
 from tinynet.ending import postponed
 from tinynet.files import whole_file
 
@@ -88,7 +90,7 @@ def view_votes(views: Sequence[str], pictures: Sequence[Any], votes: Sequence[tu
     columns = min(5, len(views))
     rows = -(-len(views) // columns)
     figure = Figure(figsize=(max(2.4 * columns, 4), 2.9 * rows + 0.5), layout="constrained")
-    figure.suptitle(title, parse_math=False)  # a file may be called $x$
+    figure.suptitle(title)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, view, picture, (name, share) in zip(panels, views, pictures, votes, strict=False):
         panel.imshow(picture, interpolation="nearest")
@@ -189,18 +191,31 @@ def save_figure(figure: "Figure", path: Any, described: str = "") -> None:
 
     `described`: kept in the file, for whoever asks what it was drawn from.
     """
-    with postponed(), whole_file(path) as stream:
-        figure.savefig(stream, format="svg" if Path(path).suffix == ".svg" else "png", dpi=110,
-                       metadata={"Description": described} if described else {})
+    with whole_file(path) as stream:
+        _save(figure, stream, format="svg" if Path(path).suffix == ".svg" else "png", dpi=110,
+              metadata={"Description": printable(described)} if described else {})
+
+
+def _save(figure: "Figure", stream: Any, **how: Any) -> None:
+    """Draw a figure whose words may be anything: names of runs and files stand in them."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
+    for text in (*figure.texts, *(panel.title for panel in figure.axes)):
+        text.set_parse_math(False)  # a file may be called $x$
+    with postponed(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing")  # a letter that no font has is drawn as a box
+        figure.savefig(stream, **how)
 
 
 def inline_svg(figure: "Figure", described: str) -> str:
     """A figure as SVG inside a page: its ink is the page's, in both colour schemes; `described`: for who cannot see."""
     import matplotlib
 
-    drawn = io.StringIO()
-    with postponed(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
-        figure.savefig(drawn, format="svg", transparent=True)
+    drawn, described = io.StringIO(), printable(described)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
+        _save(figure, drawn, format="svg", transparent=True)
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg"):].replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
     mark = "f" + hashlib.sha256(described.encode()).hexdigest()[:8]  # matplotlib gives every figure the same ids

@@ -83,6 +83,8 @@ class Probabilities:
         if values.dtype != np.float32 or values.shape != shape or 0 in shape or not seconds:
             raise _Unfit(f"{values.dtype} of shape {values.shape} for {shape[0]} views, {shape[1]} pictures and "
                          f"{shape[2]} classes")
+        if len(set(self.wnids)) < len(self.wnids):
+            raise _Unfit("one class stands there twice")
         if np.isnan(values).any():
             raise _Unfit("some are NaN")
         with np.errstate(over="ignore"):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from tinynet.cli import advice
 from tinynet.errors import InputError
+from tinynet.models.vgg import MAX_SIDE
 
 View = Callable[[Tensor], Tensor]
 Views = dict[str, View]
@@ -154,9 +155,8 @@ STEPS: dict[str, Callable[..., Views]] = {
     "scales": scales, "resize": resized, "dense": dense}
 _RESIZING, _CROPPING = {"scales", "resize", "dense"}, {"five", "ten"}
 # How many numbers a step takes, and between what: pixels beyond the last would fill memory, degrees say nothing new.
-_LARGEST = 4096
-_NUMBERS = {"shift": (0, 1, 1, 64), "rotate": (0, 1, 0.1, 180), "zoom": (0, 1, 1, 8), "scales": (0, 64, 8, _LARGEST),
-            "resize": (1, 1, 8, _LARGEST), "dense": (0, 1, 8, _LARGEST)}
+_NUMBERS = {"shift": (0, 1, 1, 64), "rotate": (0, 1, 0.1, 180), "zoom": (0, 1, 1, 8), "scales": (0, 64, 8, MAX_SIDE),
+            "resize": (1, 1, 8, MAX_SIDE), "dense": (0, 1, 8, MAX_SIDE)}
 _FRACTIONS = {"rotate", "zoom"}  # of the others numbers are pixels
 
 
@@ -203,8 +203,8 @@ def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
     `prepared`: pictures come resized for crops of `size`, which may be one in the centre (ImageNet's procedure).
     Raises `InputError` for a step that is unknown, twice the same name, or numbers that it does not take.
     """
-    if not 0 < size <= _LARGEST:
-        raise InputError(f"{advice('--size') or 'size'} {size}: a side in pixels from 1 to {_LARGEST}")
+    if not 0 < size <= MAX_SIDE:
+        raise InputError(f"{advice('--size') or 'size'} {size}: a side in pixels from 1 to {MAX_SIDE}")
     steps = [_read(part, text) for part in text.split("+")]
     names = [name for name, _ in steps]
     resizes, crops = bool(_RESIZING & set(names)), bool(_CROPPING & set(names))
