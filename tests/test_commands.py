@@ -870,7 +870,7 @@ def test_a_run_is_not_resumed_with_other_data(elsewhere, monkeypatch, tmp_path):
 
 def test_one_process_at_a_time_trains_a_stage(elsewhere):
     flags = [*SMALL, "--out", "new", *elsewhere.flags]
-    with locked("new/.base.lock", None):
+    with locked("new/base", None):
         refused(train, flags, "new/base", "another process", "--out")
     assert not files()
 

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -21,17 +22,17 @@ from tinynet.errors import InputError
 # What a user can do at once: a sentence, and the flags that name another place.
 _PLACES = ("cache", "out")
 _WAYS_OUT = {
-    errno.ENOSPC: ("make room there", _PLACES),
-    errno.EDQUOT: ("make room there", _PLACES),
-    errno.EFBIG: ("files may not be that large there", _PLACES),
-    errno.EACCES: ("you may not use it", _PLACES),
-    errno.EPERM: ("you may not use it", _PLACES),
-    errno.EROFS: ("nothing can be written there", _PLACES),
-    errno.ENOTDIR: ("a file stands where a folder is needed", _PLACES),
-    errno.EEXIST: ("a file stands where a folder is needed", _PLACES),
-    errno.EISDIR: ("a folder stands where a file is needed; name another place", ()),
-    errno.ENAMETOOLONG: ("name a shorter one", ()),
-    errno.ENOENT: ("it was there before; look whether its disk is still connected", ()),
+    errno.ENOSPC: ("free some space", _PLACES),
+    errno.EDQUOT: ("free some space", _PLACES),
+    errno.EFBIG: ("the file is too large for this file system", _PLACES),
+    errno.EACCES: ("check its permissions", _PLACES),
+    errno.EPERM: ("check its permissions", _PLACES),
+    errno.EROFS: ("the file system is read-only", _PLACES),
+    errno.ENOTDIR: ("a file is where a folder is needed", _PLACES),
+    errno.EEXIST: ("a file is where a folder is needed", _PLACES),
+    errno.EISDIR: ("a folder is where a file is needed; use another path", ()),
+    errno.ENAMETOOLONG: ("use a shorter path", ()),
+    errno.ENOENT: ("check that it exists and its disk is mounted", ()),
     errno.EMFILE: ("raise the number of open files (ulimit -n)", ()),
     errno.ENFILE: ("raise the number of open files (ulimit -n)", ()),
     errno.ENOMEM: ("close other programs, or use a smaller batch", ()),
@@ -44,8 +45,9 @@ def path(text: str) -> str:
 
 COMMON: dict[str, dict[str, Any]] = {
     "data": dict(type=path, metavar="PATH",
-                 help="the archive: a zip, an extracted folder, or a folder that holds either (default: that of the "
-                      "run, else $TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded if absent)"),
+                 help="the data: a zip or tar, an extracted folder, parquet files, or a folder that contains one of "
+                      "these (default: the run's data, else $TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded "
+                      "if absent)"),
     "cache": dict(type=path, metavar="DIR",
                   help="where packed pictures and features are kept (default: 'cache' beside the data)"),
     "weights": dict(type=path, metavar="NAME|FILE",
@@ -211,24 +213,42 @@ def run(main: Callable[[], None]) -> NoReturn:
     except (InputError, FloatingPointError) as error:  # the latter: a training that diverged says what to lower
         _end(f"error: {error}", 2)
     except Interrupted as error:
-        _end(f"ended by {signal.Signals(error.number).name}", 128 + error.number)
+        _stopped(error)
     except KeyboardInterrupt:
         _end("interrupted", 130)
-    except BrokenPipeError:
+    except BrokenPipeError as error:
+        if not _reader_has_left():
+            _end(f"error: {_what_failed(error)}", 2)  # it was another pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         raise SystemExit(0) from None
     except OSError as error:
         _end(f"error: {_what_failed(error)}", 2)
     except Exception as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # libraries that were interrupted raise their own
+        if isinstance(error.__context__, Interrupted):  # libraries that were interrupted raise their own
+            _stopped(error.__context__)
+        if isinstance(error.__context__, KeyboardInterrupt):
             _end("interrupted", 130)
         if not _is_out_of_memory(error):
             raise
         flags = " or ".join(Parser.flags("batch", "size", "workers"))
-        _end(f"error: out of memory; close other programs{f', or name a smaller {flags}' if flags else ''}", 2)
+        _end(f"error: out of memory; close other programs{f', or use a smaller {flags}' if flags else ''}", 2)
     finally:
         Parser.current = None
     raise SystemExit(0)
+
+
+def _stopped(error: Interrupted) -> NoReturn:
+    _end(f"stopped by {signal.Signals(error.number).name}", 128 + error.number)
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`."""
+    try:
+        pipe = select.poll()
+        pipe.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows cannot tell
+        return True
 
 
 def _run(main: Callable[[], None]) -> None:
@@ -245,7 +265,7 @@ def _what_failed(error: OSError) -> str:
     what = f"{' -> '.join(names) or 'disk'}: {error.strerror or str(error) or type(error).__name__}"
     reason, places = _WAYS_OUT.get(error.errno or 0, ("", ()))
     flags = Parser.flags(*places)
-    return "; ".join(filter(None, (what, reason, f"name another place with {' or '.join(flags)}" if flags else "")))
+    return "; ".join(filter(None, (what, reason, f"use another place with {' or '.join(flags)}" if flags else "")))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -323,7 +343,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         if first is None:  # batch systems send theirs more than once
             first = number
-            again = " (Ctrl-C again stops at once)" if number == signal.SIGINT else ""
+            again = " (press Ctrl-C again to stop now)" if number == signal.SIGINT else ""
             say(f"\n{signal.Signals(number).name}: stopping after this step{again}")
 
     with interrupted_by((signal.SIGINT, *ENDING), remember):

@@ -100,7 +100,7 @@ def choose_device(device: str = "auto", precision: Precision = "auto", int8: boo
                "cpu": ("float32", "bfloat16", *(("int8",) if int8 and has_vnni() else ()))}
     if precision not in allowed[device]:
         raise InputError(f"--precision {precision}: on {device} there is {', '.join(allowed[device])}; "
-                         "name one of these or leave it to auto")
+                         "name one of these with --precision")
     if device == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # else its convolutions round to ten bits and are not float32
     dtype = getattr(torch, (floats or fastest) if precision == "int8" else precision)
@@ -203,7 +203,7 @@ class InParts:
         if most == 1:
             raise InputError(f"out of memory with a single image of {sides} pixels; use smaller images")
         self._most[pictures.shape[2:]] = most // 2
-        say(f"out of memory with {most} images of {sides} pixels at once; going on with {most // 2}")
+        say(f"out of memory with {most} images of {sides} pixels at once; continuing with {most // 2} at a time")
         if pictures.device.type == "cuda":
             torch.cuda.empty_cache()
         return self(pictures)

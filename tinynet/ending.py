@@ -1,4 +1,4 @@
-"""How a process is asked to end, by signals from outside, and what nobody reads any more."""
+"""Signals that ask a process to end, and output that nobody reads."""
 
 import os
 import signal
@@ -25,7 +25,10 @@ def interrupt(number: int, frame: Any) -> NoReturn:
 
 @contextmanager
 def interrupted_by(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Handle these signals within the block, in the main thread alone; a SIGHUP that is ignored stays so (nohup)."""
+    """Handle these signals within the block, in the main thread alone.
+
+    A signal that is ignored stays so: SIGHUP under nohup, SIGINT in the background of a script.
+    """
     before, owner = {}, os.getpid()
 
     def answer(number: int, frame: Any) -> None:
@@ -37,7 +40,7 @@ def interrupted_by(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -
 
     try:
         for number in numbers:
-            if (earlier := signal.getsignal(number)) != signal.SIG_IGN or number != getattr(signal, "SIGHUP", None):
+            if (earlier := signal.getsignal(number)) != signal.SIG_IGN:
                 signal.signal(number, answer)
                 before[number] = earlier or signal.SIG_DFL
     except ValueError:  # another thread
@@ -51,7 +54,7 @@ def interrupted_by(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Let signals that ask to end wait until the block is over: for a write of seconds, in the main thread.
+    """Delay signals that ask to end until the block is over: for a write of seconds, in the main thread.
 
     Libraries that are interrupted within their own code lose the exception, or raise another one.
     """
@@ -65,8 +68,11 @@ def postponed() -> Iterator[None]:
 
 
 def write_always() -> None:
-    """Let no letter that an output cannot show, and no reader of messages who has left, end the work."""
-    for stream in (sys.stdout, sys.stderr):
+    """Go on where an output has no such character, is closed, or has lost its reader."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell's >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  until the process ends
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     if not isinstance(sys.stderr, Messages):

@@ -123,14 +123,16 @@ def _run(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]
 def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     if asked.choose < 1 or not asked.tta or len(asked.size or []) > 1:
         made.error("--choose takes 1 or more, --tta with the views to choose from, and at most one --size")
+    from tinynet.files import can_write
     from tinynet.jobs.choosing import choose
     from tinynet.report.figures import accuracy_against_cost, save_figure
 
     scorer = _scorer(asked, device)
     rows = list(choose(scorer, asked.tta, (asked.size or [scorer.size])[0], asked.choose))
-    drawn = scorer.folder.results / "views.png"
-    save_figure(accuracy_against_cost(rows, f"{scorer.folder.run.name}: {scorer.folder.stage}"), drawn)
-    cli.say(f"accuracy against cost: {drawn}")
+    figure = scorer.folder.results / "views.png"
+    if can_write(figure.parent):
+        save_figure(accuracy_against_cost(rows, f"{scorer.folder.run.name}: {scorer.folder.stage}"), figure)
+        cli.say(f"accuracy against cost: {figure}")
     return rows
 
 

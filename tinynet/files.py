@@ -31,9 +31,15 @@ def _sync(path: Path) -> None:
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes the name `path` only when the block ends without an exception.
 
-    Missing parent folders are made. An earlier file of that name is replaced in one step.
+    Missing parent folders are made. An earlier file of that name is replaced in one step; where the name is a link, the
+    file that it leads to. What is no file, such as /dev/null, is written to.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, "wb") as stream:
+            yield stream
+        return
+    path = _behind_link(path)
     partial = _partial(path)
     try:
         with open(partial, "wb") as stream:
@@ -48,13 +54,18 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def _behind_link(path: Path) -> Path:
+    """Where a link leads, which stays a link; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder that takes the name `path` only when the block ends without an exception.
 
     An earlier folder of that name is replaced. One process at a time may write it (see `locked`).
     """
-    path = Path(path)
+    path = _behind_link(Path(path))
     with temporary_folder(path) as partial:
         yield partial
         for file in partial.rglob("*"):
@@ -79,25 +90,35 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
 
 # --- what is not whole yet, and whose it is --------------------------------------------------------
 
-_HOST = re.sub(r"\W", "-", platform.node())[:40] or "localhost"
+def _machine() -> str:
+    """A word for where numbers of processes mean the same: a machine since its start, or a container on it."""
+    words = [platform.node()[:40]]
+    with suppress(OSError):  # Linux alone tells: nodes of a cluster, or containers, may share one name
+        words += [Path("/proc/sys/kernel/random/boot_id").read_text()[:8], str(os.stat("/proc/self/ns/pid").st_ino)]
+    return re.sub(r"\W", "-", "-".join(words))
+
+
+_HOST = _machine()
 _OWNER = re.compile(r"\..+\.tinynet-(?P<host>[\w-]+)-(?P<process>\d+)\.partial")
-_LOCK = re.compile(r"\.(.+\.packed|features-[0-9a-f]{16}|base|finetune|fixres|scores\.jsonl)\.lock")  # of tinynet
+_LOCK = re.compile(r"\..+\.tinynet\.lock")
 _LIVES = 3600.0  # seconds without a change after which what a process of another machine left is taken for dead
 _cleared: set[tuple[int, Path]] = set()
+_mine: set[tuple[int, Path]] = set()  # partial files of this process
 
 
 def _partial(path: Path) -> Path:
     """A name beside `path` of this process alone: two that write the same file must not share it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
-    with suppress(OSError):
-        for old in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
-            _clear(old)
-            # The first edition named no machine, and for folders no process.
-            number = old.name.removeprefix(f".{path.name}.").removesuffix("partial").rstrip(".")
-            if not number or (number.isdecimal() and not _runs(int(number))):
-                _remove(old)
-    return path.with_name(f".{path.name}.tinynet-{_HOST}-{os.getpid()}.partial")
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
+        _clear(old)
+        # The first edition named no machine, and for folders no process.
+        number = old.name.removeprefix(f".{path.name}.").removesuffix("partial").rstrip(".")
+        if not number or (number.isdecimal() and not _runs(int(number))):
+            _remove(old)
+    partial = path.with_name(f".{path.name}.tinynet-{_HOST}-{os.getpid()}.partial")
+    _mine.add((os.getpid(), partial))
+    return partial
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -112,7 +133,7 @@ def clear_leftovers(folder: Path) -> None:
         for place in list(folder.iterdir()):
             _clear(place)
             if _LOCK.fullmatch(place.name):
-                with suppress(OSError), locked(place, partial(_held, place)):
+                with suppress(OSError), _locked(place, partial(_held, place)):
                     pass
 
 
@@ -123,18 +144,23 @@ def _held(place: Path) -> NoReturn:
 def _clear(place: Path) -> None:
     """Remove what has an owner in its name that is gone."""
     owner = _OWNER.fullmatch(place.name)
-    if owner and not _has_owner(place, owner["host"], int(owner["process"])):
-        _remove(place)
+    with suppress(OSError):  # it may have gone
+        if owner and not _has_owner(place, owner["host"], int(owner["process"])):
+            _remove(place)
 
 
 def _has_owner(place: Path, host: str, process: int) -> bool:
-    if host == _HOST and os.name != "nt":  # Windows would send a signal where others only ask
+    if host == _HOST and process == os.getpid():
+        return (process, place) in _mine  # else of an earlier process with the same number
+    if host == _HOST and os.name != "nt":
         return _runs(process)
     newest = max(file.lstat().st_mtime for file in (place, *place.rglob("*")))
     return time.time() - newest < _LIVES
 
 
 def _runs(process: int) -> bool:
+    if os.name == "nt":  # Windows would send a signal where others only ask
+        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -156,7 +182,7 @@ def _remove(place: Path) -> None:
 
 @contextmanager
 def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock file `path` for the block.
+    """Hold the lock of the file or folder `path` for the block: a hidden file beside it.
 
     While another process holds it, `busy` is called: it may raise, or say that this one waits.
     The lock ends with the process, however that ends; the file goes with the block. Where the system or the file
@@ -165,6 +191,18 @@ def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
+    with _locked(path.with_name(f".{path.name}.tinynet.lock"), busy):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    try:
+        import fcntl  # noqa: F401  only to see whether there is one
+    except ImportError:  # Windows, which does not remove a file that is open either
+        _tell_of_no_locks(os.name)
+        yield
+        return
     while True:
         with open(path, "a", opener=_open_at_once) as stream:
             try:
@@ -195,11 +233,8 @@ def _lock(stream: Any, wait: bool) -> None:
 
     Raises `BlockingIOError` where another process holds it, unless `wait`.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        _tell_of_no_locks(os.name)
-        return
+    import fcntl
+
     for lock in (fcntl.flock, fcntl.lockf):
         try:
             lock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -248,11 +283,16 @@ def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memma
 
 
 def can_hold(path: str | Path) -> Path:
-    """The path, once its folder exists and nothing but a file stands there: told before the work, not after it."""
+    """The path, once its folder exists, can be written to, and the path is no folder: told before the work, not after.
+
+    Raises `OSError` where that is not so.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not can_write(path.parent) and not (path.exists() and not path.is_file()):
+        raise PermissionError(errno.EACCES, "cannot be written to", str(path.parent))
     return path
 
 

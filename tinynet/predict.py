@@ -8,11 +8,10 @@
 The last is the format that the course which published the data asked for.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import cli
-from tinynet.files import write_text
+from tinynet.files import can_hold, write_text
 from tinynet.jobs.plan import Plan, open_data
 from tinynet.runs import STAGES, StageFolder, finished_stage
 
@@ -94,8 +93,7 @@ def _official_test(asked: Any) -> None:
     merge = merges.get(asked.merge)
     packed = open_data(asked.data, asked.cache, Plan.of(folder))
     scorer = Scorer(folder, packed, choose_device(asked.device, asked.precision))
-    target = Path(asked.out or folder.path / "test-predictions.txt")
-    target.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not done for nothing
+    target = can_hold(asked.out or folder.path / "test-predictions.txt")
     (chosen,) = scorer.sets([asked.tta], scorer.size if asked.size is None else asked.size)
     found = scorer.score("test", chosen)
     best = found.merged(merge).argmax(1)

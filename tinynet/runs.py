@@ -26,8 +26,9 @@ _NUMBERS = {"n": int, "ece": float, "forwards": int, **_SCORES}  # of a row of s
 _IN_LOG = {"kind": str, "step": int, "epoch": int}
 _IN_KIND = {"step": {"lr": float, "loss": float}, "epoch": {"loss": float, "seconds": float, "holdout": _SCORES}}
 _LARGEST = 2**30  # bytes of a log: ten million steps
+_KINDS = {str: "a string", int: "an integer", float: "a finite number", list: "a list", dict: "an object"}
 _GREATEST = 1e30  # no loss, rate or time is beyond, and figures could not show it
-_AS_IT_WAS = "put the file back as it was, or move it away"
+_AS_IT_WAS = "restore the file, or move it away"
 
 
 class StageFolder:
@@ -80,10 +81,10 @@ class StageFolder:
         try:
             stored = read_json(self.recipe)
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.recipe}: cannot be read ({_reason(error)}); name a folder that tinynet.train "
+            raise InputError(f"{self.recipe}: cannot be read ({_reason(error)}); choose a run that tinynet.train "
                              "wrote") from None
         if wrong := _lacks(stored, keys):
-            raise InputError(f"{self.recipe}: {wrong}; name a folder that tinynet.train wrote")
+            raise InputError(f"{self.recipe}: {wrong}; choose a run that tinynet.train wrote")
         return stored
 
     def read_log(self) -> list[dict[str, Any]]:
@@ -202,7 +203,7 @@ def _reason(error: Exception) -> str:
 def _lacks(row: Any, keys: dict[str, Any]) -> str:
     """What is wrong with something that must be a dict with values of these types, or nothing."""
     if not isinstance(row, dict):
-        return f"holds a {type(row).__name__} where names and values must stand"
+        return f"is a {type(row).__name__}, not a JSON object"
     for name, kind in keys.items():
         if name not in row:
             return f"has no {name}"
@@ -212,13 +213,13 @@ def _lacks(row: Any, keys: dict[str, Any]) -> str:
                 return f"{name} {wrong}"
         elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind) or (
                 kind is float and not abs(value) < _GREATEST):
-            return f"{name} is {str(value)[:40]!r}"
+            return f"{name} is {str(value)[:40]!r}, not {_KINDS[kind]}"
     return ""
 
 
 def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Add rows to a file of scores, whole or not at all; a row takes the place of an earlier one of its kind."""
-    with locked(path.with_name(f".{path.name}.lock"), lambda: None):  # another command may score the same run
+    with locked(path, lambda: None):  # another command may score the same run
         kept = {_kind(row): row for row in (*_score_rows(path), *rows)}
         write_text(path, _lines(kept.values()))
 

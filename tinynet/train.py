@@ -28,10 +28,10 @@ def parser() -> cli.Parser:
                       help="what to train (default: all, which is base and finetune)")
     made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for a later stage, that of its run")
     made.add_argument("--resume", type=cli.path, metavar="RUN",
-                      help="continue this run, all of its stages, with its own recipe; --data, --cache, --weights and "
-                           "--run say where what it was started with is now")
+                      help="continue all stages of this run with its own recipe; if files have moved, give their new "
+                           "places with --data, --cache, --weights and --run")
     made.add_argument("--restart", action="store_true",
-                      help="with --resume: begin an unfinished stage again whose last.pt is lost")
+                      help="with --resume: start an unfinished stage over, for instance if its last.pt is lost")
     made.add_argument("--summary", action="store_true", help="print the network layer by layer and stop")
     made.add_argument("--compile", action=BooleanOptionalAction,
                       help="compile the steps of training, which takes a minute; for long training on a GPU")
@@ -50,10 +50,11 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
-    made = parser()
-    asked = made.parse_args(argv)
+    argument_parser = parser()
+    asked = argument_parser.parse_args(argv)
     if asked.restart and not asked.resume:
-        made.error("--restart is of a run; name one with --resume")
+        argument_parser.error("--restart needs --resume RUN")
+    named = asked.precision != "auto"
     run, plan = _resumed(asked) if asked.resume else _planned(asked)
     from tinynet.device import choose_device
     from tinynet.jobs import stages
@@ -62,8 +63,12 @@ def main(argv: list[str] | None = None) -> None:
     if asked.summary:
         print(stages.summary(run, plan))
         return
-    device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile), floats=asked.floats,
-                           frozen=asked.frozen)
+    kept = asked.precision if asked.resume and not named else None
+    try:
+        device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile), floats=asked.floats,
+                               frozen=asked.frozen)
+    except InputError as error:
+        raise InputError(f"{run}: was started with precision {kept}; {error}") if kept else error from None
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
     rows = stages.train(run, plan, device, resume=bool(asked.resume), restart=asked.restart, live=asked.tensorboard)
     show(rows, asked.format)
@@ -86,10 +91,10 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
         plan = Plan(recipe, asked.data or "", stages, weights, asked.seed or 0, asked.cache)
     for stage in plan.stages:
         if StageFolder(run, stage).started:
-            raise InputError(f"{run}: holds a {stage} already; continue it with "
-                             f"{cli.typed('tinynet.train', '--resume', run)}, or name another folder with --out")
+            raise InputError(f"{run}: already contains {stage}; continue it with "
+                             f"{cli.typed('tinynet.train', '--resume', run)}, or use another folder with --out")
         if later := [s for s in STAGES[STAGES.index(stage) + 1:] if StageFolder(run, s).started and s not in WHOLE]:
-            raise InputError(f"{run}: holds a {later[0]} of what came before it; name another folder with --out")
+            raise InputError(f"{run}: already contains {later[0]}; use another folder with --out")
     data = str(find_data(plan.data or None).resolve())
     return run, replace(plan, data=data, cache=plan.cache and str(Path(plan.cache).resolve()))
 
@@ -149,7 +154,7 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
         elsewhere["weights"] = _weights(asked.weights)
     if asked.run:
         if plan.start_run is None:
-            raise InputError(f"--run {asked.run}: {run} goes on from its own base, which lies in it; leave --run out")
+            raise InputError(f"--run {asked.run}: {run} uses its own base stage; remove --run")
         elsewhere["start_run"] = str(Path(asked.run).resolve())
     return run, replace(plan, **elsewhere)
 

@@ -275,11 +275,11 @@ _ROOTS: dict[str, Change] = {
     "is-a-loop": lambda path: (shutil.rmtree(path), path.symlink_to(path.name)),
     "is-a-broken-link": lambda path: (shutil.rmtree(path), path.symlink_to("nowhere")),
     "lock-is-a-folder": lambda path: (
-        [(path / f".{folder.name}.lock").mkdir() for folder in list(path.glob(_PACKED))]
+        [(path / f".{folder.name}.tinynet.lock").mkdir() for folder in list(path.glob(_PACKED))]
         + [shutil.rmtree(folder) for folder in list(path.glob(_PACKED))]
     ),
     "lock-is-a-pipe": lambda path: (
-        [os.mkfifo(path / f".{folder.name}.lock") for folder in list(path.glob(_PACKED))]
+        [os.mkfifo(path / f".{folder.name}.tinynet.lock") for folder in list(path.glob(_PACKED))]
         + [shutil.rmtree(folder) for folder in list(path.glob(_PACKED))]
     ),
     "partial-is-a-file": lambda path: (

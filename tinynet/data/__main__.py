@@ -40,7 +40,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     scope = {"complete": "all pictures of the official archive are here", "other": "not the official set of pictures",
              "part": "a part of the official archive, judged by its own consistency"}[report.scope]
     say(f"{place}: {scope}: {'nothing is wrong' if report.ok else 'something is wrong, see the rows above'}"
-        f"{f'; brought to RGB of 8 bits: {report.other_modes}' if report.other_modes else ''}")
+        f"{f'; converted to 8-bit RGB: {report.other_modes}' if report.other_modes else ''}")
     if not report.ok:
         raise SystemExit(1)
 

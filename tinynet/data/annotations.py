@@ -7,6 +7,7 @@ from typing import TypeVar
 Box = tuple[int, ...]
 Entry = TypeVar("Entry")
 
+ANNOTATIONS = "val/val_annotations.txt"
 NO_BOX = (-1, -1, -1, -1)
 _WIDEST = 2**15  # pixels, which an int16 holds
 
@@ -44,7 +45,8 @@ def read_annotations(text: str, wnids: Sequence[str]) -> dict[str, tuple[str, Bo
         if row[1] not in known:
             raise ValueError(f"line {number}: {row[1][:60]} is not one of the {len(known)} classes of wnids.txt")
         if (before := annotations.setdefault(row[0], entry)[0]) != row[1]:
-            raise ValueError(f"line {number}: {row[0][:60]} is {row[1][:60]} here and {before[:60]} in a line before")
+            raise ValueError(f"line {number}: labels {row[0][:60]} as {row[1][:60]}, but an earlier line says "
+                             f"{before[:60]}")
     return annotations
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tinynet.cli import say
-from tinynet.data.annotations import NO_BOX, Box, as_text, by_stem, entry_of, read_annotations, read_box
+from tinynet.data.annotations import ANNOTATIONS, NO_BOX, Box, as_text, by_stem, entry_of, read_annotations, read_box
 from tinynet.data.decode import image_endings
 from tinynet.data.places import locate
 from tinynet.data.sources import open_source
@@ -23,8 +23,7 @@ from tinynet.data.walk import NO_IMAGES
 from tinynet.errors import InputError
 
 SPLITS = ("train", "val", "test")
-_ANNOTATIONS = "val/val_annotations.txt"
-_TEXTS = ("_boxes.txt", _ANNOTATIONS)  # what lies among the images
+_TEXTS = ("_boxes.txt", ANNOTATIONS)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Archive:
             if top not in SPLITS or not rest or name.endswith(_TEXTS):
                 continue
             if "\n" in name or "\r" in name:
-                raise InputError(f"{self.path}: a line ends within the name {name!r}; rename that file")
+                raise InputError(f"{self.path}: the file name {name!r} contains a line break; rename the file")
             if Path(name).suffix.lower() in image_endings():
                 by_top[top].append(name)
             else:
@@ -99,7 +98,7 @@ class Archive:
         if not wnids:
             raise InputError(f"{self.path}: no wnids.txt and no images under train/; expected "
                              "train/<wnid>/images/*.JPEG, so fetch the archive again with `python -m tinynet.data get`")
-        say(f"note: {self.path}: wnids.txt is missing; its classes are the {len(wnids):,} folders of train/")
+        say(f"note: {self.path}: wnids.txt is missing; using the {len(wnids):,} folders in train/ as classes")
         return tuple(wnids)
 
     def part(self, name: str) -> Part:
@@ -132,7 +131,8 @@ class Archive:
 
     def _read_train(self, files: list[str]) -> Part:
         if not files:
-            raise InputError(f"{self.path}: no images under train/; expected train/<wnid>/images/*.JPEG")
+            raise InputError(f"{self.path}: no images under train/; expected train/<wnid>/images/*.JPEG, so fetch the "
+                             "archive again with `python -m tinynet.data get`")
         labels, boxes = [], []
         known: dict[str, dict[str, Box]] = {}
         for file in files:
@@ -141,6 +141,9 @@ class Archive:
                 known[wnid] = by_stem(self._boxes(f"train/{wnid}/{wnid}_boxes.txt"))
             labels.append(self._rank[wnid])
             boxes.append(entry_of(known[wnid], file) or NO_BOX)
+        if empty := [wnid for wnid in self.wnids if wnid not in known]:
+            raise InputError(f"{self.path}: train/ has no images of {len(empty):,} classes of wnids.txt (first: "
+                             f"{empty[0][:60]}); fetch the archive again, or remove their lines from wnids.txt")
         return Part(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
 
     def _boxes(self, name: str) -> dict[str, Box]:
@@ -169,21 +172,23 @@ class Archive:
         annotations = by_stem(listed)
         flat = [f for f in files if f.startswith("val/images/") and f.count("/") == 2]
         if flat and len(flat) < len(files):
-            raise InputError(f"{self.path}: val/ holds {len(flat)} images in val/images and "
-                             f"{len(files) - len(flat)} in class folders; keep one of the two")
+            raise InputError(f"{self.path}: val/ has {len(flat)} images in val/images and "
+                             f"{len(files) - len(flat)} in class folders; keep only one layout")
         self._refuse_twins(files)
         labels, boxes = [], []
         for file in files:
             annotated = entry_of(annotations, file)
             wnid = self._class_folder(file, "val") if not flat else annotated and annotated[0]
             if wnid is None:
-                raise InputError(f"{self.path}: {_ANNOTATIONS} has {len(listed)} lines and none for "
-                                 f"{file}; it must name each of the {len(files)} images, so fetch the archive again")
+                raise InputError(f"{self.path}: {ANNOTATIONS} has no line for {file}; it must list all {len(files)} "
+                                 "images, so fetch the archive again")
             if annotated and annotated[0] != wnid:
-                raise InputError(f"{self.path}: {file} lies in class {wnid} and {_ANNOTATIONS} says "
-                                 f"{annotated[0]}; one of them is wrong, so fetch the archive again")
+                raise InputError(f"{self.path}: {file} is in the folder of class {wnid}, but {ANNOTATIONS} says "
+                                 f"{annotated[0]}; fetch the archive again")
             labels.append(self._rank[wnid])
             boxes.append(annotated[1] if annotated else NO_BOX)
+        if flat and len(files) < len(listed):
+            say(f"note: {self.path}: {ANNOTATIONS} lists {len(listed):,} images and {len(files):,} are there")
         return Part(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
 
     def _refuse_twins(self, files: list[str]) -> None:
@@ -192,20 +197,21 @@ class Archive:
         for file in files:
             stem = Path(file).stem
             if (other := stems.setdefault(stem, file)) != file:
-                raise InputError(f"{self.path}: {other} and {file} have one name in {_ANNOTATIONS}; remove one of them")
+                raise InputError(f"{self.path}: {other} and {file} match the same line of {ANNOTATIONS}; remove one of "
+                                 "them")
 
     def _annotations(self) -> dict[str, tuple[str, Box]]:
         """`val/val_annotations.txt` as file -> (wnid, box)."""
-        if _ANNOTATIONS not in self._names:
+        if ANNOTATIONS not in self._names:
             if any(f.startswith("val/images/") and f.count("/") == 2 for f in self._names):
-                raise InputError(f"{self.path}: {_ANNOTATIONS} is missing, and it alone holds the labels of "
-                                 "val/images; fetch the archive again with `python -m tinynet.data get`")
+                raise InputError(f"{self.path}: {ANNOTATIONS} is missing, so val/images has no labels; fetch the "
+                                 "archive again with `python -m tinynet.data get`")
             return {}
-        text = self._text(_ANNOTATIONS)
+        text = self._text(ANNOTATIONS)
         try:
             return read_annotations(text, self.wnids)
         except ValueError as error:
-            raise InputError(f"{self.path}: {_ANNOTATIONS}, {error}; fetch the archive again") from None
+            raise InputError(f"{self.path}: {ANNOTATIONS}, {error}; fetch the archive again") from None
 
 
 def _root(path: Path, names: Sequence[str]) -> str:
@@ -217,13 +223,14 @@ def _root(path: Path, names: Sequence[str]) -> str:
     trains = {f"/{name}".partition("/train/")[0][1:] for name in names if "/train/" in f"/{name}"}
     roots = listed or {f"{top}/" if top else "" for top in trains}
     if not roots:
-        example = f", for instance {names[0]}" if names else ""
-        raise InputError(f"{path}: not Tiny ImageNet: no wnids.txt among its {len(names):,} files{example}; "
-                         "`python -m tinynet.data get` fetches the official archive")
+        example = f" (first: {names[0]})" if names else ""
+        raise InputError(f"{path}: not Tiny ImageNet: no wnids.txt and no train/ folder in its {len(names):,} files"
+                         f"{example}; fetch the official archive with `python -m tinynet.data get`")
     depth = min(root.count("/") for root in roots)
     shallowest = sorted(root for root in roots if root.count("/") == depth)
     if len(shallowest) > 1:
-        raise InputError(f"{path}: holds several archives ({', '.join(shallowest[:3])}); name one that holds one")
+        raise InputError(f"{path}: contains several data sets ({', '.join(shallowest[:3])}); extract one and name it "
+                         "with --data")
     return shallowest[0]
 
 

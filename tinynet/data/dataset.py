@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import VisionDataset
 
-from tinynet.data.archive import Archive, locate
+from tinynet.data.archive import Archive
 from tinynet.data.download import get
 from tinynet.data.packed import decode
-from tinynet.data.places import home
+from tinynet.data.places import home, locate
 from tinynet.data.splits import split_train
 from tinynet.errors import InputError
 

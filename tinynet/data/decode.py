@@ -1,6 +1,6 @@
-"""An image's bytes become RGB of 8 bits: the one decoder, for archives, folders and predictions.
+"""Decode images to 8-bit RGB; used for archives, folders and predictions.
 
-Every mode that Pillow opens is brought to 8 bits as it looks, or refused by name:
+Every mode that Pillow opens is converted as it looks, or refused by name:
 
     1, L, P, RGB, CMYK, YCbCr, LAB, HSV    as Pillow converts them; grey becomes three equal channels
     with transparency                      shown over white
@@ -42,7 +42,7 @@ _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image in RGB, and the `mode` that its file has, by Pillow's name (`I;16`, `RGBA`)."""
+    """An RGB image, and the `mode` of its file by Pillow's name (`I;16`, `RGBA`)."""
 
     image: "Image.Image"
     mode: str
@@ -54,7 +54,7 @@ class Decoded:
 
 
 def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
-    """The image in `source`, bytes or a file; `upright`: turned as its EXIF data say.
+    """Decode `source`, bytes or a path, to RGB; `upright` applies the EXIF orientation.
 
     `name`: what an error calls it. Raises `InputError` where it cannot be read, is too large, or has a mode or values
     that cannot be shown in 8 bits.
@@ -70,11 +70,11 @@ def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
                 with _mute(image):
                     return Decoded(_in_rgb(image, upright), image.mode)
     except UnidentifiedImageError:
-        raise InputError(f"{name}: cannot be read, it is not an image{_size(source)}") from None
+        raise InputError(f"{name}: is not an image{_size(source)}") from None
     except _Unfit as error:
         raise InputError(f"{name}: {error}") from None
     except MemoryError:
-        raise InputError(f"{name}: needs more memory than there is") from None
+        raise InputError(f"{name}: out of memory while decoding") from None
     except Exception as error:  # a broken or hostile file raises nearly anything
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:80] or type(error).__name__
         raise InputError(f"{name}: cannot be read as an image ({reason})") from None
@@ -124,11 +124,12 @@ def _in_rgb(image: "Image.Image", upright: bool) -> "Image.Image":
 
     width, height = image.size
     if not min(width, height):
-        raise _Unfit(f"{width}x{height} pixels are no image")
+        raise _Unfit(f"has no pixels ({width}x{height})")
     if max(width, height) > _THINNEST * min(width, height):
-        raise _Unfit(f"{width}x{height} pixels are a line")
+        raise _Unfit(f"is {width}x{height} pixels; the long side may be at most {_THINNEST} times the short side, so "
+                     "crop it")
     if width * height > LARGEST:
-        raise _Unfit(f"{width}x{height} pixels are too many; at most {LARGEST:,} are read")
+        raise _Unfit(f"is {width}x{height} pixels; at most {LARGEST:,} are allowed, so resize it")
     rgb = _halved(image) if width * height > _HALVED else _visible(image)
     if upright:
         rgb.info = dict(image.info)
@@ -163,7 +164,7 @@ def _refuse_many_scans(image: "Image.Image", stream: BinaryIO) -> None:
         scans = stream.read().count(b"\xff\xda")  # within a scan 0xFF is followed by 0
         stream.seek(at)
         if scans > _MOST_SCANS:
-            raise _Unfit(f"is drawn {scans:,} times over; at most {_MOST_SCANS} are read")
+            raise _Unfit(f"has {scans:,} progressive scans; at most {_MOST_SCANS} are allowed, so save it again")
 
 
 @contextmanager
@@ -192,7 +193,13 @@ def _visible(image: "Image.Image") -> "Image.Image":
 
     if image.mode.startswith("I") or image.mode == "F":
         to_bytes = _floats if image.mode == "F" else _integers
-        return Image.fromarray(to_bytes(image)).convert("RGB")
+        grey = to_bytes(image)
+        tags = getattr(image, "tag_v2", {})
+        if _first(tags.get(_TIFF_PHOTOMETRIC, 1)) == _WHITE_IS_ZERO:
+            np.subtract(255, grey, out=grey)
+        if isinstance(key := image.info.get("transparency"), int):  # this number stands for nothing, and white shows
+            grey[np.asarray(image) == key] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         with_alpha = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         opaque = Image.new("RGB", image.size, "white")
@@ -208,19 +215,14 @@ def _integers(image: "Image.Image") -> np.ndarray:
     """(H, W) uint8 of greys of up to 16 bits."""
     tags = getattr(image, "tag_v2", None)
     if tags is not None and image.mode == "I":
-        raise _Unfit("has 32-bit or signed integers, which do not say what is white; save it with 8 or 16 bits")
+        raise _Unfit("has 32-bit or signed integer pixels, whose range is unknown; convert it to 8 or 16 bits")
     values = np.asarray(image)
     bits = _first(tags.get(_TIFF_BITS, 16)) if tags is not None else 16
     white = 2 ** min(bits, 16) - 1
     if values.min() < 0 or values.max() > white:
-        raise _Unfit(f"has numbers from {values.min():,} to {values.max():,}, where white is {white:,}; save it with "
-                     "8 bits")
-    grey = _in_strips(values, lambda some: (some.astype(np.uint32) * 255 + white // 2) // white)
-    if tags is not None and _first(tags.get(_TIFF_PHOTOMETRIC, 1)) == _WHITE_IS_ZERO:
-        np.subtract(255, grey, out=grey)
-    if isinstance(key := image.info.get("transparency"), int):  # this number stands for nothing, and white shows
-        grey[values == key] = 255
-    return grey
+        raise _Unfit(f"has pixel values from {values.min():,} to {values.max():,}; 0 to {white:,} are allowed, so "
+                     "convert it to 8 bits")
+    return _in_strips(values, lambda some: (some.astype(np.uint32) * 255 + white // 2) // white)
 
 
 def _floats(image: "Image.Image") -> np.ndarray:
@@ -228,7 +230,7 @@ def _floats(image: "Image.Image") -> np.ndarray:
     values = np.asarray(image)
     least, most = float(values.min()), float(values.max())
     if not (least >= -_TOLERANCE and most <= 1 + _TOLERANCE):  # NaN neither
-        raise _Unfit(f"has floats from {least:.4g} to {most:.4g}, where 0 is black and 1 is white; save it with 8 bits")
+        raise _Unfit(f"has float pixels from {least:.4g} to {most:.4g}; 0 to 1 is allowed, so convert it to 8 bits")
     return _in_strips(values, lambda some: (some.clip(0, 1) * 255).round())
 
 

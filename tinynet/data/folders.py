@@ -69,14 +69,14 @@ def _class_folders(root: Path, names: Sequence[str], classes: Sequence[str]) -> 
     inside = [name for name in names if "/" in name]
     counts = Counter(name.split("/")[0] for name in inside)
     if not inside:
-        raise InputError(f"--data {root}: holds no folders of pictures; where the pictures lie flat, name a file of "
-                         "labels with --labels")
+        raise InputError(f"--data {root}: contains no folders of images; where all images lie in one folder, name a "
+                         "file of labels with --labels")
     foreign = [name for name in counts if name not in index]
     if foreign:
-        raise InputError(f"--data {root}: {len(foreign)} of its {len(counts)} class folders are none of the network's "
-                         f"{len(classes)} classes (first: {foreign[0]!r}; the network's are like {classes[0]!r})")
+        raise InputError(f"--data {root}: {len(foreign)} of {len(counts)} class folders are not among the network's "
+                         f"{len(classes)} classes (first: {foreign[0]!r}); name the folders like {classes[0]!r}")
     if flat := len(names) - len(inside):
-        say(f"note: {root}: left out {flat:,} images that lie in no folder of a class")
+        say(f"note: {root}: skipped {flat:,} images outside class folders")
     return inside, [index[name.split("/")[0]] for name in inside]
 
 
@@ -99,7 +99,7 @@ def expand(paths: Iterable[str]) -> tuple[Path, ...]:
         if not path.exists() and not path.is_symlink():
             raise InputError(f"{name}: no such file or folder")
         if path.exists() and not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{name}: is a pipe or a device; write it to a file first")
+            raise InputError(f"{name}: is not a regular file; save the image to a file first")
         inside = images_below(path) if path.is_dir() else (path,)
         if not inside:
             raise InputError(f"{name}: holds no pictures")

@@ -1,4 +1,4 @@
-"""A file of labels for images of one folder: a label a line by position, or lines, CSV or tables that name files.
+"""Read files of labels: one label per line, or lines, CSV or tables with file names.
 
 Columns are told apart by what they hold: names of images of the folder, and classes (a wnid, or an index). Known by it
 are `FILE LABEL`, CSV with a header, Kaggle's `LOC_val_solution.csv`, Tiny ImageNet's `val_annotations.txt`.
@@ -15,8 +15,8 @@ from tinynet.data import devkit
 from tinynet.data.annotations import as_text
 from tinynet.errors import InputError
 
-_LABEL_NAMES = {"label", "labels", "class", "class_id", "classid", "wnid", "synset", "target", "category",
-                "predictionstring"}
+_LABEL_TITLES = {f"{word}{part}" for word in ("label", "class", "target", "category", "wnid", "synset")
+                 for part in ("", "s", "id", "idx", "index", "name")} | {"y", "predictionstring"}
 
 _LARGEST = 2**28  # bytes
 _WNID = re.compile(r"n\d{8}\b")
@@ -25,7 +25,7 @@ Table = list[list[str]]
 
 
 class Labels:
-    """What `--labels` says of the images `names`, paths below their folder, in the terms of `classes`.
+    """A file of labels for images: `names` are their paths below a folder, `classes` the names of the classes.
 
     Raises `InputError` where a label is missing, is none of the classes, contradicts another, or could belong to
     another image.
@@ -49,12 +49,12 @@ class Labels:
         return self._by_name(table[header:], file, label)
 
     def numbered(self, labels: Sequence[int]) -> tuple[int, ...]:
-        """Labels by position; raises `InputError` unless positions mean the same to everybody."""
+        """Labels by position; raises `InputError` where programs differ in the order of the files."""
         if len(self.names) != len(labels):
-            raise self._error(f"{len(labels):,} labels for {len(self.names):,} pictures")
+            raise self._error(f"has {len(labels):,} labels for {len(self.names):,} images; it must have one for each")
         if differing := _two_orders(self.names):
-            raise self._error(f"gives labels by position, and some programs list {differing[0]} before {differing[1]}, "
-                              "others after it; write lines of FILE LABEL")
+            raise self._error(f"has labels without file names, and programs differ in the order of {differing[0]} and "
+                              f"{differing[1]}; write lines of FILE LABEL")
         return tuple(labels)
 
     def _error(self, text: str) -> InputError:
@@ -63,14 +63,14 @@ class Labels:
     def _text(self) -> str:
         try:
             if Path(self.source).stat().st_size > _LARGEST:
-                raise self._error(f"has more than {_LARGEST:,} bytes, which no list of labels has")
+                raise self._error(f"is larger than {_LARGEST:,} bytes; name a file of labels")
             return as_text(Path(self.source).read_bytes())
         except InputError:
             raise
         except OSError as error:
-            raise self._error(f"cannot be read ({error.strerror})") from None
+            raise self._error(f"cannot be read ({error.strerror}); check its permissions") from None
         except ValueError:
-            raise self._error("is not text; name one with a wnid or class index a line") from None
+            raise self._error("is not a text file; name one with a wnid or a class index per line") from None
 
     def _class(self, cell: str) -> int | None:
         """The class that a cell begins with; Kaggle writes a box behind it."""
@@ -83,8 +83,8 @@ class Labels:
 
     def _by_position(self, words: Sequence[str]) -> tuple[int, ...]:
         if Path(self.source).name == devkit.TRUTH:
-            raise self._error("holds the devkit's own numbers, which are not indices of a network; name the folder of "
-                              "the devkit, which holds data/meta.mat beside it")
+            raise self._error("has the devkit's own class numbers, which are not indices of a network; name the "
+                              "devkit's folder instead (it contains data/meta.mat)")
         if len(words) == len(self.names) + 1 and self._class(words[0]) is None:
             words = words[1:]  # a header
         labels = [self._class(word) for word in words]
@@ -97,51 +97,81 @@ class Labels:
         count = len(self.classes)
         numbers = [int(word) for word in words if word.lstrip("-").isdecimal() and len(word) < 10]
         if len(numbers) < len(words):
-            return self._error(f"{first[:60]!r} is none of the network's {count} classes: neither a wnid like "
-                               f"{self.classes[0]!r} nor an index from 0 to {count - 1}")
-        why = "so it may count from 1; " if min(numbers) == 1 and max(numbers) == count else ""
-        return self._error(f"{first!r} is no index of this network: its {count} classes have the indices 0 to "
-                           f"{count - 1}, and the numbers go from {min(numbers)} to {max(numbers)}; {why}write wnids, "
-                           "or the network's own indices")
+            return self._error(f"{first[:60]!r} is not one of the network's {count} classes; use a wnid such as "
+                               f"{self.classes[0]!r}, or an index from 0 to {count - 1}")
+        why = "it may count from 1; " if min(numbers) == 1 and max(numbers) == count else ""
+        return self._error(f"index {first} is out of range: the network has indices 0 to {count - 1}, and the file has "
+                           f"{min(numbers)} to {max(numbers)}; {why}use wnids, or the network's own indices")
 
     # --- by name -----------------------------------------------------------------------------------
 
     def _columns(self, table: Table) -> tuple[int, int, int, int] | None:
         """How many lines name an image, the columns of names and of labels, and the number of header lines.
 
-        None where there are no such columns.
+        None where there are no such columns. Raises `InputError` where several could be of labels, or of names.
         """
         width = min(map(len, table))
         if width < 2:
             return None
-        listed = set(self.names) | set(map(_base, self.names))
-        listed |= set(map(_stem, listed))
-        matches = [sum(_plain(row[column]) in listed or _base(_plain(row[column])) in listed for row in table)
-                   for column in range(width)]
-        file = matches.index(max(matches))
-        others = [column for column in range(width) if column != file]
-        first = _plain(table[0][file])
-        for header in (0, 1) if not {first, _base(first)} & listed else (0,):
-            rows = table[header:]
-            for column in others if rows else ():
-                ids = [row[column] for row in rows]
-                if all(map(_WNID.match, ids)) and (foreign := [one for one in ids if self._class(one) is None]):
-                    raise self._foreign(ids, foreign[0])  # class ids, so no other column is of labels
-            valid = [column for column in others if rows and all(self._class(row[column]) is not None for row in rows)]
-            if valid and (matches[file] or header == 0):
-                return matches[file], file, self._label_column(valid, table), header
+        matches, listed = self._matches(table, width)
+        titles = [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
+        for file in self._file_columns(matches, titles):
+            first = _plain(table[0][file])
+            others = [column for column in range(width) if column != file]
+            for header in (0, 1) if not {first, _base(first)} & listed else (0,):
+                titled = [column for column in others if header and titles[column] in _LABEL_TITLES]
+                label = self._label_column(table[header:], titled or others, bool(titled))
+                if label is not None and (matches[file] or header == 0):
+                    return matches[file], file, label, header
         return None
 
-    def _label_column(self, valid: Sequence[int], table: Table) -> int:
-        """The one column of labels: the one with wnids, or with a label's name, or the only one."""
-        by_wnid = [column for column in valid if all(row[column].split()[:1] and row[column].split()[0] in self._index
-                                                     for row in table[1:] or table)]
-        by_title = [column for column in valid if table[0][column].strip().lower() in _LABEL_NAMES]
-        for columns in (by_wnid, by_title, valid):
-            if len(columns) == 1:
-                return columns[0]
-        raise self._error(f"columns {' and '.join(str(column + 1) for column in valid[:2])} could both be labels; keep "
-                          "one beside the names of the files")
+    def _matches(self, table: Table, width: int) -> tuple[list[int], set[str]]:
+        """How many cells of every column name an image, and the names that count.
+
+        Names with their endings, or, where there are none of these, without: 2 may be a label or stand for 2.jpg.
+        """
+        whole = set(self.names) | set(map(_base, self.names))
+        for listed in (whole, whole | set(map(_stem, whole)) | set(map(_without_ending, whole))):
+            matches = [sum(_plain(row[column]) in listed or _base(_plain(row[column])) in listed for row in table)
+                       for column in range(width)]
+            if any(matches):
+                break
+        return matches, listed
+
+    def _file_columns(self, matches: Sequence[int], titles: Sequence[str]) -> list[int]:
+        """The columns that may be of names: those that name most images, without one whose title is that of labels."""
+        likely = [column for column, count in enumerate(matches) if count == max(matches)]
+        untitled = [column for column in likely if titles[column] not in _LABEL_TITLES]
+        if max(matches) and len(untitled) > 1:
+            raise self._error(f"columns {untitled[0] + 1} and {untitled[1] + 1} could both be file names; write file "
+                              "names with their extensions")
+        return untitled or likely
+
+    def _label_column(self, rows: Table, columns: Sequence[int], titled: bool) -> int | None:
+        """The one of these columns that holds labels: the only one, or the only one of wnids; None where none does.
+
+        `titled`: whether their titles say that they hold labels.
+        """
+        if not rows:
+            return None
+        cells = {column: [row[column] for row in rows] for column in columns}
+        for ids in cells.values():
+            if all(map(_WNID.match, ids)) and (foreign := [one for one in ids if self._class(one) is None]):
+                raise self._foreign(ids, foreign[0])  # class ids, so no other column is of labels
+        wnids = [column for column in columns if all(cell.split()[:1] and cell.split()[0] in self._index
+                                                     for cell in cells[column])]
+        valid = [column for column in columns if all(self._class(cell) is not None for cell in cells[column])]
+        for certain in (wnids, valid if titled or len(columns) == 1 else ()):
+            if len(certain) == 1:
+                return certain[0]
+        if titled and len(columns) == 1:  # what is called a label must be one
+            words = cells[columns[0]]
+            raise self._foreign(words, next(word for word in words if self._class(word) is None))
+        if valid:  # a number may be an age or a fold too
+            numbers = ", ".join(str(column + 1) for column in columns)
+            raise self._error(f"does not say which of its columns {numbers} is the label; name one 'label' in a "
+                              "header, or keep two columns, FILE and LABEL")
+        return None
 
     def _by_name(self, table: Table, file: int, label: int) -> tuple[int, ...]:
         known: dict[str, int] = {}
@@ -151,15 +181,18 @@ class Labels:
             if len(several) > 1 or known.setdefault(name, index) != index:
                 other = " and ".join(sorted(several)[:2]) if len(several) > 1 else \
                     f"{self.classes[known[name]]} and {self.classes[index]}"
-                raise self._error(f"{name} is {other}; each image has one label, so keep one line of it")
+                raise self._error(f"gives {name} two labels, {other}; keep one")
         keys = [self._keyed(key, known) for key in (_same, _base, _without_ending, _stem)]
-        best = max(keys, key=lambda found: sum(name is not None for name in found))
+        best = max(keys, key=lambda indices: sum(index is not None for index in indices))
         if None in best:
             missing = [name for name, index in zip(self.names, best, strict=True) if index is None]
-            raise self._error(f"has no label for {len(missing):,} of {len(self.names):,} pictures (first: {missing[0]})"
-                              f"{_why_missing(missing, known)}")
+            raise self._error(f"has no label for {len(missing):,} of {len(self.names):,} images (first: {missing[0]}); "
+                              + _way_out(missing, known))
+        if best not in (keys[0], keys[2]) and any("/" in name for name in known):
+            say(f"note: --labels {self.source}: matched files by name; their folders differ")
         if len(known) > len(self.names):
-            say(f"note: --labels {self.source}: {len(known) - len(self.names):,} of its names are not in the folder")
+            say(f"note: --labels {self.source}: ignored {len(known) - len(self.names):,} labels for files that are not "
+                "in the folder")
         return tuple(best)
 
     def _keyed(self, key: Callable[[str], str], known: dict[str, int]) -> list[int | None]:
@@ -168,7 +201,8 @@ class Labels:
         for name, index in known.items():
             labels.setdefault(key(name), set()).add(index)
         counts = Counter(map(key, self.names))
-        certain = {part: next(iter(found)) for part, found in labels.items() if len(found) == 1 and counts[part] == 1}
+        certain = {part: next(iter(indices)) for part, indices in labels.items()
+                   if len(indices) == 1 and counts[part] == 1}
         return [certain.get(key(name)) for name in self.names]
 
     def _unread(self, tables: Sequence[Table]) -> InputError:
@@ -179,7 +213,7 @@ class Labels:
                 wrong = [[cell for cell in some if self._class(cell) is None] for some in (cells[1:], cells)]
                 if any(wrong):  # the first line may be a header
                     return self._foreign(cells[1:] if wrong[0] else cells, (wrong[0] or wrong[1])[0])
-        return self._error("a line is LABEL, or FILE LABEL, and not all lines are one of them")
+        return self._error("mixes line formats; every line must be LABEL, or every line FILE LABEL")
 
 
 # --- lines into cells ------------------------------------------------------------------------------
@@ -238,12 +272,12 @@ def _stem(name: str) -> str:
     return _without_ending(_base(name))
 
 
-def _why_missing(missing: Sequence[str], known: Iterable[str]) -> str:
-    """What is to be done where the names of images are listed, and which of several images is meant is not."""
+def _way_out(missing: Sequence[str], known: Iterable[str]) -> str:
+    """What to do where images have no label: their names may be listed, and stand for several images."""
     listed = set(map(_stem, known))
-    if not any(_stem(name) in listed for name in missing):
-        return ""
-    return "; file names alone are not unique, so write paths as they are below the folder"
+    if any(_stem(name) in listed for name in missing):
+        return "some file names occur in several folders, so write paths relative to the image folder"
+    return "add the missing lines"
 
 
 def _two_orders(names: Sequence[str]) -> tuple[str, str] | None:

@@ -9,13 +9,23 @@ from typing import Any
 import numpy as np
 
 from tinynet.cli import progress, say
-from tinynet.data.archive import SPLITS, Archive, locate
+from tinynet.data.archive import SPLITS, Archive
 from tinynet.data.decode import Decoded
 from tinynet.data.decode import decode as decode_any
-from tinynet.data.places import home
+from tinynet.data.places import home, locate
 from tinynet.data.workers import CHUNK, Read, in_child, in_workers
 from tinynet.errors import InputError
-from tinynet.files import clear_leftovers, locked, map_array, new_array, read_json, whole_file, whole_folder, write_json
+from tinynet.files import (
+    can_write,
+    clear_leftovers,
+    locked,
+    map_array,
+    new_array,
+    read_json,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 
 FORMAT = 4  # 3 had images of more than 8 bits as white
 _MANIFEST = {"counts", "side", "wnids", "names", "contents", "source"}  # what a manifest must hold
@@ -45,7 +55,7 @@ class PackedPart:
         path = self._folder / f"{self.name}.files.txt"
         names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
         if len(names) != len(self):
-            raise _spoiled(path, f"holds {len(names):,} names of {len(self):,} images")
+            raise _spoiled(path, f"has {len(names):,} names for {len(self):,} images")
         return names
 
 
@@ -92,7 +102,7 @@ class Packed:
         try:
             array = map_array(path, "r" if count else None)  # an empty file cannot be mapped
             if (array.dtype, array.ndim, array.shape[:1]) != (dtype, dimensions, (count,)):
-                raise ValueError("other numbers")
+                raise ValueError(f"{array.dtype} of shape {array.shape}, not as manifest.json says")
         except (OSError, ValueError) as error:
             raise _spoiled(path, f"cannot be read ({' '.join(str(error).split())[:80]})") from None
         return array
@@ -100,7 +110,7 @@ class Packed:
 
 def _spoiled(path: Path, what: str) -> InputError:
     """What says that a file of a packed copy is not as it was written."""
-    return InputError(f"{path}: {what}; remove the folder {path.parent}, and it is made again")
+    return InputError(f"{path}: {what}; delete {path.parent} and run the command again to rebuild it")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -126,13 +136,15 @@ def open_packed(path: str | Path, cache: str | None = None) -> Packed:
     if in_child():
         raise SystemExit(1)  # a worker that runs the main script again would wait for its own parent
     source = locate(path)
-    kept = cache_folder(source, cache)
-    clear_leftovers(kept)
-    if folder := _untouched(source, kept):
+    place = cache_folder(source, cache)
+    clear_leftovers(place)
+    if folder := _untouched(source, place):
         return Packed(folder)
     archive = Archive(source)
-    folder = kept / f"{source.stem}-{archive.digest()[:8]}.packed"
-    with locked(kept / f".{folder.name}.lock", lambda: say(f"waiting: another process is packing {source}")):
+    folder = place / f"{source.stem}-{archive.digest()[:8]}.packed"
+    if read_manifest(folder) and not can_write(place):
+        return Packed(folder)  # prepared by somebody else
+    with locked(folder, lambda: say(f"waiting: another process is packing {source}")):
         manifest = read_manifest(folder)
         if manifest is None:
             return pack(archive, folder)
@@ -140,9 +152,9 @@ def open_packed(path: str | Path, cache: str | None = None) -> Packed:
         return Packed(folder)
 
 
-def _untouched(source: Path, kept: Path) -> Path | None:
+def _untouched(source: Path, cache: Path) -> Path | None:
     """The packed copy of a zip that has not changed since: reading its table of contents takes seconds."""
-    for folder in kept.glob(f"{source.stem}-*.packed") if source.is_file() else ():
+    for folder in cache.glob(f"{source.stem}-*.packed") if source.is_file() else ():
         manifest = read_manifest(folder)
         if manifest and manifest | _place(source) == manifest:
             return folder
@@ -204,10 +216,11 @@ def square(data: bytes, name: str) -> Decoded:
     try:
         decoded = decode_any(data, name)
     except InputError as error:
-        raise InputError(f"{error}; fetch the archive again, or save that image anew") from None
+        raise InputError(f"{error}; replace this image, or fetch the archive again") from None
     width, height = decoded.image.size
     if width != height:
-        raise InputError(f"{name}: {width}x{height} pixels; the images of Tiny ImageNet are square, 64x64")
+        raise InputError(f"{name}: is {width}x{height} pixels; images must be square, so crop it or fetch the "
+                         "archive again")
     return decoded
 
 
@@ -225,11 +238,12 @@ def _decode_into(read: Read, job: tuple[Path, int, tuple[str, ...]]) -> tuple[in
     rows = np.load(target, mmap_mode="r")
     decoded = np.empty((len(files), *rows.shape[1:]), rows.dtype)
     for pixels, file in zip(decoded, files, strict=True):
-        found = decode(read(file), file)
-        if found.shape != pixels.shape:
-            raise InputError(f"{file}: {found.shape[1]}x{found.shape[0]} pixels, and the first picture has "
-                             f"{rows.shape[2]}x{rows.shape[1]}; all must have one size (64x64 in Tiny ImageNet)")
-        pixels[:] = found
+        image = decode(read(file), file)
+        if image.shape != pixels.shape:
+            raise InputError(f"{file}: is {image.shape[1]}x{image.shape[0]} pixels, and the first image is "
+                             f"{rows.shape[2]}x{rows.shape[1]}; all must have one size (64x64 in Tiny ImageNet), so "
+                             "resize it or fetch the archive again")
+        pixels[:] = image
     with target.open("r+b") as stream:  # not through the map, where every page would be a fault of its own
         stream.seek(rows.offset + start * rows[:1].nbytes)
         stream.write(decoded)

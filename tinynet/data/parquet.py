@@ -12,12 +12,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from tinynet.data.annotations import ANNOTATIONS
 from tinynet.data.walk import LeftOut
 from tinynet.errors import InputError
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAME = re.compile(rf"({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
-_ANNOTATIONS = "val/val_annotations.txt"
+_SHARD = re.compile(r"-\d+-of-(\d+)\b")
+_KINDS = ("Image", "ClassLabel")
 
 
 def parquet_files(folder: Path) -> dict[str, list[Path]]:
@@ -32,6 +34,16 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
     return {}
 
 
+def _refuse_missing(files: dict[str, list[Path]]) -> None:
+    """Raise `InputError` where the name of a file says that there are more."""
+    for shards in files.values():
+        for file in shards:
+            count = int(shard[1]) if (shard := _SHARD.search(file.name)) else len(shards)
+            if count != len(shards):
+                raise InputError(f"{file}: is one of {count} files, and {len(shards)} are there; download all of them, "
+                                 "or remove what belongs to another set")
+
+
 class ParquetSource:
     """A mirror's images under the names that the archive would give them, in the order of their rows.
 
@@ -43,6 +55,7 @@ class ParquetSource:
     def __init__(self, path: Path):
         self.path, self.left_out = path, LeftOut()
         self._files = parquet_files(path)
+        _refuse_missing(self._files)
         self._group: tuple[Path, int] | None = None
         self._images: Any = None
 
@@ -68,7 +81,7 @@ class ParquetSource:
         image = self._images[row - starts[group]].as_py()
         data = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(data, bytes):
-            raise InputError(f"{file}: row {row} holds no bytes of an image; fetch the mirror's files again")
+            raise InputError(f"{file}: row {row} has no image bytes; download the file again")
         return data
 
     @cached_property
@@ -76,14 +89,14 @@ class ParquetSource:
         try:
             from pyarrow.parquet import ParquetFile
         except ImportError:
-            raise InputError(f"{self.path}: parquet files need pyarrow; pip install 'tinynet[parquet]'") from None
+            raise InputError(f"{self.path}: reading parquet needs pyarrow; run pip install pyarrow") from None
         opened = {}
         for file in (file for files in self._files.values() for file in files):
             try:
                 opened[file] = ParquetFile(file)
             except Exception as error:  # a broken file raises nearly anything
-                raise InputError(f"{file}: cannot be read as parquet ({type(error).__name__}); fetch the mirror's "
-                                 "files again") from None
+                raise InputError(f"{file}: cannot be read as parquet ({type(error).__name__}); download the file "
+                                 "again") from None
         return opened
 
     @cached_property
@@ -95,22 +108,40 @@ class ParquetSource:
 
     @cached_property
     def _features(self) -> dict[str, Any]:
-        """What the metadata say of the columns."""
-        first = self._opened[self._files["train"][0]]
+        """What the metadata say of the columns of images and labels; all files must say the same."""
+        first = self._files["train"][0]
+        features = self._features_of(first)
+        for file in self._opened:
+            if file != first and self._labelled(file) and self._features_of(file) != features:
+                raise InputError(f"{file}: its columns or class names differ from those of {first.name}; use the files "
+                                 "of one mirror")
+        return features
+
+    def _labelled(self, file: Path) -> bool:
+        """Whether a file has labels; those of test may have none."""
+        return file not in self._files.get("test", ()) or b"huggingface" in (self._opened[file].schema_arrow.metadata
+                                                                            or {})
+
+    def _features_of(self, file: Path) -> dict[str, Any]:
         try:
-            return json.loads(first.schema_arrow.metadata[b"huggingface"])["info"]["features"]
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"{self._files['train'][0]}: has no names of labels in its metadata; take the files of a "
-                             "mirror on the Hub as they are") from None
+            features = json.loads(self._opened[file].schema_arrow.metadata[b"huggingface"])["info"]["features"]
+            return {name: feature for name, feature in features.items() if isinstance(feature, dict)
+                    and feature.get("_type") in _KINDS}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise InputError(f"{file}: has no class names in its metadata; use the unmodified files from the "
+                             "Hub") from None
 
     @cached_property
     def _columns(self) -> tuple[str, str]:
         """The names of the columns of images and of labels."""
-        kinds = {feature.get("_type"): name for name, feature in self._features.items() if isinstance(feature, dict)}
-        if not {"Image", "ClassLabel"} <= set(kinds):
-            raise InputError(f"{self.path}: its columns are {', '.join(self._features)}; one of images and one of "
-                             "labels are needed")
-        return kinds["Image"], kinds["ClassLabel"]
+        columns = {kind: [name for name, feature in self._features.items() if feature["_type"] == kind]
+                   for kind in _KINDS}
+        if any(len(names) != 1 for names in columns.values()):
+            has = ", ".join(f"{len(names)} of {kind}" for kind, names in columns.items())
+            raise InputError(f"{self.path}: needs one Image and one ClassLabel column but has {has}; use the "
+                             "unmodified files of a mirror of Tiny ImageNet")
+        (image,), (label,) = columns.values()
+        return image, label
 
     @cached_property
     def _rows(self) -> dict[str, list[tuple[Path, int, int]]]:
@@ -134,12 +165,13 @@ class ParquetSource:
         names = self._features[label].get("names")
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names) or \
                 len(set(names)) < len(names) or any("/" in name or "\n" in name for name in names):
-            raise InputError(f"{self.path}: the names of its labels are not different words; take the files of a "
-                             "mirror on the Hub as they are")
+            raise InputError(f"{self.path}: its class names are empty, repeated or contain '/' or a line break; use "
+                             "the unmodified files from the Hub")
         for split in ("train", "val"):
             for file, row, at in self._rows.get(split, ()):
                 if not 0 <= at < len(names):
-                    raise InputError(f"{file}: row {row} has the label {at}, and there are {len(names)} names")
+                    raise InputError(f"{file}: row {row} has label {at}, and labels go from 0 to {len(names) - 1}; "
+                                     "download the file again")
         return names
 
     @cached_property
@@ -161,7 +193,7 @@ class ParquetSource:
         """The texts that the archive would have: classes and the labels of val."""
         lines = [f"val_{number:07d}.JPEG\t{self._classes[at]}\n"
                  for number, (*_, at) in enumerate(self._rows.get("val", ()))]
-        texts = {"wnids.txt": "".join(f"{name}\n" for name in self._classes), _ANNOTATIONS: "".join(lines)}
+        texts = {"wnids.txt": "".join(f"{name}\n" for name in self._classes), ANNOTATIONS: "".join(lines)}
         return {name: text.encode() for name, text in texts.items() if text}
 
 

@@ -1,4 +1,4 @@
-"""Where an archive is: what `--data` may name, and what lies in a folder."""
+"""Find the data that `--data` names: a file, a folder, or an archive inside a folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,16 +28,13 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
                          f"{DEFAULT_PATH}, and --data or TINYNET_DATA names another place")
     if _is_root(path) or (path / "train").is_dir():
         return path
-    for ending in _ENDINGS:
-        if (inside := path / f"{DEFAULT_PATH.stem}{ending}").is_file():
-            return inside
     level = [path]
-    for _ in range(depth):
-        level = [folder for above in level for folder in _folders(above)][:_MOST]
-        if roots := [folder for folder in level if _is_root(folder)]:
+    for _ in range(depth + 1):
+        if roots := [place for folder in level for place in _roots(folder)]:
             return _one_of(roots, path)
-    raise InputError(f"{path}: this folder holds neither {DEFAULT_PATH.name} nor an extracted "
-                     f"{DEFAULT_PATH.stem}/ (wnids.txt, train/, val/); name one of them with --data")
+        level = [folder for above in level for folder in _folders(above)][:_MOST]
+    raise InputError(f"{path}: contains no Tiny ImageNet (looked {depth} folders deep for a zip, a tar, train/ and "
+                     "val/, or parquet files); name the archive or its folder with --data")
 
 
 def home(path: str | Path) -> Path:
@@ -48,7 +45,15 @@ def home(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise InputError(f"{path}: there is no such home; write the path in full") from None
+        raise InputError(f"{path}: unknown user after ~; write the full path") from None
+
+
+def _roots(folder: Path) -> list[Path]:
+    """The archives in a folder: itself, or else the packed ones."""
+    if _is_root(folder):
+        return [folder]
+    packed = (folder / f"{DEFAULT_PATH.stem}{ending}" for ending in _ENDINGS)
+    return [file for file in packed if file.is_file()][:1]
 
 
 def _is_root(folder: Path) -> bool:
@@ -67,8 +72,8 @@ def _folders(above: Path) -> Iterator[Path]:
 
 def _one_of(roots: list[Path], path: Path) -> Path:
     """The only one of these, or the one of the official name."""
-    official = [folder for folder in roots if folder.name == DEFAULT_PATH.stem]
+    official = [place for place in roots if place.name.split(".")[0] == DEFAULT_PATH.stem]
     if len(official or roots) > 1:
-        raise InputError(f"{path}: holds several archives ({', '.join(map(str, roots[:3]))}); name one of them with "
-                         "--data")
+        raise InputError(f"{path}: contains several data sets ({', '.join(map(str, roots[:3]))}); name one of "
+                         "them with --data")
     return (official or roots)[0]

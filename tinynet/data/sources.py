@@ -4,12 +4,14 @@ A source has a `table()` of its files (name with `/`, size in bytes, a mark that
 one by its name. `travels`: whether it can be sent to worker processes that do not share this one's open files.
 """
 
+import errno
 import lzma
 import os
 import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -18,6 +20,7 @@ from tinynet.data.parquet import ParquetSource, parquet_files
 from tinynet.data.walk import LeftOut, reason_to_leave_out, walk
 from tinynet.errors import InputError
 
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _BLOCK = 2**20  # bytes that are decompressed at once
 _PART = 2**14  # bytes that are read of a zip's file at once; most images are smaller
 _MOST_LARGER = 20  # a tar of images is hardly larger than its compressed file
@@ -52,14 +55,14 @@ def open_source(path: Path) -> "Source":
 
 def _is_tar(path: Path) -> bool:
     try:
-        return tarfile.is_tarfile(path)
+        return path.name.endswith(_TARS) or tarfile.is_tarfile(path)
     except Exception:  # a broken file raises nearly anything
         return False
 
 
 def _no_data(name: str, size: int, path: Path) -> None:
     if size > LARGEST_FILE:
-        raise InputError(f"{path}: {name} would have {size:,} bytes, and files of up to {LARGEST_FILE:,} are read; "
+        raise InputError(f"{path}: {name} is {size:,} bytes uncompressed; at most {LARGEST_FILE:,} are allowed, so "
                          "fetch the archive again")
 
 
@@ -98,7 +101,13 @@ class ZipSource:
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
-        return {info.filename.replace("\\", "/"): info for info in self._open().infolist()}
+        members: dict[str, zipfile.ZipInfo] = {}
+        for info in self._open().infolist():
+            name = info.filename.replace("\\", "/")
+            other = members.setdefault(name, info)
+            if (other.CRC, other.file_size) != (info.CRC, info.file_size):
+                raise InputError(f"{self.path}: has two different files {name!r}; fetch the archive again")
+        return members
 
     def table(self) -> list[Row]:
         """Name, size in bytes and CRC-32 of every file."""
@@ -148,12 +157,26 @@ class TarSource:
             with tarfile.open(fileobj=self._stream, mode="r:") as archive:
                 self._members = {_plain(member.name): member for member in archive if member.isfile() or member.islnk()
                                  or member.issym()}
+                end = archive.offset
         except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: a broken tar ({error}); fetch the archive again, or name another with "
+            raise InputError(f"{path}: damaged tar ({error}); fetch the archive again, or name another with "
                              "--data") from None
+        if _read_at(self._stream, end, tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise InputError(f"{path}: cut short (its end mark is missing); fetch the archive again, or name another "
+                             "with --data")  # tarfile takes a tar that ends behind one of its files for whole
+        self._refuse_linked_folders()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TarSource, (self.path,)
+
+    def _refuse_linked_folders(self) -> None:
+        """Raise `InputError` for a link to a folder: what lies there would be missing in silence."""
+        folders = {name.rsplit("/", 1)[0] for name in self._members if "/" in name}
+        folders |= {parent for folder in folders for parent in _above(folder)}
+        for name, member in self._members.items():
+            if member.issym() and _place(member) in folders:
+                raise InputError(f"{self.path}: {name} links to the folder {member.linkname}; extract the archive and "
+                                 "name its folder with --data")
 
     def _decompressed(self) -> BinaryIO:
         try:
@@ -171,12 +194,20 @@ class TarSource:
                 while block := archive.fileobj.read(_BLOCK):
                     stream.write(block)
                     if stream.tell() > most:
-                        raise ValueError(f"more than {most:,} bytes, which images cannot be compressed to")
+                        raise ValueError(f"decompresses to more than {most:,} bytes")
+            stream.seek(0)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(f"{tempfile.gettempdir()}: no space to decompress {self.path}; free some, or name "
+                                 "another folder with TMPDIR") from None
+            raise self._cut_short(error) from None  # gzip's own errors have no number
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-            raise InputError(f"{self.path}: cut short or broken ({error}); fetch the archive again, or name another "
-                             "with --data") from None
-        stream.seek(0)
+            raise self._cut_short(error) from None
         return stream
+
+    def _cut_short(self, error: Exception) -> InputError:
+        return InputError(f"{self.path}: cut short or damaged ({error}); fetch the archive again, or name another with "
+                          "--data")
 
     def table(self) -> list[Row]:
         """Name, size in bytes and modification time in seconds of every file."""
@@ -190,7 +221,7 @@ class TarSource:
         _no_data(name, member.size, self.path)
         data = _read_at(self._stream, member.offset_data, member.size)
         if len(data) < member.size:
-            raise InputError(f"{self.path}: cut short within {name}; fetch the archive again")
+            raise InputError(f"{self.path}: truncated inside {name}; fetch the archive again")
         return data
 
     def _target(self, member: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
@@ -198,10 +229,22 @@ class TarSource:
         for _ in range(8):
             if member.isreg():
                 return member
-            place = member.linkname if member.islnk() else os.path.join(os.path.dirname(member.name), member.linkname)
-            member = self._members.get(_plain(os.path.normpath(place)), member)
-        raise InputError(f"{self.path}: {name} is a link to {member.linkname}, which is not there; fetch the archive "
+            member = self._members.get(_place(member), member)
+        raise InputError(f"{self.path}: {name} links to {member.linkname}, which is not in the tar; fetch the archive "
                          "again")
+
+
+def _place(member: tarfile.TarInfo) -> str:
+    """Where a link inside a tar leads."""
+    folder = "" if member.islnk() else os.path.dirname(member.name)
+    return _plain(os.path.normpath(os.path.join(folder, member.linkname)))
+
+
+def _above(folder: str) -> Iterator[str]:
+    """The folders above a folder."""
+    while "/" in folder:
+        folder = folder.rsplit("/", 1)[0]
+        yield folder
 
 
 def _read_at(stream: BinaryIO, start: int, size: int) -> bytes:
@@ -235,5 +278,5 @@ class FolderSource:
             _no_data(name, (self.path / name).stat().st_size, self.path)
             return (self.path / name).read_bytes()
         except OSError as error:
-            raise InputError(f"{self.path / name}: cannot be read ({error.strerror}); fetch the archive "
-                             "again") from None
+            raise InputError(f"{self.path / name}: cannot be read ({error.strerror}); check its permissions, or fetch "
+                             "the archive again") from None

@@ -181,7 +181,7 @@ def _picture_rows(pictures: dict[str, list[_Picture]], scope: str) -> Iterator[R
         yield Row(f"{name} pictures of one channel", count, _ONE_CHANNEL[name],
                   count == _ONE_CHANNEL[name] if scope == "complete" else None)
     modes = _other_modes(pictures)
-    yield Row("pictures of other modes than RGB and L", modes or 0, 0, not modes if scope == "complete" else None)
+    yield Row("images in other modes than RGB and L", modes or 0, 0, not modes if scope == "complete" else None)
     for name in SPLITS:
         # Red and green, and green and blue, differ by 2 at most; JPEG decoders may differ by as much,
         # so this figure is not judged.

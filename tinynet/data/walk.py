@@ -1,4 +1,4 @@
-"""Which files are data: the one walker, for archives, folders and predictions.
+"""List the data files below a folder; used for archives, folders and predictions.
 
 Hidden and machine-made files and folders are left out at any depth. Links to folders are followed, each folder once.
 """
@@ -10,15 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinynet.cli import say
+from tinynet.cli import printable, say
 from tinynet.errors import InputError
 
 # Folders that programs make beside data: macOS in zips, Synology, Windows, file systems, Python.
 MACHINE_MADE = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found",
                           "__pycache__"})
 _MACHINE_FILES = frozenset({"Thumbs.db", "desktop.ini"})
-HIDDEN, MADE, NO_IMAGES, NO_FILES = ("hidden", "made by a program", "not images",
-                                     "no regular files")  # why a file is left out
+HIDDEN, SYSTEM, NO_IMAGES, NO_FILES = "hidden", "system files", "not images", "not regular files"  # why skipped
 _EXAMPLES = 3
 
 
@@ -35,17 +34,17 @@ class LeftOut:
         self.counts[reason] += count
         names = self.examples.setdefault(reason, [])
         if len(names) < _EXAMPLES:
-            names.append(name)
+            names.append(printable(name))
 
     def report(self, place: str | Path) -> None:
         """Tell the user in one line what is left out of `place`, and in another which links are not followed."""
         if total := self.counts.total():
             parts = [f"{count:,} {reason} ({', '.join(self.examples[reason])}{', ...' if count > _EXAMPLES else ''})"
                      for reason, count in self.counts.items() if count]
-            say(f"note: {place}: left out {total:,} file{'s' * (total != 1)}: {'; '.join(parts)}")
+            say(f"note: {place}: skipped {total:,} file{'s' * (total != 1)}: {'; '.join(parts)}")
         if self.links:
             more = f" and {len(self.links) - _EXAMPLES:,} more" if len(self.links) > _EXAMPLES else ""
-            say(f"note: {place}: links not followed: {', '.join(self.links[:_EXAMPLES])}{more}")
+            say(f"note: {place}: links not followed: {', '.join(map(printable, self.links[:_EXAMPLES]))}{more}")
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,11 @@ class Entry:
 
 
 def reason_to_leave_out(name: str) -> str | None:
-    """Why a file is no data, by its path with `/`: `HIDDEN`, `MADE`, or None."""
+    """Why a file is no data, by its path with `/`: `HIDDEN`, `SYSTEM`, or None."""
     pieces = name.split("/")
     if any(piece.startswith(".") and piece not in (".", "..") for piece in pieces):
         return HIDDEN
-    return MADE if pieces[-1] in _MACHINE_FILES or not MACHINE_MADE.isdisjoint(pieces) else None
+    return SYSTEM if pieces[-1] in _MACHINE_FILES or not MACHINE_MADE.isdisjoint(pieces) else None
 
 
 def walk(root: Path) -> tuple[list[Entry], LeftOut]:
@@ -80,7 +79,7 @@ def walk(root: Path) -> tuple[list[Entry], LeftOut]:
         if not pending:
             name, path = links.pop(0)
             if (identity := _identity(path)) in visited:
-                left_out.links.append(f"{name} (its folder is there already)")
+                left_out.links.append(f"{name} (already included)")
                 continue
             visited.add(identity)
             pending.append((name + "/", path))
@@ -93,7 +92,7 @@ def walk(root: Path) -> tuple[list[Entry], LeftOut]:
                 links.append((name, entry.path))
             elif _is_folder(entry):
                 if (identity := _identity(entry.path)) in visited:  # below a link that leads to a folder above
-                    left_out.links.append(f"{name} (its folder is there already)")
+                    left_out.links.append(f"{name} (already included)")
                     continue
                 visited.add(identity)
                 pending.append((name + "/", entry.path))
@@ -108,8 +107,8 @@ def _scan(folder: str) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}); without it images would be missing, so make it "
-                         "readable or move it away") from None
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); make it readable, or move it out of the data "
+                         "folder") from None
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
@@ -133,7 +132,7 @@ def _file(entry: os.DirEntry, name: str, left_out: LeftOut) -> Entry | None:
     except OSError:  # a link that leads nowhere: an image that cannot be read, or what may have been a folder
         if os.path.splitext(name)[1].lower() in image_endings():
             return Entry(name)
-        left_out.links.append(f"{name} (leads nowhere)")
+        left_out.links.append(f"{name} (broken link)")
         return None
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         left_out.add(NO_FILES, name)

@@ -43,7 +43,7 @@ def in_workers(work: Callable[[Read, Any], Any], jobs: list, archive: Archive) -
         except (BrokenProcessPool, OSError, MemoryError) as error:
             if isinstance(error, OSError) and error.__cause__ is not None:
                 raise  # from within a worker, where one process would fare no better
-            say(f"note: worker processes cannot go on ({' '.join(str(error).split())[:100]}); one process goes on")
+            say(f"note: worker processes failed ({' '.join(str(error).split())[:100]}); continuing in one process")
     _start_worker(work, archive.source, archive.root)
     yield from map(_do, jobs[done:])
 
@@ -91,8 +91,7 @@ def in_child() -> bool:
 
 @cache
 def _tell_of_guard() -> None:
-    say(f"note: one process does all the work: a script that starts others needs `if __name__ == '{_MAIN}':` before "
-        "its first call, or each of them would run the script again")
+    say(f"note: using one process; to use several, call tinynet inside `if __name__ == '{_MAIN}':` in your script")
 
 
 def _main_is_guarded() -> bool:

@@ -17,23 +17,26 @@ FORMAT = 1
 
 
 def save_model(path: Path, model: Classifier, wnids: tuple[str, ...], size: int,
-               head: nn.Module | None = None) -> None:
+               head: nn.Module | None = None, origin: str = "") -> None:
     """Write a network with its class order and the side in pixels of the pictures it was trained on.
 
-    `head`: one to write in place of the model's own, for instance a moving average of it.
+    `head`: one to write in place of the model's own, for instance a moving average of it. `origin`: a digest of what
+    the training that it comes from was started with.
     """
     weights = model.state_dict()
     if head is not None:
         weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    _save(path, {"kind": "model", "network": model.shape, "weights": weights, "size": size}, wnids)
+    _save(path, {"kind": "model", "network": model.shape, "weights": weights, "size": size,
+                 "origin": origin}, wnids)
 
 
-def load_model(path: Path, wnids: tuple[str, ...]) -> tuple[Classifier, int]:
+def load_model(path: Path, wnids: tuple[str, ...], origin: str = "") -> tuple[Classifier, int]:
     """The network in `path`, in eval mode on the CPU, and the side of the pictures it was trained on.
 
-    Raises `InputError` where the file is no checkpoint or its classes are not `wnids` in this order.
+    Raises `InputError` where the file is no checkpoint, its classes are not `wnids` in this order, or it comes from
+    another training than the one called `origin`.
     """
-    stored = _load(path, "model", wnids)
+    stored = _load(path, "model", wnids, origin)
     try:
         shape, weights, size = dict(stored["network"]), stored["weights"], stored["size"]
         _check_shape(shape, wnids, size)
@@ -68,13 +71,13 @@ def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], path: Path
     wrong = [name for name in {**wanted, **weights} if name not in weights or name not in wanted
              or weights[name].shape != wanted[name].shape or weights[name].dtype != wanted[name].dtype]
     if wrong:
-        raise ValueError(f"{wrong[0]} does not fit")
+        raise ValueError(f"{wrong[0]} is missing, unexpected or has the wrong shape")
     for name, tensor in weights.items():
         check_numbers(tensor, f"{path}: {name}")
         if name.endswith("running_var") and tensor.min() < 0:
             raise ValueError(f"{name} is below 0")
     if weights["backbone.std"].min() <= 0:
-        raise ValueError("its std is not above 0")
+        raise ValueError("backbone.std must be positive")
 
 
 def class_order(path: Path) -> tuple[str, ...]:
@@ -82,16 +85,16 @@ def class_order(path: Path) -> tuple[str, ...]:
     return tuple(_classes(_read(path, "model"), path))
 
 
-def save_training(path: Path, state: dict[str, Any], wnids: tuple[str, ...]) -> None:
-    """Write the state of a training (`Training.state_dict()`)."""
-    _save(path, {"kind": "training", "state": state}, wnids)
+def save_training(path: Path, state: dict[str, Any], wnids: tuple[str, ...], origin: str = "") -> None:
+    """Write the state of a training (`Training.state_dict()`); `origin` as in `save_model`."""
+    _save(path, {"kind": "training", "state": state, "origin": origin}, wnids)
 
 
-def load_training(path: Path, wnids: tuple[str, ...]) -> dict[str, Any]:
+def load_training(path: Path, wnids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
     """The state of a training; raises `InputError` as `load_model` does."""
-    state = _load(path, "training", wnids).get("state")
+    state = _load(path, "training", wnids, origin).get("state")
     if not isinstance(state, dict):
-        raise InputError(f"{path}: holds no state of a training; `python -m tinynet.train` writes one")
+        raise InputError(f"{path}: has no training state; `python -m tinynet.train` writes one")
     try:
         for name, tensor in _tensors(state, "state"):
             check_numbers(tensor, f"{path}: {name}")
@@ -134,8 +137,10 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
     return stored
 
 
-def _load(path: Path, kind: str, wnids: tuple[str, ...]) -> dict[str, Any]:
+def _load(path: Path, kind: str, wnids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
     stored = _read(path, kind)
+    if origin and stored.get("origin") and stored["origin"] != origin:  # those of before had none
+        raise InputError(f"{path}: comes from another training (other data, seed, recipe or starting weights)")
     theirs = _classes(stored, path)
     if theirs != list(wnids):
         how = "the same classes in another order" if sorted(theirs) == sorted(wnids) else \
@@ -149,5 +154,5 @@ def _classes(stored: dict[str, Any], path: Path) -> list[str]:
     wnids = stored.get("wnids")
     named = isinstance(wnids, list) and all(isinstance(wnid, str) for wnid in wnids)
     if not named or not wnids or len(set(wnids)) < len(wnids):
-        raise InputError(f"{path}: does not name its classes; `python -m tinynet.train` writes a checkpoint that does")
+        raise InputError(f"{path}: has no list of classes; use a checkpoint that `python -m tinynet.train` wrote")
     return wnids

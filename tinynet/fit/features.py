@@ -143,22 +143,20 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
     key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
     folder = packed.cache / f"features-{key}"
     labels = None if source.part.labels is None else source.part.labels[source.rows]
-    if arrays := _first_of_more_views(packed.cache, manifest, model.taps):
+    shapes = {tap: (source.views, len(source.rows), feature_count(model.backbone, [tap])) for tap in model.taps}
+    if arrays := _first_of_more_views(packed.cache, manifest, shapes):
         return Features(arrays, labels)
 
     def missing() -> list[str]:
         return [tap for tap in model.taps if not _file(folder, tap).exists()]
 
     if missing():
-        with locked(packed.cache / f".{folder.name}.lock",
-                    lambda: say(f"waiting: another process is extracting {folder}")):
+        with locked(folder, lambda: say(f"waiting: another process is extracting {folder}")):
             if taps := missing():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "manifest.json", manifest)
                 _extract(frozen_backbone(model, packed, source.size, device), taps, folder, source)
-    shapes = [(source.views, len(source.rows), feature_count(model.backbone, [tap])) for tap in model.taps]
-    return Features(tuple(_read(_file(folder, tap), shape, source.dtype)
-                          for tap, shape in zip(model.taps, shapes, strict=True)), labels)
+    return Features(tuple(_read(_file(folder, tap), shape, source.dtype) for tap, shape in shapes.items()), labels)
 
 
 def _read(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -168,19 +166,26 @@ def _read(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
             raise ValueError(f"{array.dtype} of shape {array.shape}")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); remove the folder "
-                         f"{path.parent}, and it is made again") from None
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); delete "
+                         f"{path.parent} and run the command again to rebuild it") from None
     return array
 
 
-def _first_of_more_views(cache: Path, manifest: dict[str, Any], taps: Sequence[str]) -> tuple[np.ndarray, ...] | None:
+def _first_of_more_views(cache: Path, manifest: dict[str, Any],
+                         shapes: dict[str, tuple[int, int, int]]) -> tuple[np.ndarray, ...] | None:
     """The first views of more that are kept of the same, if there are: no view depends on how many there are."""
     views = manifest["views"]
     for file in cache.glob("features-*/manifest.json"):
-        with suppress(OSError, ValueError):  # what is not whole, or being removed, is passed over
+        try:
             other = read_json(file)
-            if isinstance(other, dict) and {**other, "views": views} == manifest and other["views"] > views:
-                return tuple(map_array(_file(file.parent, tap))[:views] for tap in taps)
+        except (OSError, ValueError):  # being written or removed
+            continue
+        if not isinstance(other, dict) or {**other, "views": views} != manifest or not other["views"] > views:
+            continue
+        files = {tap: _file(file.parent, tap) for tap in shapes}
+        if all(place.exists() for place in files.values()):  # else it is not whole yet
+            return tuple(_read(files[tap], (other["views"], *shape[1:]), manifest["dtype"])[:views]
+                         for tap, shape in shapes.items())
     return None
 
 
@@ -260,10 +265,10 @@ def _extract(backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Pat
 def _refuse_beyond(greatest: Tensor, dtype: torch.dtype) -> None:
     """Raise `InputError` where features of up to `greatest` are no numbers, or none that the cache can hold."""
     if not torch.isfinite(greatest):
-        raise InputError("some features are beyond what the network's arithmetic can hold; name --precision float32")
+        raise InputError("features overflowed (inf or NaN); use --precision float32")
     if greatest > torch.finfo(dtype).max:
-        raise InputError(f"features of up to {greatest:.3g} do not fit {str(dtype).removeprefix('torch.')}; "
-                         + (advice("name --feature-dtype float32") or "train another run with wider features"))
+        raise InputError(f"features reach {greatest:.3g}, too large for {str(dtype).removeprefix('torch.')}; "
+                         + (advice("use --feature-dtype float32") or "train a new run with --feature-dtype float32"))
 
 
 def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
@@ -278,7 +283,7 @@ def _open_partial(folder: Path, taps: Sequence[str], widths: Sequence[int],
             arrays = [map_array(_file(folder, tap, ".partial"), "r+") for tap in taps]
             if [array.shape for array in arrays] == shapes and 0 <= seen <= source.views * len(source.rows):
                 return arrays, [view, start, seen]
-        say(f"features: an unfinished extraction of {seen:,} pictures, for other taps or in other batches, is dropped")
+        say(f"features: discarded {seen:,} images of an unfinished extraction (different layers or batch size)")
     _drop_partial(folder)
     bytes_each = np.dtype(source.dtype).itemsize
     total = source.views * len(source.rows) * sum(widths) * bytes_each

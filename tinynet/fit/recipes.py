@@ -20,7 +20,7 @@ def check_types(value: Any) -> None:
     for one in fields(value):
         content = getattr(value, one.name)
         if not _fits(content, hints[one.name]):
-            raise InputError(f"{one.name} is {content!r}; it takes {_called(hints[one.name])}")
+            raise InputError(f"{one.name} is {content!r}; it must be {_called(hints[one.name])}")
 
 
 def _fits(content: Any, hint: Any) -> bool:
@@ -42,12 +42,12 @@ def _called(hint: Any) -> str:
     """What a type is called in a sentence."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        return f"several of: {_called(inner[0])}"
+        return f"a list, each {_called(inner[0])}"
     if origin is Literal:
         return " or ".join(inner)
     if inner:
         return " or ".join(map(_called, inner))
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(hint, "none")
+    return {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(hint, "none")
 
 
 def option(default: Any, help: str) -> Any:
@@ -67,7 +67,7 @@ class DataPlan:
     def __post_init__(self) -> None:
         check_types(self)
         if not 0 <= self.split_seed < 2**32:
-            raise InputError(f"split_seed is {self.split_seed}; it is a whole number from 0 to {2**32 - 1}")
+            raise InputError(f"split_seed is {self.split_seed}; it must be an integer from 0 to {2**32 - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)

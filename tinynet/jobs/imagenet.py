@@ -252,7 +252,7 @@ def _told_of(workers: int) -> Iterator[None]:
         if not workers or not (_OF_WORKERS.search(text) or isinstance(error, (OSError, MemoryError))):
             raise
         reason = text.splitlines()[-1][:100]  # a worker's traceback comes first
-        raise InputError(f"--workers {workers}: a process that decodes has ended ({reason}); name fewer, or "
+        raise InputError(f"--workers {workers}: a worker process died ({reason}); use fewer workers, or "
                          "--workers 0") from None
 
 

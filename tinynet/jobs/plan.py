@@ -36,7 +36,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_types(self)
         if unknown := set(self.stages) - set(runs.STAGES) or {self.start_stage} - set(runs.STAGES):
-            raise InputError(f"no stage is called {min(unknown)}; there are {', '.join(runs.STAGES)}")
+            raise InputError(f"unknown stage {min(unknown)!r}; choose from {', '.join(runs.STAGES)}")
 
     @classmethod
     def of(cls, folder: runs.StageFolder) -> "Plan":
@@ -57,8 +57,8 @@ class Plan:
                                                    "start_stage")}
             return cls(Recipe(name=parts["name"], **made), stages=tuple(stored["stages"]), **same)
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError("holds no recipe of this version of tinynet "
-                             f"({type(error).__name__}: {error}); name a run that it wrote") from None
+            raise InputError("is not a recipe of this version of tinynet "
+                             f"({type(error).__name__}: {error}); choose a run that it wrote") from None
 
     def start(self, run: Path, stage: str) -> runs.StageFolder | None:
         """What `stage` of `run` goes on from; None for base.
@@ -69,9 +69,9 @@ class Plan:
             return None
         folder = runs.StageFolder(Path(self.start_run or run), self.start_stage if stage == "fixres" else "base")
         if not folder.finished:
-            what = "is not finished" if folder.started else "is not there"
-            raise InputError(f"{folder.path}: {what}, and {stage} goes on from it; train it to its end, or name a run "
-                             "with --run")
+            what = "is not finished" if folder.started else "does not exist"
+            raise InputError(f"{folder.path}: {what}, but {stage} starts from it; finish it first, or choose another "
+                             "run with --run")
         return folder
 
     def learns_convolutions(self, stage: str) -> bool:

@@ -88,8 +88,8 @@ class Namer:
                     continue
                 found = see(network, [picture for _, picture in read], chosen, self.device)
                 if found.isnan().any():
-                    raise FloatingPointError("some of the network's probabilities are not numbers; use --precision "
-                                             "float32, or another run")
+                    raise FloatingPointError("the network's output contains NaN; use --precision float32, or "
+                                             "another run")
                 if explain and not rows:
                     seen = [view(read[0][1][None].float() / 255)[0] for view in chosen.views.values()]
                     self._explain(explain, read[0][0], list(chosen.views), seen, found[:, :1], merge)

@@ -50,7 +50,8 @@ def gather(run: Path, data: str | None, cache: str | None, results: Path | None 
     plan = Plan.of(last)
     _facts(shown, last, plan)
     if unfinished := [folder.stage for folder in started if not folder.finished]:
-        shown.missing.append(f"Not finished: {', '.join(unfinished)}; {typed('tinynet.train', '--resume', run)}")
+        shown.missing.append(f"Not finished: {', '.join(unfinished)}; continue with: "
+                             + typed("tinynet.train", "--resume", run))
     if not finished:
         return shown
     try:
@@ -63,7 +64,7 @@ def gather(run: Path, data: str | None, cache: str | None, results: Path | None 
     found = _stored(last, plan)
     shown.split = next((split for split in ("val", "holdout") if (split, PLAIN) in found), "")
     if not shown.split:
-        shown.missing.append("Nothing is known of single pictures: "
+        shown.missing.append("There are no results of single images; run: "
                              + typed("tinynet.evaluate", "--run", run, "--tta", "flip",
                                      *(("--out", results) if results else ())))
         return shown

@@ -66,7 +66,8 @@ class Scorer:
             cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
                     "which does not keep these scores")
         elif not self._keeps:
-            cli.say(f"note: nothing can be written to {folder.results}, so these scores are not kept there")
+            cli.say(f"note: scores are not saved: {folder.results} is not writable"
+                    + cli.advice("; save them elsewhere with --out DIR"))
 
     @functools.cached_property
     def _loaded(self) -> tuple[Classifier, int, str]:

@@ -3,9 +3,11 @@
 This ties the rooms together for whoever trains: the command `tinynet.train`, the demo, the notebooks.
 """
 
+import hashlib
+import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,12 +58,38 @@ class Manner:
     live: bool = False
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What one stage is trained from, and the `facts` of its `recipe.json`."""
+
+    folder: StageFolder
+    plan: Plan
+    packed: Packed
+    split: Split
+    model: Classifier
+    device: Device
+    facts: dict[str, Any]
+
+    @property
+    def stage(self) -> Stage:
+        return self.plan.recipe.stage(self.folder.stage)
+
+    @property
+    def origin(self) -> str:
+        """A digest of all that decides this stage's weights; its checkpoints carry it."""
+        recipe = self.plan.recipe
+        keys = {name: self.facts[name] for name in ("data_digest", "split_digest", "start_digest")}
+        values = map(asdict, (recipe.data, recipe.network, self.stage))
+        parts = [self.folder.stage, self.plan.seed, keys, *values]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def train(run: Path, plan: Plan, device: Device, *, resume: bool = False, restart: bool = False,
           live: bool = False) -> list[dict[str, Any]]:
     """Train the stages of `plan` that are not finished; returns the hold-out's score of each.
 
     `resume`: go on with what the run holds already, which must come from the same plan; `restart`: with it, begin an
-    unfinished stage again whose last checkpoint is lost. `live`: write what happens for TensorBoard too, into the
+    unfinished stage again, without its last checkpoint. `live`: write what happens for TensorBoard too, into the
     folder `tensorboard` of each stage.
     Raises `InputError` for unusable input, and `KeyboardInterrupt` once what was done is saved.
     """
@@ -131,52 +159,57 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
     facts["start_digest"] = weights_digest(model if start else model.backbone)  # base's head is new
     if start:
         _same(start, {key: facts[key] for key in ("data_digest", "split_digest")})
+    job = _Job(folder, plan, packed, split, model, device, facts)
     begun = manner.resume and folder.started
     if begun:
         _same(folder, {key: facts[key] for key in (*_NAMED, "device", "versions")})
         _same_plan(folder, plan)
     folder.make()
-    with locked(folder.run / f".{folder.stage}.lock", lambda: _refuse(folder)):
-        state = _last_state(folder, packed, manner) if begun else None
+    with locked(folder.path, lambda: _refuse(folder)):
+        if not begun and not manner.restart:
+            _refuse_lost_recipe(folder)
+        state = _last_state(job) if begun and not manner.restart else None
         if begun:
             _move(folder, plan)
         try:
-            return _learn(folder, plan, packed, split, model, device, facts, state, manner.live)
+            return _learn(job, state, manner.live)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            stage = plan.recipe.stage(folder.stage)
             smaller = cli.advice("start another run with a smaller --batch or --size, or ")
-            raise InputError(f"out of memory in a step of {stage.batch} pictures of {stage.size} px; {smaller}go on "
-                             f"elsewhere with {cli.typed('tinynet.train', '--resume', folder.run)}") from None
+            raise InputError(f"out of memory in a training step ({job.stage.batch} images of {job.stage.size} px); "
+                             f"{smaller}continue on a machine with more memory: "
+                             f"{cli.typed('tinynet.train', '--resume', folder.run)}") from None
 
 
-def _last_state(folder: StageFolder, packed: Packed, manner: Manner) -> dict[str, Any] | None:
-    """What the last checkpoint of a stage holds, its other files looked at; None where it is to begin again.
+def _refuse_lost_recipe(folder: StageFolder) -> None:
+    """Raise `InputError` where a stage has been trained and `recipe.json` is lost: its weights would be replaced."""
+    if folder.best.is_file() or runs.read_rows(folder.log):
+        raise InputError(f"{folder.recipe}: is missing, though {folder.stage} has been trained there; restore the "
+                         f"file, or move {folder.path} away")
+
+
+def _last_state(job: _Job) -> dict[str, Any]:
+    """What the last checkpoint of a stage holds, its other files looked at.
 
     A stage has its first checkpoint before it has a recipe, so one that is missing is lost.
     Raises `InputError` where a file is missing or is not what it must be, before anything is written.
     """
-    again = f"begin the stage again with {cli.typed('tinynet.train', '--resume', folder.run, '--restart')}"
+    folder, wnids = job.folder, job.packed.wnids
+    again = f"start the stage over: {cli.typed('tinynet.train', '--resume', folder.run, '--restart')}"
     if not folder.last.is_file():
-        if manner.restart:
-            return None
-        raise InputError(f"{folder.last}: is missing, so nothing says where {folder.stage} stopped; put it back, or "
+        raise InputError(f"{folder.last}: is missing, so {folder.stage} cannot be resumed; restore the file, or "
                          f"{again}")
     try:
-        state = load_training(folder.last, packed.wnids)
+        state = load_training(folder.last, wnids, job.origin)
         if state.get("best") is not None:
-            load_model(folder.best, packed.wnids)
+            load_model(folder.best, wnids, job.origin)
     except InputError as error:
-        if manner.restart:
-            return None
-        raise InputError(f"{error}; put it back as it was, or {again}") from None
-    if manner.restart:
-        raise InputError(f"--restart: {folder.path} has what it needs to go on; leave --restart out")
+        raise InputError(f"{error}; restore the file, or {again}") from None
     logged = max((row["step"] for row in runs.read_rows(folder.log, {"step": int})), default=0)
     epoch = state.get("epoch")
     if isinstance(epoch, int) and logged < epoch:  # steps are more than epochs
-        cli.say(f"note: {folder.log} lacks the rows of before; its curves begin at epoch {epoch + 1}")
+        cli.say(f"note: {folder.log} is incomplete; the curves start at epoch {epoch + 1}")
     return state
 
 
@@ -188,38 +221,37 @@ def _move(folder: StageFolder, plan: Plan) -> None:
         write_json(folder.recipe, stored | places)
 
 
-def _learn(folder: StageFolder, plan: Plan, packed: Packed, split: Split, model: Classifier, device: Device,
-           facts: dict[str, Any], state: dict[str, Any] | None, live: bool) -> dict[str, Any]:
-    """Train `model` from where the folder stands; returns the score of its best epoch."""
-    stage = plan.recipe.stage(folder.stage)
+def _learn(job: _Job, state: dict[str, Any] | None, live: bool) -> dict[str, Any]:
+    """Train the network, from `state` where there is one; returns the score of its best epoch."""
+    folder, packed, split, model, stage = job.folder, job.packed, job.split, job.model, job.stage
     model.set_dropout(stage.dropout)
-    learning = model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
+    learning = model.to(job.device.device, memory_format=torch.channels_last).train_only(stage.learn)
     cli.say(f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
             f"{len(split.holdout):,} held out")
     if stage.batch > len(split.train):
-        cli.say(f"note: batch is {stage.batch:,} and there are {len(split.train):,} pictures, so an epoch is one step"
-                + cli.advice("; name a smaller --batch for more"))
+        cli.say(f"note: the batch size ({stage.batch:,}) exceeds the {len(split.train):,} training images, so each "
+                "epoch is one step" + cli.advice("; use a smaller --batch"))
     steps = steps_per_epoch(len(split.train), stage.batch)
     if warning := schedules.warning(stage, steps):
         cli.say(f"note: {warning}")
-    module, stream, judge = _inputs(model, packed, split, plan, stage, device)
-    training = Training(module, {name: model.parts[name] for name in stage.learn}, stage, steps, device)
+    module, stream, judge = _inputs(job)
+    training = Training(module, {name: model.parts[name] for name in stage.learn}, stage, steps, job.device)
     if state is not None:
         _continue(training, state, folder)
         cli.say(f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}")
     with (cli.stop_on_interrupt() as stop,
-          board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as shown):
+          board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as tensorboard):
         if state is None:
             # Only now, so that a run that cannot begin leaves none behind; the checkpoint before what says it is there.
-            save_training(folder.last, training.state_dict(), packed.wnids)
-            write_json(folder.recipe, facts)
-        if shown and not training.total_steps:
-            shown.pictures(next(epoch_batches(packed.train, split.train, stage, plan.seed, 0,
-                                              torch.device("cpu"))).pictures)
-        check = _check(judge, packed.train.labels[split.holdout], training, shown)
-        _run(training, stream, check, folder, packed, model, shown, stop)
+            save_training(folder.last, training.state_dict(), packed.wnids, job.origin)
+            write_json(folder.recipe, job.facts)
+        if tensorboard and not training.total_steps:
+            tensorboard.pictures(next(epoch_batches(packed.train, split.train, stage, job.plan.seed, 0,
+                                                    torch.device("cpu"))).pictures)
+        check = _check(judge, packed.train.labels[split.holdout], training, tensorboard)
+        _run(job, training, fit(training, stream, check, stop), tensorboard)
     return {"run": str(folder.run), "stage": folder.stage, "split": "holdout", "views": "none", "merge": "mean",
-            "size": stage.size, **training.best["holdout"], "precision": device.when_frozen().precision}
+            "size": stage.size, **training.best["holdout"], "precision": job.device.when_frozen().precision}
 
 
 def _continue(training: Training, state: dict[str, Any], folder: StageFolder) -> None:
@@ -230,9 +262,9 @@ def _continue(training: Training, state: dict[str, Any], folder: StageFolder) ->
         if isinstance(error, RuntimeError) and out_of_memory(error):
             raise
         again = cli.typed("tinynet.train", "--resume", folder.run, "--restart")
-        raise InputError(f"{folder.last}: is of another training than {folder.stage} of this run "
-                         f"({' '.join(str(error).split())[:100]}); move it away, put the right one back, or begin the "
-                         f"stage again with {again}") from None
+        raise InputError(f"{folder.last}: does not belong to {folder.stage} of this run "
+                         f"({' '.join(str(error).split())[:100]}); restore the right file, or start the stage over: "
+                         f"{again}") from None
 
 
 def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Classifier:
@@ -258,13 +290,12 @@ def _same(folder: StageFolder, facts: dict[str, Any]) -> None:
     before = folder.read_recipe()
     ours, theirs = (facts.get("versions", {}).get("torch"), before["versions"].get("torch"))
     if ours and ours != theirs:
-        cli.say(f"note: {folder.path} was begun with torch {theirs}; with {ours} the same steps may give other numbers")
+        cli.say(f"note: {folder.path} was started with torch {theirs}; results may differ slightly with torch {ours}")
     names = {"data_digest": "data", "split_digest": "split", "start_digest": "starting weights"}
     for key, what in names.items():
         if key in facts and before[key] != facts[key]:
-            raise InputError(f"{folder.path}: was trained with other {what} ({before[key][:12]}, now "
-                             f"{facts[key][:12]}); go on with the {what} it was started with"
-                             + cli.advice(_NAMED[key]))
+            raise InputError(f"{folder.path}: the {what} changed ({before[key][:12]} at its start, now "
+                             f"{facts[key][:12]}); use the original {what}" + cli.advice(_NAMED[key]))
     if "device" in facts and before["device"] != facts["device"]:
         cli.say(f"note: {folder.path} was trained on {before['device'].get('name', 'another device')}; on "
                 f"{facts['device']['name']} the same steps give other numbers")
@@ -278,18 +309,19 @@ def _same_plan(folder: StageFolder, plan: Plan) -> None:
         raise InputError(f"{folder.path}: holds a run of another recipe or seed; name another folder with --out")
 
 
-def _inputs(model: Classifier, packed: Packed, split: Split, plan: Plan, stage: Stage,
-            device: Device) -> tuple[nn.Module, Stream, Judge]:
+def _inputs(job: _Job) -> tuple[nn.Module, Stream, Judge]:
     """What is trained, what it learns from and what judges it: on kept features, or on pictures."""
+    model, packed, split, stage, device, seed = job.model, job.packed, job.split, job.stage, job.device, job.plan.seed
+
     def plain(pictures):
         return resize(pictures, stage.size)
 
     if stage.views:
-        kept = train_features(model, packed, split.train, stage, plan.seed, device)
+        features = train_features(model, packed, split.train, stage, seed, device)
         held = view_features(model, packed, packed.train, split.holdout, plain, stage, device)
 
         def kept_epoch(epoch, start):
-            return kept.epoch(plan.seed, epoch, stage.batch, device.device, start)
+            return features.epoch(seed, epoch, stage.batch, device.device, start)
 
         def judge_head(head):
             return head_probabilities(head.eval(), held.in_order(device.device))
@@ -297,45 +329,46 @@ def _inputs(model: Classifier, packed: Packed, split: Split, plan: Plan, stage: 
         return model.head, kept_epoch, judge_head
 
     def stream(epoch, start):
-        for batch in epoch_batches(packed.train, split.train, stage, plan.seed, epoch, device.device, start):
+        for batch in epoch_batches(packed.train, split.train, stage, seed, epoch, device.device, start):
             yield batch.pictures, batch.labels
 
     def judge_model(whole):
-        shown = batches(packed.train, split.holdout, size=fitting(stage.size, device.device), device=device.device)
-        return view_probabilities(whole.for_inference(device.device, device.when_frozen().dtype), shown, plain)
+        images = batches(packed.train, split.holdout, size=fitting(stage.size, device.device), device=device.device)
+        return view_probabilities(whole.for_inference(device.device, device.when_frozen().dtype), images, plain)
 
     return model, stream, judge_model
 
 
 def _check(judge: Judge, labels: np.ndarray, training: Training,
-           shown: board.Board | None) -> Callable[[nn.Module], dict[str, Any]]:
+           tensorboard: board.Board | None) -> Callable[[nn.Module], dict[str, Any]]:
     def check(module):
-        said = judge(module)
-        if shown:
-            shown.mistakes(said, labels, training.total_steps)
-        return score(said, labels)
+        log_probabilities = judge(module)
+        if tensorboard:
+            tensorboard.mistakes(log_probabilities, labels, training.total_steps)
+        return score(log_probabilities, labels)
     return check
 
 
-def _run(training: Training, stream: Stream, check: Callable[[nn.Module], dict[str, Any]], folder: StageFolder,
-         packed: Packed, model: Classifier, shown: board.Board | None, stop: Callable[[], bool]) -> None:
-    """The loop with everything around it: log, progress, checkpoints, Ctrl-C (`stop`)."""
+def _run(job: _Job, training: Training, rows: Iterator[dict[str, Any]], tensorboard: board.Board | None) -> None:
+    """The loop (`rows` of `fit`) with everything around it: log, progress, checkpoints."""
+    folder, wnids = job.folder, job.packed.wnids
     runs.cut_log(folder.log, training.total_steps)
     saved = time.monotonic()
     waiting: list[dict[str, Any]] = []  # rows come some at a time, and the log is opened once for all of them
     total = training.stage.epochs * training.steps
     with cli.progress(total=total, done=training.total_steps, label=folder.stage, unit="steps") as bar:
-        for row in fit(training, stream, check, stop):
+        for row in rows:
             waiting.append(row)
-            if shown:
-                shown.row(row)
+            if tensorboard:
+                tensorboard.row(row)
             if row["kind"] == "step":
                 bar.update(row["step"] - bar.n)
                 bar.set_postfix(epoch=row["epoch"] + 1, loss=f"{row['loss']:.3f}", refresh=False)
             if row["kind"] == "epoch":
                 if row["improved"]:
                     head = None if isinstance(training.result, Classifier) else training.result
-                    save_model(folder.best, model if head else training.result, packed.wnids, training.stage.size, head)
+                    save_model(folder.best, job.model if head else training.result, wnids, training.stage.size, head,
+                               job.origin)
                 cli.say(_epoch_line(row, training.stage))
             if row["kind"] != "step" or row["step"] == training.total_steps:
                 runs.append_rows(folder.log, waiting)
@@ -343,7 +376,7 @@ def _run(training: Training, stream: Stream, check: Callable[[nn.Module], dict[s
             # Rows come some at a time: a checkpoint must not be ahead of the log, nor lack its epoch's row alone.
             within = row["step"] == training.total_steps and training.step < training.steps
             if row["kind"] != "step" or (within and time.monotonic() - saved > _SAVE_EVERY):
-                save_training(folder.last, training.state_dict(), packed.wnids)
+                save_training(folder.last, training.state_dict(), wnids, job.origin)
                 saved = time.monotonic()
             if row["kind"] == "stopped":
                 raise KeyboardInterrupt

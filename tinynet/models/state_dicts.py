@@ -1,4 +1,4 @@
-"""State dicts as people have them: read safely, undressed of what tools put around them, checked for numbers.
+"""Load state dicts safely, strip wrappers and prefixes, and check for NaN.
 
 A wrapper leaves a word in the names of tensors (`module.` of DataParallel, `_orig_mod.` of torch.compile, `backbone.`
 or `model.` of a larger module), a training script puts the state dict beside its optimizer's into another dict, and
@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from torch import Tensor
 from tinynet.errors import InputError
 
 _WRAPPERS = {"module", "_orig_mod"}
-# Averaged weights are what their author scored, so they come before those of the last step.
-_CONTAINERS = ("average", "model_ema", "state_dict_ema", "ema", "ema_state_dict", "state_dict", "model_state_dict",
-               "model", "module", "net", "network", "weights", "params", "backbone", "encoder", "teacher", "student")
+_AVERAGED = {"ema", "average", "averaged", "swa"}
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "backbone",
+               "encoder", "teacher", "student")
 _DEPTH = 3  # dicts within dicts
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # no weights: counts, and a profiler's
 
@@ -36,7 +36,7 @@ def read_file(path: str | Path) -> Any:
     except InputError:
         raise
     except MemoryError:
-        raise InputError(f"--weights {path}: needs more memory than there is") from None
+        raise InputError(f"--weights {path}: out of memory while reading it") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"--weights {path}: cannot be read ({reason}); name another file") from None
@@ -61,7 +61,7 @@ def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError:
-        raise InputError(f"--weights {path}: needs the package safetensors; pip install safetensors") from None
+        raise InputError(f"--weights {path}: reading it needs safetensors; run pip install safetensors") from None
     return load_file(path)
 
 
@@ -87,20 +87,58 @@ def undress(content: Any, wanted: Mapping[str, Tensor], source: str, part: str =
     if not isinstance(content, Mapping):
         raise InputError(f"--weights {source}: holds a {type(content).__name__}, not a state dict; "
                          "save one with torch.save(model.state_dict(), ...)")
-    candidates = list(_candidates(content))
+    candidates = list(_candidates(content, source))
     if not candidates:
-        raise InputError(f"--weights {source}: holds no tensors under names; save a state dict with "
+        raise InputError(f"--weights {source}: contains no named tensors; save a state dict with "
                          "torch.save(model.state_dict(), ...)")
-    best = max(candidates, key=lambda one: one.matches(wanted))
-    state, prefix = best.state, best.prefix(wanted)
+    best, prefix = _best(candidates, wanted, source)
+    state = best.state
     inside = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     _refuse_others(inside, wanted, source, part)
     tensors = {name: inside[name].to(wanted[name].dtype) for name in wanted if name in inside}
     for name, tensor in tensors.items():
         check_numbers(tensor, f"--weights {source}: {prefix}{name}")
-    others = {name: tensor for name, tensor in state.items() if name.removeprefix(prefix) not in wanted}
+    outer = prefix.removesuffix(part)
+    others = {name.removeprefix(outer): tensor for name, tensor in state.items()
+              if name.removeprefix(prefix) not in wanted}
     kinds = {str(inside[name].dtype).removeprefix("torch.") for name in tensors if inside[name].is_floating_point()}
-    return Undressed(tensors, others, _removed(best, prefix.removesuffix(part), kinds))
+    return Undressed(tensors, others, _removed(best, outer, kinds))
+
+
+def _best(candidates: Sequence["_Candidate"], wanted: Mapping[str, Tensor], source: str) -> tuple["_Candidate", str]:
+    """The dict of a file with most of the wanted tensors, and what stands before their names there.
+
+    Raises `InputError` where several fit equally well, hold other numbers, and no name says which is meant.
+    """
+    fitting = [(one.fitting(prefix, wanted), one, prefix) for one in candidates for prefix in one.prefixes(wanted)]
+    most = max(count for count, *_ in fitting)
+    # Averaged weights are what their author scored; then what is called a network comes before what is not.
+    ranked = sorted(((_rank(one.place, prefix), one, prefix) for count, one, prefix in fitting if count == most),
+                    key=lambda row: row[0])
+    rank, best, prefix = ranked[0]
+    for other_rank, other, other_prefix in ranked[1:] if most > 1 else ():
+        if other_rank == rank and not _same(best, prefix, other, other_prefix, wanted):
+            names = [f"{one.place}.{before}".strip(".") or "the file itself"
+                     for one, before in ((best, prefix), (other, other_prefix))]
+            raise InputError(f"--weights {source}: contains several networks that fit ({' and '.join(names)}); save "
+                             "the one you want with torch.save(model.state_dict(), ...)")
+    return best, prefix if most > 1 else ""  # one may fit by chance
+
+
+def _rank(place: str, prefix: str) -> int:
+    """How early weights of this place and prefix come: averaged ones, known names in their order, all others."""
+    words = [word for word in re.split(r"[._]", f"{place}.{prefix}") if word]
+    if _AVERAGED.intersection(words):
+        return 0
+    names = {piece for text in (place, prefix) for piece in text.split(".")}
+    return min((1 + number for number, name in enumerate(_CONTAINERS) if name in names),
+               default=1 if not words else 1 + len(_CONTAINERS))
+
+
+def _same(one: "_Candidate", prefix: str, other: "_Candidate", other_prefix: str, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether two networks of a file hold the same numbers."""
+    pairs = [(one.state.get(prefix + name), other.state.get(other_prefix + name)) for name in wanted]
+    return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 
 @dataclass(frozen=True)
@@ -111,34 +149,32 @@ class _Candidate:
     state: dict[str, Tensor]
     wrappers: tuple[str, ...]
 
-    def prefix(self, wanted: Mapping[str, Tensor]) -> str:
-        """What stands before the wanted names in most of this dict."""
+    def prefixes(self, wanted: Mapping[str, Tensor]) -> list[str]:
+        """What may stand before the wanted names in this dict."""
         first = next(iter(wanted))
-        prefixes = {name.removesuffix(first) for name in self.state if f".{name}".endswith(f".{first}")} or {""}
-        best = max(sorted(prefixes), key=lambda prefix: self._fitting(prefix, wanted))
-        return best if self._fitting(best, wanted) > 1 else ""  # one may fit by chance
+        return sorted({name.removesuffix(first) for name in self.state if f".{name}".endswith(f".{first}")} or {""})
 
-    def matches(self, wanted: Mapping[str, Tensor]) -> int:
-        """How many of the wanted tensors are here."""
-        return self._fitting(self.prefix(wanted), wanted)
-
-    def _fitting(self, prefix: str, wanted: Mapping[str, Tensor]) -> int:
+    def fitting(self, prefix: str, wanted: Mapping[str, Tensor]) -> int:
+        """How many of the wanted tensors are here, with this prefix."""
         return sum(getattr(self.state.get(prefix + name), "shape", None) == tensor.shape
                    for name, tensor in wanted.items())
 
 
-def _candidates(content: Mapping, place: str = "", depth: int = _DEPTH) -> Iterator[_Candidate]:
+def _candidates(content: Mapping, source: str, place: str = "", depth: int = _DEPTH) -> Iterator[_Candidate]:
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if tensors:
         wrappers = _WRAPPERS.intersection(*[{piece for name in tensors for piece in name.split(".")}])
         old = any(".denselayer1.norm.1." in name for name in tensors)
-        plain = {_plain(name, old): tensor for name, tensor in tensors.items()}
+        plain: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if plain.setdefault(_plain(name, old), tensor) is not tensor:
+                raise InputError(f"--weights {source}: has {_plain(name, old)[:80]} with and without a wrapper's "
+                                 "prefix, so it holds two networks; save one with torch.save(model.state_dict(), ...)")
         yield _Candidate(place, plain, tuple(sorted(wrappers)))
     if depth:
-        inner = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
-        order = {name: number for number, name in enumerate(_CONTAINERS)}
-        for name in sorted(inner, key=lambda name: order.get(name, len(order))):
-            yield from _candidates(inner[name], f"{place}.{name}" if place else name, depth - 1)
+        for name, value in content.items():
+            if isinstance(value, Mapping):
+                yield from _candidates(value, source, f"{place}.{name}" if place else str(name), depth - 1)
 
 
 def _plain(name: str, old: bool) -> str:
@@ -154,16 +190,16 @@ def _refuse_others(inside: Mapping[str, Tensor], wanted: Mapping[str, Tensor], s
     foreign = [name for name in inside if name not in wanted and not name.endswith(_COUNTERS)
                and (not part or name.split(".")[0].isdecimal())]
     if missing or foreign:
-        first = [f"the first that is missing is {part}{missing[0]}"] if missing else []
-        first += [f"the first that is foreign is {part}{foreign[0]}"] if foreign else []
-        first += [] if foreign else [f"the file begins with {next(iter(inside), 'nothing')}"]
-        raise InputError(f"--weights {source}: weights of another network: of {len(wanted)} tensors {len(missing)} are "
-                         f"missing and {len(foreign)} are foreign; {', '.join(first)}")
+        first = [f"{len(missing)} of {len(wanted)} tensors missing (first: {part}{missing[0]})"] if missing else []
+        first += [f"{len(foreign)} unexpected (first: {part}{foreign[0][:80]})"] if foreign else []
+        first += [] if foreign else [f"the file begins with {next(iter(inside), 'nothing')[:80]}"]
+        raise InputError(f"--weights {source}: do not match the network: {', '.join(first)}; use weights of the same "
+                         "architecture")
     for name, tensor in wanted.items():
         value = inside.get(name, tensor)
         if value.shape != tensor.shape or value.is_floating_point() != tensor.is_floating_point():
-            raise InputError(f"--weights {source}: weights of another network: {part}{name} is {_kind(value)}, and "
-                             f"this network has {_kind(tensor)}")
+            raise InputError(f"--weights {source}: do not match the network: {part}{name} is {_kind(value)}, expected "
+                             f"{_kind(tensor)}; use weights of the same architecture")
 
 
 def _kind(tensor: Tensor) -> str:
@@ -176,21 +212,21 @@ def check_numbers(tensor: Tensor, name: str) -> None:
     Weights with one NaN would train and score as if nothing were; integers hide it altogether.
     """
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        raise InputError(f"{name}: is sparse, quantised or empty; save plain tensors")
+        raise InputError(f"{name}: is a sparse, quantised or meta tensor; save dense tensors")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise InputError(f"{name}: says more numbers than the file holds; fetch the file again")
+        raise InputError(f"{name}: has more values than the file contains; the file is damaged, so fetch it again")
     if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
         return  # a sum is a number only where all of them are, and costs a tenth of looking at each
     wrong = int((~torch.isfinite(tensor)).sum())
     if wrong:
-        raise InputError(f"{name}: {wrong:,} of its {tensor.numel():,} numbers are NaN or infinite; such weights are "
-                         "broken, so fetch or train them again")
+        raise InputError(f"{name}: {wrong:,} of its {tensor.numel():,} numbers are NaN or infinite; use other "
+                         "weights")
 
 
 def _removed(best: _Candidate, prefix: str, kinds: set[str]) -> str:
     """What was taken off, in words; `kinds`: of the floats."""
     return ", ".join(filter(None, (
-        f"taken from {best.place!r}" if best.place else "",
-        f"without {' and '.join(f'{word}.' for word in best.wrappers)} in the names" if best.wrappers else "",
-        f"without {prefix!r} before the names" if prefix else "",
-        f"{' and '.join(sorted(kinds - {'float32'}))} made float32" if kinds - {"float32"} else "")))
+        f"loaded {best.place!r}" if best.place else "",
+        f"removed {' and '.join(f'{word}.' for word in best.wrappers)} from the names" if best.wrappers else "",
+        f"removed the prefix {prefix!r}" if prefix else "",
+        f"converted {' and '.join(sorted(kinds - {'float32'}))} to float32" if kinds - {"float32"} else "")))

@@ -55,13 +55,14 @@ def _normalisation(published: WeightsEnum | None, state: Undressed,
     if published:
         preprocessing = published.transforms()
         return preprocessing.mean, preprocessing.std
-    mean, std = (state.others.get(f"backbone.{name}") for name in ("mean", "std"))
+    mean, std = (state.others.get(name) for name in ("mean", "std"))
     if mean is None or std is None:
         return None
     for name, values in (("mean", mean), ("std", std)):
-        check_numbers(values, f"--weights {source}: backbone.{name}")
+        check_numbers(values, f"--weights {source}: {name}")
     if not mean.numel() == std.numel() == 3 or std.min() <= 0:
-        raise InputError(f"--weights {source}: its mean and std are not three numbers each, std above 0")
+        raise InputError(f"--weights {source}: mean and std must have three values each, std above 0; use "
+                         "other weights")
     return mean.flatten().tolist(), std.flatten().tolist()
 
 

@@ -29,7 +29,7 @@ class _Unfit(ValueError):
 def _refuse_bomb(archive: zipfile.ZipFile) -> None:
     for member in archive.infolist():
         if member.file_size > max(_LARGE, _DENSEST * member.compress_size):
-            raise _Unfit(f"{member.filename} would fill {member.file_size:,} bytes")
+            raise _Unfit(f"{member.filename} decompresses to {member.file_size:,} bytes")
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,25 @@ class Probabilities:
         values, shape = self.log_probabilities, (len(self.views), len(self.rows), len(self.wnids))
         seconds = self.seconds.shape == shape[:1] and self.seconds.dtype.kind == "f"
         if values.dtype != np.float32 or values.shape != shape or 0 in shape or not seconds:
-            raise _Unfit(f"{values.dtype} of shape {values.shape} for {shape[0]} views, {shape[1]} pictures and "
+            raise _Unfit(f"{values.dtype} of shape {values.shape} for {shape[0]} views, {shape[1]} images and "
                          f"{shape[2]} classes")
         if len(set(self.wnids)) < len(self.wnids):
-            raise _Unfit("one class stands there twice")
+            raise _Unfit("has one class twice")
         if np.isnan(values).any():
-            raise _Unfit("some are NaN")
+            raise _Unfit("contains NaN")
         with np.errstate(over="ignore"):
             sums = np.exp(values).sum(-1, dtype=np.float64)
         if not np.allclose(sums, 1, atol=_SUM_APART):
-            raise _Unfit(f"those of a picture add up to {sums.flat[np.abs(sums - 1).argmax()]:.4g}, not to 1")
+            raise _Unfit(f"the probabilities of an image sum to {sums.flat[np.abs(sums - 1).argmax()]:.4g}, not 1")
         for name, numbers, most in (("rows", self.rows, np.inf), ("labels", self.labels, shape[2] - 1)):
             if numbers is None:
                 continue
             if numbers.shape != shape[1:2] or numbers.dtype.kind not in "iu":
-                raise _Unfit(f"{name} of shape {numbers.shape} for {shape[1]} pictures")
+                raise _Unfit(f"{name} of shape {numbers.shape} for {shape[1]} images")
             if numbers.min() < 0 or numbers.max() > most:
                 raise _Unfit(f"{name} from {numbers.min()} to {numbers.max()} for {shape[2]} classes")
         if not isinstance(self.about, dict) or not all(isinstance(name, str) for name in (*self.views, *self.wnids)):
-            raise _Unfit("what it says of itself is no text")
+            raise _Unfit("its metadata is invalid")
 
     def merged(self, merge: Merge) -> np.ndarray:
         """(N, C) log-probabilities of all views together."""

@@ -204,7 +204,7 @@ def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
     Raises `InputError` for a step that is unknown, twice the same name, or numbers that it does not take.
     """
     if not 0 < size <= MAX_SIDE:
-        raise InputError(f"{advice('--size') or 'size'} {size}: a side in pixels from 1 to {MAX_SIDE}")
+        raise InputError(f"{advice('--size') or 'size'} {size}: must be from 1 to {MAX_SIDE} pixels")
     steps = [_read(part, text) for part in text.split("+")]
     names = [name for name, _ in steps]
     resizes, crops = bool(_RESIZING & set(names)), bool(_CROPPING & set(names))
