@@ -33,11 +33,11 @@ class Device:
     frozen: torch.dtype | None = None
 
     def when_frozen(self) -> "Device":
-        """The same for a network that does not learn."""
+        """The settings for a frozen network."""
         return replace(self, dtype=self.frozen or self.dtype, frozen=None)
 
     def when_learning(self) -> "Device":
-        """The same for a network whose backbone learns or has learnt: in the floats that it learnt in."""
+        """The settings for a trained backbone: the floats that it was trained in."""
         return replace(self, int8=False, frozen=None)
 
     def autocast(self) -> AbstractContextManager:

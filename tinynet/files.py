@@ -78,8 +78,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that is gone after the block; a process that is killed leaves it to the next
-    that works there."""
+    """Yield an empty folder beside `path`, removed after the block, or by a later process where this one is killed."""
     partial = _partial(Path(path))
     partial.mkdir()
     try:
@@ -292,7 +291,9 @@ def can_hold(path: str | Path) -> Path:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not can_write(path.parent) and not (path.exists() and not path.is_file()):
-        raise PermissionError(errno.EACCES, "cannot be written to", str(path.parent))
+        read_only = hasattr(os, "statvfs") and os.statvfs(path.parent).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise OSError(number, os.strerror(number), str(path.parent))
     return path
 
 
@@ -340,8 +341,10 @@ def map_array(path: str | Path, mode: str | None = "r") -> "np.ndarray":
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     try:
         return np.load(path, mmap_mode=mode)
-    except EOFError as error:
-        raise ValueError(str(error)) from None
+    except OSError:
+        raise
+    except Exception as error:  # a broken header raises nearly anything
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def write_json(path: str | Path, value: Any) -> None:

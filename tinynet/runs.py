@@ -46,7 +46,7 @@ class StageFolder:
         self.scores, self.probabilities = self.results / "scores.jsonl", self.results / "probabilities"
 
     def with_results(self, out: str | Path | None) -> "StageFolder":
-        """The same stage, which keeps what evaluation finds below `out`, by the run's name; None: in itself.
+        """The same stage, with results saved in `out`/RUN/STAGE; None: in the stage's own folder.
 
         So a run in a read-only place can be scored, and reported with the same `out`.
         """

@@ -1,13 +1,13 @@
-"""Run every command of tinynet on hostile files, each in a process of its own, and say what became of it.
+"""Feed broken and hostile files to every command of tinynet, each in a process of its own, and check the outcome.
 
-    python -m benchmarks.hostile                              1,200 cases, a quarter of an hour on one core
-    python -m benchmarks.hostile --cases 3000                 every idea, and damage by chance
+    python -m benchmarks.hostile                              1,200 cases, about five minutes on one core
+    python -m benchmarks.hostile --cases 3000                 every designed case, and random damage
     python -m benchmarks.hostile --only zips --cases 100      one kind
     python -m benchmarks.hostile --only zips/bomb-pack        one case
 
-A case is right where the command gives the right result, or refuses in one line with status 2. Each takes 10 s and
-1 GB at most, and writes nothing outside its folder. The folders of the cases that are wrong stay in --evidence, each
-with its command line, what it printed and why it is wrong. The exit status is 1 if there are any.
+A case passes if the command gives the right result, or refuses in one line with status 2, within 10 s and 1 GB, and
+writes nothing outside its folder. The folders of failed cases stay in --evidence, each with its command line, its
+output and the reason. The exit status is 1 if any case fails.
 """
 
 import argparse

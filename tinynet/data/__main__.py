@@ -141,6 +141,8 @@ def _cache(arguments: argparse.Namespace) -> None:
 def _cached(folder: Path) -> Iterator[dict[str, Any]]:
     """Name, kind, size and date of every folder in the cache that tinynet made."""
     for place in sorted(folder.glob("*/manifest.json")):
+        if place.parent.is_symlink():  # what it leads to is somebody else's
+            continue
         try:
             manifest = read_json(place)
         except (OSError, ValueError):

@@ -28,7 +28,8 @@ from tinynet.files import (
 )
 
 FORMAT = 4  # 3 had images of more than 8 bits as white
-_MANIFEST = {"counts", "side", "wnids", "names", "contents", "source"}  # what a manifest must hold
+# What a manifest must hold, by type.
+_MANIFEST = {"counts": dict, "side": int, "wnids": list, "names": list, "contents": str, "source": str, "digests": dict}
 _KINDS = {"pictures": (np.uint8, 4), "labels": (np.int64, 1), "boxes": (np.int16, 2)}  # dtype and dimensions
 
 
@@ -53,10 +54,7 @@ class PackedPart:
     def files(self) -> list[str]:
         """The pictures' file names inside the archive."""
         path = self._folder / f"{self.name}.files.txt"
-        names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
-        if len(names) != len(self):
-            raise _spoiled(path, f"has {len(names):,} names for {len(self):,} images")
-        return names
+        return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
 class Packed:
@@ -88,9 +86,11 @@ class Packed:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def _part(self, name: str) -> PackedPart:
-        files = self.folder / f"{name}.files.txt"
-        if not files.is_file():
-            raise _spoiled(files, "is missing")
+        for file in _small_files(name):
+            path, digest = self.folder / file, str(self.manifest["digests"].get(file))
+            size = path.stat().st_size if path.is_file() else "no"
+            if not digest.startswith(f"{size} ") or digest != _digest(path):  # what is too large is not read
+                raise _spoiled(path, "is not as it was written" if path.exists() else "is missing")
         labels = None if name == "test" else np.asarray(self._array(name, "labels"))
         return PackedPart(name, self._array(name, "pictures"), labels, np.asarray(self._array(name, "boxes")),
                           self.folder)
@@ -101,7 +101,8 @@ class Packed:
         dtype, dimensions = _KINDS[kind]
         try:
             array = map_array(path, "r" if count else None)  # an empty file cannot be mapped
-            if (array.dtype, array.ndim, array.shape[:1]) != (dtype, dimensions, (count,)):
+            sides = (self.side, self.side, 3) if kind == "pictures" else array.shape[1:]
+            if (array.dtype, array.ndim, array.shape) != (dtype, dimensions, (count, *sides)):
                 raise ValueError(f"{array.dtype} of shape {array.shape}, not as manifest.json says")
         except (OSError, ValueError) as error:
             raise _spoiled(path, f"cannot be read ({' '.join(str(error).split())[:80]})") from None
@@ -119,8 +120,29 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = read_json(folder / "manifest.json")
     except (OSError, ValueError):
         return None
-    whole = isinstance(manifest, dict) and manifest.get("format") == FORMAT and set(manifest) >= _MANIFEST
-    return manifest if whole and set(manifest["counts"]) == set(SPLITS) else None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return None
+    whole = all(isinstance(manifest.get(name), kind) for name, kind in _MANIFEST.items())
+    return manifest if whole and _fits(manifest) else None
+
+
+def _fits(manifest: dict[str, Any]) -> bool:
+    """Whether the values of a manifest can be those of a packed copy."""
+    texts = all(isinstance(text, str) for text in (*manifest["wnids"], *manifest["names"]))
+    counts = [manifest["counts"].get(name) for name in SPLITS]
+    return (texts and len(set(manifest["wnids"])) == len(manifest["names"]) > 0 < manifest["side"]
+            and all(isinstance(count, int) and count >= 0 for count in counts))
+
+
+def _small_files(name: str) -> list[str]:
+    """The files of a part that are compared with their digests whenever they are opened."""
+    return [f"{name}.files.txt", f"{name}.boxes.npy", *([f"{name}.labels.npy"] if name != "test" else [])]
+
+
+def _digest(path: Path) -> str:
+    """The size of a file in bytes and the SHA-256 (first 16 hex digits) of its content."""
+    data = path.read_bytes()
+    return f"{len(data)} {hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def cache_folder(source: Path, cache: str | None = None) -> Path:
@@ -196,6 +218,7 @@ def pack(archive: Archive, folder: Path) -> Packed:
             "kind": "packed", "format": FORMAT, **_place(archive.source.path),
             "digest": archive.digest(), "contents": _contents(archive, chunks), "counts": counts, "side": side,
             "wnids": archive.wnids, "names": archive.names,
+            "digests": {file: _digest(partial / file) for name in SPLITS for file in _small_files(name)},
         })
     return Packed(folder)
 

@@ -1,4 +1,4 @@
-"""Work on an archive's files in as many processes as there are cores, or in this one where there are none to be had."""
+"""Process an archive's files in parallel, or in this process where workers cannot start."""
 
 import ast
 import multiprocessing

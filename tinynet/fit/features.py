@@ -180,11 +180,12 @@ def _first_of_more_views(cache: Path, manifest: dict[str, Any],
             other = read_json(file)
         except (OSError, ValueError):  # being written or removed
             continue
-        if not isinstance(other, dict) or {**other, "views": views} != manifest or not other["views"] > views:
+        more = other.get("views") if isinstance(other, dict) else None
+        if not isinstance(more, int) or more <= views or {**other, "views": views} != manifest:
             continue
         files = {tap: _file(file.parent, tap) for tap in shapes}
         if all(place.exists() for place in files.values()):  # else it is not whole yet
-            return tuple(_read(files[tap], (other["views"], *shape[1:]), manifest["dtype"])[:views]
+            return tuple(_read(files[tap], (more, *shape[1:]), manifest["dtype"])[:views]
                          for tap, shape in shapes.items())
     return None
 

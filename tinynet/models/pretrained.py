@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tinynet.cli import say
 from tinynet.device import Device
 from tinynet.errors import InputError
-from tinynet.models.state_dicts import check_numbers, read_file, undress
+from tinynet.models.state_dicts import check_numbers, read_file, unwrap
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 from tinynet.models.weights import download
 
@@ -150,7 +150,7 @@ def _timm(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], Sequence
 def _fill(network: nn.Module, content: Any, source: str) -> None:
     """Load what a file or a publisher holds; what had to be taken off is said."""
     wanted = network.state_dict()
-    state = undress(content, wanted, source)
+    state = unwrap(content, wanted, source)
     if state.removed:
         say(f"note: {source}: {state.removed}")
     network.load_state_dict({**wanted, **state.tensors})  # older files do not count batches, which is of no use here

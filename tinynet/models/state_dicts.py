@@ -66,7 +66,7 @@ def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Undressed:
+class Unwrapped:
     """`tensors`: those that are wanted, by the names that are wanted. `others`: what else is in the same dict.
 
     `removed`: what was taken off, in words, or nothing.
@@ -77,7 +77,7 @@ class Undressed:
     removed: str
 
 
-def undress(content: Any, wanted: Mapping[str, Tensor], source: str, part: str = "") -> Undressed:
+def unwrap(content: Any, wanted: Mapping[str, Tensor], source: str, part: str = "") -> Unwrapped:
     """The tensors of a network with the names and shapes of `wanted`, out of the `content` of a file.
 
     `part`: where they are a part of a larger network, what the names of that part begin with there (`features.`).
@@ -102,7 +102,7 @@ def undress(content: Any, wanted: Mapping[str, Tensor], source: str, part: str =
     others = {name.removeprefix(outer): tensor for name, tensor in state.items()
               if name.removeprefix(prefix) not in wanted}
     kinds = {str(inside[name].dtype).removeprefix("torch.") for name in tensors if inside[name].is_floating_point()}
-    return Undressed(tensors, others, _removed(best, outer, kinds))
+    return Unwrapped(tensors, others, _removed(best, outer, kinds))
 
 
 def _best(candidates: Sequence["_Candidate"], wanted: Mapping[str, Tensor], source: str) -> tuple["_Candidate", str]:
@@ -207,7 +207,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def check_numbers(tensor: Tensor, name: str) -> None:
-    """Raise `InputError` where a tensor holds what is no number, or more than its file does.
+    """Raise `InputError` where a tensor has NaN or infinity, or declares more values than its storage holds.
 
     Weights with one NaN would train and score as if nothing were; integers hide it altogether.
     """

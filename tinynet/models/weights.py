@@ -12,7 +12,7 @@ from torchvision.models import VGG16_Weights, WeightsEnum
 
 from tinynet.cli import say
 from tinynet.errors import InputError
-from tinynet.models.state_dicts import Undressed, check_numbers, read_file, undress
+from tinynet.models.state_dicts import Unwrapped, check_numbers, read_file, unwrap
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone
 
 
@@ -32,7 +32,7 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
     if not named and not Path(weights).is_file():
         raise InputError(f"--weights {weights}: no such file, and not one of {', '.join(VGG16_Weights.__members__)}, "
                          "none")
-    state = undress(download(named) if named else read_file(weights), _shapes(), weights, part="features.")
+    state = unwrap(download(named) if named else read_file(weights), _shapes(), weights, part="features.")
     if state.removed:
         say(f"note: {weights}: {state.removed}")
     normalisation = _normalisation(named or published.get(Path(weights).name), state, weights)
@@ -49,7 +49,7 @@ def _shapes() -> dict[str, Tensor]:
         return Backbone().features.state_dict()
 
 
-def _normalisation(published: WeightsEnum | None, state: Undressed,
+def _normalisation(published: WeightsEnum | None, state: Unwrapped,
                    source: str) -> tuple[list[float], list[float]] | None:
     """Mean and std that the weights want, where that is known."""
     if published:

@@ -1,5 +1,6 @@
 """A network, batches and views become log-probabilities of every view: only probabilities leave a model."""
 
+import errno
 import json
 import zipfile
 from collections.abc import Iterable
@@ -63,6 +64,8 @@ class Probabilities:
     def load(cls, path: Path) -> "Probabilities":
         """Read what `save` wrote; raises `InputError` where the file is another one, or holds no probabilities."""
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise FileNotFoundError(errno.ENOENT, "no such file")
             with np.load(path, allow_pickle=False) as stored:
                 _refuse_bomb(stored.zip)
                 read = cls(tuple(stored["views"].tolist()), stored["log_probabilities"], stored["rows"],
