@@ -51,13 +51,13 @@ def parser() -> cli.Parser:
     made.add_argument("--choose", type=int, metavar="N",
                       help="which N views or fewer of all in --tta are worth their cost: chosen and weighted on one "
                            "half of the hold-out, judged on the other and on val, beside ten-crop")
-    made.add_argument("--soup", nargs="+", metavar="RUN",
+    made.add_argument("--soup", nargs="+", type=cli.path, metavar="RUN",
                       help="the mean of these runs' weights, beside each of them, on the hold-out; written to --out "
                            "where it is better")
     made.add_argument("--per-class", action="store_true", help="a row for each class in place of one for all")
-    made.add_argument("--save-probabilities", metavar="FILE",
+    made.add_argument("--save-probabilities", type=cli.path, metavar="FILE",
                       help="write the probabilities of every view; for one split, one size and one set of views")
-    made.add_argument("--from-probabilities", nargs="+", metavar="FILE",
+    made.add_argument("--from-probabilities", nargs="+", type=cli.path, metavar="FILE",
                       help="score what was saved: each file, all together, and each against the first")
     cli.add_common(made, "data", "cache", "run", "out", "split", "device", "precision", "format", "json")
     other = made.add_argument_group("pretrained networks")
@@ -66,7 +66,7 @@ def parser() -> cli.Parser:
     other.add_argument("--dataset", choices=("imagefolder",),
                        help="no archive, but the folder --data: a folder for each class, or flat with --labels")
     cli.add_pretrained(other)
-    other.add_argument("--labels", metavar="FILE|DIR",
+    other.add_argument("--labels", type=cli.path, metavar="FILE|DIR",
                        help="of a flat folder: a wnid or class index a line, or FILE LABEL; or ImageNet's devkit")
     other.add_argument("--workers", type=int, default=2, metavar="N",
                        help="processes that decode; 0: this one (default: 2)")

@@ -32,10 +32,10 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes the name `path` only when the block ends without an exception.
 
     Missing parent folders are made. An earlier file of that name is replaced in one step; where the name is a link, the
-    file that it leads to. What is no file, such as /dev/null, is written to.
+    file that it leads to. Devices such as /dev/null are written to.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if path.is_absolute() and path.parts[1:2] == ("dev",) and not path.is_file():
         with open(path, "wb") as stream:
             yield stream
         return
@@ -55,8 +55,9 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def _behind_link(path: Path) -> Path:
-    """Where a link leads, which stays a link; any other path as it is."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """Where a link leads to a file or folder, or to where one can be made; any other path as it is."""
+    target = Path(os.path.realpath(path))
+    return target if path.is_symlink() and (target.is_file() or target.is_dir() or not target.exists()) else path
 
 
 @contextmanager

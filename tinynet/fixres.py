@@ -43,9 +43,9 @@ def parser() -> cli.Parser:
     made.add_argument("--methods", nargs="+", default=["antialias"], metavar="METHOD",
                       help="how pictures are enlarged: antialias (bilinear), bilinear, bicubic, nearest, area, "
                            "lanczos; the first for everything, the others compared with it (default: antialias)")
-    made.add_argument("--beside", nargs="+", default=[], metavar="RUN",
+    made.add_argument("--beside", nargs="+", type=cli.path, default=[], metavar="RUN",
                       help="runs shown beside it, as they are: trained at other sizes, or with other taps")
-    made.add_argument("--keep", metavar="DIR",
+    made.add_argument("--keep", type=cli.path, metavar="DIR",
                       help="a new folder for the run with its batch norms measured at the size where the hold-out "
                            "likes that best: evaluate and predict take it")
     cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")

@@ -27,7 +27,7 @@ _FILES_TAKE = {"files", "tta", "merge", "size", "top", "explain", "format", "dev
 def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.predict", __doc__)
-    made.add_argument("files", nargs="*", default=[], metavar="FILE|FOLDER",
+    made.add_argument("files", nargs="*", type=cli.path, default=[], metavar="FILE|FOLDER",
                       help="pictures (default: the official test pictures)")
     made.add_argument("--tta", default="none", metavar="VIEWS",
                       help="set of views to merge, as for tinynet.evaluate (default: none)")
@@ -36,7 +36,8 @@ def parser() -> cli.Parser:
                       help="side in pixels that the network sees (default: the training size, or the published one)")
     made.add_argument("--top", type=cli.positive, default=5, metavar="K",
                       help="classes to name of each picture (default: 5)")
-    made.add_argument("--explain", metavar="FILE.png", help="draw the views of the first picture and how each votes")
+    made.add_argument("--explain", type=cli.path, metavar="FILE.png",
+                      help="draw the views of the first picture and how each votes")
     made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
     cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
     cli.add_pretrained(made.add_argument_group("pretrained networks"))

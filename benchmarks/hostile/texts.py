@@ -25,9 +25,8 @@ def designed() -> Iterator[Case]:
             for name, change in changes.items():
                 yield from archives.both(KIND, f"{inner.rsplit('/')[-1].removesuffix('.txt')}-{name}",
                                          _makes(inner, change), way)
-    for inner in (_LIST, _LABELS, _BOXES):
-        yield from archives.both(KIND, f"{inner.rsplit('/')[-1].removesuffix('.txt')}-missing", _removes(inner),
-                                 NO_BOXES if inner == _BOXES else archives.refusal(inner))
+    for inner, way in ((_LIST, SAME), (_LABELS, archives.refusal(_LABELS)), (_BOXES, NO_BOXES)):
+        yield from archives.both(KIND, f"{inner.rsplit('/')[-1].removesuffix('.txt')}-missing", _removes(inner), way)
     for name, change in _NAMES.items():
         yield archives.pack(KIND, f"words-{name}", _makes(_WORDS, change), Way(right.either(_named), right.refused()))
 

@@ -152,7 +152,7 @@ def _of_train(inner: str) -> Change:
 _PASSED_OVER: dict[str, Change] = {
     "above": _more(entry("../../above.txt", b"x"), entry(f"{ROOT}/../../../above.JPEG", b"x")),
     "absolute": _more(entry("/etc/tinynet-was-here", b"x"), entry("//server/share", b"x"), entry("C:\\x.txt", b"x")),
-    "backslashes": _more(entry("..\\..\\above.txt", b"x"), entry(f"{ROOT}\\val\\other\\val_99.JPEG", b"x")),
+    "backslashes": _more(entry("..\\..\\above.txt", b"x"), entry(f"{ROOT}\\other\\val_99.JPEG", b"x")),
     "newline": _more(entry("a\nb.txt", b"x"), entry("a\r\nb.JPEG", b"x")),
     "escapes": _more(entry("\x1b[31mred\x07.txt", b"x"), entry("\x00.txt", b"x")),
     "long-name": _more(entry("x" * 65000, b"x"), entry("y/" * 32000 + "y", b"x")),

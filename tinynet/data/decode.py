@@ -32,7 +32,7 @@ _NO_IMAGES = {"EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS", "IPTC
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong is told in one line
 PLAIN_MODES = ("L", "RGB")  # modes that need no rule
 LARGEST = 110_000_000  # pixels: a phone's photo has 108 million, which take 0.4 GB in RGB
-_HALVED = 2**26  # an image of more pixels is halved, to save memory
+_MUCH, _SHRINK = 2**26, 4  # the sides of an image of more pixels are divided by this, to save memory
 _MOST_SCANS = 500  # of a progressive JPEG; encoders write about ten, and each goes over the whole image
 _THINNEST = 50  # a longer side by more than this is no image, and resizing it would fill memory
 _TOLERANCE = 1e-4  # beyond 0 and 1 that rounding may have left in floats
@@ -130,7 +130,7 @@ def _in_rgb(image: "Image.Image", upright: bool) -> "Image.Image":
                      "crop it")
     if width * height > LARGEST:
         raise _Unfit(f"is {width}x{height} pixels; at most {LARGEST:,} are allowed, so resize it")
-    rgb = _halved(image) if width * height > _HALVED else _visible(image)
+    rgb = _reduced(image) if width * height > _MUCH else _visible(image)
     if upright:
         rgb.info = dict(image.info)
         with suppress(Exception):  # EXIF data that are broken say nothing of the image
@@ -138,21 +138,21 @@ def _in_rgb(image: "Image.Image", upright: bool) -> "Image.Image":
     return rgb
 
 
-def _halved(image: "Image.Image") -> "Image.Image":
-    """The image as it looks at half its sides, in RGB; a JPEG is never decoded in full."""
+def _reduced(image: "Image.Image") -> "Image.Image":
+    """The image as it looks at a quarter of its sides, in RGB; a JPEG is never decoded in full."""
     from PIL import Image
 
-    image.draft(image.mode, tuple(side // 2 for side in image.size))
-    if image.width * image.height <= _HALVED:
+    image.draft(image.mode, tuple(side // _SHRINK for side in image.size))
+    if image.width * image.height <= _MUCH:
         return _visible(image)
     width, height = image.size
-    whole, tags = Image.new("RGB", (-(-width // 2), -(-height // 2))), getattr(image, "tag_v2", None)
-    rows = max(1, _STRIP // width) * 2
+    whole, tags = Image.new("RGB", (-(-width // _SHRINK), -(-height // _SHRINK))), getattr(image, "tag_v2", None)
+    rows = max(1, _STRIP // width // _SHRINK) * _SHRINK
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(height, top + rows)))
         if tags is not None:
             strip.tag_v2 = tags  # say what is white
-        whole.paste(_visible(strip).reduce(2), (0, top // 2))
+        whole.paste(_visible(strip).reduce(_SHRINK), (0, top // _SHRINK))
     return whole
 
 

@@ -27,6 +27,8 @@ def devkit_labels(folder: Path, classes: Sequence[str]) -> list[int]:
                 raise FileNotFoundError(f"no file {file}")
         synsets = loadmat(io.BytesIO(_checked(table)), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        if len(set(wnids.values())) < len(wnids):
+            raise ValueError("one class has two numbers")
         numbers = [int(line) for line in read_text(truth).split()]
         return [classes.index(wnids[number]) for number in numbers]
     except Exception as error:  # a broken or foreign file raises nearly anything

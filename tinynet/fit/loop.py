@@ -76,13 +76,12 @@ class Training:
         for name in self._PLAIN:
             setattr(self, name, state[name])
         # Building a schedule sets the rates (pytorch#65342): the optimizer's state comes after the schedule's.
-        course = self.schedule.state_dict()
+        schedule = self._schedule_state(state)
         for name in ("module", "schedule", "optimizer", "scaler", "average"):
             other_precision = name == "scaler" and not state[name]  # which has no state
             if getattr(self, name) is not None and not other_precision:
-                getattr(self, name).load_state_dict(state[name])
+                getattr(self, name).load_state_dict(schedule if name == "schedule" else state[name])
         self._check_moments()
-        self._check_schedule(course)
         torch.set_rng_state(state["rng"])
         random = state.get("device_rng", {}).get(self.device.device.type)
         if random is not None:  # another kind of device has another state
@@ -111,14 +110,19 @@ class Training:
                     if not isinstance(value, Tensor) or value.shape != wanted or not value.is_floating_point():
                         raise ValueError(f"the optimizer's {name} has another shape than its weights")
 
-    def _check_schedule(self, course: dict[str, Any]) -> None:
-        """Raise `ValueError` where the schedule is not as far as the training is, or follows another course."""
-        state = self.schedule.state_dict()
-        course["last_epoch"] = self.total_steps if self.stage.schedule_every == "step" else self.epoch
-        for name, value in course.items():
-            moves = name.startswith("_")  # torch's own counts
-            if type(state[name]) is not type(value) or (not moves and state[name] != value):
-                raise ValueError(f"the schedule's {name} is {str(state[name])[:40]}")
+    def _schedule_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The schedule of this stage, as far as the training of `state` is.
+
+        Raises `ValueError` where its schedule is elsewhere.
+        """
+        stored = {name: state["schedule"][name] for name in ("last_epoch", "_step_count", "_last_lr")}
+        every_step = self.stage.schedule_every == "step"
+        moves = state["epoch"] * self.steps + state["step"] if every_step else state["epoch"]
+        if stored["last_epoch"] != moves or not isinstance(stored["_step_count"], int):
+            raise ValueError(f"the schedule has moved {str(stored['last_epoch'])[:40]} times, the training {moves}")
+        if not all(map(math.isfinite, stored["_last_lr"])):
+            raise ValueError("rates that are no numbers")
+        return self.schedule.state_dict() | stored
 
     def _device_random(self) -> Any:
         """Where the device's own random state lives; the CPU's is torch's."""

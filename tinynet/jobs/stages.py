@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,10 @@ class _Job:
 
     @property
     def origin(self) -> str:
-        """A digest of all that decides this stage's weights; its checkpoints carry it."""
+        """A digest of all that decides this stage's weights but the number of epochs; its checkpoints carry it."""
         recipe = self.plan.recipe
         keys = {name: self.facts[name] for name in ("data_digest", "split_digest", "start_digest")}
-        values = map(asdict, (recipe.data, recipe.network, self.stage))
+        values = map(asdict, (recipe.data, recipe.network, replace(self.stage, epochs=1)))
         parts = [self.folder.stage, self.plan.seed, keys, *values]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -16,7 +16,7 @@ from tinynet import cli
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     made = cli.Parser("tinynet.report", __doc__)
-    made.add_argument("runs", nargs="+", metavar="RUN", help="folders that tinynet.train wrote")
+    made.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="folders that tinynet.train wrote")
     made.add_argument("--open", action="store_true", help="show the page in a browser")
     cli.add_common(made, "data", "cache", "out", "json")
     asked = made.parse_args(argv)
