@@ -96,7 +96,7 @@ FAULTS = [
           "tensor.pin_memory().to(device, non_blocking=True)", "tensor.to(device, non_blocking=True)"),
     Fault("copies that are waited for", "data/batches.py",
           "tensor.pin_memory().to(device, non_blocking=True)", "tensor.pin_memory().to(device)"),
-    Fault("checkpoints are read to where they were written", "fit/checkpoint.py",
+    Fault("checkpoints are read to where they were written", "models/state_dicts.py",
           'torch.load(path, map_location="cpu", weights_only=True)', "torch.load(path, weights_only=True)"),
 
     # --- a step waits ---

@@ -627,7 +627,7 @@ def test_a_later_stage_has_the_seed_of_its_run_unless_told(there):
 
 
 def test_a_batch_of_more_pictures_than_there_are_is_said(elsewhere):
-    said = "note: batch is 60 and there are 54 pictures, so an epoch is one step"
+    said = "note: the batch size (60) exceeds the 54 training images, so each epoch is one step; use a smaller --batch"
     for batch, there in ((60, True), (54, False)):
         ran = call(train, "--stage", "base", "--out", f"run-{batch}", *SMALL, *elsewhere.flags, "--batch", batch)
         assert ran.status == 0 and (said in ran.err) is there
@@ -767,7 +767,7 @@ def test_a_resumed_run_keeps_its_arithmetic_unless_another_is_named(elsewhere, f
     ("--per-class 13", ["--per-class 13", "12 pictures"]),
     ("--weights nowhere.pth", ["nowhere.pth", "IMAGENET1K_V1"]),
     ("--weights file.txt", ["file.txt", "torch.save"]),
-    ("--weights resnet.pth", ["resnet.pth", "another network"]),
+    ("--weights resnet.pth", ["resnet.pth", "do not match the network"]),
     ("--out file.txt/run", ["file.txt/run", "--out"]),
     ("--out file.txt", ["file.txt", "--out"]),
 ], ids=str)
@@ -788,7 +788,7 @@ def test_a_device_that_is_not_there_is_refused(there):
 def test_data_that_is_no_archive_is_refused(elsewhere):
     Path("text.zip").write_text("no zip")
     Path("empty").mkdir()
-    for name, word in (("text.zip", "not a zip"), ("empty", "wnids.txt")):
+    for name, word in (("text.zip", "not a zip"), ("empty", "no Tiny ImageNet")):
         refused(train, [*SMALL, "--data", name], name, word)
 
 
@@ -835,7 +835,8 @@ def test_a_run_is_not_scored_on_other_classes_or_without_pictures(there, tmp_pat
 def test_finetune_stays_with_the_pictures_of_its_base(there, tmp_path):
     more = synthetic(tmp_path / "more.zip", classes=6, train=5, val=1, test=1)  # of the same classes
     refused(train, ["--stage", "finetune", "--run", "runs/done", "--out", "new", "--data", more,
-                    "--cache", tmp_path / "cache", "--size", "32", "--device", "cpu"], "runs/done/base", "other data")
+                    "--cache", tmp_path / "cache", "--size", "32", "--device", "cpu"], "runs/done/base",
+            "the data changed", "--data")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"], ids=["empty", "text", "zip"])
@@ -865,7 +866,7 @@ def test_a_run_is_not_resumed_with_other_data(elsewhere, monkeypatch, tmp_path):
     other = synthetic(tmp_path / "other.zip", classes=6, train=12, val=1, test=1, seed=3)
     open_packed(other)
     refused(train, ["--resume", "stopped", "--data", other, "--cache", tmp_path / "cache", *SMALL[-4:]],
-            "stopped/base", "other data", "the data it was started with")
+            "stopped/base", "the data changed", "use the original data", "--data")
 
 
 def test_one_process_at_a_time_trains_a_stage(elsewhere):

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import pickle
 import shutil
 import socket
@@ -35,6 +36,7 @@ from tinynet.data.packed import Packed, open_packed, pack
 from tinynet.data.splits import split_train
 from tinynet.data.synthetic import synthetic
 from tinynet.data.verify import verify
+from tinynet.errors import InputError
 
 ROOT = "tiny-imagenet-200/"
 
@@ -95,7 +97,7 @@ def test_locate(archive_path, folder):
     assert locate(archive_path) == archive_path
     assert locate(folder) == locate(folder.parent) == folder
     complaint(lambda: locate(folder / "nowhere"), folder / "nowhere", "get", "--data")
-    complaint(lambda: locate(folder / "val"), folder / "val", "tiny-imagenet-200.zip")
+    complaint(lambda: locate(folder / "val"), folder / "val", "no Tiny ImageNet", "3 folders deep", "--data")
 
 
 # --- rearranged archives ----------------------------------------------------------------------------
@@ -195,7 +197,7 @@ ANNOTATIONS = "val/val_annotations.txt"
 
 @pytest.mark.parametrize(("change", "words"), [
     (lambda text: None, [ANNOTATIONS, "missing"]),
-    (lambda text: text.split("\n", 1)[1], [ANNOTATIONS, "23 lines", "val_0.JPEG"]),
+    (lambda text: text.split("\n", 1)[1], [ANNOTATIONS, "no line for val/images/val_0.JPEG", "all 24 images"]),
     (lambda text: "val_0.JPEG n01 3 4 5 6\n" + text, [ANNOTATIONS, "line 1", "TAB"]),
     (lambda text: text.replace("\tn0", "\tn9", 1), [ANNOTATIONS, "line 1", "n9", "wnids.txt"]),
     (lambda text: text + "val_0.JPEG\tn", [ANNOTATIONS, "line 25"]),
@@ -242,11 +244,11 @@ def test_half_a_jpeg_is_named(folder, tmp_path):
     complaint(lambda: pack(Archive(folder), tmp_path / "packed"), victim.name, "truncated")
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 48)])
-def test_picture_of_another_size_is_named(folder, tmp_path, size):
+@pytest.mark.parametrize("size, wanted", [((32, 32), "64x64"), ((64, 48), "square")])
+def test_picture_of_another_size_is_named(folder, tmp_path, size, wanted):
     victim = sorted(folder.glob("test/images/*"))[0]
     Image.new("RGB", size).save(victim)
-    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), victim.name, f"{size[0]}x{size[1]}", "64x64")
+    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), victim.name, f"{size[0]}x{size[1]}", wanted)
 
 
 # --- packed ---------------------------------------------------------------------------------------------
@@ -321,6 +323,39 @@ def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch
     for number, broken in enumerate(("{", "[1]", older), 3):
         (second.folder / "manifest.json").write_text(broken)
         assert len(open_packed(source).wnids) == 3 and len(made) == number
+
+
+@pytest.mark.parametrize("file", ["train.files.txt", "val.files.txt", "val.labels.npy", "test.boxes.npy",
+                                  "train.pictures.npy"])
+def test_a_packed_copy_without_one_of_its_files_is_refused(archive_path, tmp_path, file):
+    folder = open_packed(archive_path, tmp_path).folder
+    (folder / file).unlink()
+    complaint(lambda: [Packed(folder).part(name) for name in SPLITS], file, f"delete {folder}")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("file", ["manifest.json", "val.boxes.npy", "val.pictures.npy", "val.files.txt"])
+def test_a_pipe_in_a_packed_copy_is_not_waited_for(archive_path, tmp_path, packed, file):
+    pipe = open_packed(archive_path, tmp_path).folder / file
+    pipe.unlink()
+    os.mkfifo(pipe)
+    outcome = []
+
+    def look():
+        try:
+            again = open_packed(archive_path, tmp_path)
+            outcome.append((again.contents, len(again.val.files), len(again.val)))
+        except InputError as error:
+            outcome.append(str(error))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(20)
+    assert outcome, "waits for the pipe"
+    if file == "manifest.json":  # without it the folder is none of tinynet's, and is made again
+        assert outcome == [(packed.contents, 24, 24)]
+    else:
+        assert file in outcome[0] and f"delete {pipe.parent}" in outcome[0]
 
 
 def test_changed_file_in_a_folder_is_noticed(folder):

@@ -31,7 +31,7 @@ NOBODY = 2**22 + 7  # no process has this number
 
 
 @pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
-def test_a_command_that_is_asked_to_end_says_so_in_a_line(name, status, capsys):
+def test_sigterm_prints_one_line(name, status, capsys):
     def main():
         os.kill(os.getpid(), getattr(signal, name))
         time.sleep(5)
@@ -39,10 +39,10 @@ def test_a_command_that_is_asked_to_end_says_so_in_a_line(name, status, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.run(main)
     assert ended.value.code == status
-    assert capsys.readouterr().err == {"SIGINT": "interrupted"}.get(name, f"ended by {name}") + "\n"
+    assert capsys.readouterr().err == {"SIGINT": "interrupted"}.get(name, f"stopped by {name}") + "\n"
 
 
-def test_handlers_are_those_of_before_afterwards():
+def test_signal_handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGINT, *ending.ENDING)]
     with pytest.raises(SystemExit):
         cli.run(lambda: None)
@@ -51,7 +51,7 @@ def test_handlers_are_those_of_before_afterwards():
     assert [signal.getsignal(number) for number in (signal.SIGINT, *ending.ENDING)] == before
 
 
-def test_a_terminal_that_is_left_for_good_is_no_reason_to_end():
+def test_nohup_ignores_sighup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         with cli.stop_on_interrupt() as stop:
@@ -59,6 +59,19 @@ def test_a_terminal_that_is_left_for_good_is_no_reason_to_end():
             assert not stop()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ignored_signals_stay_ignored(name):
+    """The shell starts what a script puts in the background with SIGINT ignored."""
+    number, heard = getattr(signal, name), []
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with ending.interrupted_by((number,), lambda *given: heard.append(given)):
+            os.kill(os.getpid(), number)
+        assert not heard and signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_second_sigterm_does_not_end_what_the_first_began(capsys):
@@ -70,16 +83,19 @@ def test_a_second_sigterm_does_not_end_what_the_first_began(capsys):
     assert caught.value.number == signal.SIGTERM and capsys.readouterr().err.count("stopping after this step") == 1
 
 
-def test_ctrl_c_within_a_librarys_own_error_is_ctrl_c(capsys):
+@pytest.mark.parametrize("within, status, line", [
+    (KeyboardInterrupt(), 130, "interrupted"), (ending.Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM"),
+    (ending.Interrupted(signal.SIGHUP), 129, "stopped by SIGHUP")])
+def test_a_signal_within_a_librarys_own_error_is_that_signal(within, status, line, capsys):
     def main():
         try:
-            raise KeyboardInterrupt
+            raise within
         finally:
             raise RuntimeError("unexpected pos 56960 vs 56856")  # torch's, whose file was not finished
 
     with pytest.raises(SystemExit) as ended:
         cli.run(main)
-    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+    assert ended.value.code == status and capsys.readouterr().err == f"{line}\n"
 
 
 @pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGHUP", 129)])
@@ -99,7 +115,7 @@ def test_training_saves_on_sigterm_and_goes_on_to_the_same_bits(archive_path, tm
 
         patch.setattr("tinynet.fit.loop.Training.learn", send_and_learn)
         ran = call(train, *flags, "--out", "run")
-        assert ran.status == status and ran.err.splitlines()[-1] == f"ended by {name}"
+        assert ran.status == status and ran.err.splitlines()[-1] == f"stopped by {name}"
         assert "continue with: python -m tinynet.train --resume run" in ran.err
         assert call(train, "--resume", "run").status == 0
         ours, theirs = (torch.load(f"{run}/base/best.pt", weights_only=True)["weights"] for run in ("run", "whole"))
@@ -127,12 +143,15 @@ def leftovers(folder, *owners):
 def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, monkeypatch):
     mine, dead, foreign = leftovers(tmp_path, f"tinynet-{files._HOST}-{os.getpid()}", f"tinynet-{files._HOST}-{NOBODY}",
                                     f"tinynet-elsewhere-{NOBODY}")
+    monkeypatch.setattr(files, "_mine", {(os.getpid(), mine)})
+    earlier = tmp_path / f".last.pt.tinynet-{files._HOST}-{os.getpid()}.partial"  # of a process with this one's number
+    earlier.write_bytes(b"70 MB")
     others = [tmp_path / ".movie.mp4.partial", tmp_path / f".movie.{NOBODY}.partial", tmp_path / "best.pt"]
     for path in others:
         path.write_bytes(b"of another program")
     with whole_file(tmp_path / "scores.jsonl") as stream:
         stream.write(b"rows")
-    assert not dead.exists()
+    assert not dead.exists() and not earlier.exists()
     # One of another machine may be at work, until it has not written for an hour.
     assert mine.exists() and foreign.exists() and all(path.exists() for path in others)
     old = time.time() - 4000
@@ -158,6 +177,22 @@ def test_what_the_first_edition_left_is_cleared_where_its_file_is_written_again(
     assert not first.exists() and alive.exists() and not folder.exists()
 
 
+def test_a_partial_folder_of_an_earlier_process_with_this_number_is_replaced(archive, packed, tmp_path):
+    left = tmp_path / f".a.packed.tinynet-{files._HOST}-{os.getpid()}.partial"
+    left.mkdir()
+    (left / "train.pictures.npy").write_bytes(b"1.5 GB")
+    assert pack(archive, tmp_path / "a.packed").val.pictures.tolist() == packed.val.pictures.tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.packed"]
+
+
+def test_locks_of_other_programs_are_left_alone(tmp_path):
+    others = [tmp_path / name for name in (".base.lock", ".a.packed.lock", ".scores.jsonl.lock", "poetry.lock")]
+    for path in (*others, tmp_path / ".base.tinynet.lock"):
+        path.touch()
+    clear_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
 def test_unfinished_folders_are_gone_after_their_block(tmp_path):
     with pytest.raises(KeyError), temporary_folder(tmp_path / "a") as room:
         (room / "b").write_text("c")
@@ -166,6 +201,42 @@ def test_unfinished_folders_are_gone_after_their_block(tmp_path):
 
 
 # --- file systems -------------------------------------------------------------------------------------------
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    file, folder = tmp_path / "best.pt", tmp_path / "a.packed"
+    for link in (file, folder):
+        link.symlink_to(tmp_path / "disk" / link.name)
+    for _ in range(2):
+        with whole_file(file) as stream, whole_folder(folder) as partial:
+            stream.write(b"weights")
+            (partial / "a").touch()
+        assert file.is_symlink() and (tmp_path / "disk/best.pt").read_bytes() == b"weights"
+        assert folder.is_symlink() and (tmp_path / "disk/a.packed/a").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs the devices of Unix")
+def test_devices_are_written_to_and_not_replaced(monkeypatch):
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("replaces a device"))
+    reader, writer = os.pipe()
+    try:
+        for path in ("/dev/null", f"/dev/fd/{writer}"):
+            with whole_file(path) as stream:
+                stream.write(b"rows")
+        assert os.read(reader, 9) == b"rows" and Path("/dev/null").is_char_device()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_system_without_locks_gets_no_files_of_locks(tmp_path, monkeypatch, capsys):
+    files._tell_of_no_locks.cache_clear()
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    for _ in range(2):
+        with locked(tmp_path / "base", lambda: pytest.fail("nobody holds it")):
+            assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err.count("has no file locks") == 1
 
 
 @needs_flock
@@ -189,13 +260,13 @@ def test_without_flock_another_lock_is_taken_and_without_any_work_goes_on(tmp_pa
     monkeypatch.setattr(fcntl, "lockf", missing)
     for _ in range(2):
         with locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it")):
-            assert (tmp_path / "lock").exists()
-    assert not (tmp_path / "lock").exists()
+            assert [path.name for path in tmp_path.iterdir()] == [".lock.tinynet.lock"]
+    assert not list(tmp_path.iterdir())
     assert capsys.readouterr().err.count("has no file locks") == 1
 
 
 @needs_flock
-def test_other_errors_of_locks_are_told(tmp_path, monkeypatch):
+def test_other_lock_errors_are_raised(tmp_path, monkeypatch):
     import fcntl
 
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
@@ -210,7 +281,7 @@ ERRORS = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errn
 
 @pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
 @pytest.mark.parametrize("command", [train, data_command, predict])
-def test_no_error_of_a_disk_is_a_traceback(tmp_path, monkeypatch, command, number):
+def test_disk_errors_print_no_traceback(tmp_path, monkeypatch, command, number):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number), str(tmp_path / "a file"))
 
@@ -243,7 +314,7 @@ def test_errors_without_a_name_or_a_number_take_a_line_too(error, word, capsys):
 # --- outputs without letters ----------------------------------------------------------------------------------
 
 
-def test_a_letter_that_an_output_lacks_does_not_lose_the_rows(tmp_path, monkeypatch):
+def test_unencodable_characters_do_not_lose_output(tmp_path, monkeypatch):
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2))
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -256,6 +327,26 @@ def test_a_letter_that_an_output_lacks_does_not_lose_the_rows(tmp_path, monkeypa
         cli.run(main)
     assert ended.value.code == 0
     assert out.buffer.getvalue() == b"na?ve caf?.jpg ?\n" and err.buffer.getvalue() == b"note: gr??er\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs_do_not_end_the_work(archive_path, tmp_path, closed):
+    line = f"{sys.executable} -m tinynet.data verify --data {archive_path} --json {closed}"
+    ran = subprocess.run(["sh", "-c", line], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                         capture_output=True, text=True)
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr, ran.stderr
+    assert (not ran.stdout) == (">&-" in closed.split()) and (not ran.stderr) == ("2>&-" in closed.split())
+    assert not ran.stdout or json.loads(ran.stdout)
+
+
+def test_only_the_reader_of_the_output_may_leave(capfd):
+    def main():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")  # of a worker, or of a file that is a pipe
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 2 and capfd.readouterr().err == "error: disk: Broken pipe\n"
 
 
 def test_files_whose_names_are_no_text_are_predicted(tmp_path, monkeypatch):
@@ -310,7 +401,7 @@ def two_workers(monkeypatch):
 def test_packing_goes_on_in_one_process_where_workers_die(archive, packed, tmp_path, monkeypatch, capsys, two_workers):
     monkeypatch.setattr(packed_module, "_decode_into", deadly_in_a_worker)
     assert pack(archive, tmp_path / "packed").train.pictures.tolist() == packed.train.pictures.tolist()
-    assert capsys.readouterr().err.count("one process goes on") == 1
+    assert capsys.readouterr().err.count("continuing in one process") == 1
 
 
 DECODE_INTO, PARENT = packed_module._decode_into, os.getpid()
@@ -331,7 +422,7 @@ def test_packing_goes_on_in_one_process_where_none_can_be_started(archive, packe
     monkeypatch.setattr(workers.ProcessPoolExecutor, "map", fail)
     again = pack(archive, tmp_path / "packed")
     assert again.val.pictures.tolist() == packed.val.pictures.tolist()
-    assert "one process goes on" in capsys.readouterr().err
+    assert "continuing in one process" in capsys.readouterr().err
 
 
 def test_an_error_within_a_worker_is_that_of_one_process(archive, tmp_path, monkeypatch, capsys, two_workers):
@@ -428,7 +519,7 @@ def test_a_guarded_script_and_a_notebook_may_start_workers(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("fault", ["killed", "no memory"])
-def test_a_decoder_that_dies_takes_one_line(tmp_path, monkeypatch, fault):
+def test_dead_worker_prints_one_line(tmp_path, monkeypatch, fault):
     monkeypatch.chdir(tmp_path)
     Path("images/n01440764").mkdir(parents=True)
     for k in range(8):

@@ -117,7 +117,7 @@ def rooms(tmp_path):
     return both
 
 
-def test_times_and_places_are_no_difference(tmp_path):
+def test_timestamps_and_paths_are_ignored(tmp_path):
     assert differences(*rooms(tmp_path)) == []
 
 
@@ -151,7 +151,7 @@ def ending(**values):
 @pytest.mark.parametrize(("err", "line"), [
     ("", "python -m a"),
     ("stopped and saved; continue with: python -m b --resume 'a run'\ninterrupted\n", "python -m b --resume 'a run'"),
-    ("error: run: holds a base already; continue it with python -m tinynet.train --resume run/a, or name another "
+    ("error: run/a: already contains base; continue it with python -m tinynet.train --resume run/a, or use another "
      "folder with --out\n", "python -m tinynet.train --resume run/a"),
 ])
 def test_what_is_typed_next(err, line):

@@ -1,5 +1,4 @@
-"""What is for GPUs, on a GPU that is not there (`pretend_gpu`): every command says what it says on the CPU, a step of
-training waits for nothing, and resumed training ends bit for bit as if it had not stopped.
+"""Run every command on a simulated GPU and compare with the CPU.
 
 Kinds of arithmetic: float16 as a GPU of capability 7.5 has it, bfloat16 as one of 8.0, and float32.
 """
@@ -133,7 +132,7 @@ each_stage = pytest.mark.parametrize("name", STAGES)
 
 @each_stage
 @pytest.mark.parametrize("free", [14 * 2**30, 1000], ids=["sent once", "sent step by step"])
-def test_the_loop_waits_for_nothing(packed, arithmetic, name, free, monkeypatch):
+def test_training_loop_never_synchronizes(packed, arithmetic, name, free, monkeypatch):
     """Only where losses are read, which it does once a second and at the end."""
     monkeypatch.setattr(loop, "_FLUSH_AFTER", 1e9)
     waits = []
@@ -160,7 +159,7 @@ def same(one, other):
 
 
 @each_stage
-def test_training_goes_on_bit_for_bit(packed, arithmetic, name):
+def test_resume_is_bit_identical(packed, arithmetic, name):
     """Weights, average, optimizer, scaler, and the chance of dropout, from a file that is read on the CPU."""
     with gpu_of(arithmetic):
         device, stage = device_of(arithmetic), STAGES[name]
@@ -319,7 +318,7 @@ def test_the_rate_of_the_first_view_does_not_include_the_start_of_the_gpu(there,
     assert events == ["network", "clock", "network", "clock", "clock", "network", "clock"]
 
 
-def test_a_run_that_is_stopped_goes_on_bit_for_bit(there, arithmetic, monkeypatch):
+def test_resume_is_bit_identical_by_command(there, arithmetic, monkeypatch):
     """Each stage with dropout, by the command, in one process."""
     whole, run = f"{arithmetic}-whole", f"{arithmetic}-stopped"
     with gpu_of(arithmetic):
@@ -437,7 +436,7 @@ def test_scores_are_those_of_the_cpu(there, copies, on_cpu, arithmetic, stage, c
     check_probabilities(Path(copies("cpu"), stage), Path("cpu", stage), arithmetic, count)
 
 
-def test_one_device_does_not_read_what_another_said(there, arithmetic, tmp_path):
+def test_cache_is_separate_per_device(there, arithmetic, tmp_path):
     """What they say in the same precision differs in its last bits."""
     run = shutil.copytree("cpu", tmp_path / "run", ignore=shutil.ignore_patterns("probabilities"))
     rows_of(evaluate, "--run", run, "--split", "val", *ON_CPU)
@@ -447,7 +446,7 @@ def test_one_device_does_not_read_what_another_said(there, arithmetic, tmp_path)
     assert Probabilities.load(file).about["device"] == "cuda"
 
 
-def test_float32_has_all_its_digits(arithmetic, monkeypatch):
+def test_float32_disables_tf32(arithmetic, monkeypatch):
     """cuDNN's convolutions round to ten bits unless they are told not to."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     with gpu_of(arithmetic):
@@ -455,7 +454,7 @@ def test_float32_has_all_its_digits(arithmetic, monkeypatch):
     assert torch.backends.cudnn.allow_tf32 == (arithmetic != "float32")
 
 
-def test_choosing_and_souping_say_what_they_say_on_the_cpu(there, copies, on_cpu, arithmetic):
+def test_choosing_and_souping_match_cpu(there, copies, on_cpu, arithmetic):
     """Which views are worth it may differ by a rounding, and so the rows; what ten-crop is worth may not."""
     def ten(rows):
         return [row for row in rows if row["views"] == "ten"]
@@ -472,7 +471,7 @@ def test_choosing_and_souping_say_what_they_say_on_the_cpu(there, copies, on_cpu
     check_rows(soup, rows, arithmetic)
 
 
-def test_other_sizes_say_what_they_say_on_the_cpu(there, copies, on_cpu, arithmetic):
+def test_other_sizes_match_cpu(there, copies, on_cpu, arithmetic):
     """All ways to enlarge, corrections, a head that learns on, and a run that is kept."""
     def flags(run):
         return ("--run", run, "--stage", "base", "--sizes", "32", "48", "--fit", "48", "--keep", f"{run}-norms",
@@ -535,7 +534,7 @@ def imagenet_with(wnids):
     return (*wnids, *imagenet_wnids()[len(wnids):])
 
 
-def test_pretrained_networks_say_what_they_say_on_the_cpu(there, on_cpu, arithmetic, monkeypatch):
+def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
     """With random weights, the same ones everywhere."""
     wnids = imagenet_with(open_packed(there.archive, there.folder / "cache").wnids)
     monkeypatch.setattr(zero_shot, "imagenet_wnids", lambda: wnids)
@@ -560,7 +559,7 @@ def test_pretrained_networks_say_what_they_say_on_the_cpu(there, on_cpu, arithme
         [row["probability"] for row in theirs[-1]], rel=APART[arithmetic])
 
 
-def test_any_classifier_with_its_views_says_what_it_says_on_the_cpu(there, arithmetic):
+def test_any_classifier_with_its_views_matches_cpu(there, arithmetic):
     """`Augmented` merges on the device."""
     torch.manual_seed(0)
     network, images = classifier().eval(), torch.rand(3, 3, 64, 64)
@@ -578,7 +577,7 @@ def test_any_classifier_with_its_views_says_what_it_says_on_the_cpu(there, arith
 # --- pages, boards, notebooks ----------------------------------------------------------------------------
 
 
-def test_heat_is_where_it_is_on_the_cpu(there):
+def test_gradcam_matches_cpu(there):
     torch.manual_seed(0)
     model = classifier().eval()
     images, classes = torch.rand(3, 3, 64, 64), torch.tensor([0, 3, 5])
@@ -653,14 +652,15 @@ MEMORY = ["torch", "cublas", "cublas at its start", "cudnn", "cudnn, integers"]
 
 
 @pytest.mark.parametrize("error", MEMORY)
-def test_scoring_goes_on_with_fewer_images_at_once(there, on_cpu, tmp_path, error):
+def test_oom_halves_batch_when_scoring(there, on_cpu, tmp_path, error):
     """Where the network sees views, and where features are extracted."""
     run = shutil.copytree("cpu", tmp_path / "run", ignore=shutil.ignore_patterns("probabilities"))
     with pretend_gpu() as gpu, gpu.short_of_memory(5, error):
         for stage, elsewhere in (("finetune", ()), ("base", ("--cache", tmp_path / "cache"))):
             flags = ("--stage", stage, "--tta", "flip", "--split", "val")
             ran = call(evaluate, "--run", run, *flags, *elsewhere, "--precision", "float32", "--json")
-            assert ran.status == 0 and re.search(r"24 images of 32x32 pixels at once; going on with 12\n", ran.err)
+            assert ran.status == 0, ran.err
+            assert re.search(r"24 images of 32x32 pixels at once; continuing with 12 at a time\n", ran.err)
             check_rows(json.loads(ran.out), on_cpu(evaluate, "--run", "cpu", *flags), "float32")
 
 
@@ -671,14 +671,14 @@ def test_a_step_that_does_not_fit_takes_one_line(there, tmp_path, error):
     assert ran.status == 2 and "--batch" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
 
 
-def test_files_go_on_with_fewer_images_at_once(there, on_cpu):
+def test_oom_halves_batch_when_predicting(there, on_cpu):
     flags = ("tree", "--size", "64", "--top", "6")
     with pretend_gpu() as gpu, gpu.short_of_memory(3):
         ours = rows_of(predict, "--run", "cpu", *flags, "--precision", "float32")
     check_names(ours, on_cpu(predict, "--run", "cpu", *flags), "float32")
 
 
-def test_a_soup_goes_on_with_fewer_images_at_once(there, on_cpu):
+def test_oom_halves_batch_for_soup(there, on_cpu):
     flags = ("--soup", "cpu", "other", "--stage", "base")
     with pretend_gpu() as gpu, gpu.short_of_memory(20):
         check_rows(rows_of(evaluate, *flags, "--precision", "float32"), on_cpu(evaluate, *flags), "float32")
@@ -692,7 +692,7 @@ def test_large_files_are_shrunk_on_a_gpu_too(there, on_cpu, tmp_path):
         check_names(rows_of(predict, "--run", "cpu", *flags, "--precision", "float32"), theirs, "float32")
 
 
-def test_features_that_overflow_in_float16_name_the_precision(there, tmp_path):
+def test_float16_overflow_suggests_precision(there, tmp_path):
     large = {f"features.{name}": 30 * value for name, value in load_backbone("none").features.state_dict().items()}
     torch.save(large, tmp_path / "large.pth")
     with pretend_gpu():

@@ -111,9 +111,10 @@ def test_labels_of_nested_folders_go_by_path(tmp_path):
     labels.write_text("\ufeff" + f"y/1.png {WNIDS[5]}\nx/1.png {WNIDS[4]}\ny/a b.png 6\n", encoding="utf-8")
     assert labelled_pictures(tmp_path / "flat", WNIDS, str(labels)).labels == (4, 5, 6)
     labels.write_text("1.png 4\na b.png 5\n")
-    complaint(lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "not unique", "below the folder")
+    complaint(lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "occur in several folders",
+              "relative to the image folder")
     labels.write_bytes(b"\xff\xfe\x00\x81")
-    complaint(lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "not text")
+    complaint(lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "is not a text file")
 
 
 def test_imagenets_devkit_numbers_its_classes_in_its_own_way(tmp_path):
@@ -129,7 +130,7 @@ def test_imagenets_devkit_numbers_its_classes_in_its_own_way(tmp_path):
     (kit / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n1\n2\n")
     assert labelled_pictures(flat, WNIDS, str(kit)).labels == (999, WNIDS.index("n02119789"), 0)
     (kit / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n1\n")
-    complaint(lambda: labelled_pictures(flat, WNIDS, str(kit)), "2 labels for 3 pictures")
+    complaint(lambda: labelled_pictures(flat, WNIDS, str(kit)), "2 labels for 3 images")
     (kit / "data" / "meta.mat").write_bytes(b"no matrix")
     complaint(lambda: labelled_pictures(flat, WNIDS, str(kit)), "devkit", "meta.mat")
 
@@ -139,13 +140,13 @@ def test_folders_and_labels_that_do_not_fit_are_refused(tree, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     complaint(lambda: labelled_pictures(tmp_path / "nowhere", WNIDS), "nowhere", "no such folder")
-    complaint(lambda: labelled_pictures(empty, WNIDS), "holds no folders of pictures", "--labels")
-    complaint(lambda: labelled_pictures(tree, CLASSES[:2]), "1 of its 3 class folders", CLASSES[2])
-    complaint(lambda: labelled_pictures(tree, ["cat", "dog"]), "3 of its 3 class folders", "'cat'")
+    complaint(lambda: labelled_pictures(empty, WNIDS), "contains no folders of images", "--labels")
+    complaint(lambda: labelled_pictures(tree, CLASSES[:2]), "1 of 3 class folders", CLASSES[2])
+    complaint(lambda: labelled_pictures(tree, ["cat", "dog"]), "3 of 3 class folders", "'cat'")
     complaint(lambda: labelled_pictures(empty, WNIDS, str(labels)), "holds no pictures")
     complaint(lambda: labelled_pictures(tree, WNIDS, str(labels)), "labels.txt", "no such file")
-    for text, words in (("3\n" * 14, ["14 labels for 15"]), ("1000\n" * 15, ["'1000'", "0 to 999"]),
-                        ("n00000000\n" * 15, ["n00000000"]), ("1\n2 3\n" * 5, ["LABEL, or FILE LABEL"]),
+    for text, words in (("3\n" * 14, ["14 labels for 15"]), ("1000\n" * 15, ["index 1000 is", "0 to 999"]),
+                        ("n00000000\n" * 15, ["n00000000"]), ("1\n2 3\n" * 5, ["mixes line formats", "FILE LABEL"]),
                         ("a.png 3\n", ["no label for 15 of 15"])):
         labels.write_text(text)
         complaint(lambda: labelled_pictures(tree, WNIDS, str(labels)), "labels.txt", *words)
@@ -175,10 +176,11 @@ def test_unreadable_pictures_are_named(tmp_path, monkeypatch):
     (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
     Image.new("RGB", (900, 2)).save(tmp_path / "thin.png")
     complaint(lambda: open_picture(tmp_path / "thin.png"), "thin.png", "900x2")
-    for name in ("text.jpg", "short.png", "missing.png"):
-        complaint(lambda name=name: open_picture(tmp_path / name), name, "cannot be read")
+    for name, why in (("text.jpg", "is not an image"), ("short.png", "cannot be read"),
+                      ("missing.png", "cannot be read")):
+        complaint(lambda name=name: open_picture(tmp_path / name), name, why)
     monkeypatch.setattr(decode_module, "LARGEST", 90 * 70 - 1)
-    complaint(lambda: open_picture(tmp_path / "whole.png"), "whole.png", "90x70", "too many")
+    complaint(lambda: open_picture(tmp_path / "whole.png"), "whole.png", "90x70", "at most 6,299")
 
 
 def test_files_and_folders_are_expanded(tree, tmp_path):
@@ -246,7 +248,8 @@ def test_networks_and_weights_that_there_are_not_are_refused(tmp_path, monkeypat
     (tmp_path / "text.pth").write_text("no weights")
     complaint(lambda: load_pretrained(SMALL, str(tmp_path / "text.pth")), "text.pth", "state dict")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
-    complaint(lambda: load_pretrained(SMALL, str(tmp_path / "other.pth")), "another network", "2 are foreign")
+    complaint(lambda: load_pretrained(SMALL, str(tmp_path / "other.pth")), "do not match the network",
+              "2 unexpected (first: weight)")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("torch.hub.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     complaint(lambda: load_pretrained(SMALL), "could not be fetched", "no network", "https://", "--weights")
@@ -374,7 +377,7 @@ def test_a_folder_that_cannot_be_scored_is_refused(tree, reader, tmp_path, monke
     broken = tmp_path / "broken"
     draw(broken / CLASSES[0] / "a.png")
     (broken / CLASSES[0] / "b.png").write_text("no picture")
-    refused(evaluate, [*flags, "--data", broken, "--save-probabilities", "kept/a.npz"], "b.png", "cannot be read")
+    refused(evaluate, [*flags, "--data", broken, "--save-probabilities", "kept/a.npz"], "b.png", "is not an image")
     assert not list(Path("kept").iterdir())
 
 
@@ -459,7 +462,7 @@ def test_unreadable_files_are_named_and_the_others_still_predicted(tree, reader,
     draw(tmp_path / "b.png")
     (tmp_path / "a.png").write_text("no picture")
     ran = call(predict, tmp_path, "--arch", "reader", "--device", "cpu", "--json")
-    assert ran.status == 1 and "a.png: cannot be read" in ran.err and "Traceback" not in ran.err
+    assert ran.status == 1 and "a.png: is not an image" in ran.err and "Traceback" not in ran.err
     assert {row["file"] for row in json.loads(ran.out)} == {str(tmp_path / "b.png")}
     ran = call(predict, tmp_path / "a.png", "--arch", "reader", "--device", "cpu")
     assert ran.status == 1 and ran.out == ""

@@ -67,14 +67,15 @@ def test_the_annotations_of_tiny_imagenet_are_labels(folder, packed):
     wanted = dict(zip(packed.val.files, packed.val.labels.tolist(), strict=True))
     assert [wanted[f"val/images/{file.name}"] for file in pictures.files] == list(pictures.labels)
     complaint(lambda: labelled_pictures(folder / "val/images", WNIDS, str(folder / "val/val_annotations.txt")),
-              "none of the network's 1000 classes", "'n0")
+              "not one of the network's 1000 classes", "'n0")
 
 
 @pytest.mark.parametrize("names", [
     [f"{k}.jpg" for k in range(12)], [f"img{k}.jpg" for k in (1, 2, 10)], ["B.jpg", "a.jpg"], ["a/1.jpg", "a.b/1.jpg"]])
-def test_labels_by_position_are_refused_where_positions_are_not_certain(tmp_path, names):
+def test_ambiguous_order_is_rejected(tmp_path, names):
     folder = folder_of(tmp_path, *names)
-    complaint(lambda: labels_of(folder, "".join(f"{k}\n" for k in range(len(names)))), "by position", "FILE LABEL")
+    complaint(lambda: labels_of(folder, "".join(f"{k}\n" for k in range(len(names)))), "labels without file names",
+              "order of", "FILE LABEL")
     named = "".join(f"{name} {k}\n" for k, name in enumerate(names))
     assert labels_of(folder, named) == {name: k for k, name in enumerate(names)}
 
@@ -85,18 +86,18 @@ def test_labels_by_position_are_taken_where_all_orders_agree(tmp_path):
 
 
 @pytest.mark.parametrize("text, classes, words", [
-    ("1000\n1\n", WNIDS, ["'1000'", "from 1 to 1000", "count from 1", "0 to 999"]),
-    ("21000\n4\n", WNIDS, ["'21000'", "from 4 to 21000", "0 to 999"]),
-    ("-1\n4\n", WNIDS, ["'-1'", "from -1 to 4"]),
-    (f"{TWO} 1000\n{ONE} 1\n", WNIDS, ["'1000'", "count from 1"]),
-    (f"{TWO} 3\n{ONE} 1\n", ("a", "b", "c"), ["'3'", "count from 1", "0 to 2"]),
-    (f"{TWO} n00000001\n{ONE} n00000002\n", WNIDS, ["n00000001", "none of the network's 1000"]),
+    ("1000\n1\n", WNIDS, ["index 1000 is", "1 to 1000", "count from 1", "0 to 999"]),
+    ("21000\n4\n", WNIDS, ["index 21000 is", "4 to 21000", "0 to 999"]),
+    ("-1\n4\n", WNIDS, ["index -1 is", "-1 to 4"]),
+    (f"{TWO} 1000\n{ONE} 1\n", WNIDS, ["index 1000 is", "count from 1"]),
+    (f"{TWO} 3\n{ONE} 1\n", ("a", "b", "c"), ["index 3 is", "count from 1", "0 to 2"]),
+    (f"{TWO} n00000001\n{ONE} n00000002\n", WNIDS, ["n00000001", "not one of the network's 1000"]),
     (f"file,label\n{TWO},cat\n{ONE},dog\n", WNIDS, ["cat"]),
-    (f"{TWO} 7\n{TWO} 8\n{ONE} 7\n", WNIDS, [TWO, "one label"]),
-    (f"{TWO},{FIRST} 1 2 3 4 {SECOND} 1 2 3 4\n{ONE},{SECOND} 1 2 3 4\n", WNIDS, [TWO, "one label"]),
-    (f"a,b,file\n7,8,{TWO}\n9,10,{ONE}\n", WNIDS, ["columns 1 and 2", "keep one"]),
+    (f"{TWO} 7\n{TWO} 8\n{ONE} 7\n", WNIDS, [TWO, "two labels", WNIDS[7], WNIDS[8]]),
+    (f"{TWO},{FIRST} 1 2 3 4 {SECOND} 1 2 3 4\n{ONE},{SECOND} 1 2 3 4\n", WNIDS, [TWO, "two labels", FIRST, SECOND]),
+    (f"a,b,file\n7,8,{TWO}\n9,10,{ONE}\n", WNIDS, ["columns 1, 2", "two columns"]),
     (f"{TWO} 7\n", WNIDS, ["no label for 1 of 2", ONE]),
-    (f"file,label\n{TWO},7\n{ONE}\n", WNIDS, ["LABEL, or FILE LABEL"]),
+    (f"file,label\n{TWO},7\n{ONE}\n", WNIDS, ["mixes line formats", "every line FILE LABEL"]),
     ("", WNIDS, ["0 labels for 2"]),
     ("7\n500\n", WNIDS, None),
 ])
@@ -113,14 +114,49 @@ def test_the_devkits_own_numbers_are_not_taken_for_indices(two):
 
 def test_names_that_are_not_in_the_folder_are_counted(two, capsys):
     assert labels_of(two, f"{TWO} 7\n{ONE} 500\nILSVRC2012_val_00000003 3\n") == WANTED
-    assert "1 of its names are not in the folder" in capsys.readouterr().err
+    assert "ignored 1 labels for files that are not in the folder" in capsys.readouterr().err
 
 
-def test_one_name_of_two_images_is_no_label(tmp_path):
+def test_ambiguous_file_names_are_rejected(tmp_path):
     folder = folder_of(tmp_path, "a/1.png", "a/1.jpg", "b/1.png")
-    complaint(lambda: labels_of(folder, "1 7\n"), "not unique")
-    complaint(lambda: labels_of(folder, "a/1 7\nb/1 8\n"), "no label for")
+    complaint(lambda: labels_of(folder, "1 7\n"), "occur in several folders")
+    complaint(lambda: labels_of(folder, "a/1 7\nb/1 8\n"), "no label for 2 of 3", "a/1.jpg")
     assert labels_of(folder, "a/1.png 7\na/1.jpg 8\nb/1 9\nb/1.png 9\n") == {"a/1.png": 7, "a/1.jpg": 8, "b/1.png": 9}
+
+
+def test_a_title_says_which_column_is_the_label(tmp_path):
+    folder = folder_of(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    wanted = {"1.jpg": 3, "2.jpg": 1, "3.jpg": 2}
+    for title in ("label", "Class ID", "target"):
+        assert labels_of(folder, f"{title},id\n3,1\n1,2\n2,3\n") == wanted
+    assert labels_of(folder, "id,fold,label\n1,0,3\n2,1,1\n3,0,2\n") == wanted
+
+
+@pytest.mark.parametrize("text, words", [
+    ("file,fold,label\n{two},0,cat\n{one},1,dog\n", ["'cat'", "not one of the network's 1000 classes"]),
+    ("file,fold,label\n{two},0,1000\n{one},1,7\n", ["index 1000", "out of range"]),
+    ("{two},0,7000\n{one},1,5000\n", ["columns 2, 3", "header"]),
+    ("file,fold,age\n{two},0,7000\n{one},1,5000\n", ["columns 2, 3", "'label'"]),
+    ("file,age,name\n{two},7,cat\n{one},500,dog\n", ["columns 2, 3", "FILE and LABEL"]),
+])
+def test_a_number_beside_the_label_is_not_taken_for_it(two, text, words):
+    complaint(lambda: labels_of(two, text.format(one=ONE, two=TWO)), "--labels", *words)
+
+
+def test_numbers_that_may_be_names_or_labels_are_rejected(tmp_path):
+    folder = folder_of(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    complaint(lambda: labels_of(folder, "2,1\n3,2\n1,3\n"), "columns 1 and 2", "file names", "extensions")
+    assert labels_of(folder, "2,1.jpg\n3,2.jpg\n1,3.jpg\n") == {"1.jpg": 2, "2.jpg": 3, "3.jpg": 1}
+
+
+def test_files_matched_in_other_folders_are_reported(tmp_path, capsys):
+    folder = folder_of(tmp_path, "val/a.jpg", "val/b.jpg")
+    assert labels_of(folder, "test/a.jpg 7\ntest/b.jpg 8\n") == {"val/a.jpg": 7, "val/b.jpg": 8}
+    said, = capsys.readouterr().err.splitlines()
+    assert "labels.txt" in said and "their folders differ" in said
+    for text in ("val/a.jpg 7\nval/b.jpg 8\n", "a.jpg 7\nb.jpg 8\n"):
+        labels_of(folder, text)
+        assert capsys.readouterr().err == ""
 
 
 @settings(max_examples=60, deadline=None)

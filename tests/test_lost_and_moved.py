@@ -90,7 +90,7 @@ def test_a_stage_has_its_first_checkpoint_before_its_recipe(here, monkeypatch):
     assert order[:2] == ["last.pt", "recipe.json"]
 
 
-def test_resuming_from_nothing_is_refused_or_asked_for_by_name(here):
+def test_resume_without_checkpoint_needs_restart(here):
     folder = StageFolder("stopped", "finetune")
     folder.last.unlink()
     assert folder.best.is_file() is False  # stopped within the first epoch
@@ -136,19 +136,85 @@ def test_what_a_stage_holds_is_looked_at_before_anything_is_written(here, stage,
     refused(train, ["--resume", "broken"], *words)
 
 
-def test_a_restart_is_for_what_is_lost(here):
-    refused(train, ["--resume", "stopped", "--restart"], "--restart", "has what it needs")
+def put(state, *path, value):
+    """Another value somewhere inside."""
+    *outer, last = path
+    for key in outer:
+        state = state[key]
+    state[last] = value
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda state: put(state, "schedule", "last_epoch", value=state["schedule"]["last_epoch"] + 1), ["the schedule"]),
+    (lambda state: put(state, "schedule", "last_epoch", value=0), ["the schedule"]),
+    (lambda state: put(state, "optimizer", "param_groups", 0, "lr", value=float("nan")), ["rates"]),
+    (lambda state: put(state, "loss_sum", value=float("nan")), ["sums"]),
+    (lambda state: put(state, "module", value={}), ["does not belong to finetune", "Missing key"]),
+])
+def test_a_state_that_contradicts_itself_is_refused(here, change, words):
+    path = StageFolder("stopped", "finetune").last
+    stored = torch.load(path, weights_only=True)
+    change(stored["state"])
+    torch.save(stored, path)
+    refused(train, ["--resume", "stopped"], "stopped/finetune/last.pt", "--restart", *words)
+
+
+@pytest.fixture(scope="module")
+def other_seed(place):
+    """The same finetune with another seed, finished."""
+    with pytest.MonkeyPatch.context() as patch, thin_network():
+        patch.chdir(place)
+        assert call(train, "--stage", "finetune", "--run", "base", *LATER, "--seed", "1", "--out", "seed-1").status == 0
+    return place / "seed-1"
+
+
+@pytest.mark.parametrize("file", ["last.pt", "best.pt"])
+@pytest.mark.parametrize("source", ["seed-1/finetune", "base/base"])
+def test_checkpoints_of_another_training_are_refused(other_seed, here, file, source):
+    (Path("whole/finetune/scores.jsonl")).unlink()  # what says that it is finished
+    shutil.copy(f"{source}/{file}", "whole/finetune")
+    refused(train, ["--resume", "whole"], f"whole/finetune/{file}", "another training", "--restart")
+
+
+def test_a_stage_whose_recipe_is_lost_is_not_begun_again(here):
+    folder = StageFolder("whole", "finetune")
+    folder.recipe.unlink()
+    (folder.path / "scores.jsonl").unlink()
+    before = folder.best.read_bytes()
+    refused(train, ["--stage", "finetune", "--run", "base", *LATER, "--out", "whole"], "whole/finetune/recipe.json",
+            "is missing", "has been trained")
+    assert folder.best.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e300"])
+@pytest.mark.parametrize("row", ['{"kind": "step", "epoch": 0, "step": 1, "lr": 0.1, "loss": %s}',
+                                 '{"kind": "step", "epoch": 0, "step": 1, "lr": %s, "loss": 0.1}'])
+def test_a_log_with_numbers_beyond_reason_is_refused(here, row, number):
+    log = StageFolder("whole", "finetune").log
+    before = log.read_text()
+    log.write_text(before + row % number + "\n")
+    line = before.count("\n") + 1
+    refused(report_command, ["whole", "--data", "drawn.zip"], f"whole/finetune/log.jsonl, line {line}:",
+            "not a finite number")
+
+
+def test_restart_starts_an_unfinished_stage_over(here):
+    ran = call(train, "--resume", "stopped", "--restart")
+    assert ran.status == 0 and "resumed at" not in ran.err and same(weights("stopped"), weights("whole"))
+    before = StageFolder("whole", "finetune").best.read_bytes()
+    assert call(train, "--resume", "whole", "--restart").status == 0  # it is finished
+    assert StageFolder("whole", "finetune").best.read_bytes() == before
     refused(train, ["--restart"], "--restart", "--resume")
 
 
-def test_a_log_that_is_gone_costs_its_curves_alone(here):
+def test_missing_log_only_loses_curves(here):
     StageFolder("stopped", "finetune").log.unlink()
     ran = call(train, "--resume", "stopped")
     assert ran.status == 0 and same(weights("stopped"), weights("whole"))
 
 
 @pytest.mark.parametrize("change, words", [
-    (lambda recipe: recipe["recipe"]["finetune"].update(epochs="two"), ["epochs is 'two'", "a whole number"]),
+    (lambda recipe: recipe["recipe"]["finetune"].update(epochs="two"), ["epochs is 'two'", "an integer"]),
     (lambda recipe: recipe["recipe"]["finetune"].update(lr=float("nan")), ["lr is nan", "a number"]),
     (lambda recipe: recipe["recipe"]["finetune"].update(weight_decay=float("inf")), ["weight_decay is inf"]),
     (lambda recipe: recipe["recipe"]["finetune"].update(batch=True), ["batch is True"]),
@@ -157,7 +223,7 @@ def test_a_log_that_is_gone_costs_its_curves_alone(here):
     (lambda recipe: recipe["recipe"].pop("network"), ["KeyError"]),
     (lambda recipe: recipe.update(stages=["basis"]), ["basis"]),
     (lambda recipe: recipe.update(data=3), ["data is '3'"]),
-    (lambda recipe: recipe.update(device="cpu"), ["device", "names and values"]),
+    (lambda recipe: recipe.update(device="cpu"), ["device", "not a JSON object"]),
     (lambda recipe: recipe.pop("data_digest"), ["has no data_digest"]),
 ])
 def test_a_recipe_with_strange_values_is_refused(here, change, words):
@@ -193,7 +259,7 @@ def test_a_run_whose_base_data_and_weights_have_moved_goes_on(here):
         Path(old).rename(f"moved-{old}")
     refused(train, ["--resume", "stopped"], "data of this run is not there", "--data")
     open_packed("moved-drawn.zip")
-    refused(train, ["--resume", "stopped", "--data", "moved-drawn.zip"], "is not there", "--run")
+    refused(train, ["--resume", "stopped", "--data", "moved-drawn.zip"], "base/base: does not exist", "--run")
     ran = call(train, "--resume", "stopped", "--data", "moved-drawn.zip", "--run", "moved-base")
     assert ran.status == 0 and same(weights("stopped"), weights("whole")), ran.err
     recipe = json.loads(Path("stopped/finetune/recipe.json").read_text())
@@ -207,17 +273,17 @@ def test_a_run_whose_base_data_and_weights_have_moved_goes_on(here):
 def test_another_base_or_other_weights_are_not_taken_for_those_that_moved(here):
     other = {name: tensor + 1 for name, tensor in torch.load("vgg.pth", weights_only=True).items()}
     torch.save(other, "other.pth")
-    refused(train, ["--resume", "stopped-base", "--weights", "other.pth"], "other starting weights", "--weights")
+    refused(train, ["--resume", "stopped-base", "--weights", "other.pth"], "the starting weights changed", "--weights")
     shutil.copytree("stopped-base", "another")
     shutil.copy("base/base/scores.jsonl", "another/base")
     checkpoint = torch.load("base/base/best.pt", weights_only=True)
     checkpoint["weights"]["head.0.running_mean"] += 1
     torch.save(checkpoint, "another/base/best.pt")
-    refused(train, ["--resume", "stopped", "--run", "another"], "other starting weights", "--run")
-    refused(train, ["--resume", "stopped-base", "--run", "base"], "--run base", "leave --run out")
+    refused(train, ["--resume", "stopped", "--run", "another"], "the starting weights changed", "--run")
+    refused(train, ["--resume", "stopped-base", "--run", "base"], "--run base", "remove --run")
 
 
-def test_what_is_printed_to_be_pasted_is_quoted(here, monkeypatch):
+def test_printed_commands_are_shell_quoted(here, monkeypatch):
     Path("stopped").rename("it's my run; $HOME")
     with monkeypatch.context() as patch:
         stop(patch, 1)
@@ -232,31 +298,37 @@ def test_what_is_printed_to_be_pasted_is_quoted(here, monkeypatch):
 # --- places that cannot be written to -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def read_only(here, monkeypatch):
-    """The run `whole`, in which nothing can be written, whoever asks."""
+def forbid_writing(monkeypatch, folder):
+    """Let nothing be written in a folder, whoever asks."""
     access, write = os.access, open
 
     def denied(path, mode=os.R_OK, **how):
-        inside = Path(path).resolve().is_relative_to(here / "whole")
+        inside = Path(path).resolve().is_relative_to(folder)
         return not (inside and mode & os.W_OK) and access(path, mode, **how)
 
     def guarded(path, mode="r", *more, **how):
-        if not isinstance(path, int) and set(mode) & set("wa+") and Path(path).resolve().is_relative_to(here / "whole"):
+        if not isinstance(path, int) and set(mode) & set("wa+") and Path(path).resolve().is_relative_to(folder):
             raise OSError(30, "Read-only file system", str(path))
         return write(path, mode, *more, **how)
 
     monkeypatch.setattr(os, "access", denied)
     monkeypatch.setattr("builtins.open", guarded)
+
+
+@pytest.fixture
+def read_only(here, monkeypatch):
+    """The run `whole`, in which nothing can be written."""
+    forbid_writing(monkeypatch, here / "whole")
     return here / "whole"
 
 
 def test_a_run_in_a_read_only_place_is_scored_and_reported(read_only):
     before = {path: path.stat().st_mtime_ns for path in read_only.rglob("*")}
     ran = call(evaluate, "--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--json")
-    assert ran.status == 0 and "not kept" in ran.err and len(json.loads(ran.out)) == 4
+    assert ran.status == 0 and len(json.loads(ran.out)) == 4
+    assert "scores are not saved" in ran.err and "--out" in ran.err
     kept = call(evaluate, "--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--json", "--out", "results")
-    assert kept.status == 0 and "not kept" not in kept.err
+    assert kept.status == 0 and "not saved" not in kept.err
     places = [path.relative_to("results").as_posix() for path in sorted(Path("results").rglob("*")) if path.is_file()]
     assert "whole/finetune/scores.jsonl" in places and len(places) == 5
     again = call(evaluate, "--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--json", "--out", "results")
@@ -264,15 +336,38 @@ def test_a_run_in_a_read_only_place_is_scored_and_reported(read_only):
     page = call(report_command, "whole", "--data", "drawn.zip", "--out", "results")
     assert page.status == 0, page.err
     html = Path("results/whole.html").read_text()
-    assert "Nothing is known of single pictures" not in html and html.count("mirror")
+    assert "There are no results of single images" not in html and html.count("mirror")
     assert {path: path.stat().st_mtime_ns for path in read_only.rglob("*")} == before
 
 
-def test_what_must_be_written_says_where_else(read_only):
-    for command, flags in ((report_command, ["whole"]), (predict, ["--run", "whole", "--data", "drawn.zip"]),
-                           (fixres, ["--run", "whole", "--data", "drawn.zip", "--sizes", "32", "--no-fit"])):
+def test_read_only_errors_suggest_out(read_only):
+    for command, flags, why in ((report_command, ["whole"], "Read-only file system"),
+                                (predict, ["--run", "whole", "--data", "drawn.zip"],
+                                 "whole/finetune: Permission denied"),
+                                (fixres, ["--run", "whole", "--data", "drawn.zip", "--sizes", "32", "--no-fit"],
+                                 "Read-only file system")):
         ran = call(command, *flags)
-        assert ran.status == 2 and "Read-only file system" in ran.err and "--out" in ran.err.splitlines()[-1], ran.err
+        assert ran.status == 2 and why in ran.err and "--out" in ran.err.splitlines()[-1], ran.err
+
+
+def test_views_are_chosen_in_a_run_that_cannot_be_written_to(read_only):
+    flags = ("--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--choose", "1", "--json")
+    ran = call(evaluate, *flags)
+    assert ran.status == 0 and json.loads(ran.out) and "Traceback" not in ran.err, ran.err
+    assert not (read_only / "finetune/views.png").exists()
+
+
+def test_a_prepared_packed_copy_is_used_where_nothing_can_be_written(here, monkeypatch):
+    wanted = open_packed("drawn.zip").contents
+    os.utime("drawn.zip", (1, 1))  # so that it is not known at sight
+    forbid_writing(monkeypatch, here / "cache")
+    assert open_packed("drawn.zip").contents == wanted
+
+
+def test_a_folder_in_place_of_predictions_is_refused_before_scoring(here, monkeypatch):
+    monkeypatch.setattr("tinynet.jobs.scorer.Scorer.score", lambda *_, **__: pytest.fail("scores before it looks"))
+    ran = call(predict, "--run", "whole", "--data", "drawn.zip", "--out", "base")
+    assert ran.status == 2 and ran.err.splitlines()[-1].startswith("error: base: Is a directory")
 
 
 def test_rows_kept_elsewhere_take_the_place_of_the_runs_own(tmp_path):

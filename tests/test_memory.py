@@ -38,7 +38,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(capsys):
         assert torch.equal(parts(pictures), pictures.flatten(1).sum(1, keepdim=True))
     assert seen == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
     assert capsys.readouterr().err.splitlines() == [
-        f"out of memory with {most} images of 6x4 pixels at once; going on with {most // 2}" for most in (20, 10)]
+        f"out of memory with {most} images of 6x4 pixels at once; continuing with {most // 2} at a time"
+        for most in (20, 10)]
 
 
 def test_one_picture_that_does_not_fit_is_refused_and_other_errors_stay():
@@ -66,7 +67,7 @@ def test_scores_are_the_same_in_parts(packed, capsys):
             return scarce(999)[0](pictures) * torch.arange(6.0) / 1000
 
     few, all_at_once = (view_probabilities(network, batches(packed.val, size=24)) for network in (Scarce(), Plenty()))
-    assert np.array_equal(few, all_at_once) and "going on with 6" in capsys.readouterr().err
+    assert np.array_equal(few, all_at_once) and "continuing with 6 at a time" in capsys.readouterr().err
 
 
 def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(archive_path, tmp_path, monkeypatch):

@@ -443,11 +443,13 @@ def test_no_weights_are_random_ones(state):
 def test_weights_of_another_network_are_refused(state, tmp_path):
     resnet = torchvision.models.resnet18(num_classes=2).state_dict()
     complaint(lambda: load_backbone(saved(tmp_path / "resnet18.pth", resnet)),
-              "resnet18.pth", "another network", "conv1.weight", "26 are missing", "features.0.weight")
-    for letter, words in (("A", ("features.2.weight",)), ("E", ("features.17.weight", "12 are foreign"))):
+              "resnet18.pth", "do not match the network", "conv1.weight", "26 of 26 tensors missing",
+              "features.0.weight")
+    for letter, words in (("A", ("features.2.weight",)), ("E", ("features.17.weight", "12 unexpected"))):
         layers = vgg.make_layers([width if width == "M" else width // 16 for width in vgg.cfgs[letter]])
         other = {f"features.{key}": value for key, value in layers.state_dict().items()}
-        complaint(lambda other=other: load_backbone(saved(tmp_path / "vgg.pth", other)), "another network", *words)
+        complaint(lambda other=other: load_backbone(saved(tmp_path / "vgg.pth", other)),
+                  "do not match the network", *words)
     wide = state | {"features.5.weight": torch.rand(8, 5, 3, 3)}
     complaint(lambda: load_backbone(saved(tmp_path / "wide.pth", wide)),
               "features.5.weight", "(8, 5, 3, 3)", "(8, 4, 3, 3)")

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import warnings
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -25,7 +26,7 @@ from tinynet.jobs.pictures import _conflicts
 from tinynet.jobs.reporting import gather
 from tinynet.jobs.scoring import NOT_PAIRED
 from tinynet.report import __main__ as command
-from tinynet.report.figures import inline_svg, training_curves, view_votes
+from tinynet.report.figures import inline_svg, save_figure, training_curves, view_votes
 from tinynet.report.page import RunReport, write_page
 from tinynet.report.tables import table
 from tinynet.runs import StageFolder
@@ -231,6 +232,17 @@ def test_figures_take_the_ink_of_the_page_and_say_what_they_show():
 def test_a_figure_of_views_is_drawn_whatever_its_picture_is_called():
     figure = view_votes(["plain"], [np.zeros((8, 8, 3))], [("$^$", 0.5)], "$^$", "a$^$.jpg: $^$, 50%")
     assert "a$^$.jpg" in inline_svg(figure, "votes")
+
+
+@pytest.mark.parametrize("title", ["$x$", "$\\frac{$", "caf\udce9", "\u7d42\u308f\u308a", "a\nb\x07"])
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_figure_is_saved_whatever_its_run_is_called(tmp_path, title, ending):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = training_curves([], title)
+        save_figure(figure, tmp_path / f"a.{ending}", title)
+    assert not any(text.get_parse_math() for text in figure.texts)
+    assert (tmp_path / f"a.{ending}").stat().st_size > 1000
 
 
 def test_a_gain_stands_beside_its_interval():

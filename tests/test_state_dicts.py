@@ -1,6 +1,7 @@
 """Weights as people have them: undressed, said, checked; for backbones and for whole networks alike."""
 
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -43,6 +44,10 @@ def prefixed(state, prefix):
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
+def doubled(state):
+    return {name: tensor * 2 for name, tensor in state.items()}
+
+
 DRESSES = {
     "as it is": (lambda state: state, []),
     "DataParallel": (lambda state: prefixed(state, "module."), ["module."]),
@@ -60,9 +65,13 @@ DRESSES = {
                             for name, tensor in state.items()}, ["float16"]),
     "bfloat16": (lambda state: {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
                                 for name, tensor in state.items()}, ["bfloat16"]),
-    "averaged": (lambda state: {"model": {name: tensor * 2 for name, tensor in state.items()},
+    "averaged": (lambda state: {"model": doubled(state),
                                 "model_ema": {"n_averaged": torch.tensor(9), **prefixed(state, "module.")}},
                  ["'model_ema'"]),
+    "averaged under a prefix": (lambda state: {**prefixed(doubled(state), "model."),
+                                               **prefixed(state, "net_ema.module.")}, ["'net_ema.'", "module."]),
+    "the same twice": (lambda state: {"last": state, "best": {name: tensor.clone() for name, tensor in state.items()}},
+                       ["'last'"]),
     "a profiler's counts": (lambda state: state | {"total_ops": torch.zeros(1),
                                                    "features.total_params": torch.zeros(1)}, []),
 }
@@ -70,7 +79,7 @@ DRESSES = {
 
 @pytest.mark.parametrize("kind", ["backbone", "whole"])
 @pytest.mark.parametrize("dress", DRESSES)
-def test_weights_are_undressed_and_that_is_said(request, tmp_path, capsys, kind, dress):
+def test_wrappers_are_stripped_and_reported(request, tmp_path, capsys, kind, dress):
     state, read = request.getfixturevalue(kind)
     put_on, words = DRESSES[dress]
     torch.save(put_on(state), tmp_path / "weights.pth")
@@ -82,6 +91,37 @@ def test_weights_are_undressed_and_that_is_said(request, tmp_path, capsys, kind,
         assert torch.equal(tensor, wanted) and tensor.dtype == wanted.dtype, name
     said = [line for line in capsys.readouterr().err.splitlines() if "are assumed" not in line]
     assert len(said) == bool(words) and all(word in "".join(said) for word in words)
+
+
+@pytest.mark.parametrize("kind", ["backbone", "whole"])
+@pytest.mark.parametrize("put, words", [
+    (lambda state: {**prefixed(state, "encoder_q."), **prefixed(doubled(state), "encoder_k.")},
+     ["several networks", "encoder_q", "encoder_k"]),
+    (lambda state: {"last": state, "best": doubled(state)}, ["several networks", "last", "best"]),
+    (lambda state: {**state, **prefixed(doubled(state), "module.")}, ["with and without", "two networks"]),
+])
+def test_two_different_networks_in_a_file_are_refused(request, tmp_path, kind, put, words):
+    state, read = request.getfixturevalue(kind)
+    torch.save(put(state), tmp_path / "weights.pth")
+    complaint(lambda: read(str(tmp_path / "weights.pth")), "weights.pth", *words)
+
+
+def test_a_wrapped_checkpoint_keeps_its_mean_and_std(small, tmp_path):
+    model = Classifier(Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), ["pool5:mean"], [4], 3, 0.0, True)
+    torch.save(prefixed(model.state_dict(), "net."), tmp_path / "weights.pth")
+    again = load_backbone(str(tmp_path / "weights.pth"))
+    assert again.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert again.std.flatten().tolist() == pytest.approx([0.5, 0.6, 0.7])
+
+
+def test_compressed_weights_are_refused(backbone, tmp_path):
+    state, read = backbone
+    torch.save(state, tmp_path / "plain.pth")
+    with (zipfile.ZipFile(tmp_path / "plain.pth") as source,
+          zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as target):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    complaint(lambda: read(str(tmp_path / "packed.pth")), "packed.pth", "torch.save")
 
 
 def test_names_without_features_are_read(backbone, tmp_path):
@@ -109,32 +149,33 @@ def test_a_checkpoint_of_tinynet_gives_its_backbone_and_its_normalisation(archiv
 
 
 @pytest.mark.parametrize("kind", ["backbone", "whole"])
-def test_what_does_not_fit_is_named(request, tmp_path, kind):
+def test_mismatched_weights_are_reported(request, tmp_path, kind):
     state, read = request.getfixturevalue(kind)
     first, last = [name for name in state if name.startswith("features") and name.endswith("weight")][0:15:14] \
         if kind == "whole" else ("features.0.weight", "features.28.weight")
+    count = len(state) if kind == "whole" else 26
 
     def refusal(content, *words):
         torch.save(content, tmp_path / "weights.pth")
         return complaint(lambda: read(str(tmp_path / "weights.pth")), "weights.pth", *words)
 
     lacking = {name: tensor for name, tensor in state.items() if name != last}
-    refusal(lacking, "1 are missing", f"first that is missing is {last}")
+    refusal(lacking, f"1 of {count} tensors missing (first: {last})")
     foreign = last.replace(".weight", ".strange") if kind == "whole" else "features.31.weight"
-    refusal(lacking | {foreign: torch.rand(2)}, f"missing is {last}", f"foreign is {foreign}")
+    refusal(lacking | {foreign: torch.rand(2)}, f"missing (first: {last})", f"1 unexpected (first: {foreign})")
     refusal(state | {last: torch.rand(2, 3)}, last, "(2, 3)")
     refusal(state | {last: state[last].to(torch.int8)}, last, "int8")
     refusal(state | {last: state[last].to_sparse()}, last)
-    refusal(state | {last: torch.zeros(1).expand(state[last].shape)}, last, "more numbers than the file holds")
+    refusal(state | {last: torch.zeros(1).expand(state[last].shape)}, last, "more values than the file contains")
     for number in (float("nan"), float("inf"), -float("inf")):
         broken = state[last].clone()
         broken.view(-1)[3] = number
         refusal(state | {last: broken}, last, "1 of its", "NaN or infinite")
         refusal({"state_dict": prefixed(state | {last: broken}, "module.")}, last, "NaN or infinite")
-    for content, word in (([1, 2], "list"), ({}, "no tensors"), ({"epoch": 3}, "no tensors"),
+    for content, word in (([1, 2], "list"), ({}, "no named tensors"), ({"epoch": 3}, "no named tensors"),
                           (torch.ones(3), "Tensor")):
         refusal(content, word)
-    refusal({"model": {"conv1.weight": torch.rand(3)}}, "missing", first)
+    refusal({"model": {"conv1.weight": torch.rand(3)}}, f"missing (first: {first})")
 
 
 def test_a_whole_module_is_refused_unread(backbone, tmp_path):
@@ -157,7 +198,7 @@ def test_safetensors_are_read(backbone, tmp_path, monkeypatch):
     complaint(lambda: read(str(tmp_path / "weights.safetensors")), "pip install safetensors")
 
 
-def test_a_file_costs_no_draw_of_torchs(backbone, tmp_path):
+def test_loading_does_not_consume_rng(backbone, tmp_path):
     """A head's initial weights depend on the draws before."""
     state, read = backbone
     torch.save(state, tmp_path / "weights.pth")
@@ -197,3 +238,15 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small):
                        dict(weights=model.state_dict() | {"head.1.weight": torch.rand(4)})):
             torch.save(content | change, tmp_path / "best.pt")
             complaint(lambda: load_model(tmp_path / "best.pt", ("a", "b", "c")), "best.pt")
+
+
+@pytest.mark.parametrize("change, wnids, words", [
+    (lambda weights: weights, "abcd", "3 outputs for 4 classes"),
+    (lambda weights: weights, "aab", "no list of classes"),
+    (lambda weights: weights | {"head.0.running_var": -weights["head.0.running_var"]}, "abc", "running_var is below 0"),
+])
+def test_a_checkpoint_that_contradicts_itself_is_refused(tmp_path, small, change, wnids, words):
+    model = Classifier(Backbone(), ["pool5:mean"], [4], 3, 0.0, True)
+    torch.save({"format": 1, "kind": "model", "wnids": list(wnids), "network": model.shape, "size": 32,
+                "weights": change(model.state_dict())}, tmp_path / "best.pt")
+    complaint(lambda: load_model(tmp_path / "best.pt", tuple(wnids)), "best.pt", words)

@@ -123,8 +123,9 @@ class ParquetSource:
                                                                             or {})
 
     def _features_of(self, file: Path) -> dict[str, Any]:
+        metadata = self._opened[file].schema_arrow.metadata
         try:
-            features = json.loads(self._opened[file].schema_arrow.metadata[b"huggingface"])["info"]["features"]
+            features = json.loads(metadata[b"huggingface"])["info"]["features"]
             return {name: feature for name, feature in features.items() if isinstance(feature, dict)
                     and feature.get("_type") in _KINDS}
         except (KeyError, TypeError, ValueError, AttributeError):

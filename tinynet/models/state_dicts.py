@@ -94,7 +94,7 @@ def unwrap(content: Any, wanted: Mapping[str, Tensor], source: str, part: str = 
     best, prefix = _best(candidates, wanted, source)
     state = best.state
     inside = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    _refuse_others(inside, wanted, source, part)
+    _refuse_others(inside, wanted, source, part, prefix)
     tensors = {name: inside[name].to(wanted[name].dtype) for name in wanted if name in inside}
     for name, tensor in tensors.items():
         check_numbers(tensor, f"--weights {source}: {prefix}{name}")
@@ -183,7 +183,8 @@ def _plain(name: str, old: bool) -> str:
     return re.sub(r"(norm|relu|conv)\.([12])\.(?=weight|bias|running|num_)", r"\1\2.", name) if old else name
 
 
-def _refuse_others(inside: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, part: str) -> None:
+def _refuse_others(inside: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, part: str,
+                   prefix: str) -> None:
     """Raise `InputError` where the tensors are not those of the network."""
     missing = [name for name in wanted if name not in inside and not name.endswith(_COUNTERS)]
     # Beside numbered layers may stand other parts, such as a classifier; another number is a layer too many.
@@ -192,7 +193,7 @@ def _refuse_others(inside: Mapping[str, Tensor], wanted: Mapping[str, Tensor], s
     if missing or foreign:
         first = [f"{len(missing)} of {len(wanted)} tensors missing (first: {part}{missing[0]})"] if missing else []
         first += [f"{len(foreign)} unexpected (first: {part}{foreign[0][:80]})"] if foreign else []
-        first += [] if foreign else [f"the file begins with {next(iter(inside), 'nothing')[:80]}"]
+        first += [] if foreign else [f"the file begins with {prefix}{next(iter(inside), 'nothing')[:80]}"]
         raise InputError(f"--weights {source}: do not match the network: {', '.join(first)}; use weights of the same "
                          "architecture")
     for name, tensor in wanted.items():
