@@ -1,4 +1,4 @@
-"""Which device, precision and memory format, how much at once: chosen by what the machine has, and said."""
+"""Which device, precision and memory format, how much at once: selected by what the machine has, and said."""
 
 import platform
 from collections.abc import Callable
@@ -105,11 +105,11 @@ def choose_device(device: str = "auto", precision: Precision = "auto", int8: boo
         torch.backends.cudnn.allow_tf32 = False  # else its convolutions round to ten bits and are not float32
     dtype = getattr(torch, (floats or fastest) if precision == "int8" else precision)
     other = getattr(torch, frozen) if frozen and device == "cuda" else dtype
-    chosen = Device(torch.device(device), dtype, int8=precision == "int8", compiled=compiled,
+    selected = Device(torch.device(device), dtype, int8=precision == "int8", compiled=compiled,
                     frozen=None if other == dtype else other)
     if compiled:
-        _try_compiler(chosen.device)
-    return chosen
+        _try_compiler(selected.device)
+    return selected
 
 
 def _try_compiler(device: torch.device) -> None:

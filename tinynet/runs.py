@@ -220,8 +220,8 @@ def _lacks(row: Any, keys: dict[str, Any]) -> str:
 def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Add rows to a file of scores, whole or not at all; a row takes the place of an earlier one of its kind."""
     with locked(path, lambda: None):  # another command may score the same run
-        kept = {_kind(row): row for row in (*_score_rows(path), *rows)}
-        write_text(path, _lines(kept.values()))
+        scores = {_kind(row): row for row in (*_score_rows(path), *rows)}
+        write_text(path, _lines(scores.values()))
 
 
 def _score_rows(path: Path) -> list[dict[str, Any]]:
@@ -240,5 +240,5 @@ def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def cut_log(path: Path, step: int) -> None:
     """Drop the rows that come after `step`: a checkpoint may be older than the log."""
-    kept = [row for row in read_rows(path, _IN_LOG) if row["step"] <= step and row["kind"] != "stopped"]
-    write_text(path, _lines(kept))
+    rows = [row for row in read_rows(path, _IN_LOG) if row["step"] <= step and row["kind"] != "stopped"]
+    write_text(path, _lines(rows))

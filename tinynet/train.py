@@ -63,12 +63,12 @@ def main(argv: list[str] | None = None) -> None:
     if asked.summary:
         print(stages.summary(run, plan))
         return
-    kept = asked.precision if asked.resume and not named else None
+    before = asked.precision if asked.resume and not named else None
     try:
         device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile), floats=asked.floats,
                                frozen=asked.frozen)
     except InputError as error:
-        raise InputError(f"{run}: was started with precision {kept}; {error}") if kept else error from None
+        raise InputError(f"{run}: was started with precision {before}; {error}") if before else error from None
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
     rows = stages.train(run, plan, device, resume=bool(asked.resume), restart=asked.restart, live=asked.tensorboard)
     show(rows, asked.format)

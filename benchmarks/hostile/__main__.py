@@ -22,6 +22,9 @@ from tinynet.errors import InputError
 from tinynet.files import write_json
 
 
+_TOLD = 20  # wrong cases that are told one by one
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     options = _parser().parse_args(argv)
@@ -39,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
         write_json(options.out, results(verdicts, vars(options)))
     wrong = [verdict for verdict in verdicts if verdict.wrong]
     if wrong:
+        for verdict in wrong[:_TOLD]:
+            cli.say(f"{verdict.case.title}: {verdict.outcome}: {verdict.reason}")
         cli.say(f"{len(wrong):,} cases are wrong; each has a folder in {evidence}/cases")
         raise SystemExit(1)
     shutil.rmtree(evidence)
