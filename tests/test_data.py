@@ -96,6 +96,12 @@ def test_zip_and_folder_agree(archive, folder):
 def test_locate(archive_path, folder):
     assert locate(archive_path) == archive_path
     assert locate(folder) == locate(folder.parent) == folder
+    lonely = archive_path.parent / "lonely"
+    lonely.mkdir()
+    shutil.copy(archive_path, lonely / "archive.zip")  # as Kaggle calls it
+    assert locate(lonely) == lonely / "archive.zip"
+    shutil.copy(archive_path, lonely / "other.zip")
+    complaint(lambda: locate(lonely), "several data sets", "archive.zip", "other.zip")
     complaint(lambda: locate(folder / "nowhere"), folder / "nowhere", "get", "--data")
     complaint(lambda: locate(folder / "val"), folder / "val", "no Tiny ImageNet", "3 folders deep", "--data")
 

@@ -42,6 +42,35 @@ def test_sigterm_prints_one_line(name, status, capsys):
     assert capsys.readouterr().err == {"SIGINT": "interrupted"}.get(name, f"stopped by {name}") + "\n"
 
 
+@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_waits_for_the_end_of_an_import(name, status, tmp_path, monkeypatch, capsys):
+    """An import may swallow what a signal raises, as those of C extensions do."""
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal, time\ntry:\n    os.kill(os.getpid(), signal." + name + ")\n    time.sleep(0.1)\n"
+        "except BaseException:\n    pass\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def main():
+        import swallows
+        assert swallows.whole
+        time.sleep(5)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    sys.modules.pop("swallows", None)
+    assert ended.value.code == status and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_library_that_cannot_be_loaded_takes_one_line(capsys):
+    def main():
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object", name="torch")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and len(said.splitlines()) == 1 and "libtorch_cpu.so" in said and "memory" in said
+
+
 def test_signal_handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGINT, *ending.ENDING)]
     with pytest.raises(SystemExit):

@@ -159,6 +159,20 @@ def test_files_matched_in_other_folders_are_reported(tmp_path, capsys):
         assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("text, words", [
+    ("image fold label\n{a} 1 5\n{b} 2 6\n", None),
+    ("{a} 500 375 5\n{b} 500 375 6\n", ["which of its columns 2, 3, 4"]),
+    ("{a} 0 1\n{b} 1 0\n", ["which of its columns 2, 3"]),
+    ("image,label\n{a},5 6\n{b},6\n", ["'5 6' is not one of"]),
+])
+def test_columns_between_spaces_are_columns(two, text, words):
+    text = text.format(a=TWO, b=ONE)
+    if words is None:
+        assert set(labels_of(two, text).values()) == {5, 6}
+    else:
+        complaint(lambda: labels_of(two, text), "--labels", *words)
+
+
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(alphabet="0123456789na.,;\t\n \"'/-_", max_size=80), data=st.data())
 def test_any_text_gives_labels_or_one_line(tmp_path_factory, text, data):

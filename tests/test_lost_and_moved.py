@@ -176,6 +176,45 @@ def test_checkpoints_of_another_training_are_refused(other_seed, here, file, sou
     refused(train, ["--resume", "whole"], f"whole/finetune/{file}", "another training", "--restart")
 
 
+@pytest.mark.parametrize("command, flags", [
+    (evaluate, ["--run", "whole"]), (predict, ["--run", "whole"]),
+    (train, ["--stage", "fixres", "--run", "whole", "--out", "later"]),
+])
+def test_weights_of_another_training_are_not_scored_or_trained_on(other_seed, here, command, flags):
+    shutil.copy("seed-1/finetune/best.pt", "whole/finetune")
+    refused(command, flags, "whole/finetune/best.pt", "another training", "use the file")
+
+
+def test_epochs_that_a_finished_stage_was_not_trained_for_are_reported(here):
+    path = StageFolder("whole", "finetune").recipe
+    recipe = json.loads(path.read_text())
+    epochs = recipe["recipe"]["finetune"]["epochs"]
+    recipe["recipe"]["finetune"]["epochs"] += 3
+    path.write_text(json.dumps(recipe))
+    ran = call(train, "--resume", "whole")
+    assert ran.status == 0 and f"finished after {epochs} epochs, though its recipe.json says {epochs + 3}" in ran.err
+
+
+def test_unfinished_runs_say_how_to_finish_them(here):
+    refused(evaluate, ["--run", "stopped", "--stage", "finetune"], "stopped/finetune is not finished",
+            "--resume stopped")
+    StageFolder("whole", "finetune").best.unlink()
+    refused(predict, ["--run", "whole", "--stage", "finetune"], "whole/finetune/best.pt is missing", "--resume whole")
+
+
+def test_data_that_moved_is_found_by_the_environment(here, monkeypatch):
+    recipe = json.loads(StageFolder("whole", "finetune").recipe.read_text())
+    data = Path(recipe["data"])
+    moved = shutil.copy(data, here / "elsewhere.zip")
+    for stage in ("base", "finetune"):
+        folder = StageFolder("whole", stage)
+        if folder.started:
+            folder.recipe.write_text(json.dumps(json.loads(folder.recipe.read_text()) | {"data": "/gone.zip"}))
+    refused(evaluate, ["--run", "whole"], "/gone.zip", "--data")
+    monkeypatch.setenv("TINYNET_DATA", str(moved))
+    assert call(evaluate, "--run", "whole", "--cache", "cache").status == 0
+
+
 def test_a_stage_whose_recipe_is_lost_is_not_begun_again(here):
     folder = StageFolder("whole", "finetune")
     folder.recipe.unlink()
@@ -202,7 +241,7 @@ def test_restart_starts_an_unfinished_stage_over(here):
     ran = call(train, "--resume", "stopped", "--restart")
     assert ran.status == 0 and "resumed at" not in ran.err and same(weights("stopped"), weights("whole"))
     before = StageFolder("whole", "finetune").best.read_bytes()
-    assert call(train, "--resume", "whole", "--restart").status == 0  # it is finished
+    refused(train, ["--resume", "whole", "--restart"], "--restart", "whole is finished")
     assert StageFolder("whole", "finetune").best.read_bytes() == before
     refused(train, ["--restart"], "--restart", "--resume")
 

@@ -1,8 +1,10 @@
-"""Weights as people have them: undressed, said, checked; for backbones and for whole networks alike."""
+"""Weight files of common forms: wrappers stripped, reported, checked; for backbones and for whole networks alike."""
 
+import argparse
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -95,8 +97,10 @@ def test_wrappers_are_stripped_and_reported(request, tmp_path, capsys, kind, dre
 
 @pytest.mark.parametrize("kind", ["backbone", "whole"])
 @pytest.mark.parametrize("put, words", [
-    (lambda state: {**prefixed(state, "encoder_q."), **prefixed(doubled(state), "encoder_k.")},
-     ["several networks", "encoder_q", "encoder_k"]),
+    (lambda state: {**prefixed(state, "left."), **prefixed(doubled(state), "right.")},
+     ["several networks", "left", "right"]),
+    (lambda state: {"model": state, "best_model": doubled(state)},
+     ["several networks", "best_model", "torch.load('weights.pth')['model']"]),
     (lambda state: {"last": state, "best": doubled(state)}, ["several networks", "last", "best"]),
     (lambda state: {**state, **prefixed(doubled(state), "module.")}, ["with and without", "two networks"]),
 ])
@@ -104,6 +108,31 @@ def test_two_different_networks_in_a_file_are_refused(request, tmp_path, kind, p
     state, read = request.getfixturevalue(kind)
     torch.save(put(state), tmp_path / "weights.pth")
     complaint(lambda: read(str(tmp_path / "weights.pth")), "weights.pth", *words)
+
+
+@pytest.mark.parametrize("kind", ["backbone", "whole"])
+@pytest.mark.parametrize("put", [
+    lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, layers=[1, 2])},
+    lambda state: {"state_dict": state, "best_acc": np.float64(0.5), "epoch": np.int64(3), "history": np.zeros(3)},
+    lambda state: {name: tensor.numpy() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
+    lambda state: {"student": prefixed(doubled(state), "module.backbone."), "teacher": prefixed(state, "backbone.")},
+    lambda state: {**prefixed(state, "encoder_q."), **prefixed(doubled(state), "encoder_k.")},
+    lambda state: {**prefixed(state, "online_encoder."), **prefixed(doubled(state), "target_encoder.")},
+])
+def test_checkpoints_of_common_training_scripts_are_read(request, tmp_path, kind, put):
+    state, read = request.getfixturevalue(kind)
+    torch.save(put(state), tmp_path / "weights.pth")
+    for name, tensor in read(str(tmp_path / "weights.pth")).items():
+        wanted = state[f"features.{name}" if kind == "backbone" else name]
+        assert torch.equal(tensor, wanted), name
+
+
+def test_what_is_no_state_dict_is_named(tmp_path, whole):
+    _, read = whole
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    complaint(lambda: read(str(tmp_path / "module.pth")), "torch.nn.modules.linear.Linear", "cannot be read safely")
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    complaint(lambda: read(str(tmp_path / "pointer.pth")), "Git LFS", "git lfs pull")
 
 
 def test_a_wrapped_checkpoint_keeps_its_mean_and_std(small, tmp_path):

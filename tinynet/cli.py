@@ -80,6 +80,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     current: "Parser | None" = None
+    refused: frozenset[str] = frozenset()  # flags that the command does not take in this way of using it
 
     def __init__(self, module: str, description: str, **kwargs: Any):
         super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False,
@@ -92,14 +93,14 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(*given, **kwargs)
 
     def parse_known_args(self, *given: Any, **kwargs: Any) -> Any:
-        Parser.current = self  # of several, that of the subcommand comes last
+        Parser.current, Parser.refused = self, frozenset()  # of several, that of the subcommand comes last
         return super().parse_known_args(*given, **kwargs)
 
     @classmethod
     def flags(cls, *names: str) -> list[str]:
         """Those of the flags called `names` that the running command has."""
         known = cls.current._option_string_actions if cls.current else {}
-        return [flag for flag in map(flag_name, names) if flag in known]
+        return [flag for flag in map(flag_name, names) if flag in known and flag not in cls.refused]
 
     def error(self, message: str) -> NoReturn:
         unknown = message.split() if message.startswith("unrecognized arguments: ") else []
@@ -223,6 +224,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         raise SystemExit(0) from None
     except OSError as error:
         _end(f"error: {_what_failed(error)}", 2)
+    except ImportError as error:
+        if (error.name or "").startswith("tinynet"):
+            raise
+        _end(f"error: a library cannot be loaded ({error}); allow more memory (ulimit -v), or install tinynet again", 2)
     except Exception as error:
         if isinstance(error.__context__, Interrupted):  # libraries that were interrupted raise their own
             _stopped(error.__context__)
@@ -253,7 +258,7 @@ def _reader_has_left() -> bool:
 
 def _run(main: Callable[[], None]) -> None:
     try:
-        with interrupted_by(ENDING, interrupt):
+        with interrupted_by((signal.SIGINT, *ENDING), interrupt):
             main()
     finally:
         sys.stdout.flush()  # at exit it would be too late to be silent about a reader who has left
@@ -284,7 +289,8 @@ def _end(line: str, status: int) -> NoReturn:
 def advice(text: str) -> str:
     """`text`, or nothing where the running command lacks a flag that it names: nobody could follow it."""
     known = Parser.current._option_string_actions if Parser.current else None
-    return text if known is None or all(flag in known for flag in re.findall(r"--[a-z][a-z-]*", text)) else ""
+    flags = re.findall(r"--[a-z][a-z-]*", text)
+    return text if known is None or all(flag in known and flag not in Parser.refused for flag in flags) else ""
 
 
 def typed(*words: Any) -> str:

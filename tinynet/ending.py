@@ -3,11 +3,15 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # asked from outside
+
+
+_AGAIN = 0.02  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
@@ -18,9 +22,24 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-def interrupt(number: int, frame: Any) -> NoReturn:
-    """A handler of signals: raise `Interrupted`."""
-    raise Interrupted(number)
+def interrupt(number: int, frame: Any) -> None:
+    """A handler of signals: raise `Interrupted`, or `KeyboardInterrupt` for Ctrl-C.
+
+    While a module is being imported the signal is sent again a moment later: an import that is interrupted swallows the
+    exception, or leaves half a module behind.
+    """
+    if _imports(frame):
+        again = threading.Timer(_AGAIN, signal.raise_signal, (number,))
+        again.daemon = True
+        again.start()
+        return
+    raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
+
+
+def _imports(frame: Any) -> bool:
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager

@@ -342,7 +342,7 @@ def map_array(path: str | Path, mode: str | None = "r") -> "np.ndarray":
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     try:
         return np.load(path, mmap_mode=mode)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # a broken header raises nearly anything
         raise ValueError(str(error) or type(error).__name__) from None

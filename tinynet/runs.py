@@ -76,6 +76,12 @@ class StageFolder:
         """Whether training came to its end: it closes with the hold-out's score."""
         return (self.path / "scores.jsonl").is_file() and self.best.is_file()
 
+    @property
+    def origin(self) -> str:
+        """The digest that this stage's checkpoints carry; empty where its recipe is of before they had one."""
+        origin = self.read_recipe({}).get("origin")
+        return origin if isinstance(origin, str) else ""
+
     def read_recipe(self, keys: dict[str, Any] = _IN_RECIPE) -> dict[str, Any]:
         """What `recipe.json` says; raises `InputError` where it cannot be read, or lacks one of `keys`, by type."""
         try:
@@ -142,9 +148,20 @@ def _instead(run: Path) -> str:
 def finished_stage(run: str | None, stage: str | None) -> StageFolder:
     """The stage to score: as named, or the last finished one of the newest finished run."""
     wanted = (stage,) if stage else STAGES
-    found = find_run(run, lambda path: any(StageFolder(path, s).finished for s in wanted),
-                     f"train one to its end before: python -m tinynet.train --stage {wanted[0]}")
-    return [StageFolder(found, s) for s in wanted if StageFolder(found, s).finished][-1]
+    if run is not None:
+        _refuse_unfinished(Path(run), wanted)
+    path = find_run(run, lambda path: any(StageFolder(path, s).finished for s in wanted),
+                    f"train one to its end before: python -m tinynet.train --stage {wanted[0]}")
+    return [StageFolder(path, s) for s in wanted if StageFolder(path, s).finished][-1]
+
+
+def _refuse_unfinished(run: Path, stages: Iterable[str]) -> None:
+    """Raise `InputError` with what to do where stages of a run were begun, and none of them is finished."""
+    folders = [folder for folder in (StageFolder(run, stage) for stage in stages) if folder.started]
+    if folders and not any(folder.finished for folder in folders):
+        what = f"{folders[-1].best} is missing; restore it" if (folders[-1].path / "scores.jsonl").is_file() else \
+            f"{folders[-1].path} is not finished"
+        raise InputError(f"{what}, or continue with: python -m tinynet.train --resume {shlex.quote(str(run))}")
 
 
 def started(run: Path) -> list[StageFolder]:

@@ -133,6 +133,7 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
     if flags:
         raise InputError(f"{', '.join(flags)}: a resumed run keeps what it was started with; "
                          "start another run for another value")
+    cli.Parser.refused = frozenset({"--out"})
     run = Path(asked.resume)
     started = runs.started(run)
     if not started:

@@ -21,7 +21,6 @@ from tinynet import cli
 from tinynet.errors import InputError
 from tinynet.files import write_json
 
-
 _TOLD = 20  # wrong cases that are told one by one
 
 

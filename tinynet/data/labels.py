@@ -42,10 +42,19 @@ class Labels:
         if all(len(line) == 1 for line in words) and not any(re.search("[,;]", line) for line in lines):
             return self._by_position([line[0] for line in words])
         tables = [table for split in _SPLITS if (table := split(lines))]
-        read = [(*columns, table) for table in tables if (columns := self._columns(table)) is not None]
-        if not read:
+        read, errors = [], []
+        for table in tables:
+            try:
+                columns = self._columns(table)
+            except InputError as error:
+                errors.append(error)
+            else:
+                read += [(*columns, table)] if columns else []
+        matches, file, label, header, table = max(read, key=lambda columns: columns[0], default=(0, 0, 0, 0, []))
+        if errors and matches < len(self.names):  # what another way of splitting lines found may be a part
+            raise errors[0]
+        if not table:
             raise self._unread(tables)
-        _, file, label, header, table = max(read, key=lambda columns: columns[0])
         return self._by_name(table[header:], file, label)
 
     def numbered(self, labels: Sequence[int]) -> tuple[int, ...]:
@@ -73,11 +82,14 @@ class Labels:
             raise self._error("is not a text file; name one with a wnid or a class index per line") from None
 
     def _class(self, cell: str) -> int | None:
-        """The class that a cell begins with; Kaggle writes a box behind it."""
-        first = cell.split()[0] if cell.strip() else ""
-        if first in self._index:
-            return self._index[first]
-        return int(first) if first.isdecimal() and len(first) < 10 and int(first) < len(self.classes) else None
+        """The class that a cell names: a number, or a class id, behind which Kaggle writes a box."""
+        words = cell.strip().strip('"').split()
+        if not words or (words[0] not in self._index and len(words) > 1):
+            return None
+        if words[0] in self._index:
+            return self._index[words[0]]
+        digits = words[0].isascii() and words[0].isdecimal() and len(words[0]) < 10
+        return int(words[0]) if digits and int(words[0]) < len(self.classes) else None
 
     # --- by position -------------------------------------------------------------------------------
 
@@ -114,6 +126,8 @@ class Labels:
         if width < 2:
             return None
         matches, listed = self._matches(table, width)
+        if width > 2 and not any(matches):
+            return None
         titles = [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
         for file in self._file_columns(matches, titles):
             first = _plain(table[0][file])
@@ -244,7 +258,13 @@ def _label_first(lines: Sequence[str]) -> Table:
     return [line.split(None, 1) for line in lines]
 
 
-_SPLITS: tuple[Callable[[Sequence[str]], Table], ...] = (_by_tab, _label_last, _by_comma, _by_semicolon, _label_first)
+def _by_space(lines: Sequence[str]) -> Table:
+    rows = [line.split() for line in lines]
+    return rows if len(set(map(len, rows))) == 1 else []
+
+
+_SPLITS: tuple[Callable[[Sequence[str]], Table], ...] = (_by_tab, _label_last, _by_comma, _by_semicolon, _label_first,
+                                                         _by_space)
 
 
 # --- names -----------------------------------------------------------------------------------------

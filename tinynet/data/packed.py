@@ -104,7 +104,7 @@ class Packed:
             sides = (self.side, self.side, 3) if kind == "pictures" else array.shape[1:]
             if (array.dtype, array.ndim, array.shape) != (dtype, dimensions, (count, *sides)):
                 raise ValueError(f"{array.dtype} of shape {array.shape}, not as manifest.json says")
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             raise _spoiled(path, f"cannot be read ({' '.join(str(error).split())[:80]})") from None
         return array
 

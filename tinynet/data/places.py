@@ -33,6 +33,8 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
         if roots := [place for folder in level for place in _roots(folder)]:
             return _one_of(roots, path)
         level = [folder for above in level for folder in _folders(above)][:_MOST]
+    if packed := _packed_otherwise(path):
+        return _one_of(packed, path)
     raise InputError(f"{path}: contains no Tiny ImageNet (looked {depth} folders deep for a zip, a tar, train/ and "
                      "val/, or parquet files); name the archive or its folder with --data")
 
@@ -49,11 +51,17 @@ def home(path: str | Path) -> Path:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """The archives in a folder: itself, or else the packed ones."""
+    """The archives in a folder: itself, or else the one that is packed under the official name."""
     if _is_root(folder):
         return [folder]
     packed = (folder / f"{DEFAULT_PATH.stem}{ending}" for ending in _ENDINGS)
     return [file for file in packed if file.is_file()][:1]
+
+
+def _packed_otherwise(folder: Path) -> list[Path]:
+    """Zips and tars of any name in a folder."""
+    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(_ENDINGS) and file.is_file()
+                  and not reason_to_leave_out(file.name))
 
 
 def _is_root(folder: Path) -> bool:

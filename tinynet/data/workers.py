@@ -49,15 +49,14 @@ def in_workers(work: Callable[[Read, Any], Any], jobs: list, archive: Archive) -
 
 
 def _in_pool(work: Callable[[Read, Any], Any], jobs: list, archive: Archive) -> Iterator[Any]:
-    with ProcessPoolExecutor(_workers(), initializer=_start_process,
-                             initargs=(work, archive.source, archive.root)) as pool:
-        with postponed():  # an executor that is interrupted while its processes start waits for them for ever
+    pool = ProcessPoolExecutor(_workers(), initializer=_start_process, initargs=(work, archive.source, archive.root))
+    try:
+        with postponed():  # an executor that is interrupted while its processes start or end waits for them for ever
             results = pool.map(_do, jobs)
-        try:
-            yield from results
-        except BaseException:
+        yield from results
+    finally:
+        with postponed():
             pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _workers() -> int:

@@ -140,7 +140,8 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
 def _load(path: Path, kind: str, wnids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
     stored = _read(path, kind)
     if origin and stored.get("origin") and stored["origin"] != origin:  # those of before had none
-        raise InputError(f"{path}: comes from another training (other data, seed, recipe or starting weights)")
+        raise InputError(f"{path}: comes from another training (other data, seed, recipe or starting weights) than its "
+                         "folder; use the file that was trained there")
     theirs = _classes(stored, path)
     if theirs != list(wnids):
         how = "the same classes in another order" if sorted(theirs) == sorted(wnids) else \

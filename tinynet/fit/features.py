@@ -165,7 +165,7 @@ def _read(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         array = map_array(path)
         if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
             raise ValueError(f"{array.dtype} of shape {array.shape}")
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); delete "
                          f"{path.parent} and run the command again to rebuild it") from None
     return array

@@ -61,7 +61,7 @@ def _examples(pair: Row, said: np.ndarray, labels: np.ndarray) -> Iterator[int]:
 def _heats(shown: RunReport, packed: Packed, folder: StageFolder, part: PackedPart, card: Callable[[int], Row]) -> None:
     """Grad-CAM of the class that is said, for pictures spread over the split, and how much of it lies in the boxes."""
     plain = shown.plain
-    network, size = load_model(folder.best, packed.wnids)
+    network, size = load_model(folder.best, packed.wnids, folder.origin)
     at = np.linspace(0, len(plain.rows) - 1, min(_INSIDE, len(plain.rows))).astype(int)
     heats = []
     for some in np.array_split(at, max(1, len(at) // 16)):

@@ -1,5 +1,6 @@
 """What a run was asked to do, as a value: `recipe.json` holds it, and resuming reads it back. Imports no torch."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,9 @@ def open_data(data: str | None, cache: str | None, plan: Plan) -> "Packed":
     from tinynet.data.packed import open_packed
 
     if data is None and not Path(plan.data).exists():
-        raise InputError(f"{plan.data}: the data of this run is not there any more; name it with --data")
+        if not os.environ.get("TINYNET_DATA"):
+            raise InputError(f"{plan.data}: the data of this run is not there any more; name it with --data")
+        return open_packed(find_data(None), cache or plan.cache)
     return open_packed(find_data(data or plan.data), cache or plan.cache)
 
 

@@ -117,7 +117,7 @@ class Namer:
 def run_namer(folder: StageFolder, device: Device) -> Namer:
     """The network of a finished stage; its classes are called as ImageNet calls them, others as the data did."""
     wnids = class_order(folder.best)
-    model, size = load_model(folder.best, wnids)
+    model, size = load_model(folder.best, wnids, folder.origin)
     if device.frozen:
         device = device.when_learning() if Plan.of(folder).learns_convolutions(folder.stage) else device.when_frozen()
     running = model.for_inference(device.device, device.dtype)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -71,7 +72,7 @@ class Scorer:
 
     @functools.cached_property
     def _loaded(self) -> tuple[Classifier, int, str]:
-        model, size = load_model(self.folder.best, self.packed.wnids)
+        model, size = load_model(self.folder.best, self.packed.wnids, self.folder.origin)
         return model, size, hashlib.sha256(self.folder.best.read_bytes()).hexdigest()[:16]
 
     @property
@@ -97,8 +98,11 @@ class Scorer:
         if split != "holdout":
             return whole_part(self.packed, split)
         if not self.own:
-            raise InputError(f"{self.folder.run}: its hold-out was taken from other data ({self._data}); name that "
-                             "with --data" + cli.advice(", or score --split val alone"))
+            moved = os.path.realpath(self._data) != os.path.realpath(self.packed.manifest["source"])
+            raise InputError(f"{self.folder.run}: its hold-out comes from other data, which "
+                             + (f"was at {self._data}; name that with --data" if moved else
+                                f"was at this place before; restore {self._data}")
+                             + cli.advice(", or score --split val alone"))
         return self.packed.train, split_of(self.plan, self.packed).holdout
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:

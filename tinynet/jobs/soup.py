@@ -90,7 +90,8 @@ def _normalised(model: Classifier, folder: StageFolder, packed: Packed, device: 
 
 def _alike(folders: Sequence[StageFolder], packed: Packed) -> tuple[list[Classifier], int]:
     """The networks of `folders` and the size they share."""
-    first, loaded = folders[0].read_recipe(), [load_model(folder.best, packed.wnids) for folder in folders]
+    first = folders[0].read_recipe()
+    loaded = [load_model(folder.best, packed.wnids, folder.origin) for folder in folders]
     for folder, (model, size) in zip(folders, loaded, strict=True):
         for key, what in (("data_digest", "data"), ("split_digest", "split")):
             if folder.read_recipe()[key] != first[key]:

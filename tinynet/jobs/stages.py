@@ -110,6 +110,8 @@ def _train(run: Path, plan: Plan, device: Device, manner: Manner) -> list[dict[s
     packed = open_data(None, None, plan)
     for name in plan.stages:
         check_crops(plan.recipe.stage(name), packed.side)
+    if manner.restart and all(StageFolder(run, name).finished for name in plan.stages):
+        raise InputError(f"--restart: {run} is finished; remove --restart, or start a new run")
     rows = []
     for name in plan.stages:
         folder = StageFolder(run, name)
@@ -120,6 +122,7 @@ def _train(run: Path, plan: Plan, device: Device, manner: Manner) -> list[dict[s
             start = plan.start(run, name)
             before = {"start_digest": weights_digest(_start_model(start, plan, packed))} if start else {}
             _same(folder, {"data_digest": packed.contents, **before})
+            _tell_of_epochs(folder, plan)
         else:
             row = _train_stage(folder, plan, packed, device, manner)
             title = f"{run.name}: {name}, {plan.recipe.name}"
@@ -128,6 +131,14 @@ def _train(run: Path, plan: Plan, device: Device, manner: Manner) -> list[dict[s
             cli.say(f"{name} is finished: {folder.best}, curves in {folder.curves}")
         rows += folder.read_scores()[:1]
     return rows
+
+
+def _tell_of_epochs(folder: StageFolder, plan: Plan) -> None:
+    """Say where a finished stage was trained for fewer epochs than its recipe says now."""
+    stage, rows = plan.recipe.stage(folder.stage), runs.read_rows(folder.log)
+    epochs = sum(row.get("kind") == "epoch" for row in rows)
+    if rows and not stage.patience and epochs != stage.epochs:
+        cli.say(f"note: {folder.path} is finished after {epochs} epochs, though its recipe.json says {stage.epochs}")
 
 
 def summary(run: Path, plan: Plan) -> str:
@@ -145,7 +156,8 @@ def summary(run: Path, plan: Plan) -> str:
 
 
 def _refuse(folder: StageFolder) -> None:
-    raise InputError(f"{folder.path}: another process is training it; wait for it, or name another folder with --out")
+    raise InputError(f"{folder.path}: another process is training it; wait for it"
+                     + cli.advice(", or use another folder with --out"))
 
 
 def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device, manner: Manner) -> dict[str, Any]:
@@ -160,6 +172,7 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
     if start:
         _same(start, {key: facts[key] for key in ("data_digest", "split_digest")})
     job = _Job(folder, plan, packed, split, model, device, facts)
+    facts["origin"] = job.origin
     begun = manner.resume and folder.started
     if begun:
         _same(folder, {key: facts[key] for key in (*_NAMED, "device", "versions")})
@@ -269,7 +282,7 @@ def _continue(training: Training, state: dict[str, Any], folder: StageFolder) ->
 
 def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Classifier:
     if start:
-        return load_model(start.best, packed.wnids)[0]
+        return load_model(start.best, packed.wnids, start.origin)[0]
     network = plan.recipe.network
     return Classifier(load_backbone(plan.weights), network.taps, network.hidden, len(packed.wnids),
                       plan.recipe.base.dropout, network.standardise)

@@ -132,6 +132,8 @@ def _timm(arch: str, weights: str) -> tuple[nn.Module, Sequence[float], Sequence
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"--arch {arch}: its weights could not be fetched ({' '.join(str(error).split())[:200]}); "
                          "bring a state dict by hand and name it with --weights") from None
+    if not network.num_classes:
+        raise InputError(f"--arch {arch}: has no classifier, so it names nothing; choose a network with one")
     if weights not in ("DEFAULT", "none"):
         _fill(network, read_file(weights), weights)
     how = resolve_model_data_config(network)

@@ -5,6 +5,7 @@ or `model.` of a larger module), a training script puts the state dict beside it
 half precision saves space. All of that is taken off by one function, and said.
 """
 
+import argparse
 import os
 import re
 import warnings
@@ -14,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tinynet.errors import InputError
 
 _WRAPPERS = {"module", "_orig_mod"}
-_AVERAGED = {"ema", "average", "averaged", "swa"}
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "backbone",
-               "encoder", "teacher", "student")
+# Of several networks in one file the averaged one is what its author scored; DINO's teacher is one.
+_FIRST = {"ema", "average", "averaged", "swa", "teacher"}
+# MoCo's and BYOL's copies of the network that learns are not meant, nor is DINO's student.
+_LAST = {"student", "encoder_k", "momentum_encoder", "target", "target_encoder", "target_network"}
+_START = 64  # bytes that tell kinds of files apart
 _DEPTH = 3  # dicts within dicts
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # no weights: counts, and a profiler's
 
@@ -30,7 +34,11 @@ _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  
 def read_file(path: str | Path) -> Any:
     """What a file of weights holds, tensors on the CPU; raises `InputError` where it is none, or may run code."""
     try:
-        if Path(path).suffix == ".safetensors":
+        with open(path, "rb") as stream:
+            start = stream.read(_START)
+        if start.startswith(b"version https://git-lfs"):
+            raise InputError(f"--weights {path}: is a pointer of Git LFS, not the weights; run git lfs pull")
+        if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < os.path.getsize(path):
             return _read_safetensors(path)
         return load(path)
     except InputError:
@@ -41,8 +49,15 @@ def read_file(path: str | Path) -> Any:
         reason = error.strerror or type(error).__name__
         raise InputError(f"--weights {path}: cannot be read ({reason}); name another file") from None
     except Exception as error:  # a broken or foreign file raises nearly anything
-        raise InputError(f"--weights {path}: not a state dict that torch can read safely "
-                         f"({type(error).__name__}); save one with torch.save(model.state_dict(), ...)") from None
+        raise InputError(f"--weights {path}: {_unsafe(error)}; save a state dict with "
+                         "torch.save(model.state_dict(), ...)") from None
+
+
+def _unsafe(error: Exception) -> str:
+    """Why a file is not read: what it would have to run, where torch says so."""
+    named = re.search(r"(?:GLOBAL|class) (\w+\.[\w.]+)", str(error))
+    return f"contains a {named[1]}, which cannot be read safely" if named else \
+        f"not a state dict that torch can read safely ({type(error).__name__})"
 
 
 def load(path: str | Path) -> Any:
@@ -52,9 +67,16 @@ def load(path: str | Path) -> Any:
             size = sum(member.file_size for member in archive.infolist())
         if size > os.path.getsize(path):
             raise ValueError("is compressed")  # torch compresses nothing, and a bomb would fill memory
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
         warnings.simplefilter("ignore")  # of the format; what is wrong is told in one line
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _harmless() -> list[Any]:
+    """Classes of plain values that training scripts keep beside weights: options, and numbers of NumPy."""
+    core = np._core if hasattr(np, "_core") else np.core
+    floats = [type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")]
+    return [argparse.Namespace, np.ndarray, np.dtype, core.multiarray.scalar, core.multiarray._reconstruct, *floats]
 
 
 def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -112,7 +134,6 @@ def _best(candidates: Sequence["_Candidate"], wanted: Mapping[str, Tensor], sour
     """
     fitting = [(one.fitting(prefix, wanted), one, prefix) for one in candidates for prefix in one.prefixes(wanted)]
     most = max(count for count, *_ in fitting)
-    # Averaged weights are what their author scored; then what is called a network comes before what is not.
     ranked = sorted(((_rank(one.place, prefix), one, prefix) for count, one, prefix in fitting if count == most),
                     key=lambda row: row[0])
     rank, best, prefix = ranked[0]
@@ -121,18 +142,21 @@ def _best(candidates: Sequence["_Candidate"], wanted: Mapping[str, Tensor], sour
             names = [f"{one.place}.{before}".strip(".") or "the file itself"
                      for one, before in ((best, prefix), (other, other_prefix))]
             raise InputError(f"--weights {source}: contains several networks that fit ({' and '.join(names)}); save "
-                             "the one you want with torch.save(model.state_dict(), ...)")
+                             f"one of them alone{_how_to_save(source, best.place)}")
     return best, prefix if most > 1 else ""  # one may fit by chance
 
 
+def _how_to_save(source: str, place: str) -> str:
+    """A line of Python that saves what is at a place of a file, where that has a name."""
+    keys = "".join(f"[{key!r}]" for key in place.split(".") if key)
+    return f", as torch.save(torch.load({Path(source).name!r}){keys}, 'one.pth') does" if keys else ""
+
+
 def _rank(place: str, prefix: str) -> int:
-    """How early weights of this place and prefix come: averaged ones, known names in their order, all others."""
-    words = [word for word in re.split(r"[._]", f"{place}.{prefix}") if word]
-    if _AVERAGED.intersection(words):
-        return 0
-    names = {piece for text in (place, prefix) for piece in text.split(".")}
-    return min((1 + number for number, name in enumerate(_CONTAINERS) if name in names),
-               default=1 if not words else 1 + len(_CONTAINERS))
+    """How early a network at this place, with this prefix, comes; 1 where the names do not say."""
+    names = set(f"{place}.{prefix}".split("."))
+    words = names | set(re.split(r"[._]", f"{place}.{prefix}"))
+    return 0 if _FIRST & words else 2 if _LAST & names else 1
 
 
 def _same(one: "_Candidate", prefix: str, other: "_Candidate", other_prefix: str, wanted: Mapping[str, Tensor]) -> bool:
@@ -161,7 +185,8 @@ class _Candidate:
 
 
 def _candidates(content: Mapping, source: str, place: str = "", depth: int = _DEPTH) -> Iterator[_Candidate]:
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(name): torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+               for name, value in content.items() if isinstance(value, Tensor) or _is_numbers(value)}
     if tensors:
         wrappers = _WRAPPERS.intersection(*[{piece for name in tensors for piece in name.split(".")}])
         old = any(".denselayer1.norm.1." in name for name in tensors)
@@ -175,6 +200,10 @@ def _candidates(content: Mapping, source: str, place: str = "", depth: int = _DE
         for name, value in content.items():
             if isinstance(value, Mapping):
                 yield from _candidates(value, source, f"{place}.{name}" if place else str(name), depth - 1)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
 def _plain(name: str, old: bool) -> str:
