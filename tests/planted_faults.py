@@ -165,7 +165,7 @@ FAULTS = [
     Fault("views are seen all at once", "score/probabilities.py",
           "says = InParts(lambda pictures: log_softmax(network(pictures)).cpu(), network)",
           "says = lambda pictures: log_softmax(network(pictures)).cpu()"),
-    Fault("a step that does not fit ends in a traceback", "jobs/stages.py",
+    Fault("a step that does not fit does not say how to go on", "jobs/stages.py",
           "            if not out_of_memory(error):\n", "            if True:\n"),
 ]
 
