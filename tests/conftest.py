@@ -1,5 +1,6 @@
 """One small drawn archive for all tests, made once a session."""
 
+import signal
 import zipfile
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 from tinynet.data.archive import Archive
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
+
+
+def pytest_configure(config):
+    """Hear SIGINT, which is ignored where a script starts the tests in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

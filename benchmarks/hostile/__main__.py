@@ -12,6 +12,7 @@ output and the reason. The exit status is 1 if any case fails.
 
 import argparse
 import shutil
+import signal
 from pathlib import Path
 
 from benchmarks.hostile.corpus import NAMES, corpus
@@ -26,6 +27,7 @@ _TOLD = 20  # wrong cases that are told one by one
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script ignores it
     options = _parser().parse_args(argv)
     if options.only and options.only.split("/")[0] not in NAMES:
         raise InputError(f"--only {options.only}: no such kind; there are {', '.join(NAMES)}")
