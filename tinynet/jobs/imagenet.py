@@ -6,6 +6,7 @@ Streaming: 50,000 pictures need no more memory than a few batches.
 import hashlib
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -227,6 +228,7 @@ def _answers(model: nn.Module, pictures: Pictures, chosen: ViewSet, published: P
     shown = DecodedPictures(pictures.files, None if chosen.resizes else how.resize or published.resize,
                             how.resize_mode or published.resize_mode, how.interpolation or published.interpolation)
     workers = how.workers if how.workers and can_start() else 0
+    tempfile.gettempdir()  # Python tries it with a file, which a worker that is killed would leave
     loader = DataLoader(shown, at_once(chosen), num_workers=workers, collate_fn=list, worker_init_fn=_hush)
     with cli.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
         for batch in loader:
