@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 from benchmarks.hostile.world import SIDE
 
 MOST = 110_000_000  # pixels
+_PHOTOMETRIC = 262  # a tag of TIFF
+_ROUNDED = 1e-4  # beyond 0 and 1, which rounding may have left
 _NO_IMAGES = ("EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS")  # programs that draw, and foreign containers
 
 
@@ -43,6 +45,7 @@ def meaning(data: bytes, upright: bool = False) -> Meaning:
                 return REFUSED
             image.load()
             turned, doubtful = _upright(image) if upright else (image, False)
+            turned.tag_v2 = getattr(image, "tag_v2", {})  # which a turned image has lost
             known = of(turned)
             return Meaning(known.pixels, known.doubtful or doubtful)
     except Exception:  # a decoder may raise anything
@@ -59,15 +62,20 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
 def of(image: Image.Image) -> Meaning:
     """Of an image that is decoded."""
+    inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # white is zero
     if image.mode.startswith("I;16"):
-        return Meaning(_grey(np.asarray(image).astype(np.float64) / 257))
+        grey = np.asarray(image).astype(np.float64) / 257
+        return Meaning(_grey(255 - grey if inverted else grey))
     if image.mode == "I":
         # 32 bits usually hold 16; whoever refuses them is right too.
         values = np.asarray(image)
         return Meaning(_grey(values / 257), doubtful=True) if 0 <= values.min() <= values.max() <= 65535 else REFUSED
     if image.mode == "F":
-        values = np.asarray(image)
-        return Meaning(_grey(values.astype(np.float64) * 255)) if values.min() >= 0 and values.max() <= 1 else REFUSED
+        values = np.asarray(image).astype(np.float64)
+        if not (values.min() >= -_ROUNDED and values.max() <= 1 + _ROUNDED):
+            return REFUSED
+        grey = values.clip(0, 1) * 255
+        return Meaning(_grey(255 - grey if inverted else grey))
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         return Meaning(_on_white(image))
     return Meaning(np.asarray(image.convert("RGB"), np.float64))
