@@ -11,9 +11,11 @@ from tinynet.data.synthetic import synthetic
 
 
 def pytest_configure(config):
-    """Hear SIGINT, which is ignored where a script starts the tests in the background."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Hear the signals that are ignored under nohup, or where a script starts the tests in the background."""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
