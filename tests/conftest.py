@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 
+from tinynet import cli
 from tinynet.data.archive import Archive
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
@@ -16,6 +17,13 @@ def pytest_configure(config):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def no_command():
+    """No test leaves the parser of its command, whose flags advice would name, to the next."""
+    yield
+    cli.Parser.current = None
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,7 @@ def test_labels_by_position_are_taken_where_all_orders_agree(tmp_path):
 @pytest.mark.parametrize("text, classes, words", [
     ("1000\n1\n", WNIDS, ["index 1000 is", "1 to 1000", "count from 1", "0 to 999"]),
     ("21000\n4\n", WNIDS, ["index 21000 is", "4 to 21000", "0 to 999"]),
+    ("--1\n4\n", WNIDS, ["'--1' is not one of"]),
     ("-1\n4\n", WNIDS, ["index -1 is", "-1 to 4"]),
     (f"{TWO} 1000\n{ONE} 1\n", WNIDS, ["index 1000 is", "count from 1"]),
     (f"{TWO} 3\n{ONE} 1\n", ("a", "b", "c"), ["index 3 is", "count from 1", "0 to 2"]),

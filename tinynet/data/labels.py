@@ -107,7 +107,7 @@ class Labels:
     def _foreign(self, words: Sequence[str], first: str) -> InputError:
         """The refusal of labels that are none of the classes, for what they are."""
         count = len(self.classes)
-        numbers = [int(word) for word in words if word.lstrip("-").isdecimal() and len(word) < 10]
+        numbers = [int(word) for word in words if re.fullmatch(r"-?[0-9]{1,9}", word)]
         if len(numbers) < len(words):
             return self._error(f"{first[:60]!r} is not one of the network's {count} classes; use a wnid such as "
                                f"{self.classes[0]!r}, or an index from 0 to {count - 1}")
