@@ -312,6 +312,13 @@ def refuse_existing(flag: str, path: str | Path) -> None:
         raise InputError(f"{flag} {path}: is there already; name a new folder")
 
 
+def no_pipe(path: str | Path) -> Path:
+    """The path of a file; raises `FileNotFoundError` where there is none, or a pipe, which would be waited for."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return Path(path)
+
+
 def read_text(path: str | Path, most: int = 2**26) -> str:
     """The text of a file in UTF-8; raises `OSError`, and `ValueError` where it is not text or has more than `most`
     bytes."""
@@ -323,10 +330,8 @@ def read_text(path: str | Path, most: int = 2**26) -> str:
 
 def read_json(path: str | Path) -> Any:
     """What a JSON file holds; raises `OSError`, and `ValueError` where it is not JSON."""
-    if not Path(path).is_file():  # a pipe of that name would be waited for
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(no_pipe(path)))
     except RecursionError:
         raise ValueError("is nested too deep") from None
 
@@ -338,10 +343,8 @@ def map_array(path: str | Path, mode: str | None = "r") -> "np.ndarray":
     """
     import numpy as np
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     try:
-        return np.load(path, mmap_mode=mode)
+        return np.load(no_pipe(path), mmap_mode=mode)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a broken header raises nearly anything

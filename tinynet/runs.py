@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tinynet.cli import typed
 from tinynet.errors import InputError
 from tinynet.files import locked, read_json, read_text, write_text
 
@@ -161,7 +162,7 @@ def _refuse_unfinished(run: Path, stages: Iterable[str]) -> None:
     if folders and not any(folder.finished for folder in folders):
         what = f"{folders[-1].best} is missing; restore it" if (folders[-1].path / "scores.jsonl").is_file() else \
             f"{folders[-1].path} is not finished"
-        raise InputError(f"{what}, or continue with: python -m tinynet.train --resume {shlex.quote(str(run))}")
+        raise InputError(f"{what}, or continue with: {typed('tinynet.train', '--resume', run)}")
 
 
 def started(run: Path) -> list[StageFolder]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinynet.errors import InputError
-from tinynet.files import read_text
+from tinynet.files import no_pipe, read_text
 
 TRUTH, _TABLE = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"  # in its folder data/
 _LARGEST, _COMPRESSED = 2**26, 15  # bytes; the mark of a compressed element
@@ -22,14 +22,11 @@ def devkit_labels(folder: Path, classes: Sequence[str]) -> list[int]:
 
     table, truth = folder / "data" / _TABLE, folder / "data" / TRUTH
     try:
-        for file in (table, truth):
-            if not file.is_file():
-                raise FileNotFoundError(f"no file {file}")
-        synsets = loadmat(io.BytesIO(_checked(table)), squeeze_me=True)["synsets"]
+        synsets = loadmat(io.BytesIO(_checked(no_pipe(table))), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         if len(set(wnids.values())) < len(wnids):
             raise ValueError("one class has two numbers")
-        numbers = [int(line) for line in read_text(truth).split()]
+        numbers = [int(line) for line in read_text(no_pipe(truth)).split()]
         return [classes.index(wnids[number]) for number in numbers]
     except Exception as error:  # a broken or foreign file raises nearly anything
         raise InputError(f"--labels {folder}: is not ImageNet's devkit, or not for these classes "

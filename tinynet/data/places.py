@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tinynet.data.parquet import parquet_files
+from tinynet.data.sources import TARS
 from tinynet.data.walk import reason_to_leave_out
 from tinynet.errors import InputError
 
 DEFAULT_PATH = Path("data/tiny-imagenet-200.zip")
-_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_ENDINGS = (".zip", *TARS)
 _NOT_ENTERED = {"train", "val", "test", "images", "cache", "runs"}
 _DEPTH = 3  # folders within folders that are looked into
 _MOST = 500  # folders of one level that are looked at

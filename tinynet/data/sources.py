@@ -20,7 +20,7 @@ from tinynet.data.parquet import ParquetSource, parquet_files
 from tinynet.data.walk import LeftOut, reason_to_leave_out, walk
 from tinynet.errors import InputError
 
-_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _BLOCK = 2**20  # bytes that are decompressed at once
 _PART = 2**14  # bytes that are read of a zip's file at once; most images are smaller
 _MOST_LARGER = 20  # a tar of images is hardly larger than its compressed file
@@ -55,7 +55,7 @@ def open_source(path: Path) -> "Source":
 
 def _is_tar(path: Path) -> bool:
     try:
-        return path.name.endswith(_TARS) or tarfile.is_tarfile(path)
+        return path.name.endswith(TARS) or tarfile.is_tarfile(path)
     except Exception:  # a broken file raises nearly anything
         return False
 

@@ -75,14 +75,18 @@ def walk(root: Path) -> tuple[list[Entry], LeftOut]:
     """
     left_out, entries, links = LeftOut(), [], []
     pending, visited = [("", str(root))], {_identity(root)}
-    while pending or links:
-        if not pending:
-            name, path = links.pop(0)
-            if (identity := _identity(path)) in visited:
-                left_out.links.append(f"{name} (already included)")
-                continue
+
+    def enter(name: str, path: str) -> None:
+        if (identity := _identity(path)) in visited:  # a folder above may be reached through a link
+            left_out.links.append(f"{name} (already included)")
+        else:
             visited.add(identity)
             pending.append((name + "/", path))
+
+    while pending or links:
+        if not pending:
+            enter(*links.pop(0))
+            continue
         prefix, folder = pending.pop()
         for entry in _scan(folder):
             name = prefix + entry.name
@@ -91,11 +95,7 @@ def walk(root: Path) -> tuple[list[Entry], LeftOut]:
             elif entry.is_symlink() and _is_folder(entry):
                 links.append((name, entry.path))
             elif _is_folder(entry):
-                if (identity := _identity(entry.path)) in visited:  # below a link that leads to a folder above
-                    left_out.links.append(f"{name} (already included)")
-                    continue
-                visited.add(identity)
-                pending.append((name + "/", entry.path))
+                enter(name, entry.path)
             elif item := _file(entry, name, left_out):
                 entries.append(item)
         links.sort()

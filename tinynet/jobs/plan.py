@@ -93,11 +93,10 @@ def open_data(data: str | None, cache: str | None, plan: Plan) -> "Packed":
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
 
-    if data is None and not Path(plan.data).exists():
-        if not os.environ.get("TINYNET_DATA"):
-            raise InputError(f"{plan.data}: the data of this run is not there any more; name it with --data")
-        return open_packed(find_data(None), cache or plan.cache)
-    return open_packed(find_data(data or plan.data), cache or plan.cache)
+    place = data or (plan.data if Path(plan.data).exists() else None)
+    if place is None and not os.environ.get("TINYNET_DATA"):
+        raise InputError(f"{plan.data}: the data of this run is not there any more; name it with --data")
+    return open_packed(find_data(place), cache or plan.cache)
 
 
 def split_of(plan: Plan, packed: "Packed") -> "Split":

@@ -202,6 +202,11 @@ def _refuse_lost_recipe(folder: StageFolder) -> None:
                          f"file, or move {folder.path} away")
 
 
+def _start_over(folder: StageFolder) -> str:
+    """The way out where a stage cannot be resumed."""
+    return f"start the stage over: {cli.typed('tinynet.train', '--resume', folder.run, '--restart')}"
+
+
 def _last_state(job: _Job) -> dict[str, Any]:
     """What the last checkpoint of a stage holds, its other files looked at.
 
@@ -209,7 +214,7 @@ def _last_state(job: _Job) -> dict[str, Any]:
     Raises `InputError` where a file is missing or is not what it must be, before anything is written.
     """
     folder, wnids = job.folder, job.packed.wnids
-    again = f"start the stage over: {cli.typed('tinynet.train', '--resume', folder.run, '--restart')}"
+    again = _start_over(folder)
     if not folder.last.is_file():
         raise InputError(f"{folder.last}: is missing, so {folder.stage} cannot be resumed; restore the file, or "
                          f"{again}")
@@ -274,10 +279,9 @@ def _continue(training: Training, state: dict[str, Any], folder: StageFolder) ->
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, RuntimeError) and out_of_memory(error):
             raise
-        again = cli.typed("tinynet.train", "--resume", folder.run, "--restart")
         raise InputError(f"{folder.last}: does not belong to {folder.stage} of this run "
-                         f"({' '.join(str(error).split())[:100]}); restore the right file, or start the stage over: "
-                         f"{again}") from None
+                         f"({' '.join(str(error).split())[:100]}); restore the right file, or "
+                         f"{_start_over(folder)}") from None
 
 
 def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Classifier:

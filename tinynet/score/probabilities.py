@@ -1,6 +1,5 @@
 """A network, batches and views become log-probabilities of every view: only probabilities leave a model."""
 
-import errno
 import json
 import zipfile
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from tinynet.data.batches import Batch
 from tinynet.device import InParts
 from tinynet.errors import InputError
-from tinynet.files import whole_file
+from tinynet.files import no_pipe, whole_file
 from tinynet.score.merges import Merge
 from tinynet.score.views import View, same
 
@@ -64,9 +63,7 @@ class Probabilities:
     def load(cls, path: Path) -> "Probabilities":
         """Read what `save` wrote; raises `InputError` where the file is another one, or holds no probabilities."""
         try:
-            if not path.is_file():  # a pipe would be waited for
-                raise FileNotFoundError(errno.ENOENT, "no such file")
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(no_pipe(path), allow_pickle=False) as stored:
                 _refuse_bomb(stored.zip)
                 read = cls(tuple(stored["views"].tolist()), stored["log_probabilities"], stored["rows"],
                            stored["labels"] if "labels" in stored else None, tuple(stored["wnids"].tolist()),
