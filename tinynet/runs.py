@@ -160,9 +160,10 @@ def _refuse_unfinished(run: Path, stages: Iterable[str]) -> None:
     """Raise `InputError` with what to do where stages of a run were begun, and none of them is finished."""
     folders = [folder for folder in (StageFolder(run, stage) for stage in stages) if folder.started]
     if folders and not any(folder.finished for folder in folders):
-        what = f"{folders[-1].best} is missing; restore it" if (folders[-1].path / "scores.jsonl").is_file() else \
-            f"{folders[-1].path} is not finished"
-        raise InputError(f"{what}, or continue with: {typed('tinynet.train', '--resume', run)}")
+        resume = typed("tinynet.train", "--resume", run)
+        if (folders[-1].path / "scores.jsonl").is_file():
+            raise InputError(f"{folders[-1].best} is missing; restore it, or start the stage over: {resume} --restart")
+        raise InputError(f"{folders[-1].path} is not finished; continue with: {resume}")
 
 
 def started(run: Path) -> list[StageFolder]:

@@ -36,8 +36,8 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
         level = [folder for above in level for folder in _folders(above)][:_MOST]
     if packed := _packed_otherwise(path):
         return _one_of(packed, path)
-    raise InputError(f"{path}: contains no Tiny ImageNet (looked {depth} folders deep for a zip, a tar, train/ and "
-                     "val/, or parquet files); name the archive or its folder with --data")
+    raise InputError(f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {depth} folders deep for "
+                     f"{DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the archive or its folder with --data")
 
 
 def home(path: str | Path) -> Path:
