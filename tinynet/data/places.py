@@ -37,7 +37,8 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
     if packed := _packed_otherwise(path):
         return _one_of(packed, path)
     raise InputError(f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {depth} folders deep for "
-                     f"{DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the archive or its folder with --data")
+                     f"{DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the archive or its "
+                     "folder with --data")
 
 
 def home(path: str | Path) -> Path:
