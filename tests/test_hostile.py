@@ -208,8 +208,9 @@ def test_the_judge_notices(deed, room):
         (place.inputs / "x.txt").write_text("x")
 
     case = Case("deeds", deed, "hostile_command", (deed,), make, right.refused("in/x.txt"))
-    resident = int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
-    limits = Limits(seconds=2, memory=resident + (400 << 20))
+    # What a child has from this process depends on the tests before; what it takes comes on top.
+    idle = Case("deeds", f"{deed}-idle", "hostile_command", ("refuses",), make, case.right)
+    limits = Limits(seconds=2, memory=sandbox.run(idle, room, SEED, Limits()).memory + (400 << 20))
     outcome, reason = judge(case, sandbox.run(case, room, SEED, limits), limits)
     assert outcome == DEEDS[deed][1], reason
 
