@@ -1,10 +1,11 @@
 """tinynet beside its peers on the same pictures, in one process, in turn (A B A B ...).
 
-    python -m benchmarks --what data base finetune evaluate tta whole --data data/tiny-imagenet-200.zip
+    python -m benchmarks --what data base evaluate whole --data data/tiny-imagenet-200.zip
     python -m benchmarks --what finetune --peers "as written" --images 128
 
-Peers: the published loop as written, the same at its best flags, timm's loader and step, and ttach for views; see
-`benchmarks/peers.py`. What needs hours at a peer's rate is computed from the rate, and marked so.
+Peers: the published loop as written, the same at its best flags, timm's loader and step, and ttach
+for views; see `benchmarks/peers.py`. What needs hours at a peer's rate is computed from the rate,
+and marked so.
 """
 
 import functools
@@ -50,7 +51,8 @@ class Bench:
 
     def __init__(self, asked: Any, room: Path):
         self.asked, self.room = asked, room
-        self.count = -(-asked.images // ours.BATCH) * ours.BATCH  # whole batches: timm's loader drops the rest
+        # whole batches: timm's loader drops the rest
+        self.count = -(-asked.images // ours.BATCH) * ours.BATCH
         self.device = choose_device(asked.device, asked.precision)
         # In the floats that peers run in too, and as tinynet runs by itself; often the same.
         floats = replace(self.device, int8=False)
@@ -67,8 +69,11 @@ class Bench:
     def peers(self, part: str) -> dict[str, Peer]:
         rows = ours.spread(len(self.packed.part(part)), self.count)
         folder = unpack(self.source, part, rows, self.room)
-        return {kind: Peer(kind, folder, self.backbone(), self.classes, self.device) for kind in self.asked.peers
-                if self.compiles or "compiled" not in kind}
+        return {
+            kind: Peer(kind, folder, self.backbone(), self.classes, self.device)
+            for kind in self.asked.peers
+            if self.compiles or "compiled" not in kind
+        }
 
     @functools.cached_property
     def compiles(self) -> bool:
@@ -86,7 +91,9 @@ class Bench:
         made.backbone = ours.frozen_backbone(self.frozen, self.packed, SIZE, device)
         return made
 
-    def rates(self, jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int | None = None) -> dict[str, Any]:
+    def rates(
+        self, jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int | None = None
+    ) -> dict[str, Any]:
         return in_turn(jobs, counts or self.count, self.device, self.asked.repeats)
 
 
@@ -109,9 +116,14 @@ def base(bench: Bench) -> dict[str, Any]:
     jobs = {kind: peer.train(all_of_it=False) for kind, peer in peers.items()}
     many = 10 * bench.count
     counts = dict.fromkeys(jobs, bench.count) | {
-        "tinynet, frozen forward alone": many, "tinynet, extraction": 4 * many,
-        "tinynet, extraction of a quarter": many, "tinynet, head": many}
-    jobs["tinynet, frozen forward alone"] = ours.frozen_forward(bench.frozen, bench.packed, SIZE, bench.device, many)
+        "tinynet, frozen forward alone": many,
+        "tinynet, extraction": 4 * many,
+        "tinynet, extraction of a quarter": many,
+        "tinynet, head": many,
+    }
+    jobs["tinynet, frozen forward alone"] = ours.frozen_forward(
+        bench.frozen, bench.packed, SIZE, bench.device, many
+    )
     for name in ("tinynet, extraction", "tinynet, extraction of a quarter"):
         jobs[name] = ours.extraction(bench.frozen, bench.packed, stage, bench.device, counts[name])
     jobs["tinynet, head"] = ours.head_epoch(head, bench.packed, stage, bench.device, many)
@@ -120,39 +132,59 @@ def base(bench: Bench) -> dict[str, Any]:
     warm = stage.epochs * ALL / rates["tinynet, head"]["median"]
     first = warm + extraction["seconds once"] + views * ALL / extraction["pictures/s after that"]
     takes = {kind: REFERENCE.base.epochs * ALL / rates[kind]["median"] for kind in peers}
-    return {"rates": rates, "extraction": extraction,
-            "seconds of the whole stage, from the rates": {**takes, "tinynet, first run": first, "tinynet, warm": warm},
-            "times faster, first run": {kind: taken / first for kind, taken in takes.items()},
-            "times faster, warm": {kind: taken / warm for kind, taken in takes.items()}}
+    return {
+        "rates": rates,
+        "extraction": extraction,
+        "seconds of the whole stage, from the rates": {
+            **takes,
+            "tinynet, first run": first,
+            "tinynet, warm": warm,
+        },
+        "times faster, first run": {kind: taken / first for kind, taken in takes.items()},
+        "times faster, warm": {kind: taken / warm for kind, taken in takes.items()},
+    }
 
 
 def _fixed_cost(rates: dict[str, Any], counts: dict[str, int]) -> dict[str, float]:
-    """What extraction does once, such as measuring ranges for integers, apart from what it does for every picture.
+    """What extraction does once, such as measuring ranges for integers, apart from what it does for
+    every picture.
 
     Each the median of the turns, as ratios are.
     """
-    names = ("tinynet, extraction", "tinynet, extraction of a quarter", "tinynet, frozen forward alone")
+    names = (
+        "tinynet, extraction",
+        "tinynet, extraction of a quarter",
+        "tinynet, frozen forward alone",
+    )
     found = []
     for whole, quarter, bare in zip(*(rates[name]["turns"] for name in names), strict=True):
         seconds = counts[names[0]] / whole
         rate = (counts[names[0]] - counts[names[1]]) / (seconds - counts[names[1]] / quarter)
         found.append((seconds - counts[names[0]] / rate, rate, rate / bare))
     once, rate, share = (statistics.median(values) for values in zip(*found, strict=True))
-    return {"seconds once": once, "pictures/s after that": rate, "share of the frozen forward": share}
+    return {
+        "seconds once": once,
+        "pictures/s after that": rate,
+        "share of the frozen forward": share,
+    }
 
 
 def finetune(bench: Bench) -> dict[str, Any]:
-    """All of the network learns; the reference network is the peers', the tuned one has a smaller head."""
+    """All of the network learns; the reference network is the peers', the tuned one has a smaller
+    head.
+    """
     jobs = {kind: peer.train(all_of_it=True) for kind, peer in bench.peers("train").items()}
     for recipe in (REFERENCE, TUNED):
         made = ours.classifier(bench.backbone(), recipe.network, bench.classes)
-        jobs[f"tinynet, {recipe.name}"] = ours.train_step(made, bench.packed, recipe.finetune, bench.device,
-                                                          bench.count)
+        jobs[f"tinynet, {recipe.name}"] = ours.train_step(
+            made, bench.packed, recipe.finetune, bench.device, bench.count
+        )
     compiled = [("compiled", replace(bench.device, compiled=True), False)] if bench.compiles else []
     for name, device, resident in (*compiled, ("one resident batch", bench.device, True)):
         made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
-        jobs[f"tinynet, tuned, {name}"] = ours.train_step(made, bench.packed, TUNED.finetune, device, bench.count,
-                                                          resident)
+        jobs[f"tinynet, tuned, {name}"] = ours.train_step(
+            made, bench.packed, TUNED.finetune, device, bench.count, resident
+        )
     return {"rates": bench.rates(jobs)}
 
 
@@ -160,46 +192,83 @@ def evaluate(bench: Bench) -> dict[str, Any]:
     """One view of val."""
     jobs = {kind: peer.evaluate for kind, peer in bench.peers("val").items()}
     for name, device in bench.devices.items():
-        jobs[f"tinynet, {name}"] = ours.one_view(bench.network(device), bench.packed, device, bench.count)
+        jobs[f"tinynet, {name}"] = ours.one_view(
+            bench.network(device), bench.packed, device, bench.count
+        )
     return {"rates": bench.rates(jobs)}
 
 
 def tta(bench: Bench) -> dict[str, Any]:
-    """Ten-crop of val beside ttach, both in the same floats, then tinynet in integers; that they agree is measured."""
+    """Ten-crop of val beside ttach, both in the same floats, then tinynet in integers; that they
+    agree is measured.
+    """
     said: dict[str, torch.Tensor] = {}
 
     def keeping(name: str, work: Callable[[], torch.Tensor]) -> Callable[[], None]:
         return lambda: said.__setitem__(name, work())
 
-    works = {f"ttach, {name}": (ours.ten_crop_of_ttach, device) for name, device in bench.devices.items()
-             if not device.int8}
+    works = {
+        f"ttach, {name}": (ours.ten_crop_of_ttach, device)
+        for name, device in bench.devices.items()
+        if not device.int8
+    }
     works |= {f"tinynet, {name}": (ours.ten_crop, device) for name, device in bench.devices.items()}
-    jobs = {name: keeping(name, work(bench.network(device), bench.packed, SIZE, device, bench.count))
-            for name, (work, device) in works.items()}
+    jobs = {
+        name: keeping(name, work(bench.network(device), bench.packed, SIZE, device, bench.count))
+        for name, (work, device) in works.items()
+    }
     rates = bench.rates(jobs)
-    return {"rates": rates, "greatest difference of a probability to ttach's": {
-        name: (found - next(iter(said.values()))).abs().max().item() for name, found in said.items()}}
+    return {
+        "rates": rates,
+        "greatest difference of a probability to ttach's": {
+            name: (found - next(iter(said.values()))).abs().max().item()
+            for name, found in said.items()
+        },
+    }
 
 
 def whole(bench: Bench) -> dict[str, Any]:
-    """From the zip, with nothing kept, to a head that has learnt: one view, four epochs; 1 %, 10 % and all pictures.
+    """From the zip, with nothing kept, to a head that has learnt: one view, four epochs; 1 %, 10 %
+    and all pictures.
 
-    What the published system reaches takes peers all of its epochs, whose time is computed from their rates.
+    What the published system reaches takes peers all of its epochs, whose time is computed from
+    their rates.
     """
     peers = bench.peers("train")
-    jobs = {f"{kind}, {stage}": peer.train(all_of_it=stage == "finetune") for kind, peer in peers.items()
-            for stage in ("base", "finetune")}
+    jobs = {
+        f"{kind}, {stage}": peer.train(all_of_it=stage == "finetune")
+        for kind, peer in peers.items()
+        for stage in ("base", "finetune")
+    }
     rates = bench.rates(jobs)
-    rows = [ours.from_the_zip(bench.source, bench.asked.weights or WEIGHTS, each, bench.device)
-            for each in (5, 50, None)]
+    rows = [
+        ours.from_the_zip(bench.source, bench.asked.weights or WEIGHTS, each, bench.device)
+        for each in (5, 50, None)
+    ]
     reached, seconds = rows[-1]["holdout"], rows[-1]["packing"] + rows[-1]["rest"]
     targets = {}
     for share, stages in PUBLISHED.items():
-        takes = {kind: sum(REFERENCE.stage(stage).epochs * ALL / rates[f"{kind}, {stage}"]["median"]
-                           for stage in stages) for kind in peers}
-        targets[f"{share:.2%}"] = {"tinynet": seconds, "peers, computed from their rates": takes, "times faster": {
-            kind: taken / seconds for kind, taken in takes.items()}} if reached >= share else "not reached"
-    return {"rates": rates, "runs": rows, "seconds from the zip to a share of the hold-out": targets}
+        takes = {
+            kind: sum(
+                REFERENCE.stage(stage).epochs * ALL / rates[f"{kind}, {stage}"]["median"]
+                for stage in stages
+            )
+            for kind in peers
+        }
+        targets[f"{share:.2%}"] = (
+            {
+                "tinynet": seconds,
+                "peers, computed from their rates": takes,
+                "times faster": {kind: taken / seconds for kind, taken in takes.items()},
+            }
+            if reached >= share
+            else "not reached"
+        )
+    return {
+        "rates": rates,
+        "runs": rows,
+        "seconds from the zip to a share of the hold-out": targets,
+    }
 
 
 def sizes(bench: Bench) -> dict[str, Any]:
@@ -207,31 +276,49 @@ def sizes(bench: Bench) -> dict[str, Any]:
     jobs, counts = {}, {}
     for size in SIZES:
         name = f"frozen forward, {size} px"
-        counts[name] = max(2 * fitting(size, bench.device.device), 4 * bench.count * SIZE**2 // size**2)
-        jobs[name] = ours.frozen_forward(bench.frozen, bench.packed, size, bench.device, counts[name])
+        counts[name] = max(
+            2 * fitting(size, bench.device.device), 4 * bench.count * SIZE**2 // size**2
+        )
+        jobs[name] = ours.frozen_forward(
+            bench.frozen, bench.packed, size, bench.device, counts[name]
+        )
         made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
         name = f"finetune, {size} px"
         counts[name] = ours.BATCH
-        jobs[name] = ours.train_step(made, bench.packed, replace(TUNED.finetune, size=size), bench.device, ours.BATCH)
+        jobs[name] = ours.train_step(
+            made, bench.packed, replace(TUNED.finetune, size=size), bench.device, ours.BATCH
+        )
     return {"rates": bench.rates(jobs, counts)}
 
 
 def start(bench: Bench) -> dict[str, Any]:
-    """Seconds of `--help`, the median of five, and from packed data to the first batch, imports left out."""
-    program = ("import sys, time; from tinynet.data.packed import open_packed; "
-               "from tinynet.data.batches import batches; started = time.perf_counter(); "
-               "next(batches(open_packed(sys.argv[1], sys.argv[2] or None).train)); "
-               "print(time.perf_counter() - started)")
+    """Seconds of `--help`, the median of five, and from packed data to the first batch, imports
+    left out.
+    """
+    program = (
+        "import sys, time; from tinynet.data.packed import open_packed; "
+        "from tinynet.data.batches import batches; started = time.perf_counter(); "
+        "next(batches(open_packed(sys.argv[1], sys.argv[2] or None).train)); "
+        "print(time.perf_counter() - started)"
+    )
     given = [sys.executable, "-c", program, str(bench.source), bench.asked.cache or ""]
-    return {"rates": {}, "seconds from packed data to the first batch": float(
-        subprocess.run(given, check=True, capture_output=True).stdout),
-        "seconds of --help": {command: statistics.median(_help_seconds(command) for _ in range(5))
-                              for command in COMMANDS}}
+    return {
+        "rates": {},
+        "seconds from packed data to the first batch": float(
+            subprocess.run(given, check=True, capture_output=True).stdout
+        ),
+        "seconds of --help": {
+            command: statistics.median(_help_seconds(command) for _ in range(5))
+            for command in COMMANDS
+        },
+    }
 
 
 def _help_seconds(command: str) -> float:
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", f"tinynet.{command}", "--help"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", f"tinynet.{command}", "--help"], check=True, capture_output=True
+    )
     return time.perf_counter() - started
 
 
@@ -243,39 +330,70 @@ _PASSES = {"base": 1, "finetune": 3, "evaluate": 1, "tta": 10}
 def main() -> None:
     """The command."""
     parser = cli.Parser("benchmarks", __doc__)
-    parser.add_argument("--what", nargs="+", choices=tuple(WHAT), default=list(WHAT), help="default: all of it")
-    parser.add_argument("--images", type=cli.positive, default=320, metavar="N",
-                        help="pictures that a job does in a turn (default: 320)")
-    parser.add_argument("--repeats", type=cli.positive, default=3, metavar="N", help="turns (default: 3)")
-    parser.add_argument("--peers", nargs="*", choices=KINDS, default=list(KINDS), help="default: all of them")
+    parser.add_argument(
+        "--what", nargs="+", choices=tuple(WHAT), default=list(WHAT), help="default: all of it"
+    )
+    parser.add_argument(
+        "--images",
+        type=cli.positive,
+        default=320,
+        metavar="N",
+        help="pictures that a job does in a turn (default: 320)",
+    )
+    parser.add_argument(
+        "--repeats", type=cli.positive, default=3, metavar="N", help="turns (default: 3)"
+    )
+    parser.add_argument(
+        "--peers", nargs="*", choices=KINDS, default=list(KINDS), help="default: all of them"
+    )
     cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
     asked = parser.parse_args()
     for name, needed in (("timm", "timm" in asked.peers), ("ttach", "tta" in asked.what)):
         if needed and importlib.util.find_spec(name) is None:
-            raise InputError(f'{name} is not installed, which tinynet is compared with; pip install -e ".[bench]"')
+            raise InputError(
+                f"{name} is not installed, which tinynet is compared with; pip install -e "
+                '".[bench]"'
+            )
     with tempfile.TemporaryDirectory() as room:
         bench = Bench(asked, Path(room))
         one = bench.frozen.backbone.to(bench.device.device)
         cost = flop(one, torch.zeros(1, 3, SIZE, SIZE, device=bench.device.device), ["pool5"])
-        dtypes = {torch.float32, bench.device.dtype} | ({torch.int8} if bench.device.int8 else set())
+        dtypes = {torch.float32, bench.device.dtype} | (
+            {torch.int8} if bench.device.int8 else set()
+        )
         best = {dtype: ceiling(bench.device, dtype) for dtype in dtypes}
         for what in asked.what:
             cli.say(f"{what}: {WHAT[what].__doc__}")
             found = WHAT[what](bench)
-            _share(found["rates"], cost * _PASSES.get(what, 0), best, what == "base" and bench.device.int8)
+            _share(
+                found["rates"],
+                cost * _PASSES.get(what, 0),
+                best,
+                what == "base" and bench.device.int8,
+            )
             sides = "" if what == "sizes" else f" at {SIZE} px"
-            result = {"what": f"{what}: pictures/s{sides}, batch {ours.BATCH}, in turn; {WHAT[what].__doc__}",
-                      "machine": facts(bench.device), "images": bench.count, "repeats": asked.repeats,
-                      "FLOP of a forward pass": cost,
-                      "FLOP/s of the fastest matrix product": {str(dtype): rate for dtype, rate in best.items()},
-                      **found}
+            result = {
+                "what": f"{what}: pictures/s{sides}, batch {ours.BATCH}, in turn; "
+                f"{WHAT[what].__doc__}",
+                "machine": facts(bench.device),
+                "images": bench.count,
+                "repeats": asked.repeats,
+                "FLOP of a forward pass": cost,
+                "FLOP/s of the fastest matrix product": {
+                    str(dtype): rate for dtype, rate in best.items()
+                },
+                **found,
+            }
             out = Path(asked.out or "benchmarks/results") / f"{what}.json"
             write_json(out, result)
             print(_table(result), f"-> {out}\n", sep="\n")
 
 
-def _share(rates: dict[str, Any], cost: int, best: dict[torch.dtype, float], integers: bool) -> None:
-    """Put FLOP/s beside the rates that come from the network, and their share of the ceiling, of integers or floats.
+def _share(
+    rates: dict[str, Any], cost: int, best: dict[torch.dtype, float], integers: bool
+) -> None:
+    """Put FLOP/s beside the rates that come from the network, and their share of the ceiling, of
+    integers or floats.
 
     `integers`: whether tinynet's are in integers where their names do not say so.
     """
@@ -288,13 +406,32 @@ def _share(rates: dict[str, Any], cost: int, best: dict[torch.dtype, float], int
 
 
 def _table(result: dict[str, Any]) -> str:
-    head = ["", "pictures/s", "range", "GFLOP/s", "of the ceiling", "memory taken, GB", "to the first"]
-    lines = [[name, f"{r['median']:.1f}", f"{r['low']:.1f} .. {r['high']:.1f}",
-              f"{r['flops'] / 1e9:.0f}" if "flops" in r else "", f"{r['share']:.0%}" if "share" in r else "",
-              f"{r['memory']:.2f}", f"{r['ratio']:.2f}"]
-             for name, r in result["rates"].items()]
-    rest = [f"{name}: {value}" for name, value in result.items()
-            if name not in ("rates", "what", "images", "repeats", "FLOP of a forward pass")]
+    head = [
+        "",
+        "pictures/s",
+        "range",
+        "GFLOP/s",
+        "of the ceiling",
+        "memory taken, GB",
+        "to the first",
+    ]
+    lines = [
+        [
+            name,
+            f"{r['median']:.1f}",
+            f"{r['low']:.1f} .. {r['high']:.1f}",
+            f"{r['flops'] / 1e9:.0f}" if "flops" in r else "",
+            f"{r['share']:.0%}" if "share" in r else "",
+            f"{r['memory']:.2f}",
+            f"{r['ratio']:.2f}",
+        ]
+        for name, r in result["rates"].items()
+    ]
+    rest = [
+        f"{name}: {value}"
+        for name, value in result.items()
+        if name not in ("rates", "what", "images", "repeats", "FLOP of a forward pass")
+    ]
     return "\n".join(([columns([head, *lines])] if lines else []) + rest)
 
 

@@ -1,16 +1,18 @@
 """Whether anything is lost when a process is ended at any moment.
 
     python -m benchmarks.faults --kills 200 --out results.json
-    python -m benchmarks.faults --short      one kill for each moment and signal, as many as there is a minute for
+    python -m benchmarks.faults --short    one kill for each moment and signal
     python -m benchmarks.faults --moments pack --signals SIGKILL --kills 10 --parts
 
-Commands of tinynet run in small on drawn images: a thin network, frequent saving. They are ended by signals at random
-moments, half of them just before a change to a file, and run again, by the line that they printed to go on with if they
-did. What they leave in the end is compared with an undisturbed run: bits of weights, features, probabilities and packed
-images, rows of log and scores without times and rates, pages; no temporary file, lock or process may be left. Parts:
-a full disk, failing workers, two processes at once, signals to the group, a second signal.
+Commands of tinynet run in small on drawn images: a thin network, frequent saving. They are ended by
+signals at random moments, half of them just before a change to a file, and run again, by the line
+that they printed to go on with if they did. What they leave in the end is compared with an
+undisturbed run: bits of weights, features, probabilities and packed images, rows of log and scores
+without times and rates, pages; no temporary file, lock or process may be left. Parts: a full disk,
+failing workers, two processes at once, signals to the group, a second signal.
 
-Forks of a process that has imported torch stand for most processes; every tenth is started by `python -m`. Needs Linux.
+Forks of a process that has imported torch stand for most processes; every tenth is started by
+`python -m`. Needs Linux.
 """
 
 import json
@@ -46,9 +48,11 @@ _DRAWS = 3  # trials of a part at a moment
 _SHORT = ("full disk", "worker killed", "SIGTERM group")  # parts of --short
 _SHORT_SECONDS = 50.0  # after which --short begins nothing more
 
+
 @dataclass
 class Book:
-    """The trials so far, by moment and kind; a room is kept for every kind of fault, others are removed.
+    """The trials so far, by moment and kind; a room is kept for every kind of fault, others are
+    removed.
 
     `end`: the time after which no trial begins.
     """
@@ -79,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     """The command; exits with status 1 where anything differs."""
     flags = _parser().parse_args(argv)
     if not Path("/proc/self/stat").is_file():
-        raise InputError("benchmarks.faults: needs Linux, whose /proc says which processes are left")
+        raise InputError(
+            "benchmarks.faults: needs Linux, whose /proc says which processes are left"
+        )
     # A job in the background of a shell ignores SIGINT, and what it starts would ignore it too.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -97,12 +103,18 @@ def main(argv: list[str] | None = None) -> None:
     result = _result(scene, flags, trials, time.monotonic() - started)
     if flags.out:
         # The room is gone with this run, and its path is of this machine.
-        write_json(flags.out, json.loads(json.dumps(result).replace(json.dumps(str(root))[1:-1], "ROOM")))
+        write_json(
+            flags.out, json.loads(json.dumps(result).replace(json.dumps(str(root))[1:-1], "ROOM"))
+        )
     print(_table(result["rows"]), "", _table(result["parts"]), sep="\n")
     if not result["kills"]:
         raise InputError(f"no process was ended, so nothing is shown; see {root}")
     if result["faults"]:
-        print(_faults(result["faults"]), f"\n{len(result['faults'])} kinds of faults; evidence in {root}", sep="\n")
+        print(
+            _faults(result["faults"]),
+            f"\n{len(result['faults'])} kinds of faults; evidence in {root}",
+            sep="\n",
+        )
         sys.stdout.flush()
         raise SystemExit(1)
     shutil.rmtree(root)
@@ -110,19 +122,46 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser("benchmarks.faults", __doc__)
-    parser.add_argument("--kills", type=cli.positive, metavar="N", help="how often a process is ended (default: 200)")
-    parser.add_argument("--short", action="store_true",
-                        help=f"about a minute: a kill for each moment and signal; {', '.join(_SHORT)} at one moment "
-                             "each; what there is no time for is left out")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all moments (default: 0)")
-    parser.add_argument("--moments", nargs="+", choices=tuple(MOMENTS), default=list(MOMENTS), help="default: all")
-    parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=list(SIGNALS), help="default: all")
-    parser.add_argument("--parts", nargs="*", choices=tuple(PARTS), default=list(PARTS),
-                        help="what else is tried, at the moments that are named (default: all of it)")
-    parser.add_argument("--jobs", type=cli.positive, default=2, metavar="N", help="chains at once (default: 2)")
-    parser.add_argument("--keep", metavar="DIR", help="a new folder for evidence (default: a temporary one)")
-    parser.add_argument("--also", metavar="FILE", help="a Python file that every ended process runs first, to break "
-                                                       "something and see that it is reported")
+    parser.add_argument(
+        "--kills",
+        type=cli.positive,
+        metavar="N",
+        help="how often a process is ended (default: 200)",
+    )
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help=f"about a minute: a kill for each moment and signal; {', '.join(_SHORT)} at one "
+        "moment each; what there is no time for is left out",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all moments (default: 0)"
+    )
+    parser.add_argument(
+        "--moments", nargs="+", choices=tuple(MOMENTS), default=list(MOMENTS), help="default: all"
+    )
+    parser.add_argument(
+        "--signals", nargs="+", choices=SIGNALS, default=list(SIGNALS), help="default: all"
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        choices=tuple(PARTS),
+        default=list(PARTS),
+        help="what else is tried, at the moments that are named (default: all of it)",
+    )
+    parser.add_argument(
+        "--jobs", type=cli.positive, default=2, metavar="N", help="chains at once (default: 2)"
+    )
+    parser.add_argument(
+        "--keep", metavar="DIR", help="a new folder for evidence (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--also",
+        metavar="FILE",
+        help="a Python file that every ended process runs first, to break "
+        "something and see that it is reported",
+    )
     parser.add_argument("--out", metavar="FILE", help="write the result as JSON")
     return parser
 
@@ -130,19 +169,33 @@ def _parser() -> cli.Parser:
 def _try(scene: Scene, flags: Any) -> dict[tuple[str, str], list[Trial]]:
     """Everything that the flags name, `--jobs` at once; the trials by moment and kind."""
     cells = [(moment, kind) for moment in flags.moments for kind in flags.signals]
-    parts = [(part, moment) for part in flags.parts for moment in PARTS[part][1] if moment in flags.moments]
+    parts = [
+        (part, moment)
+        for part in flags.parts
+        for moment in PARTS[part][1]
+        if moment in flags.moments
+    ]
     order = random.Random(flags.seed)
     order.shuffle(cells)
     if flags.short:
-        parts = [(part, order.choice(moments)) for part in _SHORT
-                 if (moments := [moment for other, moment in parts if other == part])]
+        parts = [
+            (part, order.choice(moments))
+            for part in _SHORT
+            if (moments := [moment for other, moment in parts if other == part])
+        ]
     kills, draws = flags.kills or (len(cells) if flags.short else 200), 1 if flags.short else _DRAWS
-    with cli.progress(total=kills + draws * len(parts), label="ending processes", unit="kills") as bar, \
-            ThreadPoolExecutor(flags.jobs) as pool:
+    with (
+        cli.progress(
+            total=kills + draws * len(parts), label="ending processes", unit="kills"
+        ) as bar,
+        ThreadPoolExecutor(flags.jobs) as pool,
+    ):
         book = Book(bar, time.monotonic() + (_SHORT_SECONDS if flags.short else float("inf")))
         work = [pool.submit(_part, scene, book, part, flags.seed, draws) for part in parts]
-        work += [pool.submit(_cell, scene, book, cell, flags.seed, len(range(number, kills, len(cells))))
-                 for number, cell in enumerate(cells)]
+        work += [
+            pool.submit(_cell, scene, book, cell, flags.seed, len(range(number, kills, len(cells))))
+            for number, cell in enumerate(cells)
+        ]
         try:
             for job in work:
                 job.result()
@@ -152,7 +205,10 @@ def _try(scene: Scene, flags: Any) -> dict[tuple[str, str], list[Trial]]:
             raise
     struck = sum(trial.kills for cell in cells for trial in book.trials[cell])
     if struck < kills:
-        cli.say(f"{struck} of {kills} kills: for the rest there was no time, or the commands ended before they came")
+        cli.say(
+            f"{struck} of {kills} kills: for the rest there was no time, or the commands ended "
+            "before they came"
+        )
     return book.trials
 
 
@@ -163,7 +219,9 @@ def _cell(scene: Scene, book: Book, cell: tuple[str, str], seed: int, kills: int
     while kills > 0 and number < most and not book.closed:
         key = f"{seed}, {number}"
         length = min(kills, random.Random(f"{key}: {name}, {kind}, length").randint(1, _LONGEST))
-        trial = chain(scene, MOMENTS[name], kind, draw_blows(scene, MOMENTS[name], kind, key, length))
+        trial = chain(
+            scene, MOMENTS[name], kind, draw_blows(scene, MOMENTS[name], kind, key, length)
+        )
         kills, number = kills - trial.kills, number + 1
         book.add(trial, trial.kills)
 
@@ -176,29 +234,78 @@ def _part(scene: Scene, book: Book, part: tuple[str, str], seed: int, draws: int
             book.add(PARTS[name][0](scene, MOMENTS[moment], f"{seed}, {number}"), 1)
 
 
-def _result(scene: Scene, flags: Any, trials: dict[tuple[str, str], list[Trial]], seconds: float) -> dict[str, Any]:
-    """Everything as plain values: a row a moment and signal, a row a part and moment, faults by kind."""
-    rows = [{"moment": moment, "signal": kind, "kills": sum(trial.kills for trial in trials[moment, kind]),
-             "as if undisturbed": sum(trial.kills for trial in trials[moment, kind] if not trial.faults),
-             "chains": len(trials[moment, kind]),
-             "chains with faults": sum(bool(trial.faults) for trial in trials[moment, kind])}
-            for moment in flags.moments for kind in flags.signals]
-    parts = [{"part": part, "moment": moment, "trials": len(trials[moment, part]),
-              "as if undisturbed": sum(not trial.faults and not trial.note.startswith("skipped")
-                                       for trial in trials[moment, part]),
-              "note": next((trial.note for trial in trials[moment, part] if trial.note.startswith("skipped")), "")}
-             for part in flags.parts for moment in PARTS[part][1] if (moment, part) in trials]
+def _result(
+    scene: Scene, flags: Any, trials: dict[tuple[str, str], list[Trial]], seconds: float
+) -> dict[str, Any]:
+    """Everything as plain values: a row a moment and signal, a row a part and moment, faults by
+    kind.
+    """
+    rows = [
+        {
+            "moment": moment,
+            "signal": kind,
+            "kills": sum(trial.kills for trial in trials[moment, kind]),
+            "as if undisturbed": sum(
+                trial.kills for trial in trials[moment, kind] if not trial.faults
+            ),
+            "chains": len(trials[moment, kind]),
+            "chains with faults": sum(bool(trial.faults) for trial in trials[moment, kind]),
+        }
+        for moment in flags.moments
+        for kind in flags.signals
+    ]
+    parts = [
+        {
+            "part": part,
+            "moment": moment,
+            "trials": len(trials[moment, part]),
+            "as if undisturbed": sum(
+                not trial.faults and not trial.note.startswith("skipped")
+                for trial in trials[moment, part]
+            ),
+            "note": next(
+                (trial.note for trial in trials[moment, part] if trial.note.startswith("skipped")),
+                "",
+            ),
+        }
+        for part in flags.parts
+        for moment in PARTS[part][1]
+        if (moment, part) in trials
+    ]
     everything = [trial for some in trials.values() for trial in some]
-    undisturbed = {name: {"seconds": one.ending.seconds, "changes": len(one.ending.traced)}
-                   for name, one in scene.undisturbed.items()}
-    return {"what": "commands of tinynet ended at random moments, gone on with, and compared with undisturbed ones",
-            "machine": facts(choose_device("cpu", "float32")), "seed": flags.seed, "seconds": seconds,
-            "kills": sum(row["kills"] for row in rows), "undisturbed": undisturbed, "rows": rows, "parts": parts,
-            "kills of what is no fork": sum(bool(ending.struck) for trial in everything if trial.kind in SIGNALS
-                                            for ending in trial.endings if ending.real),
-            "faults": _by_kind(everything),
-            "trials": [{"moment": trial.moment, "kind": trial.kind, "lines": trial.lines, "faults": trial.faults,
-                        "note": trial.note} for trial in everything]}
+    undisturbed = {
+        name: {"seconds": one.ending.seconds, "changes": len(one.ending.traced)}
+        for name, one in scene.undisturbed.items()
+    }
+    return {
+        "what": "commands of tinynet ended at random moments, gone on with, and compared with "
+        "undisturbed ones",
+        "machine": facts(choose_device("cpu", "float32")),
+        "seed": flags.seed,
+        "seconds": seconds,
+        "kills": sum(row["kills"] for row in rows),
+        "undisturbed": undisturbed,
+        "rows": rows,
+        "parts": parts,
+        "kills of what is no fork": sum(
+            bool(ending.struck)
+            for trial in everything
+            if trial.kind in SIGNALS
+            for ending in trial.endings
+            if ending.real
+        ),
+        "faults": _by_kind(everything),
+        "trials": [
+            {
+                "moment": trial.moment,
+                "kind": trial.kind,
+                "lines": trial.lines,
+                "faults": trial.faults,
+                "note": trial.note,
+            }
+            for trial in everything
+        ],
+    }
 
 
 def _by_kind(trials: list[Trial]) -> list[dict[str, Any]]:
@@ -210,22 +317,37 @@ def _by_kind(trials: list[Trial]) -> list[dict[str, Any]]:
     faults = []
     for kind, some in sorted(kinds.items(), key=lambda item: -len(item[1])):
         example = next((trial for trial in some if trial.room.path.exists()), some[0])
-        faults.append({"fault": kind, "trials": len(some), "moments": sorted({trial.moment for trial in some}),
-                       "by": sorted({trial.kind for trial in some}), "lines": example.lines,
-                       "evidence": str(example.room.path)})
+        faults.append(
+            {
+                "fault": kind,
+                "trials": len(some),
+                "moments": sorted({trial.moment for trial in some}),
+                "by": sorted({trial.kind for trial in some}),
+                "lines": example.lines,
+                "evidence": str(example.room.path),
+            }
+        )
     return faults
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    return columns([list(rows[0]), *([str(value) for value in row.values()] for row in rows)]) if rows else ""
+    return (
+        columns([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
+        if rows
+        else ""
+    )
 
 
 def _faults(faults: list[dict[str, Any]]) -> str:
     """Every kind of fault with the command lines of one trial that showed it."""
     lines = []
     for fault in faults:
-        lines += ["", fault["fault"], f"    {fault['trials']} trials; {', '.join(fault['moments'])}; "
-                                      f"{', '.join(fault['by'])}; {fault['evidence']}"]
+        lines += [
+            "",
+            fault["fault"],
+            f"    {fault['trials']} trials; {', '.join(fault['moments'])}; "
+            f"{', '.join(fault['by'])}; {fault['evidence']}",
+        ]
         lines += [f"    $ {line}" for line in fault["lines"]]
     return "\n".join(lines)
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.int8 --runs runs/a runs/b --data data/tiny-imagenet-200.zip
 
-Floats are float32 and, where the processor has it, bfloat16. Speed: the bare backbone on one batch, in turn. Accuracy:
-each run's head, trained on whatever features it was, on the same held-out pictures with features of each kind,
-compared in pairs (McNemar).
+Floats are float32 and, where the processor has it, bfloat16. Speed: the bare backbone on one batch,
+in turn. Accuracy: each run's head, trained on whatever features it was, on the same held-out
+pictures with features of each kind, compared in pairs (McNemar).
 """
 
 from benchmarks.machine import facts
@@ -25,8 +25,16 @@ from tinynet.score.metrics import score
 def main() -> None:
     """The command."""
     parser = cli.Parser("benchmarks.int8", __doc__)
-    parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="runs with a finished base")
-    parser.add_argument("--pictures", type=int, default=640, metavar="N", help="pictures a measurement (default: 640)")
+    parser.add_argument(
+        "--runs", nargs="+", required=True, metavar="RUN", help="runs with a finished base"
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=640,
+        metavar="N",
+        help="pictures a measurement (default: 640)",
+    )
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns (default: 5)")
     cli.add_common(parser, "data", "cache", "out")
     asked = parser.parse_args()
@@ -41,16 +49,37 @@ def main() -> None:
             found = scorer.score("holdout", *scorer.sets(["none"], scorer.size))
             scores[name] = score(found.log_probabilities[0], found.labels)
             right[name] = found.log_probabilities[0].argmax(1) == found.labels
-        rows.append({"run": folder.run.name, "trained on": folder.read_recipe()["device"]["precision"], **scores,
-                     **{f"int8 over {name}": paired(right["int8"], right[name]) for name in floats}})
-        cli.say(f"{folder.run.name}: " + ", ".join(f"{name} {found['top1']:.2%}" for name, found in scores.items()))
+        rows.append(
+            {
+                "run": folder.run.name,
+                "trained on": folder.read_recipe()["device"]["precision"],
+                **scores,
+                **{f"int8 over {name}": paired(right["int8"], right[name]) for name in floats},
+            }
+        )
+        cli.say(
+            f"{folder.run.name}: "
+            + ", ".join(f"{name} {found['top1']:.2%}" for name, found in scores.items())
+        )
     count = -(-asked.pictures // BATCH) * BATCH
     model, _ = load_model(finished_stage(asked.runs[0], "base").best, packed.wnids)
-    rates = in_turn({name: frozen_forward(model, packed, 64, device, count)
-                     for name, device in kinds.items()}, count, kinds["float32"], asked.repeats)
+    rates = in_turn(
+        {name: frozen_forward(model, packed, 64, device, count) for name, device in kinds.items()},
+        count,
+        kinds["float32"],
+        asked.repeats,
+    )
     out = asked.out or "benchmarks/results/int8.json"
-    write_json(out, {"what": "frozen VGG16 at 64 px, batch 64: pictures/s in turn, and hold-out top-1 of base",
-                     "machine": facts(kinds["int8"]), "rates": rates, "accuracy": rows})
+    write_json(
+        out,
+        {
+            "what": "frozen VGG16 at 64 px, batch 64: pictures/s in turn, and hold-out top-1 of "
+            "base",
+            "machine": facts(kinds["int8"]),
+            "rates": rates,
+            "accuracy": rows,
+        },
+    )
     print(out)
 
 

@@ -13,7 +13,16 @@ from tinynet.device import Device, processor
 
 def facts(device: Device) -> dict[str, str | int]:
     """Processor, cores, device, versions, commit and date."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {"processor": processor(), "cores": os.cpu_count() or 0, "device": str(device), "torch": torch.__version__,
-            "torchvision": torchvision.__version__, "python": platform.python_version(), "commit": commit,
-            "date": time.strftime("%Y-%m-%d")}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count() or 0,
+        "device": str(device),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "commit": commit,
+        "date": time.strftime("%Y-%m-%d"),
+    }

@@ -1,4 +1,6 @@
-"""Rates, measured in turn (A B A B ...), so that their ratios hold on a noisy machine; ceilings; memory."""
+"""Rates, measured in turn (A B A B ...), so that their ratios hold on a noisy machine; ceilings;
+memory.
+"""
 
 import statistics
 import tempfile
@@ -16,13 +18,16 @@ from tinynet.cli import progress
 from tinynet.device import Device
 
 
-def in_turn(jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, device: Device,
-            repeats: int) -> dict[str, dict[str, Any]]:
-    """Pictures a second of each job, after one turn that is not counted: median, least, greatest, and each turn.
+def in_turn(
+    jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, device: Device, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Pictures a second of each job, after one turn that is not counted: median, least, greatest,
+    and each turn.
 
-    `counts`: pictures that a job does, one number for all or one each. `ratio`: to the first job, the median over
-    turns of the ratio within a turn. `memory`: GB by which this process grew at most while the job ran, page cache and
-    worker processes aside. A temporary folder that a job returns is removed when its time is taken.
+    `counts`: pictures that a job does, one number for all or one each. `ratio`: to the first job,
+    the median over turns of the ratio within a turn. `memory`: GB by which this process grew at
+    most while the job ran, page cache and worker processes aside. A temporary folder that a job
+    returns is removed when its time is taken.
     """
     found: dict[str, list[float]] = {name: [] for name in jobs}
     held = dict.fromkeys(jobs, 0.0)
@@ -37,9 +42,17 @@ def in_turn(jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, de
                     found[name].append(count / seconds)
                 bar.update()
     first = next(iter(found.values()), [])
-    return {name: {"median": statistics.median(rates), "low": min(rates), "high": max(rates), "turns": rates,
-                   "ratio": statistics.median(r / f for r, f in zip(rates, first, strict=True)), "memory": held[name]}
-            for name, rates in found.items()}
+    return {
+        name: {
+            "median": statistics.median(rates),
+            "low": min(rates),
+            "high": max(rates),
+            "turns": rates,
+            "ratio": statistics.median(r / f for r, f in zip(rates, first, strict=True)),
+            "memory": held[name],
+        }
+        for name, rates in found.items()
+    }
 
 
 def _seconds(job: Callable[[], Any], device: Device) -> float:
@@ -53,11 +66,16 @@ def _seconds(job: Callable[[], Any], device: Device) -> float:
     return seconds
 
 
-def ceiling(device: Device, dtype: torch.dtype, sides: tuple[int, ...] = (1024, 2048, 4096)) -> float:
-    """FLOP/s of the fastest of several square matrix products, multiply and add counted as two; int8: into int32."""
+def ceiling(
+    device: Device, dtype: torch.dtype, sides: tuple[int, ...] = (1024, 2048, 4096)
+) -> float:
+    """FLOP/s of the fastest of several square matrix products, multiply and add counted as two;
+    int8: into int32.
+    """
     best, product = 0.0, torch._int_mm if dtype == torch.int8 else torch.mm
     for side in sides:
-        # Up to 100, for as integers numbers below 1 would all be 0, which some chips multiply faster.
+        # Up to 100, for as integers numbers below 1 would all be 0, which some chips multiply
+        # faster.
         a, b = ((100 * torch.rand(side, side, device=device.device)).to(dtype) for _ in range(2))
         for _ in range(4):
             best = max(best, 2 * side**3 / _seconds(lambda a=a, b=b: product(a, b), device))
@@ -72,7 +90,9 @@ def flop(network: nn.Module, *inputs: Any) -> int:
 
 
 class PeakMemory(threading.Thread):
-    """Watches by how much this process grows: on a GPU there, else what is resident, mapped files aside (Linux)."""
+    """Watches by how much this process grows: on a GPU there, else what is resident, mapped files
+    aside (Linux).
+    """
 
     def __init__(self, device: Device) -> None:
         super().__init__(daemon=True)

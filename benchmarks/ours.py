@@ -32,16 +32,22 @@ Work = Callable[[], Any]
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """(count,) rows of a part of `total` pictures, from all over it: the pictures of every job here and of peers."""
+    """(count,) rows of a part of `total` pictures, from all over it: the pictures of every job here
+    and of peers.
+    """
     return np.linspace(0, total - 1, count).astype(np.int64)
 
 
 def classifier(backbone: Backbone, network: Network, classes: int) -> Classifier:
     """The network of a recipe on a backbone, which it shares."""
-    return Classifier(backbone, network.taps, network.hidden, classes, TUNED.base.dropout, network.standardise)
+    return Classifier(
+        backbone, network.taps, network.hidden, classes, TUNED.base.dropout, network.standardise
+    )
 
 
-def frozen_forward(model: Classifier, packed: Packed, size: int, device: Device, count: int) -> Work:
+def frozen_forward(
+    model: Classifier, packed: Packed, size: int, device: Device, count: int
+) -> Work:
     """The bare backbone on one batch that is there already, as large as extraction has it."""
     frozen, at_once = frozen_backbone(model, packed, size, device), fitting(size, device.device)
     pictures = torch.rand(at_once, size, size, 3, device=device.device).permute(0, 3, 1, 2)
@@ -50,21 +56,25 @@ def frozen_forward(model: Classifier, packed: Packed, size: int, device: Device,
     def work() -> None:
         with torch.inference_mode():
             for first in range(0, count, at_once):
-                frozen(pictures[:count - first], depths)
+                frozen(pictures[: count - first], depths)
+
     return work
 
 
 def extraction(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int) -> Work:
-    """The features of `count` views of train pictures, as a recipe keeps them, from packed pictures to disk."""
+    """The features of `count` views of train pictures, as a recipe keeps them, from packed pictures
+    to disk.
+    """
     rows = spread(len(packed.train), count // stage.views)
 
     def work() -> None:
-        with _empty_cache(packed) as apart:
+        with _EmptyCache(packed) as apart:
             train_features(model, apart, rows, stage, 0, device)
+
     return work
 
 
-class _empty_cache:
+class _EmptyCache:
     """The same packed pictures beside a cache that holds nothing else."""
 
     def __init__(self, packed: Packed):
@@ -84,7 +94,7 @@ class _empty_cache:
 def head_epoch(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int) -> Work:
     """An epoch of the head on kept features of `count` pictures."""
     rows = spread(len(packed.train), count)
-    with _empty_cache(packed) as apart:
+    with _EmptyCache(packed) as apart:
         kept = view_features(model, apart, packed.train, rows, _as_they_are, stage, device)
         arrays = tuple(np.array(array) for array in kept.arrays)
     kept = type(kept)(arrays, kept.labels)
@@ -93,12 +103,20 @@ def head_epoch(model: Classifier, packed: Packed, stage: Stage, device: Device, 
     def work() -> None:
         for features, labels in kept.epoch(0, 0, stage.batch, device.device):
             training.learn(features, labels)
+
     return work
 
 
-def train_step(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int,
-               resident: bool = False) -> Work:
-    """Steps of a stage that learns from pictures; `resident`: on one batch that is there already, unchanged.
+def train_step(
+    model: Classifier,
+    packed: Packed,
+    stage: Stage,
+    device: Device,
+    count: int,
+    resident: bool = False,
+) -> Work:
+    """Steps of a stage that learns from pictures; `resident`: on one batch that is there already,
+    unchanged.
 
     `count` is a multiple of the batch.
     """
@@ -106,25 +124,37 @@ def train_step(model: Classifier, packed: Packed, stage: Stage, device: Device, 
     fixed = next(batches(packed.train, rows, size=stage.batch, device=device.device))
 
     def work() -> None:
-        stream: Iterator[Batch] | list[Batch] = [fixed] * (count // stage.batch) if resident else \
-            epoch_batches(packed.train, rows, stage, 0, 0, device.device)
+        stream: Iterator[Batch] | list[Batch] = (
+            [fixed] * (count // stage.batch)
+            if resident
+            else epoch_batches(packed.train, rows, stage, 0, 0, device.device)
+        )
         for batch in stream:
             training.learn(batch.pictures, batch.labels)
+
     return work
 
 
 def load(packed: Packed, stage: Stage, device: Device, count: int) -> Work:
     """An epoch's batches of a stage, changed as it says, and no network."""
+
     def work() -> None:
-        for _ in epoch_batches(packed.train, spread(len(packed.train), count), stage, 0, 0, device.device):
+        for _ in epoch_batches(
+            packed.train, spread(len(packed.train), count), stage, 0, 0, device.device
+        ):
             pass
+
     return work
 
 
-def _training(model: Classifier, stage: Stage, device: Device, module: nn.Module | None = None) -> Training:
+def _training(
+    model: Classifier, stage: Stage, device: Device, module: nn.Module | None = None
+) -> Training:
     model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
     model.train()
-    return Training(module or model, {name: model.parts[name] for name in stage.learn}, stage, 10**6, device)
+    return Training(
+        module or model, {name: model.parts[name] for name in stage.learn}, stage, 10**6, device
+    )
 
 
 def one_view(network: nn.Module, packed: Packed, device: Device, count: int) -> Work:
@@ -133,46 +163,66 @@ def one_view(network: nn.Module, packed: Packed, device: Device, count: int) -> 
     return lambda: view_probabilities(network, batches(packed.val, rows, device=device.device))
 
 
-def ten_crop(network: nn.Module, packed: Packed, size: int, device: Device, count: int) -> Callable[[], Tensor]:
+def ten_crop(
+    network: nn.Module, packed: Packed, size: int, device: Device, count: int
+) -> Callable[[], Tensor]:
     """Ten-crop of pictures of val: (N, C) probabilities."""
     views, rows = view_set("ten", size).views, spread(len(packed.val), count)
 
     def work() -> Tensor:
-        each = [view_probabilities(network, batches(packed.val, rows, device=device.device), view)
-                for view in views.values()]
+        each = [
+            view_probabilities(network, batches(packed.val, rows, device=device.device), view)
+            for view in views.values()
+        ]
         return mean(torch.from_numpy(np.stack(each))).exp()
+
     return work
 
 
-def ten_crop_of_ttach(network: nn.Module, packed: Packed, size: int, device: Device,
-                      count: int) -> Callable[[], Tensor]:
+def ten_crop_of_ttach(
+    network: nn.Module, packed: Packed, size: int, device: Device, count: int
+) -> Callable[[], Tensor]:
     """The same by ttach, which is given probabilities: it averages whatever a model returns."""
     import ttach
 
     rows = spread(len(packed.val), count)
-    wrapped = ttach.ClassificationTTAWrapper(nn.Sequential(network, nn.Softmax(1)),
-                                             ttach.aliases.ten_crop_transform(size, size), merge_mode="mean")
+    wrapped = ttach.ClassificationTTAWrapper(
+        nn.Sequential(network, nn.Softmax(1)),
+        ttach.aliases.ten_crop_transform(size, size),
+        merge_mode="mean",
+    )
 
     def work() -> Tensor:
         with torch.inference_mode():
-            return torch.cat([wrapped(resize(batch.pictures, round(size * 8 / 7))).cpu()
-                              for batch in batches(packed.val, rows, device=device.device)])
+            return torch.cat(
+                [
+                    wrapped(resize(batch.pictures, round(size * 8 / 7))).cpu()
+                    for batch in batches(packed.val, rows, device=device.device)
+                ]
+            )
+
     return work
 
 
 def packing(source: Path) -> tuple[Work, int]:
-    """The whole archive into packed arrays, in a temporary folder that is returned, and its number of pictures."""
+    """The whole archive into packed arrays, in a temporary folder that is returned, and its number
+    of pictures.
+    """
     archive = Archive(source)
 
     def work() -> tempfile.TemporaryDirectory:
         place = tempfile.TemporaryDirectory()
         pack(archive, Path(place.name) / "packed")
         return place
+
     return work, sum(len(archive.part(name).files) for name in ("train", "val", "test"))
 
 
-def from_the_zip(source: Path, weights: str, per_class: int | None, device: Device) -> dict[str, Any]:
-    """A whole base of one view and four epochs with nothing kept: seconds, GB, and what it reaches of the hold-out.
+def from_the_zip(
+    source: Path, weights: str, per_class: int | None, device: Device
+) -> dict[str, Any]:
+    """A whole base of one view and four epochs with nothing kept: seconds, GB, and what it reaches
+    of the hold-out.
 
     `per_class`: pictures of each class that are used, None: all.
     """
@@ -181,11 +231,21 @@ def from_the_zip(source: Path, weights: str, per_class: int | None, device: Devi
         started = time.perf_counter()
         packed = open_packed(source, place)
         between = time.perf_counter()
-        row, = train(Path(place) / "run", Plan(recipe, str(source), ("base",), weights, cache=place), device)
+        (row,) = train(
+            Path(place) / "run", Plan(recipe, str(source), ("base",), weights, cache=place), device
+        )
         ended = time.perf_counter()
     used = len(packed.train) if per_class is None else per_class * len(packed.wnids)
-    return {"pictures": used, "packing": between - started, "rest": ended - between, "memory": memory.gigabytes,
-            "holdout": row["top1"], "low": row["low"], "high": row["high"], "n": row["n"]}
+    return {
+        "pictures": used,
+        "packing": between - started,
+        "rest": ended - between,
+        "memory": memory.gigabytes,
+        "holdout": row["top1"],
+        "low": row["low"],
+        "high": row["high"],
+        "n": row["n"],
+    }
 
 
 def decoding(source: Path) -> Work:
@@ -194,8 +254,11 @@ def decoding(source: Path) -> Work:
     files = [file for name in ("train", "val", "test") for file in archive.part(name).files]
 
     def work() -> None:
-        for _ in in_workers(_decode_only, [files[i:i + CHUNK] for i in range(0, len(files), CHUNK)], archive):
+        for _ in in_workers(
+            _decode_only, [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)], archive
+        ):
             pass
+
     return work
 
 

@@ -1,9 +1,10 @@
-"""What others do with the same pictures, in our own words: the published loop, the same at its best, timm's.
+"""What others do with the same pictures, in our own words: the published loop, the same at its
+best, timm's.
 
-The published loop (derwind 2024): `ImageFolder`, PIL, torchvision's transforms on one picture after another, batches of
-64, VGG16 with a classifier of 25,088-512-512-200, Adam. At its best: worker processes that stay, channels last,
-autocast where the processor has bfloat16, a fused optimizer, and compiled too. timm: its loader and its optimizer, the
-same network.
+The published loop (derwind 2024): `ImageFolder`, PIL, torchvision's transforms on one picture after
+another, batches of 64, VGG16 with a classifier of 25,088-512-512-200, Adam. At its best: worker
+processes that stay, channels last, autocast where the processor has bfloat16, a fused optimizer,
+and compiled too. timm: its loader and its optimizer, the same network.
 """
 
 import copy
@@ -42,12 +43,16 @@ def unpack(source: Path, part: str, rows: np.ndarray, folder: Path) -> Path:
 
 
 def _as_torch_has_it() -> AbstractContextManager:
-    """Float32 convolutions on a GPU round to TF32 unless told otherwise, as tinynet's --precision float32 does."""
+    """Float32 convolutions on a GPU round to TF32 unless told otherwise, as tinynet's --precision
+    float32 does.
+    """
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=True)
 
 
 class Peer:
-    """One of `KINDS` on pictures in class folders: training, scoring and loading go through all of them once."""
+    """One of `KINDS` on pictures in class folders: training, scoring and loading go through all of
+    them once.
+    """
 
     def __init__(self, kind: str, folder: Path, backbone: Backbone, classes: int, device: Device):
         self.kind, self.device = kind, device
@@ -80,6 +85,7 @@ class Peer:
                 scaler.step(optimizer)
                 scaler.update()
                 seen += loss.item() if self.kind == "as written" else 0
+
         return epoch
 
     @_as_torch_has_it()
@@ -116,24 +122,60 @@ class Peer:
             yield pictures, labels.to(self.device.device, non_blocking=True)
 
     def _torch(self, train: bool) -> DataLoader:
-        changes = [v2.RandomResizedCrop(SIDE, scale=AREA, ratio=(1, 1)), v2.RandomHorizontalFlip(),
-                   v2.ColorJitter(saturation=(0.5, 2), hue=0.05)] if train else []
-        whole = v2.Compose([*changes, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), self._norm])
-        best = dict(num_workers=os.cpu_count(), persistent_workers=True,
-                    pin_memory=self.device.device.type == "cuda") if self.kind != "as written" else {}
-        return DataLoader(ImageFolder(str(self._folder), transform=whole), BATCH, shuffle=train, **best)
+        changes = (
+            [
+                v2.RandomResizedCrop(SIDE, scale=AREA, ratio=(1, 1)),
+                v2.RandomHorizontalFlip(),
+                v2.ColorJitter(saturation=(0.5, 2), hue=0.05),
+            ]
+            if train
+            else []
+        )
+        whole = v2.Compose(
+            [*changes, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), self._norm]
+        )
+        best = (
+            dict(
+                num_workers=os.cpu_count(),
+                persistent_workers=True,
+                pin_memory=self.device.device.type == "cuda",
+            )
+            if self.kind != "as written"
+            else {}
+        )
+        return DataLoader(
+            ImageFolder(str(self._folder), transform=whole), BATCH, shuffle=train, **best
+        )
 
     def _timm(self, train: bool) -> Iterable:
         from timm.data import create_loader
 
-        return create_loader(ImageFolder(str(self._folder)), (3, SIDE, SIDE), BATCH, is_training=train, scale=AREA,
-                             ratio=(1, 1), color_jitter=(0, 0, (0.5, 2), 0.05), interpolation="bilinear", crop_pct=1.0,
-                             mean=self._norm.mean, std=self._norm.std, num_workers=os.cpu_count(),
-                             use_prefetcher=self.device.device.type == "cuda", device=self.device.device,
-                             persistent_workers=True)
+        return create_loader(
+            ImageFolder(str(self._folder)),
+            (3, SIDE, SIDE),
+            BATCH,
+            is_training=train,
+            scale=AREA,
+            ratio=(1, 1),
+            color_jitter=(0, 0, (0.5, 2), 0.05),
+            interpolation="bilinear",
+            crop_pct=1.0,
+            mean=self._norm.mean,
+            std=self._norm.std,
+            num_workers=os.cpu_count(),
+            use_prefetcher=self.device.device.type == "cuda",
+            device=self.device.device,
+            persistent_workers=True,
+        )
 
 
 def _network(backbone: Backbone, classes: int) -> nn.Sequential:
-    """The published one: its normalisation is in the loader, so the backbone's layers stand alone."""
-    return nn.Sequential(copy.deepcopy(backbone.features), nn.AdaptiveAvgPool2d(7), nn.Flatten(),
-                         Head(512 * 49, (512, 512), classes, dropout=0.5, standardise=False))
+    """The published one: its normalisation is in the loader, so the backbone's layers stand
+    alone.
+    """
+    return nn.Sequential(
+        copy.deepcopy(backbone.features),
+        nn.AdaptiveAvgPool2d(7),
+        nn.Flatten(),
+        Head(512 * 49, (512, 512), classes, dropout=0.5, standardise=False),
+    )

@@ -1,10 +1,11 @@
-"""Search the tuned recipe's `base` on the hold-out: depths, head, rate, schedule. Val is never looked at.
+"""Search the tuned recipe's `base` on the hold-out: depths, head, rate, schedule. Val is never
+looked at.
 
-    python -m benchmarks.search depths --data data/tiny-imagenet-200.zip --weights data/vgg16-features.pth
+    python -m benchmarks.search depths --data DATA --weights data/vgg16-features.pth
 
-Every candidate is the tuned recipe with some fields changed, trained on the same kept features of every
-fifth picture (all with --every 1). The first candidate of a group is what the others are compared with,
-by the exact paired McNemar test on the same held-out pictures.
+Every candidate is the tuned recipe with some fields changed, trained on the same kept features of
+every fifth picture (all with --every 1). The first candidate of a group is what the others are
+compared with, by the exact paired McNemar test on the same held-out pictures.
 """
 
 import time
@@ -39,8 +40,19 @@ def both(*depths: str) -> list[str]:
     return [f"{depth}:{statistic}" for depth in depths for statistic in ("mean", "max")]
 
 
-EVERY_RELU = ["relu1_2", "relu2_2", "relu3_1", "relu3_2", "relu3_3", "relu4_1", "relu4_2", "relu4_3",
-              "relu5_1", "relu5_2", "relu5_3"]
+EVERY_RELU = [
+    "relu1_2",
+    "relu2_2",
+    "relu3_1",
+    "relu3_2",
+    "relu3_3",
+    "relu4_1",
+    "relu4_2",
+    "relu4_3",
+    "relu5_1",
+    "relu5_2",
+    "relu5_3",
+]
 FIVE = ["pool5:grid2", *both("relu5_3"), "relu4_3:grid2", *both("relu4_3", "relu3_3")]
 SUPERSET = [*both(*EVERY_RELU), "pool5:grid2", "relu5_3:grid2", "relu4_3:grid2", "relu3_3:grid2"]
 
@@ -55,7 +67,9 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "five depths, grid of relu3_3": dict(taps=[*FIVE, "relu3_3:grid2"]),
         "five depths, grid of relu5_3": dict(taps=[*FIVE, "relu5_3:grid2"]),
         "every relu, pool5": dict(taps=[*both(*EVERY_RELU), "pool5:grid2"]),
-        "every relu, pool5, grid of relu4_3": dict(taps=[*both(*EVERY_RELU), "pool5:grid2", "relu4_3:grid2"]),
+        "every relu, pool5, grid of relu4_3": dict(
+            taps=[*both(*EVERY_RELU), "pool5:grid2", "relu4_3:grid2"]
+        ),
         "everything": dict(taps=SUPERSET),
         "means only": dict(taps=["pool5:grid2", *(f"{d}:mean" for d in EVERY_RELU)]),
         "maxima only": dict(taps=["pool5:grid2", *(f"{d}:max" for d in EVERY_RELU)]),
@@ -92,14 +106,30 @@ def main() -> None:
     """The command."""
     parser = cli.Parser("benchmarks.search", __doc__)
     parser.add_argument("group", choices=tuple(GROUPS))
-    parser.add_argument("--every", type=int, default=5, metavar="N", help="learn from every Nth picture (default: 5)")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=5,
+        metavar="N",
+        help="learn from every Nth picture (default: 5)",
+    )
     parser.add_argument("--epochs", type=int, default=8, metavar="N", help="default: 8")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds of each candidate (default: 1)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="candidates to try, after the first (default: all)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="seeds of each candidate (default: 1)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="candidates to try, after the first (default: all)",
+    )
     cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
     asked = parser.parse_args()
     device = choose_device(asked.device, asked.precision)
-    packed, backbone = open_packed(find_data(asked.data), asked.cache), load_backbone(asked.weights or WEIGHTS)
+    packed, backbone = (
+        open_packed(find_data(asked.data), asked.cache),
+        load_backbone(asked.weights or WEIGHTS),
+    )
     if asked.group == "depths":  # all of them in one pass, not one for each candidate
         candidate(packed, backbone, dict(taps=SUPERSET), 50, 1, 0, device)
     rows, first = [], {}
@@ -111,26 +141,46 @@ def main() -> None:
             first.setdefault(seed, right)
             row = {"candidate": name, "changed": given, **row, **paired(right, first[seed])}
             rows.append(row)
-            cli.say(f"{name}, seed {seed}: {row['top1']:.2%} ({row['low']:.2%} .. {row['high']:.2%}), "
-                    f"{row['gain']:+.2%} (p = {row['p']:.2g}), {row['features']:,} numbers, {row['seconds']:.0f} s")
+            cli.say(
+                f"{name}, seed {seed}: {row['top1']:.2%} ({row['low']:.2%} .. {row['high']:.2%}), "
+                f"{row['gain']:+.2%} (p = {row['p']:.2g}), {row['features']:,} numbers, "
+                f"{row['seconds']:.0f} s"
+            )
     out = asked.out or f"benchmarks/results/search-{asked.group}.json"
-    what = f"tuned base, every {asked.every}th picture, {asked.epochs} epochs, judged on the hold-out"
+    what = (
+        f"tuned base, every {asked.every}th picture, {asked.epochs} epochs, judged on the hold-out"
+    )
     write_json(out, {"what": what, "machine": facts(device), "rows": rows})
     print(out)
 
 
-def candidate(packed: Packed, backbone: Backbone, given: dict[str, Any], every: int, epochs: int, seed: int,
-              device: Device) -> tuple[dict[str, Any], np.ndarray]:
+def candidate(
+    packed: Packed,
+    backbone: Backbone,
+    given: dict[str, Any],
+    every: int,
+    epochs: int,
+    seed: int,
+    device: Device,
+) -> tuple[dict[str, Any], np.ndarray]:
     """The hold-out's score of one candidate, and which held-out pictures it gets right."""
     recipe = TUNED.override({"epochs": epochs, **given}, ("base",))
     stage, network = recipe.base, recipe.network
     split = split_train(packed.train.labels)
     torch.manual_seed(seeded("cpu", seed, "search").initial_seed())
-    model = Classifier(backbone, network.taps, network.hidden, len(packed.wnids), stage.dropout,
-                       network.standardise)
+    model = Classifier(
+        backbone,
+        network.taps,
+        network.hidden,
+        len(packed.wnids),
+        stage.dropout,
+        network.standardise,
+    )
     model.to(device.device).train_only(stage.learn)
     kept = thin(train_features(model, packed, split.train, stage, seed, device), every)
-    held = view_features(model, packed, packed.train, split.holdout, lambda x: resize(x, stage.size), stage, device)
+    held = view_features(
+        model, packed, packed.train, split.holdout, lambda x: resize(x, stage.size), stage, device
+    )
     steps = steps_per_epoch(len(kept.labels), stage.batch)
     training = Training(model.head, {"head": [model.head]}, stage, steps, device)
     started = time.perf_counter()
@@ -140,11 +190,19 @@ def candidate(packed: Packed, backbone: Backbone, given: dict[str, Any], every: 
         found.append(head_probabilities(head.eval(), held.in_order(device.device)))
         return score(found[-1], held.labels)
 
-    for _ in fit(training, lambda epoch, start: kept.epoch(seed, epoch, stage.batch, device.device, start), check):
+    for _ in fit(
+        training,
+        lambda epoch, start: kept.epoch(seed, epoch, stage.batch, device.device, start),
+        check,
+    ):
         pass
     # The last epoch, not the best: the best of several looks at the hold-out would flatter.
-    row = {"seed": seed, "features": sum(a.shape[2] for a in kept.arrays), **score(found[-1], held.labels),
-           "seconds": time.perf_counter() - started}
+    row = {
+        "seed": seed,
+        "features": sum(a.shape[2] for a in kept.arrays),
+        **score(found[-1], held.labels),
+        "seconds": time.perf_counter() - started,
+    }
     return row, found[-1].argmax(1) == held.labels
 
 
@@ -152,7 +210,9 @@ def thin(kept: Features, every: int) -> Features:
     """Every Nth picture of kept features, in memory."""
     if every == 1:
         return kept
-    return Features(tuple(np.ascontiguousarray(a[:, ::every]) for a in kept.arrays), kept.labels[::every])
+    return Features(
+        tuple(np.ascontiguousarray(a[:, ::every]) for a in kept.arrays), kept.labels[::every]
+    )
 
 
 if __name__ == "__main__":

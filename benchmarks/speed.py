@@ -1,4 +1,6 @@
-"""What `python -m benchmarks` has measured, as the README's tables of speed and of how cost grows."""
+"""What `python -m benchmarks` has measured, as the README's tables of speed and of how cost
+grows.
+"""
 
 import json
 import statistics
@@ -9,7 +11,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
-# Peers by the first words of their names, after which their precision may stand, or that they are compiled.
+# Peers by the first words of their names, after which their precision may stand, or that they are
+# compiled.
 WRITTEN, BEST, OTHERS = ("as written",), ("best flags",), ("timm", "ttach")
 
 Result = dict[str, Any]
@@ -17,14 +20,27 @@ Result = dict[str, Any]
 
 def table(folder: Path) -> str:
     """How many times faster tinynet is than each peer, from those files that are there."""
-    lines = ["| on the same pictures, in turn | tinynet | over the loop as written | over it at its best "
-             "| over timm or ttach | measured |", "| --- | --- | --- | --- | --- | --- |"]
-    for name, rows in (("base", _base), ("finetune", _finetune), ("evaluate", _evaluate), ("tta", _tta),
-                       ("data", _data), ("whole", _whole)):
+    lines = [
+        "| on the same pictures, in turn | tinynet | over the loop as written | over it at its "
+        "best | over timm or ttach | measured |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, rows in (
+        ("base", _base),
+        ("finetune", _finetune),
+        ("evaluate", _evaluate),
+        ("tta", _tta),
+        ("data", _data),
+        ("whole", _whole),
+    ):
         if (path := folder / f"{name}.json").is_file():
             for work, ours, faster in rows(json.loads(path.read_text())):
-                cells = [work, ours, *(_times(faster, peers) for peers in (WRITTEN, BEST, OTHERS)),
-                         f"[{path.name}]({path.relative_to(ROOT).as_posix()})"]
+                cells = [
+                    work,
+                    ours,
+                    *(_times(faster, peers) for peers in (WRITTEN, BEST, OTHERS)),
+                    f"[{path.name}]({path.relative_to(ROOT).as_posix()})",
+                ]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -33,14 +49,24 @@ def cost(folder: Path) -> str:
     """How time and memory grow with the number of pictures and with their size."""
     lines = []
     if (path := folder / "whole.json").is_file():
-        lines += ["| base in short (one view, four epochs), on pictures | packing | features and head | memory |",
-                  "| --- | --- | --- | --- |"]
-        lines += [f"| {row['pictures']:,} | {row['packing']:.0f} s | {row['rest']:.0f} s | {row['memory']:.1f} GB |"
-                  for row in json.loads(path.read_text())["runs"]]
+        lines += [
+            "| base in short (one view, four epochs), on pictures | packing | features and head | "
+            "memory |",
+            "| --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {row['pictures']:,} | {row['packing']:.0f} s | {row['rest']:.0f} s | "
+            f"{row['memory']:.1f} GB |"
+            for row in json.loads(path.read_text())["runs"]
+        ]
     if (path := folder / "sizes.json").is_file():
         rates = json.loads(path.read_text())["rates"]
         sizes = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in rates))
-        lines += ["", "| pictures/s (GB) at | " + " | ".join(sizes) + " |", "| --- " * (len(sizes) + 1) + "|"]
+        lines += [
+            "",
+            "| pictures/s (GB) at | " + " | ".join(sizes) + " |",
+            "| --- " * (len(sizes) + 1) + "|",
+        ]
         for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
             mine = (rates[f"{work}, {size}"] for size in sizes)
             shown = (f"{_short(rate['median'], 3)} ({rate['memory']:.1f})" for rate in mine)
@@ -49,7 +75,8 @@ def cost(folder: Path) -> str:
 
 
 def cost_figure(folder: Path) -> Figure | None:
-    """What `cost` tabulates, drawn: time against the number of pictures, rate and memory against their size.
+    """What `cost` tabulates, drawn: time against the number of pictures, rate and memory against
+    their size.
 
     None where one of its two files is missing.
     """
@@ -59,14 +86,31 @@ def cost_figure(folder: Path) -> Figure | None:
     rates = json.loads((folder / "sizes.json").read_text())["rates"]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     time, rate, memory = figure.subplots(1, 3)
-    for work, key in (("packing (always the whole archive)", "packing"), ("features and head", "rest")):
-        time.loglog([run["pictures"] for run in runs], [run[key] for run in runs], "o-", markersize=4, label=work)
-    time.set(xlabel="pictures, hold-out included", ylabel="seconds", ylim=(1, None),
-             title="Base in short: one view, four epochs")
+    for work, key in (
+        ("packing (always the whole archive)", "packing"),
+        ("features and head", "rest"),
+    ):
+        time.loglog(
+            [run["pictures"] for run in runs],
+            [run[key] for run in runs],
+            "o-",
+            markersize=4,
+            label=work,
+        )
+    time.set(
+        xlabel="pictures, hold-out included",
+        ylabel="seconds",
+        ylim=(1, None),
+        title="Base in short: one view, four epochs",
+    )
     for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
         mine = {int(name.split()[-2]): one for name, one in rates.items() if name.startswith(work)}
-        rate.loglog(list(mine), [one["median"] for one in mine.values()], "o-", markersize=4, label=work)
-        memory.plot(list(mine), [one["memory"] for one in mine.values()], "o-", markersize=4, label=work)
+        rate.loglog(
+            list(mine), [one["median"] for one in mine.values()], "o-", markersize=4, label=work
+        )
+        memory.plot(
+            list(mine), [one["memory"] for one in mine.values()], "o-", markersize=4, label=work
+        )
     rate.set(ylabel="pictures/s", title="Rate", ylim=(1, None))
     memory.set(ylabel="GB", title="Memory, batches of 64", ylim=(0, None))
     for panel in (rate, memory):
@@ -81,7 +125,10 @@ def cost_figure(folder: Path) -> Figure | None:
 
 def _base(found: Result) -> Iterator[tuple[str, str, Result]]:
     seconds = found["seconds of the whole stage, from the rates"]
-    for work, run in (("base, all of it, first run", "first run"), ("base again, features kept", "warm")):
+    for work, run in (
+        ("base, all of it, first run", "first run"),
+        ("base again, features kept", "warm"),
+    ):
         yield work, f"{seconds[f'tinynet, {run}'] / 60:.1f} min", found[f"times faster, {run}"]
 
 
@@ -103,19 +150,28 @@ def _data(found: Result) -> Iterator[tuple[str, str, Result]]:
     rates = {name.removesuffix(", loader"): rate for name, rate in found["rates"].items()}
     yield "loading for training", *_beside(rates, "tinynet")
     share = _ratio(rates["tinynet, packing"], rates["decoding alone, all cores"])
-    yield "packing the zip", f"{rates['tinynet, packing']['median']:,.0f}/s, {share:.0%} of decoding alone", {}
+    yield (
+        "packing the zip",
+        f"{rates['tinynet, packing']['median']:,.0f}/s, {share:.0%} of decoding alone",
+        {},
+    )
 
 
 def _whole(found: Result) -> Iterator[tuple[str, str, Result]]:
     for share, row in found["seconds from the zip to a share of the hold-out"].items():
         if isinstance(row, dict):
-            yield f"from the zip to {share} of the hold-out", f"{row['tinynet'] / 60:.1f} min", row["times faster"]
+            yield (
+                f"from the zip to {share} of the hold-out",
+                f"{row['tinynet'] / 60:.1f} min",
+                row["times faster"],
+            )
 
 
 def _beside(rates: Result, name: str) -> tuple[str, Result]:
     """The rate of a job, and how many times it is that of each other."""
     return f"{rates[name]['median']:,.1f}/s ({name.removeprefix('tinynet, ')})", {
-        other: _ratio(rates[name], rate) for other, rate in rates.items()}
+        other: _ratio(rates[name], rate) for other, rate in rates.items()
+    }
 
 
 def _ratio(one: Result, other: Result) -> float:

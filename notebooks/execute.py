@@ -1,10 +1,12 @@
-"""Run notebooks and keep their outputs in them, with other settings than a reader's where they are given.
+"""Run notebooks and keep their outputs in them, with other settings than a reader's where they are
+given.
 
-    python notebooks/execute.py                                        all of them, as a reader would
+    python notebooks/execute.py  all of them, as a reader would
     python notebooks/execute.py 03_views --set QUICK=False DATA=data/tiny-imagenet-200.zip
 
-Runs and data are found and made in the folder that it is started in. A setting is one of the names in CAPITALS; the
-notebook keeps its own. Errors and progress bars are not kept, and neither is a notebook that would grow too large.
+Runs and data are found and made in the folder that it is started in. A setting is one of the names
+in CAPITALS; the notebook keeps its own. Errors and progress bars are not kept, and neither is a
+notebook that would grow too large.
 """
 
 import argparse
@@ -27,12 +29,18 @@ MOST = 300_000  # bytes of a notebook with its outputs
 def with_settings(source: str, settings: dict[str, str]) -> str:
     """The source of a cell, whose lines `NAME = ...` have the given values."""
     for name, value in settings.items():
-        source = re.sub(rf"^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v}", source, flags=re.M)
+        source = re.sub(
+            rf"^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v}", source, flags=re.M
+        )
     return source
 
 
-def execute(path: Path, settings: dict[str, str], folder: Path, timeout: int | None = None) -> nbformat.NotebookNode:
-    """The notebook at `path` with the outputs of a run in `folder`; `timeout`: seconds that a cell may take."""
+def execute(
+    path: Path, settings: dict[str, str], folder: Path, timeout: int | None = None
+) -> nbformat.NotebookNode:
+    """The notebook at `path` with the outputs of a run in `folder`; `timeout`: seconds that a cell
+    may take.
+    """
     notebook = nbformat.read(path, as_version=4)
     written = [cell.source for cell in notebook.cells]
     for name in settings:
@@ -41,7 +49,9 @@ def execute(path: Path, settings: dict[str, str], folder: Path, timeout: int | N
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = with_settings(cell.source, settings)
-    NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        notebook, timeout=timeout, resources={"metadata": {"path": str(folder)}}
+    ).execute()
     for cell, source in zip(notebook.cells, written, strict=True):
         cell.source = source
         cell.metadata.pop("execution", None)  # times of day
@@ -50,9 +60,13 @@ def execute(path: Path, settings: dict[str, str], folder: Path, timeout: int | N
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="such as 03_views (default: all)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", dest="settings", help="a Python value")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", dest="settings", help="a Python value"
+    )
     asked = parser.parse_args()
     there = {path.stem: path for path in sorted(HERE.glob("*.ipynb"))}
     if unknown := sorted(set(asked.names) - set(there)):
@@ -68,9 +82,15 @@ def main() -> None:
         except CellExecutionError as error:
             sys.exit(f"{path.name}: {error}")
         if len(text.encode()) > MOST:
-            sys.exit(f"{path.name}: {len(text.encode()):,} bytes with its outputs; {MOST:,} at most are kept")
+            sys.exit(
+                f"{path.name}: {len(text.encode()):,} bytes with its outputs; {MOST:,} at most are "
+                "kept"
+            )
         write_text(path, text + "\n")
-        print(f"{path.name}: {time.monotonic() - started:.0f} s, {len(text.encode()) / 1000:.0f} kB", flush=True)
+        print(
+            f"{path.name}: {time.monotonic() - started:.0f} s, {len(text.encode()) / 1000:.0f} kB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

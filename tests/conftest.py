@@ -12,7 +12,9 @@ from tinynet.data.synthetic import synthetic
 
 
 def pytest_configure(config):
-    """Hear the signals that are ignored under nohup, or where a script starts the tests in the background."""
+    """Hear the signals that are ignored under nohup, or where a script starts the tests in the
+    background.
+    """
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) == signal.SIG_IGN:
@@ -28,8 +30,12 @@ def no_command():
 
 @pytest.fixture(scope="session")
 def archive_path(tmp_path_factory):
-    """A zip in the official layout: 6 classes with 12 train, 4 val and 3 test pictures each, 64x64."""
-    return synthetic(tmp_path_factory.mktemp("data") / "drawn.zip", classes=6, train=12, val=4, test=3)
+    """A zip in the official layout: 6 classes with 12 train, 4 val and 3 test pictures each,
+    64x64.
+    """
+    return synthetic(
+        tmp_path_factory.mktemp("data") / "drawn.zip", classes=6, train=12, val=4, test=3
+    )
 
 
 @pytest.fixture(scope="session")
@@ -54,4 +60,6 @@ def folder(archive_path, tmp_path):
 def contents(archive_path):
     """File name -> bytes of everything in the archive, as zipfile sees it."""
     with zipfile.ZipFile(archive_path) as source:
-        return {name.removeprefix("tiny-imagenet-200/"): source.read(name) for name in source.namelist()}
+        return {
+            name.removeprefix("tiny-imagenet-200/"): source.read(name) for name in source.namelist()
+        }

@@ -1,14 +1,16 @@
-"""Break a copy of tinynet, one way at a time, and see whether `test_gpu.py` fails: else it would prove nothing.
+"""Break a copy of tinynet, one way at a time, and see whether `test_gpu.py` fails: else it would
+prove nothing.
 
-    python -m tests.planted_faults                  all: a table of fault, outcome, seconds, first line of the failure
-    python -m tests.planted_faults scaler average   those whose names hold one of these words
-    python -m tests.planted_faults --check          only whether each text to replace is there, exactly once
+    python -m tests.planted_faults    all: fault, outcome, seconds, first line of the failure
+    python -m tests.planted_faults scaler average    those whose names hold one of these words
+    python -m tests.planted_faults --check    only whether each text to replace is there
 
 Most of them are faults that no CPU notices. Ends with status 1 where one of them passes.
 """
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,165 +34,441 @@ class Fault(NamedTuple):
 
 FAULTS = [
     # --- something is on the other device ---
-    Fault("places of crops stay on the CPU", "fit/inputs.py",
-          "return send(drawn.numpy(), pictures.device)", "return drawn"),
-    Fault("arange without a device in the crop", "data/augment.py",
-          "torch.arange(side, device=start.device)", "torch.arange(side)"),
-    Fault("arange without a device in the hue", "data/augment.py",
-          "torch.arange(5, 0, -2, device=sector.device)", "torch.arange(5, 0, -2)"),
-    Fault("labels stay on the CPU", "data/batches.py",
-          "else send(part.labels[chosen], device)", "else torch.from_numpy(part.labels[chosen])"),
-    Fault("labels of kept features stay on the CPU", "fit/features.py",
-          "send(self.labels[places], device)", "torch.from_numpy(self.labels[places])"),
-    Fault("what is sent once is put together on the CPU", "data/batches.py",
-          "dtype=getattr(torch, str(array.dtype)), device=device)", "dtype=getattr(torch, str(array.dtype)))"),
-    Fault("the normalisation stays on the CPU", "models/vgg.py",
-          "((pictures - self.mean) / self.std)", "((pictures - self.mean.cpu()) / self.std.cpu())"),
-    Fault("the average is on the CPU", "fit/loop.py",
-          "AveragedModel(module, multi_avg_fn", 'AveragedModel(module, torch.device("cpu"), multi_avg_fn'),
-    Fault("the hold-out is judged by a network on the CPU", "jobs/stages.py",
-          "whole.for_inference(device.device, device.when_frozen().dtype)",
-          'whole.for_inference(torch.device("cpu"), device.when_frozen().dtype)'),
-    Fault("the scorer's head stays on the CPU", "jobs/scorer.py",
-          "copy.deepcopy(self.model.head).to(self.device.device)", "copy.deepcopy(self.model.head)"),
-    Fault("the head of other sizes stays on the CPU", "jobs/resolution.py",
-          "copy.deepcopy(scorer.model.head).to(scorer.device.device)", "copy.deepcopy(scorer.model.head)"),
-    Fault("a quantile mapping comes back on the CPU", "score/activations.py",
-          ".astype(np.float32)).to(features.device)", ".astype(np.float32))"),
-    Fault("a quantile mapping gives NumPy what is on the GPU", "score/activations.py",
-          "features.detach().cpu().numpy()", "features.detach().numpy()"),
-    Fault("the matrix that turns an image is on the CPU", "score/views.py",
-          "dtype=pictures.dtype, device=pictures.device)", "dtype=pictures.dtype)"),
-    Fault("lanczos comes back on the CPU", "score/sizes.py", ".to(pictures.device).permute", ".permute"),
-    Fault("lanczos gives NumPy what is on the GPU", "score/sizes.py",
-          ".permute(0, 2, 3, 1).cpu().numpy()", ".permute(0, 2, 3, 1).numpy()"),
-    Fault("images that are timed stay on the CPU", "jobs/fixres.py",
-          "size=fitting(side, device.device), device=device.device,", "size=fitting(side, device.device),"),
-    Fault("the classes of a heat map are on the CPU", "score/heat.py", "classes[:, None]", "classes[:, None].cpu()"),
-    Fault("a report's heat maps are on the GPU", "jobs/pictures.py",
-          "found = heat(network, resize(pictures, size), classes, _DEPTH)",
-          'found = heat(*(x.to("cuda" if torch.cuda.is_available() else "cpu") for x in '
-          "(network, resize(pictures, size), classes)), _DEPTH)"),
-    Fault("images of files stay on the CPU", "jobs/imagenet.py",
-          ".float().div_(255)[None]).to(device.device)", ".float().div_(255)[None])"),
-    Fault("large images are shrunk on the GPU", "jobs/imagenet.py",
-          'where = "cpu" if chosen.resizes else device.device', "where = device.device"),
-    Fault("an explained image is on the GPU", "jobs/prediction.py",
-          "view(read[0][1][None].float() / 255)[0]", "view(read[0][1][None].to(self.device.device).float() / 255)[0]"),
-    Fault("the probe of a pretrained network is on the CPU", "jobs/zero_shot.py",
-          "torch.zeros(1, 3, side, side, device=self.device.device)", "torch.zeros(1, 3, side, side)"),
-    Fault("images that a soup is measured on stay on the CPU", "jobs/soup.py",
-          "size=64, device=device.device)", "size=64)"),
-    Fault("TensorBoard is given images of the GPU", "jobs/stages.py",
-          'torch.device("cpu"))).pictures)', "device.device)).pictures.numpy())"),
-
+    Fault(
+        "places of crops stay on the CPU",
+        "fit/inputs.py",
+        "return send(drawn.numpy(), pictures.device)",
+        "return drawn",
+    ),
+    Fault(
+        "arange without a device in the crop",
+        "data/augment.py",
+        "torch.arange(side, device=start.device)",
+        "torch.arange(side)",
+    ),
+    Fault(
+        "arange without a device in the hue",
+        "data/augment.py",
+        "torch.arange(5, 0, -2, device=sector.device)",
+        "torch.arange(5, 0, -2)",
+    ),
+    Fault(
+        "labels stay on the CPU",
+        "data/batches.py",
+        "else send(part.labels[chosen], device)",
+        "else torch.from_numpy(part.labels[chosen])",
+    ),
+    Fault(
+        "labels of kept features stay on the CPU",
+        "fit/features.py",
+        "send(self.labels[places], device)",
+        "torch.from_numpy(self.labels[places])",
+    ),
+    Fault(
+        "what is sent once is put together on the CPU",
+        "data/batches.py",
+        "dtype=getattr(torch, str(array.dtype)), device=device)",
+        "dtype=getattr(torch, str(array.dtype)))",
+    ),
+    Fault(
+        "the normalisation stays on the CPU",
+        "models/vgg.py",
+        "((pictures - self.mean) / self.std)",
+        "((pictures - self.mean.cpu()) / self.std.cpu())",
+    ),
+    Fault(
+        "the average is on the CPU",
+        "fit/loop.py",
+        "AveragedModel(module, multi_avg_fn",
+        'AveragedModel(module, torch.device("cpu"), multi_avg_fn',
+    ),
+    Fault(
+        "the hold-out is judged by a network on the CPU",
+        "jobs/stages.py",
+        "whole.for_inference(device.device, device.when_frozen().dtype)",
+        'whole.for_inference(torch.device("cpu"), device.when_frozen().dtype)',
+    ),
+    Fault(
+        "the scorer's head stays on the CPU",
+        "jobs/scorer.py",
+        "copy.deepcopy(self.model.head).to(self.device.device)",
+        "copy.deepcopy(self.model.head)",
+    ),
+    Fault(
+        "the head of other sizes stays on the CPU",
+        "jobs/resolution.py",
+        "copy.deepcopy(scorer.model.head).to(scorer.device.device)",
+        "copy.deepcopy(scorer.model.head)",
+    ),
+    Fault(
+        "a quantile mapping comes back on the CPU",
+        "score/activations.py",
+        ".astype(np.float32)).to(features.device)",
+        ".astype(np.float32))",
+    ),
+    Fault(
+        "a quantile mapping gives NumPy what is on the GPU",
+        "score/activations.py",
+        "features.detach().cpu().numpy()",
+        "features.detach().numpy()",
+    ),
+    Fault(
+        "the matrix that turns an image is on the CPU",
+        "score/views.py",
+        "dtype=pictures.dtype, device=pictures.device)",
+        "dtype=pictures.dtype)",
+    ),
+    Fault(
+        "lanczos comes back on the CPU",
+        "score/sizes.py",
+        ".to(pictures.device).permute",
+        ".permute",
+    ),
+    Fault(
+        "lanczos gives NumPy what is on the GPU",
+        "score/sizes.py",
+        ".permute(0, 2, 3, 1).cpu().numpy()",
+        ".permute(0, 2, 3, 1).numpy()",
+    ),
+    Fault(
+        "images that are timed stay on the CPU",
+        "jobs/fixres.py",
+        "size=fitting(side, device.device), device=device.device,",
+        "size=fitting(side, device.device),",
+    ),
+    Fault(
+        "the classes of a heat map are on the CPU",
+        "score/heat.py",
+        "classes[:, None]",
+        "classes[:, None].cpu()",
+    ),
+    Fault(
+        "a report's heat maps are on the GPU",
+        "jobs/pictures.py",
+        "found = heat(network, resize(pictures, size), classes, _DEPTH)",
+        'found = heat(*(x.to("cuda" if torch.cuda.is_available() else "cpu") for x in '
+        "(network, resize(pictures, size), classes)), _DEPTH)",
+    ),
+    Fault(
+        "images of files stay on the CPU",
+        "jobs/imagenet.py",
+        ".float().div_(255)[None]).to(device.device)",
+        ".float().div_(255)[None])",
+    ),
+    Fault(
+        "large images are shrunk on the GPU",
+        "jobs/imagenet.py",
+        'where = "cpu" if chosen.resizes else device.device',
+        "where = device.device",
+    ),
+    Fault(
+        "an explained image is on the GPU",
+        "jobs/prediction.py",
+        "view(read[0][1][None].float() / 255)[0]",
+        "view(read[0][1][None].to(self.device.device).float() / 255)[0]",
+    ),
+    Fault(
+        "the probe of a pretrained network is on the CPU",
+        "jobs/zero_shot.py",
+        "torch.zeros(1, 3, side, side, device=self.device.device)",
+        "torch.zeros(1, 3, side, side)",
+    ),
+    Fault(
+        "images that a soup is measured on stay on the CPU",
+        "jobs/soup.py",
+        "size=64, device=device.device)",
+        "size=64)",
+    ),
+    Fault(
+        "TensorBoard is given images of the GPU",
+        "jobs/stages.py",
+        'torch.device("cpu"))).pictures)',
+        "device.device)).pictures.numpy())",
+    ),
     # --- copies between devices ---
-    Fault("late copies are read too early", "data/batches.py", "            left.synchronize()", "            pass"),
-    Fault("late copies are waited for before they begin", "data/batches.py", "        left.record()", "        pass"),
-    Fault("probabilities are not fetched", "score/probabilities.py",
-          "log_softmax(network(pictures)).cpu(), network)", "log_softmax(network(pictures)), network)"),
-    Fault("probabilities are fetched late, and read at once", "score/probabilities.py",
-          "log_softmax(network(pictures)).cpu(), network)",
-          'log_softmax(network(pictures)).to("cpu", non_blocking=True), network)'),
-    Fault("copies from memory that is not pinned", "data/batches.py",
-          "tensor.pin_memory().to(device, non_blocking=True)", "tensor.to(device, non_blocking=True)"),
-    Fault("copies that are waited for", "data/batches.py",
-          "tensor.pin_memory().to(device, non_blocking=True)", "tensor.pin_memory().to(device)"),
-    Fault("checkpoints are read to where they were written", "models/state_dicts.py",
-          'torch.load(path, map_location="cpu", weights_only=True)', "torch.load(path, weights_only=True)"),
-
+    Fault(
+        "late copies are read too early",
+        "data/batches.py",
+        "            left.synchronize()",
+        "            pass",
+    ),
+    Fault(
+        "late copies are waited for before they begin",
+        "data/batches.py",
+        "        left.record()",
+        "        pass",
+    ),
+    Fault(
+        "probabilities are not fetched",
+        "score/probabilities.py",
+        "log_softmax(network(pictures)).cpu(), network)",
+        "log_softmax(network(pictures)), network)",
+    ),
+    Fault(
+        "probabilities are fetched late, and read at once",
+        "score/probabilities.py",
+        "log_softmax(network(pictures)).cpu(), network)",
+        'log_softmax(network(pictures)).to("cpu", non_blocking=True), network)',
+    ),
+    Fault(
+        "copies from memory that is not pinned",
+        "data/batches.py",
+        "tensor.pin_memory().to(device, non_blocking=True)",
+        "tensor.to(device, non_blocking=True)",
+    ),
+    Fault(
+        "copies that are waited for",
+        "data/batches.py",
+        "tensor.pin_memory().to(device, non_blocking=True)",
+        "tensor.pin_memory().to(device)",
+    ),
+    Fault(
+        "checkpoints are read to where they were written",
+        "models/state_dicts.py",
+        'torch.load(path, map_location="cpu", weights_only=True)',
+        "torch.load(path, weights_only=True)",
+    ),
     # --- a step waits ---
-    Fault("the loss is read at every step", "fit/loop.py",
-          "        return loss.detach()", "        loss.item()\n        return loss.detach()"),
-    Fault("the norm of gradients is looked at", "fit/loop.py",
-          "clip_grad_norm_(learning, self.stage.max_grad_norm)",
-          "clip_grad_norm_(learning, self.stage.max_grad_norm, error_if_nonfinite=True)"),
-    Fault("the average is moved by torch's own method", "fit/loop.py",
-          "            self._move_average()", "            self.average.update_parameters(self.module)"),
-    Fault("buffers of the average go by the CPU", "fit/loop.py",
-          "            mine.copy_(theirs)", "            mine.copy_(theirs.cpu())"),
-    Fault("places in kept features are the CPU's", "fit/features.py",
-          "at = send(places, device)", "at = torch.from_numpy(places)"),
-
+    Fault(
+        "the loss is read at every step",
+        "fit/loop.py",
+        "        return loss.detach()",
+        "        loss.item()\n        return loss.detach()",
+    ),
+    Fault(
+        "the norm of gradients is looked at",
+        "fit/loop.py",
+        "clip_grad_norm_(learning, self.stage.max_grad_norm)",
+        "clip_grad_norm_(learning, self.stage.max_grad_norm, error_if_nonfinite=True)",
+    ),
+    Fault(
+        "the average is moved by torch's own method",
+        "fit/loop.py",
+        "            self._move_average()",
+        "            self.average.update_parameters(self.module)",
+    ),
+    Fault(
+        "buffers of the average go by the CPU",
+        "fit/loop.py",
+        "            mine.copy_(theirs)",
+        "            mine.copy_(theirs.cpu())",
+    ),
+    Fault(
+        "places in kept features are the CPU's",
+        "fit/features.py",
+        "at = send(places, device)",
+        "at = torch.from_numpy(places)",
+    ),
     # --- arithmetic ---
-    Fault("a T4 gets bfloat16", "device.py", '"bfloat16" if capability >= 8', '"bfloat16" if capability >= 7'),
-    Fault("a P100 gets float16", "device.py",
-          "torch.cuda.get_device_capability()[0] >= 7", "torch.cuda.get_device_capability()[0] >= 6"),
-    Fault("what is frozen loses three bits", "device.py",
-          "return replace(self, dtype=self.frozen or self.dtype, frozen=None)", "return self"),
-    Fault("float32 has ten bits in convolutions", "device.py",
-          "torch.backends.cudnn.allow_tf32 = False", "torch.backends.cudnn.allow_tf32 = True"),
-    Fault("scoring is in float32 whatever was asked for", "jobs/scorer.py",
-          "self.model.for_inference(self.device.device, self.device.dtype)",
-          "self.model.for_inference(self.device.device, torch.float32)"),
-    Fault("a pretrained network runs without autocast", "models/pretrained.py",
-          "self._autocast = device.autocast", "self._autocast = nullcontext"),
-    Fault("gradients of float16 are not scaled", "device.py", "enabled=self.dtype == torch.float16", "enabled=False"),
-    Fault("gradients are clipped before they are unscaled", "fit/loop.py",
-          "            self.scaler.unscale_(self.optimizer)\n", ""),
-
-    Fault("the rate of the first view includes the start of the GPU", "jobs/scorer.py",
-          'if self.device.device.type != "cpu" and (side, dense) not in self._warm:', "if False:"),
-
+    Fault(
+        "a T4 gets bfloat16",
+        "device.py",
+        '"bfloat16" if capability >= 8',
+        '"bfloat16" if capability >= 7',
+    ),
+    Fault(
+        "a P100 gets float16",
+        "device.py",
+        "torch.cuda.get_device_capability()[0] >= 7",
+        "torch.cuda.get_device_capability()[0] >= 6",
+    ),
+    Fault(
+        "what is frozen loses three bits",
+        "device.py",
+        "return replace(self, dtype=self.frozen or self.dtype, frozen=None)",
+        "return self",
+    ),
+    Fault(
+        "float32 has ten bits in convolutions",
+        "device.py",
+        "torch.backends.cudnn.allow_tf32 = False",
+        "torch.backends.cudnn.allow_tf32 = True",
+    ),
+    Fault(
+        "scoring is in float32 whatever was asked for",
+        "jobs/scorer.py",
+        "self.model.for_inference(self.device.device, self.device.dtype)",
+        "self.model.for_inference(self.device.device, torch.float32)",
+    ),
+    Fault(
+        "a pretrained network runs without autocast",
+        "models/pretrained.py",
+        "self._autocast = device.autocast",
+        "self._autocast = nullcontext",
+    ),
+    Fault(
+        "gradients of float16 are not scaled",
+        "device.py",
+        "enabled=self.dtype == torch.float16",
+        "enabled=False",
+    ),
+    Fault(
+        "gradients are clipped before they are unscaled",
+        "fit/loop.py",
+        "            self.scaler.unscale_(self.optimizer)\n",
+        "",
+    ),
+    Fault(
+        "the rate of the first view includes the start of the GPU",
+        "jobs/scorer.py",
+        'if self.device.device.type != "cpu" and (side, dense) not in self._warm:',
+        "if False:",
+    ),
     # --- chance, and what is kept ---
-    Fault("a generator of the CPU draws on the GPU", "fit/inputs.py",
-          "there(augment.draw_flags(count, generator)))\n",
-          "torch.rand(count, generator=generator, device=pictures.device) < 0.5)\n"),
-    Fault("the GPU draws what is mirrored", "fit/inputs.py",
-          "there(augment.draw_flags(count, generator)))\n", "torch.rand(count, device=pictures.device) < 0.5)\n"),
-    Fault("the truth of a random state is asked", "fit/loop.py",
-          "        if random is not None:", "        if random:"),
-    Fault("the random state of the GPU is forgotten", "fit/loop.py",
-          '{"cuda": torch.cuda, "mps": torch.mps}', '{"mps": torch.mps}'),
-    Fault("the random state of the CPU is kept for the GPU's", "fit/loop.py",
-          "{self.device.device.type: source.get_rng_state()}", "{self.device.device.type: torch.get_rng_state()}"),
-    Fault("the scaler is forgotten on resuming", "fit/loop.py",
-          '"schedule", "optimizer", "scaler", "average"):', '"schedule", "optimizer", "average"):'),
-    Fault("the average is forgotten on resuming", "fit/loop.py",
-          '"schedule", "optimizer", "scaler", "average"):', '"schedule", "optimizer", "scaler"):'),
-    Fault("kept features are those of any device", "fit/features.py",
-          '"device": device.device.type, "precision"', '"device": "any", "precision"'),
-    Fault("kept probabilities are those of any device", "jobs/scorer.py",
-          '("data", "weights", "precision", "device")}', '("data", "weights", "precision")}'),
-
+    Fault(
+        "a generator of the CPU draws on the GPU",
+        "fit/inputs.py",
+        "there(augment.draw_flags(count, generator)))\n",
+        "torch.rand(count, generator=generator, device=pictures.device) < 0.5)\n",
+    ),
+    Fault(
+        "the GPU draws what is mirrored",
+        "fit/inputs.py",
+        "there(augment.draw_flags(count, generator)))\n",
+        "torch.rand(count, device=pictures.device) < 0.5)\n",
+    ),
+    Fault(
+        "the truth of a random state is asked",
+        "fit/loop.py",
+        "        if random is not None:",
+        "        if random:",
+    ),
+    Fault(
+        "the random state of the GPU is forgotten",
+        "fit/loop.py",
+        '{"cuda": torch.cuda, "mps": torch.mps}',
+        '{"mps": torch.mps}',
+    ),
+    Fault(
+        "the random state of the CPU is kept for the GPU's",
+        "fit/loop.py",
+        "{self.device.device.type: source.get_rng_state()}",
+        "{self.device.device.type: torch.get_rng_state()}",
+    ),
+    Fault(
+        "the scaler is forgotten on resuming",
+        "fit/loop.py",
+        '"schedule", "optimizer", "scaler", "average"):',
+        '"schedule", "optimizer", "average"):',
+    ),
+    Fault(
+        "the average is forgotten on resuming",
+        "fit/loop.py",
+        '"schedule", "optimizer", "scaler", "average"):',
+        '"schedule", "optimizer", "scaler"):',
+    ),
+    Fault(
+        "kept features are those of any device",
+        "fit/features.py",
+        '"device": device.device.type, "precision"',
+        '"device": "any", "precision"',
+    ),
+    Fault(
+        "kept probabilities are those of any device",
+        "jobs/scorer.py",
+        '("data", "weights", "precision", "device")}',
+        '("data", "weights", "precision")}',
+    ),
     # --- memory ---
-    Fault("a text of cuBLAS is not known", "device.py", '"out of memory", "alloc_failed",', '"out of memory",'),
-    Fault("a text of cuDNN is not known", "device.py", '"unable to find an engine",', '"unable to find a motor",'),
-    Fault("files are seen all at once", "jobs/imagenet.py",
-          "InParts(lambda together: log_softmax(model(together)).cpu(), model)",
-          "lambda together: log_softmax(model(together)).cpu()"),
-    Fault("a soup is measured all at once", "jobs/soup.py", "map(InParts(running.features),", "map(running.features,"),
-    Fault("features are extracted all at once", "fit/features.py",
-          "InParts(partial(pooled_features, backbone, taps))", "partial(pooled_features, backbone, taps)"),
-    Fault("views are seen all at once", "score/probabilities.py",
-          "says = InParts(lambda pictures: log_softmax(network(pictures)).cpu(), network)",
-          "says = lambda pictures: log_softmax(network(pictures)).cpu()"),
-    Fault("a step that does not fit does not say how to go on", "jobs/stages.py",
-          "            if not out_of_memory(error):\n", "            if True:\n"),
+    Fault(
+        "a text of cuBLAS is not known",
+        "device.py",
+        '"out of memory", "alloc_failed",',
+        '"out of memory",',
+    ),
+    Fault(
+        "a text of cuDNN is not known",
+        "device.py",
+        '"unable to find an engine",',
+        '"unable to find a motor",',
+    ),
+    Fault(
+        "files are seen all at once",
+        "jobs/imagenet.py",
+        "InParts(lambda together: log_softmax(model(together)).cpu(), model)",
+        "lambda together: log_softmax(model(together)).cpu()",
+    ),
+    Fault(
+        "a soup is measured all at once",
+        "jobs/soup.py",
+        "map(InParts(running.features),",
+        "map(running.features,",
+    ),
+    Fault(
+        "features are extracted all at once",
+        "fit/features.py",
+        "InParts(partial(pooled_features, backbone, taps))",
+        "partial(pooled_features, backbone, taps)",
+    ),
+    Fault(
+        "views are seen all at once",
+        "score/probabilities.py",
+        "says = InParts(lambda pictures: log_softmax(network(pictures)).cpu(), network)",
+        "says = lambda pictures: log_softmax(network(pictures)).cpu()",
+    ),
+    Fault(
+        "a step that does not fit does not say how to go on",
+        "jobs/stages.py",
+        "            if not out_of_memory(error):\n",
+        "            if True:\n",
+    ),
 ]
+
+
+def planted(text, fault):
+    """`text` with the fault, and how often its place was there; line breaks do not matter."""
+    if count := text.count(fault.old):
+        return text.replace(fault.old, fault.new), count
+    tokens = map(re.escape, re.findall(r"\w+|[^\w\s]", fault.old))
+    pattern = "".join(
+        rf",?\s*{token}" if token in (r"\)", r"\]") else rf"\s*{token}" for token in tokens
+    )
+    return re.subn(pattern.removeprefix(r"\s*"), lambda _: fault.new.strip(), text)
 
 
 def texts_that_moved(faults):
     """Faults whose text does not occur exactly once, with how often it does."""
-    counts = [(fault, (ROOT / "tinynet" / fault.file).read_text(encoding="utf-8").count(fault.old)) for fault in faults]
-    return [f"{fault.what}: {fault.file} has this text {count} times: {fault.old!r}"
-            for fault, count in counts if count != 1]
+    counts = [
+        (fault, planted((ROOT / "tinynet" / fault.file).read_text(encoding="utf-8"), fault)[1])
+        for fault in faults
+    ]
+    return [
+        f"{fault.what}: {fault.file} has this text {count} times: {fault.old!r}"
+        for fault, count in counts
+        if count != 1
+    ]
 
 
 def run_tests(fault):
-    """Whether the tests fail with `fault` (None: without any), and the first line of the failure."""
+    """Whether the tests fail with `fault` (None: without any), and the first line of the
+    failure.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for name in COPIED:
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, name))
         if fault:
             path = Path(folder, "tinynet", fault.file)
-            text = path.read_text(encoding="utf-8")
-            assert text.count(fault.old) == 1, fault
-            path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+            text, count = planted(path.read_text(encoding="utf-8"), fault)
+            assert count == 1, fault
+            path.write_text(text, encoding="utf-8")
         ran = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "--tb=short", "tests/test_gpu.py"],
-            cwd=folder, env={**os.environ, "PYTHONPATH": folder}, capture_output=True, text=True, check=False)
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-p",
+                "no:cacheprovider",
+                "-x",
+                "--tb=short",
+                "tests/test_gpu.py",
+            ],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert ran.returncode in (0, 1), ran.stdout + ran.stderr  # neither is pytest's own trouble
     lines = [line for line in ran.stdout.splitlines() if line.startswith("E  ")]
     return bool(ran.returncode), lines[0].removeprefix("E").strip() if lines else ""
@@ -198,11 +476,19 @@ def run_tests(fault):
 
 def main():
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("words", nargs="*", help="parts of the names of faults (default: all)")
-    parser.add_argument("--check", action="store_true", help="run nothing, say which texts are not there any more")
+    parser.add_argument(
+        "--check", action="store_true", help="run nothing, say which texts are not there any more"
+    )
     flags = parser.parse_args()
-    faults = [fault for fault in FAULTS if not flags.words or any(word in fault.what for word in flags.words)]
+    faults = [
+        fault
+        for fault in FAULTS
+        if not flags.words or any(word in fault.what for word in flags.words)
+    ]
     if moved := texts_that_moved(faults):
         sys.exit("\n".join(moved))
     if flags.check:
@@ -212,7 +498,9 @@ def main():
     for fault in (None, *faults):
         started = time.monotonic()
         caught, line = run_tests(fault)
-        outcome = ("CAUGHT" if caught else "passed") if fault else ("BROKEN" if caught else "passes")
+        outcome = (
+            ("CAUGHT" if caught else "passed") if fault else ("BROKEN" if caught else "passes")
+        )
         name = fault.what if fault else "without a fault"
         print(f"{outcome}  {name:55} {time.monotonic() - started:4.0f} s  {line[:120]}", flush=True)
         if caught and not fault:

@@ -1,4 +1,6 @@
-"""What several test files need: a small VGG16, the reading of a refusal, what a processor must have."""
+"""What several test files need: a small VGG16, the reading of a refusal, what a processor must
+have.
+"""
 
 import io
 import re
@@ -19,25 +21,49 @@ from tinynet.device import has_vnni
 from tinynet.errors import InputError
 from tinynet.models import vgg
 
-# VGG16's layers with a sixteenth of the channels: what is tested with it does not depend on their number.
+# VGG16's layers with a sixteenth of the channels: what is tested with it does not depend on their
+# number.
 THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 
 
 # Flags of a base that trains in a second, with that network, on the drawn archive.
-SMALL = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", "32", "--batch", "16", "--epochs", "1",
-         "--device", "cpu", "--precision", "float32")
+SMALL = (
+    "--weights",
+    "none",
+    "--hidden",
+    "16",
+    "--holdout",
+    "0.25",
+    "--size",
+    "32",
+    "--batch",
+    "16",
+    "--epochs",
+    "1",
+    "--device",
+    "cpu",
+    "--precision",
+    "float32",
+)
 
 ROOT = Path(__file__).parents[1]
 # The modules of whatever is started with `python -m`.
-PROGRAMS = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts)
-                  for path in (ROOT / "tinynet").rglob("*.py") if '__name__ == "__main__"' in path.read_text())
+PROGRAMS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "tinynet").rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
+)
 
-needs_vnni = pytest.mark.skipif(not has_vnni(), reason="this processor overflows where it adds 8-bit products")
+needs_vnni = pytest.mark.skipif(
+    not has_vnni(), reason="this processor overflows where it adds 8-bit products"
+)
 
 
 @contextmanager
 def thin_network():
-    """VGG16 is thin, runs on one thread and draws no progress bars; yields a MonkeyPatch for more."""
+    """VGG16 is thin, runs on one thread and draws no progress bars; yields a MonkeyPatch for
+    more.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more are of use to large networks only
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +90,9 @@ def in_floats(pictures):
 
 
 def call(command, *flags):
-    """Run a command as the shell would, here: its exit status and what it wrote. Its advice must be possible."""
+    """Run a command as the shell would, here: its exit status and what it wrote. Its advice must be
+    possible.
+    """
     out, err, parsers = io.StringIO(), io.StringIO(), []
 
     def main():
@@ -73,8 +101,12 @@ def call(command, *flags):
         finally:
             parsers.append(cli.Parser.current)
 
-    with (redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "unraisablehook", sys.unraisablehook),
-          pytest.raises(SystemExit) as ended):
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        mock.patch.object(sys, "unraisablehook", sys.unraisablehook),
+        pytest.raises(SystemExit) as ended,
+    ):
         cli.run(main)
     for line in err.getvalue().splitlines() if parsers[0] else ():
         assert not (impossible := impossible_flags(line, parsers[0])), (impossible, line)
@@ -82,16 +114,23 @@ def call(command, *flags):
 
 
 def impossible_flags(line, current):
-    """The flags in a line of advice that the command which says it, or another that the line names, does not have."""
+    """The flags in a line of advice that the command which says it, or another that the line names,
+    does not have.
+    """
     if "unrecognized arguments" in line:
         return []
     own, _, others = line.partition("python -m tinynet")
     wrong = [flag for flag in FLAG.findall(own) if flag not in current._option_string_actions]
-    for module, rest in re.findall(r"(tinynet(?:\.\w+)?)((?:(?!python -m).)*)", f"tinynet{others}" if others else ""):
-        # Behind a quoted command, or after a word of the sentence, stand flags of the command that speaks.
+    for module, rest in re.findall(
+        r"(tinynet(?:\.\w+)?)((?:(?!python -m).)*)", f"tinynet{others}" if others else ""
+    ):
+        # Behind a quoted command, or after a word of the sentence, stand flags of the command that
+        # speaks.
         inside, mark, behind = rest.partition("`") if "`" in rest else rest.partition(", or ")
         wrong += [flag for flag in FLAG.findall(inside) if flag not in flags_of(module)]
-        wrong += [flag for flag in FLAG.findall(behind) if flag not in current._option_string_actions]
+        wrong += [
+            flag for flag in FLAG.findall(behind) if flag not in current._option_string_actions
+        ]
     return wrong
 
 
@@ -107,10 +146,17 @@ def flags_of(module):
     def remember(self, *given, **kwargs):
         parsers.append(self)
         keep(self, *given, **kwargs)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), suppress(SystemExit):
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()),
+        suppress(SystemExit),
+    ):
         patch.setattr(cli.Parser, "__init__", remember)
         patch.setattr(cli.Parser, "current", None)
-        import_module(f"{module}.__main__" if module in ("tinynet.data", "tinynet.report") else module).main(["--help"])
+        import_module(
+            f"{module}.__main__" if module in ("tinynet.data", "tinynet.report") else module
+        ).main(["--help"])
     return {flag for parser in parsers for flag in parser._option_string_actions}
 
 
@@ -119,7 +165,9 @@ def files():
 
 
 def refused(command, flags, *words):
-    """The command ends with status 2 and one line that holds `words`, prints nothing and leaves nothing behind."""
+    """The command ends with status 2 and one line that holds `words`, prints nothing and leaves
+    nothing behind.
+    """
     before = files()
     ran = call(command, *flags)
     *said, line = ran.err.splitlines()

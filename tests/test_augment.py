@@ -1,4 +1,6 @@
-"""Changes to a batch against torchvision's functional on each picture alone, and the draws behind them."""
+"""Changes to a batch against torchvision's functional on each picture alone, and the draws behind
+them.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ def generator(seed):
 
 
 def drawn_pictures(seed, side=12):
-    """Ten pictures, (10, 3, side, side) in [0, 1]: noise, bytes, and all that makes hue and saturation hard."""
+    """Ten pictures, (10, 3, side, side) in [0, 1]: noise, bytes, and all that makes hue and
+    saturation hard.
+    """
     draw = generator(seed)
     noise = torch.rand(10, 3, side, side, generator=draw)
     pictures = noise.clone()
@@ -48,8 +52,12 @@ def check_each(batch_result, pictures, alone, tolerance=2e-5):
 @given(seed=SEEDS)
 def test_hflip_is_that_of_torchvision(seed):
     pictures, flags = drawn_pictures(seed), torch.rand(10, generator=generator(seed)) < 0.5
-    check_each(augment.hflip(pictures, flags), pictures,
-               lambda i, picture: tv.horizontal_flip(picture) if flags[i] else picture, tolerance=0)
+    check_each(
+        augment.hflip(pictures, flags),
+        pictures,
+        lambda i, picture: tv.horizontal_flip(picture) if flags[i] else picture,
+        tolerance=0,
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,8 +71,19 @@ def test_resized_crop_is_that_of_torchvision(seed, height, width, size):
     top, left = draw.randint(0, height - tall + 1), draw.randint(0, width - wide + 1)
     found = augment.resized_crop(pictures, *map(torch.from_numpy, (top, left, tall, wide)), size)
     assert found.shape == (6, 3, size, size)
-    check_each(found, pictures, lambda i, picture: tv.resized_crop(
-        picture, int(top[i]), int(left[i]), int(tall[i]), int(wide[i]), [size, size], antialias=True))
+    check_each(
+        found,
+        pictures,
+        lambda i, picture: tv.resized_crop(
+            picture,
+            int(top[i]),
+            int(left[i]),
+            int(tall[i]),
+            int(wide[i]),
+            [size, size],
+            antialias=True,
+        ),
+    )
 
 
 def test_a_crop_of_everything_at_the_same_size_changes_nothing():
@@ -77,8 +96,11 @@ def test_a_crop_of_everything_at_the_same_size_changes_nothing():
 def test_adjust_saturation_is_that_of_torchvision(seed, data):
     pictures = drawn_pictures(seed)
     factors = data.draw(st.lists(st.floats(0, 3, width=32), min_size=10, max_size=10))
-    check_each(augment.adjust_saturation(pictures, torch.tensor(factors)), pictures,
-               lambda i, picture: tv.adjust_saturation(picture, factors[i]))
+    check_each(
+        augment.adjust_saturation(pictures, torch.tensor(factors)),
+        pictures,
+        lambda i, picture: tv.adjust_saturation(picture, factors[i]),
+    )
 
 
 @quickly
@@ -86,8 +108,11 @@ def test_adjust_saturation_is_that_of_torchvision(seed, data):
 def test_adjust_hue_is_that_of_torchvision(seed, data):
     pictures = drawn_pictures(seed)
     shifts = data.draw(st.lists(st.floats(-0.5, 0.5, width=32), min_size=10, max_size=10))
-    check_each(augment.adjust_hue(pictures, torch.tensor(shifts)), pictures,
-               lambda i, picture: tv.adjust_hue(picture, shifts[i]))
+    check_each(
+        augment.adjust_hue(pictures, torch.tensor(shifts)),
+        pictures,
+        lambda i, picture: tv.adjust_hue(picture, shifts[i]),
+    )
 
 
 @quickly
@@ -107,8 +132,12 @@ def test_colour_jitter_takes_either_order(seed):
 
 def test_the_two_orders_of_colour_jitter_differ():
     pictures = drawn_pictures(0)[:1]
-    found = [augment.colour_jitter(pictures, torch.tensor([2.5]), torch.tensor([0.3]), torch.tensor([first]))
-             for first in (False, True)]
+    found = [
+        augment.colour_jitter(
+            pictures, torch.tensor([2.5]), torch.tensor([0.3]), torch.tensor([first])
+        )
+        for first in (False, True)
+    ]
     assert (found[0] - found[1]).abs().max() > 0.01
 
 
@@ -116,17 +145,24 @@ def test_the_two_orders_of_colour_jitter_differ():
 @given(seed=SEEDS)
 def test_neutral_parameters_change_nothing(seed):
     pictures, one, zero = drawn_pictures(seed), torch.ones(10), torch.zeros(10)
-    for changed in (augment.hflip(pictures, zero.bool()), augment.adjust_saturation(pictures, one),
-                    augment.adjust_hue(pictures, zero), augment.colour_jitter(pictures, one, zero, zero.bool())):
+    for changed in (
+        augment.hflip(pictures, zero.bool()),
+        augment.adjust_saturation(pictures, one),
+        augment.adjust_hue(pictures, zero),
+        augment.colour_jitter(pictures, one, zero, zero.bool()),
+    ):
         torch.testing.assert_close(changed, pictures, rtol=0, atol=2e-6)
 
 
 def test_the_given_pictures_stay_as_they_were_in_either_memory_format():
     half, places = torch.full((10,), 0.5), torch.full((10,), 2)
-    changes = [lambda p: augment.hflip(p, half > 0), lambda p: augment.adjust_hue(p, half),
-               lambda p: augment.adjust_saturation(p, half),
-               lambda p: augment.colour_jitter(p, half, half, half > 0),
-               lambda p: augment.resized_crop(p, places, places, 3 * places, 2 * places, 5)]
+    changes = [
+        lambda p: augment.hflip(p, half > 0),
+        lambda p: augment.adjust_hue(p, half),
+        lambda p: augment.adjust_saturation(p, half),
+        lambda p: augment.colour_jitter(p, half, half, half > 0),
+        lambda p: augment.resized_crop(p, places, places, 3 * places, 2 * places, 5),
+    ]
     for change in changes:
         pictures = drawn_pictures(3)
         last = pictures.clone(memory_format=torch.channels_last)
@@ -193,7 +229,9 @@ def test_sides_by_area_are_those_of_torchvision(low):
 @pytest.mark.parametrize("fraction", [56 / 64, 0.5, 0.3, 1.0])
 def test_a_fixed_area_gives_the_side_of_torchvision(fraction):
     crop = RandomResizedCrop(56, scale=(fraction, fraction), ratio=(1, 1))
-    theirs = {crop.get_params(torch.zeros(3, 64, 64), crop.scale, crop.ratio)[2:] for _ in range(20)}
+    theirs = {
+        crop.get_params(torch.zeros(3, 64, 64), crop.scale, crop.ratio)[2:] for _ in range(20)
+    }
     ((height, width),) = theirs
     ours = augment.draw_sides_by_area(20, generator(0), 64, fraction, fraction)
     assert height == width and ours.unique().tolist() == [height]
@@ -224,7 +262,10 @@ def test_every_corner_comes_alike_often_and_rows_apart_from_columns():
 def test_two_epochs_show_each_picture_once_plain_and_once_mirrored():
     rows = torch.randperm(1000, generator=generator(0))
     for epoch in range(4):
-        now, then = augment.alternating_flags(rows, epoch), augment.alternating_flags(rows, epoch + 1)
+        now, then = (
+            augment.alternating_flags(rows, epoch),
+            augment.alternating_flags(rows, epoch + 1),
+        )
         assert now.dtype == torch.bool and (now ^ then).all()
         assert now.sum() == 500
         assert torch.equal(now, augment.alternating_flags(rows, epoch + 2))
@@ -238,4 +279,6 @@ def test_half_of_a_batch_of_successive_rows_is_mirrored(first, half, epoch):
 def test_a_mirrored_picture_is_mirrored_wherever_it_stands_in_the_order():
     rows = torch.arange(50)
     order = torch.randperm(50, generator=generator(1))
-    assert torch.equal(augment.alternating_flags(rows, 3)[order], augment.alternating_flags(rows[order], 3))
+    assert torch.equal(
+        augment.alternating_flags(rows, 3)[order], augment.alternating_flags(rows[order], 3)
+    )

@@ -1,4 +1,6 @@
-"""What TensorBoard is shown: the rows of the log, pictures as they are learnt from, mistakes of the hold-out."""
+"""What TensorBoard is shown: the rows of the log, pictures as they are learnt from, mistakes of the
+hold-out.
+"""
 
 import io
 import json
@@ -31,7 +33,9 @@ def data(archive_path, tmp_path, monkeypatch):
 
 
 def events(folder):
-    found = event_accumulator.EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    found = event_accumulator.EventAccumulator(
+        str(folder), size_guidance={"images": 0, "scalars": 0}
+    )
     return found.Reload()
 
 
@@ -47,19 +51,53 @@ def test_it_shows_what_the_log_says(data, stage):
     assert call(train, *flags, *(["--tensorboard"] if stage == "base" else [])).status == 0
     if stage == "finetune":
         assert not Path("run/base/tensorboard").exists()
-        assert call(train, "--stage", "finetune", "--run", "run", "--epochs", "2", "--batch", "16", "--size", "32",
-                    "--crop-side", "28", "32", "--tensorboard", "--device", "cpu", "--precision", "float32").status == 0
+        assert (
+            call(
+                train,
+                "--stage",
+                "finetune",
+                "--run",
+                "run",
+                "--epochs",
+                "2",
+                "--batch",
+                "16",
+                "--size",
+                "32",
+                "--crop-side",
+                "28",
+                "32",
+                "--tensorboard",
+                "--device",
+                "cpu",
+                "--precision",
+                "float32",
+            ).status
+            == 0
+        )
     folder = Path("run") / stage
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     found = events(folder / "tensorboard")
     steps = [row for row in log if row["kind"] == "step"]
     epochs = [row for row in log if row["kind"] == "epoch"]
-    assert scalars(found, "learning rate") == pytest.approx({row["step"]: row["lr"] for row in steps})
-    assert scalars(found, "train/loss of a step") == pytest.approx({row["step"]: row["loss"] for row in steps})
-    for name, key in (("hold-out/top-1", "top1"), ("hold-out/top-5", "top5"), ("hold-out/loss", "loss")):
-        assert scalars(found, name) == pytest.approx({row["step"]: row["holdout"][key] for row in epochs})
-    assert [event.step for event in found.Images("hold-out/confusion")] == [row["step"] for row in epochs]
-    grid, = found.Images("pictures as they are learnt from")
+    assert scalars(found, "learning rate") == pytest.approx(
+        {row["step"]: row["lr"] for row in steps}
+    )
+    assert scalars(found, "train/loss of a step") == pytest.approx(
+        {row["step"]: row["loss"] for row in steps}
+    )
+    for name, key in (
+        ("hold-out/top-1", "top1"),
+        ("hold-out/top-5", "top5"),
+        ("hold-out/loss", "loss"),
+    ):
+        assert scalars(found, name) == pytest.approx(
+            {row["step"]: row["holdout"][key] for row in epochs}
+        )
+    assert [event.step for event in found.Images("hold-out/confusion")] == [
+        row["step"] for row in epochs
+    ]
+    (grid,) = found.Images("pictures as they are learnt from")
     pixels = np.asarray(Image.open(io.BytesIO(grid.encoded_image_string)))
     assert pixels.shape[1] >= 8 * 32 and pixels.std() > 10
 
@@ -69,16 +107,23 @@ def test_what_a_resumed_run_does_again_is_shown_once(tmp_path, done):
     for before, last in ((0, 9), (done, 7)):
         with Board(tmp_path, before) as board:
             for step in range(before + 1, last + 1):
-                board.row({"kind": "step", "step": step, "lr": 0.1, "loss": float(10 * before + step)})
+                board.row(
+                    {"kind": "step", "step": step, "lr": 0.1, "loss": float(10 * before + step)}
+                )
             board.row({"kind": "stopped", "step": last})
     assert scalars(events(tmp_path), "train/loss of a step") == {
-        step: step if step <= done else 10 * done + step for step in range(1, 8)}
+        step: step if step <= done else 10 * done + step for step in range(1, 8)
+    }
 
 
 def test_a_run_that_was_stopped_goes_on_showing(data, monkeypatch):
     flags = ("--stage", "base", "--out", "run", *SMALL, "--epochs", "3", *data, "--tensorboard")
     with monkeypatch.context() as patch:
-        patch.setattr(stages.cli, "stop_on_interrupt", lambda: nullcontext(lambda: Path("run/base/last.pt").is_file()))
+        patch.setattr(
+            stages.cli,
+            "stop_on_interrupt",
+            lambda: nullcontext(lambda: Path("run/base/last.pt").is_file()),
+        )
         ran = call(train, *flags)
     assert ran.status == 130 and "--resume run --tensorboard" in ran.err
     assert call(train, "--resume", "run", "--tensorboard").status == 0
@@ -92,5 +137,9 @@ def test_a_run_that_was_stopped_goes_on_showing(data, monkeypatch):
 
 def test_without_the_package_nothing_begins(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    refused(train, ["--stage", "base", "--out", "run", *SMALL, *data, "--tensorboard"], "--tensorboard",
-            "pip install -U tensorboard")
+    refused(
+        train,
+        ["--stage", "base", "--out", "run", *SMALL, *data, "--tensorboard"],
+        "--tensorboard",
+        "pip install -U tensorboard",
+    )

@@ -43,7 +43,21 @@ from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import CORNERS
 
-KEYS = ["run", "stage", "split", "views", "merge", "size", "n", "top1", "top5", "loss", "ece", "low", "high"]
+KEYS = [
+    "run",
+    "stage",
+    "split",
+    "views",
+    "merge",
+    "size",
+    "n",
+    "top1",
+    "top5",
+    "loss",
+    "ece",
+    "low",
+    "high",
+]
 TRAINED = [*KEYS, "precision"]
 SCORED = [*TRAINED, "forwards", "pictures_per_second", "gain", "gain_low", "gain_high", "p"]
 
@@ -98,41 +112,79 @@ def elsewhere(place, tmp_path, monkeypatch):
     return place
 
 
-# --- the way from archive to score ------------------------------------------------------------------
+# --- the way from archive to score ---
 
 
 def test_training_prints_one_array_of_rows_and_nothing_else(place):
     base, finetune = rows_of(place.ran)
     for row, stage in ((base, "base"), (finetune, "finetune")):
-        assert (row["run"], row["stage"], row["split"], row["views"]) == ("runs/done", stage, "holdout", "none")
+        assert (row["run"], row["stage"], row["split"], row["views"]) == (
+            "runs/done",
+            stage,
+            "holdout",
+            "none",
+        )
         assert (row["size"], row["n"]) == (32, 18)
-        assert 0 <= row["low"] <= row["top1"] <= row["high"] <= 1 and row["top1"] <= row["top5"] and row["loss"] > 0
+        assert (
+            0 <= row["low"] <= row["top1"] <= row["high"] <= 1
+            and row["top1"] <= row["top5"]
+            and row["loss"] > 0
+        )
 
 
 def test_a_run_is_a_folder_that_holds_everything(place):
     for stage in runs.WHOLE:
         folder = place.folder / "runs" / "done" / stage
         assert {path.name for path in folder.iterdir()} == {
-            "recipe.json", "log.jsonl", "best.pt", "last.pt", "scores.jsonl", "curves.png"}
+            "recipe.json",
+            "log.jsonl",
+            "best.pt",
+            "last.pt",
+            "scores.jsonl",
+            "curves.png",
+        }
         assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-        kinds = [json.loads(line)["kind"] for line in (folder / "log.jsonl").read_text().splitlines()]
+        kinds = [
+            json.loads(line)["kind"] for line in (folder / "log.jsonl").read_text().splitlines()
+        ]
         assert kinds == ["step"] * 4 + ["epoch"]
 
 
 def test_evaluation_gives_each_split_plain_and_over_views(there):
-    found = rows_of(call(evaluate, "--tta", "flip", "--json", "--device", "cpu", "--precision", "float32"))
+    found = rows_of(
+        call(evaluate, "--tta", "flip", "--json", "--device", "cpu", "--precision", "float32")
+    )
     assert [(row["split"], row["views"], row["n"]) for row in found] == [
-        ("holdout", "none", 18), ("holdout", "flip", 18), ("val", "none", 24), ("val", "flip", 24)]
-    assert {(row["run"], row["stage"], row["size"]) for row in found} == {("runs/done", "finetune", 32)}
+        ("holdout", "none", 18),
+        ("holdout", "flip", 18),
+        ("val", "none", 24),
+        ("val", "flip", 24),
+    ]
+    assert {(row["run"], row["stage"], row["size"]) for row in found} == {
+        ("runs/done", "finetune", 32)
+    }
     trained = rows_of(there.ran)[1]
     assert_as_trained(found[0], trained)
     assert found[0]["loss"] != found[1]["loss"] and found[2]["loss"] != found[3]["loss"]
-    assert runs.read_rows(Path("runs/done/finetune/scores.jsonl")) == found  # training's row is one of them
+    # training's row is one of them
+    assert runs.read_rows(Path("runs/done/finetune/scores.jsonl")) == found
 
 
 def test_a_base_is_scored_as_it_was_in_training(there):
-    found = rows_of(call(evaluate, "--stage", "base", "--tta", "flip", "--json", "--device", "cpu",
-                         "--precision", "float32"))
+    found = rows_of(
+        call(
+            evaluate,
+            "--stage",
+            "base",
+            "--tta",
+            "flip",
+            "--json",
+            "--device",
+            "cpu",
+            "--precision",
+            "float32",
+        )
+    )
     trained = rows_of(there.ran)[0]
     assert_as_trained(found[0], trained)
     # The same from pictures instead of kept features, which are rounded to float16.
@@ -145,20 +197,30 @@ def test_a_base_is_scored_as_it_was_in_training(there):
     stored = kept_views("base", "val")
     assert set(stored) == {"plain", "mirror"}
     for name, exact in zip(("plain", "mirror"), expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(stored[name].log_probabilities[0]), exact, rtol=0, atol=0.05)
+        torch.testing.assert_close(
+            torch.from_numpy(stored[name].log_probabilities[0]), exact, rtol=0, atol=0.05
+        )
     assert (expected[0] - expected[1]).abs().max() > 0.1
 
 
 def test_what_scores_on_the_device_is_a_copy(there, monkeypatch):
-    """The head moves to the device alone; whoever asks for the network finds all of it in one place."""
+    """The head moves to the device alone; whoever asks for the network finds all of it in one
+    place.
+    """
     packed = open_packed(there.flags[1], str(there.flags[3]))
-    stage = scorer.Scorer(StageFolder(Path("runs/done"), "base"), packed, Device(torch.device("cpu"), torch.float32))
+    stage = scorer.Scorer(
+        StageFolder(Path("runs/done"), "base"), packed, Device(torch.device("cpu"), torch.float32)
+    )
     given, says = [], scorer.head_probabilities
-    monkeypatch.setattr(scorer, "head_probabilities", lambda head, inputs: given.append(head) or says(head, inputs))
+    monkeypatch.setattr(
+        scorer, "head_probabilities", lambda head, inputs: given.append(head) or says(head, inputs)
+    )
     monkeypatch.setattr(scorer.Probabilities, "load", lambda path: complain())
-    chosen, = stage.sets(["flip"], stage.size)
+    (chosen,) = stage.sets(["flip"], stage.size)
     stage.score("val", chosen)
-    assert len(given) == 2 and all(head is given[0] and head is not stage.model.head for head in given)
+    assert len(given) == 2 and all(
+        head is given[0] and head is not stage.model.head for head in given
+    )
 
 
 def complain():
@@ -167,7 +229,10 @@ def complain():
 
 def kept_views(stage, split):
     """The probabilities that the finished run has kept, by the names of their views."""
-    found = [Probabilities.load(path) for path in Path(f"runs/done/{stage}/probabilities").glob(f"{split}-*.npz")]
+    found = [
+        Probabilities.load(path)
+        for path in Path(f"runs/done/{stage}/probabilities").glob(f"{split}-*.npz")
+    ]
     return {one.views[0]: one for one in found}
 
 
@@ -175,13 +240,18 @@ def test_kept_probabilities_give_the_scores_again(there):
     found = rows_of(call(evaluate, "--tta", "flip", "--json", "--split", "val", "--device", "cpu"))
     kept = kept_views("finetune", "val")
     assert set(kept) == {"plain", "mirror"} and kept["mirror"].rows.tolist() == list(range(24))
-    plain, mirror = (kept[name].log_probabilities[0].astype(np.float64) for name in ("plain", "mirror"))
+    plain, mirror = (
+        kept[name].log_probabilities[0].astype(np.float64) for name in ("plain", "mirror")
+    )
     mean, labels = np.log((np.exp(plain) + np.exp(mirror)) / 2), kept["plain"].labels
     for row, logs in zip(found, (plain, mean), strict=True):
         again = score(logs, labels)
         assert {key: row[key] for key in again} == pytest.approx(again, rel=1e-4)
     assert found[0]["gain"] is None and found[0]["p"] is None
-    assert found[1]["gain"] == pytest.approx(found[1]["top1"] - found[0]["top1"]) and 0 < found[1]["p"] <= 1
+    assert (
+        found[1]["gain"] == pytest.approx(found[1]["top1"] - found[0]["top1"])
+        and 0 < found[1]["p"] <= 1
+    )
     rows = runs.read_rows(Path("runs/done/finetune/scores.jsonl"))
     assert rows[-2:] == found and len(rows) == 3
 
@@ -189,15 +259,37 @@ def test_kept_probabilities_give_the_scores_again(there):
 def test_a_grid_computes_every_view_once(there, monkeypatch):
     seen = []
     whole = scorer.view_probabilities
-    monkeypatch.setattr(scorer, "view_probabilities", lambda *given: seen.append(1) or whole(*given))
-    grid = ["--tta", "flip", "ten", "flip+scales:32,40", "--merge", "mean", "gmean", "vote", "--size", "32", "40",
-            "--split", "val", "--json", "--device", "cpu"]
+    monkeypatch.setattr(
+        scorer, "view_probabilities", lambda *given: seen.append(1) or whole(*given)
+    )
+    grid = [
+        "--tta",
+        "flip",
+        "ten",
+        "flip+scales:32,40",
+        "--merge",
+        "mean",
+        "gmean",
+        "vote",
+        "--size",
+        "32",
+        "40",
+        "--split",
+        "val",
+        "--json",
+        "--device",
+        "cpu",
+    ]
     found = rows_of(call(evaluate, *grid))
     assert [(row["size"], row["views"], row["merge"]) for row in found] == [
-        (size, views, merge) for size in (32, 40) for views in ("none", "flip", "ten", "flip+scales:32,40")
-        for merge in (("mean",) if views == "none" else ("mean", "gmean", "vote"))]
+        (size, views, merge)
+        for size in (32, 40)
+        for views in ("none", "flip", "ten", "flip+scales:32,40")
+        for merge in (("mean",) if views == "none" else ("mean", "gmean", "vote"))
+    ]
     assert [row["forwards"] for row in found[:10]] == [1, 2, 2, 2, 10, 10, 10, 4, 4, 4]
-    assert len(seen) == 4 + 10 + 10  # plain and mirrored at 32 and at 40 pixels, and ten crops of each size
+    # plain and mirrored at 32 and at 40 pixels, and ten crops of each size
+    assert len(seen) == 4 + 10 + 10
     assert rows_of(call(evaluate, *grid)) == found and len(seen) == 24
     assert all(row["pictures_per_second"] > 0 for row in found)
 
@@ -209,7 +301,10 @@ def test_kept_probabilities_of_other_weights_are_not_believed(there):
     stored["weights"]["head.1.weight"] *= -1
     before = best.read_bytes()
     torch.save(stored, best)
-    assert rows_of(call(evaluate, "--split", "val", "--json", "--device", "cpu"))[0]["loss"] != first[0]["loss"]
+    assert (
+        rows_of(call(evaluate, "--split", "val", "--json", "--device", "cpu"))[0]["loss"]
+        != first[0]["loss"]
+    )
     best.write_bytes(before)
 
 
@@ -222,12 +317,17 @@ def test_kept_probabilities_that_cannot_be_read_are_computed_again(there):
 
 
 def test_changed_pictures_are_not_taken_for_those_of_the_run(there, tmp_path):
-    """The same names and labels, other pixels: nothing that was kept of the run's own pictures is used."""
+    """The same names and labels, other pixels: nothing that was kept of the run's own pictures is
+    used.
+    """
     flags = ["--tta", "flip", "--split", "val", "--json", "--device", "cpu"]
     first = rows_of(call(evaluate, *flags))
     black = io.BytesIO()
     Image.new("RGB", (64, 64)).save(black, "JPEG")
-    with zipfile.ZipFile(there.flags[1]) as whole, zipfile.ZipFile(tmp_path / "black.zip", "w") as made:
+    with (
+        zipfile.ZipFile(there.flags[1]) as whole,
+        zipfile.ZipFile(tmp_path / "black.zip", "w") as made,
+    ):
         for name in whole.namelist():
             made.writestr(name, black.getvalue() if "/images/val_" in name else whole.read(name))
     ran = call(evaluate, *flags, "--data", tmp_path / "black.zip", "--cache", there.flags[3])
@@ -239,23 +339,48 @@ def test_changed_pictures_are_not_taken_for_those_of_the_run(there, tmp_path):
 
 def test_kept_probabilities_of_another_precision_are_not_believed(there):
     flags = ["--split", "val", "--json", "--device", "cpu", "--precision"]
-    losses = [rows_of(call(evaluate, *flags, precision))[0]["loss"] for precision in ("bfloat16", "float32")]
+    losses = [
+        rows_of(call(evaluate, *flags, precision))[0]["loss"]
+        for precision in ("bfloat16", "float32")
+    ]
     assert losses[0] != losses[1]
 
 
 def test_a_score_takes_the_place_of_one_of_its_own_kind_alone(tmp_path):
     path = tmp_path / "scores.jsonl"
     row = dict(split="val", views="none", merge="mean", size=32, precision="float32", top1=0.1)
-    other = [row | change for change in (dict(split="holdout"), dict(views="flip"), dict(merge="gmean"), dict(size=64),
-                                         dict(precision="int8"), dict(temperature=1.5))]
+    other = [
+        row | change
+        for change in (
+            dict(split="holdout"),
+            dict(views="flip"),
+            dict(merge="gmean"),
+            dict(size=64),
+            dict(precision="int8"),
+            dict(temperature=1.5),
+        )
+    ]
     runs.put_scores(path, [row, *other])
     runs.put_scores(path, [row | dict(top1=0.2)])
     assert runs.read_rows(path) == [row | dict(top1=0.2), *other]
 
 
 def test_a_dense_view_is_the_network_that_slides(there):
-    found = rows_of(call(evaluate, "--tta", "scales:64", "dense:64", "--split", "val", "--json", "--device", "cpu",
-                         "--precision", "float32"))
+    found = rows_of(
+        call(
+            evaluate,
+            "--tta",
+            "scales:64",
+            "dense:64",
+            "--split",
+            "val",
+            "--json",
+            "--device",
+            "cpu",
+            "--precision",
+            "float32",
+        )
+    )
     packed = open_packed(there.flags[1], str(there.flags[3]))
     model, size = load_model(Path("runs/done/finetune/best.pt"), packed.wnids)
     pictures = in_floats(packed.val.pictures)
@@ -267,7 +392,9 @@ def test_a_dense_view_is_the_network_that_slides(there):
 
 
 def test_views_that_are_alike_count_once(there):
-    ran = call(evaluate, "--tta", "scales:32,40+five", "--split", "val", "--json", "--device", "cpu")
+    ran = call(
+        evaluate, "--tta", "scales:32,40+five", "--split", "val", "--json", "--device", "cpu"
+    )
     assert rows_of(ran)[1]["forwards"] == 6 and "10 views" in ran.err and "6 different" in ran.err
 
 
@@ -282,20 +409,32 @@ def test_a_row_a_class(there):
     right = kept.log_probabilities[0].argmax(1) == kept.labels
     each = {wnid: right[kept.labels == label].mean() for label, wnid in enumerate(kept.wnids)}
     assert len({row["name"].split(" ")[0] for row in found}) == 6
-    assert {row["name"].split(" ")[0]: row["top1"] for row in found} == each and len(set(each.values())) > 1
+    assert {row["name"].split(" ")[0]: row["top1"] for row in found} == each and len(
+        set(each.values())
+    ) > 1
 
 
 def test_calibration_is_fitted_on_the_holdout_and_shown_on_val(there):
     ran = call(evaluate, "--tta", "flip", "--calibrate", "--json", "--device", "cpu")
     found = json.loads(ran.out)
     assert [(row["split"], row["views"], "temperature" in row) for row in found] == [
-        ("holdout", "none", False), ("holdout", "flip", False), ("val", "none", False), ("val", "none", True),
-        ("val", "flip", False), ("val", "flip", True)]
+        ("holdout", "none", False),
+        ("holdout", "flip", False),
+        ("val", "none", False),
+        ("val", "none", True),
+        ("val", "flip", False),
+        ("val", "flip", True),
+    ]
     kept = {split: kept_views("finetune", split)["plain"] for split in ("holdout", "val")}
-    temperature, of_val = (fit_temperature(kept[split].log_probabilities[0], kept[split].labels)
-                           for split in ("holdout", "val"))
+    temperature, of_val = (
+        fit_temperature(kept[split].log_probabilities[0], kept[split].labels)
+        for split in ("holdout", "val")
+    )
     assert abs(temperature / of_val - 1) > 0.01
-    assert found[3]["temperature"] == pytest.approx(temperature, rel=1e-3) and found[3]["top1"] == found[2]["top1"]
+    assert (
+        found[3]["temperature"] == pytest.approx(temperature, rel=1e-3)
+        and found[3]["top1"] == found[2]["top1"]
+    )
     mended = at_temperature(kept["val"].log_probabilities[0], temperature)
     assert found[3]["loss"] == pytest.approx(score(mended, kept["val"].labels)["loss"], rel=1e-3)
 
@@ -318,21 +457,36 @@ def test_rows_as_csv_and_markdown(there, form):
 def test_views_are_chosen_on_one_half_and_judged_on_the_other(there, monkeypatch):
     flags = ["--tta", "flip+shift", "scales:32,40", "--choose", "4", "--device", "cpu", "--json"]
     chosen_on, judged_on, rows = [], [], choosing._rows
-    monkeypatch.setattr(choosing, "_rows", lambda of, *more: judged_on.append(of.rows) or rows(of, *more))
+    monkeypatch.setattr(
+        choosing, "_rows", lambda of, *more: judged_on.append(of.rows) or rows(of, *more)
+    )
     for name, made in (("greedy", choosing.greedy), ("learn_weights", choosing.learn_weights)):
-        monkeypatch.setattr(choosing, name, lambda said, labels, *more, made=made:
-                            chosen_on.append((said[0], labels)) or made(said, labels, *more))
+        monkeypatch.setattr(
+            choosing,
+            name,
+            lambda said, labels, *more, made=made: (
+                chosen_on.append((said[0], labels)) or made(said, labels, *more)
+            ),
+        )
     ran = call(evaluate, *flags)
     found = json.loads(ran.out)
     held, half = kept_views("finetune", "holdout")["plain"], choosing.halves(18)
-    assert half.sum() == 9 and np.array_equal(judged_on[0], held.rows[~half]) and len(judged_on[1]) == 24
+    assert (
+        half.sum() == 9
+        and np.array_equal(judged_on[0], held.rows[~half])
+        and len(judged_on[1]) == 24
+    )
     assert len(chosen_on) == 2
     for said, labels in chosen_on:
-        assert np.array_equal(said, held.log_probabilities[0][half]) and np.array_equal(labels, held.labels[half])
+        assert np.array_equal(said, held.log_probabilities[0][half]) and np.array_equal(
+            labels, held.labels[half]
+        )
     assert Path("runs/done/finetune/views.png").read_bytes().startswith(b"\x89PNG")
     names = ["ten", "learned weights", *(f"greedy {k}" for k in range(1, 5))]
     assert [row["views"] for row in found if row["split"] != "val"] == names
-    assert {row["n"] for row in found if row["split"] != "val"} == {9} and {row["n"] for row in found[6:]} == {24}
+    assert {row["n"] for row in found if row["split"] != "val"} == {9} and {
+        row["n"] for row in found[6:]
+    } == {24}
     greedy = {row["forwards"]: row for row in found if row["views"].startswith("greedy")}
     assert sorted(greedy) == [1, 2, 3, 4] and greedy[1]["taken"] == ["plain"]
     assert all(greedy[k]["taken"] == greedy[4]["taken"][:k] for k in greedy)
@@ -340,9 +494,16 @@ def test_views_are_chosen_on_one_half_and_judged_on_the_other(there, monkeypatch
     crops = [f"{m}{c}" for m in ("", "mirror ") for c in CORNERS]
     assert set(greedy[4]["taken"]) <= {"plain", "mirror", "40 px", *moved, *crops}
     learned = found[1]
-    assert sum(learned["weights"]) == pytest.approx(1) and len(learned["weights"]) == learned["forwards"]
+    assert (
+        sum(learned["weights"]) == pytest.approx(1)
+        and len(learned["weights"]) == learned["forwards"]
+    )
     ten = found[0]
-    assert ten["forwards"] == ten["cost"] == 10 and ten["gain_over_ten"] == 0 and greedy[1]["gain"] == 0
+    assert (
+        ten["forwards"] == ten["cost"] == 10
+        and ten["gain_over_ten"] == 0
+        and greedy[1]["gain"] == 0
+    )
     assert json.loads(call(evaluate, *flags).out) == found
 
 
@@ -355,14 +516,20 @@ def test_quiet_says_results_and_errors_alone(there):
 
 
 def test_a_choice_needs_views_to_choose_from(there):
-    for flags in (["--choose", "3"], ["--choose", "0", "--tta", "flip"], ["--choose", "3", "--tta", "flip", "--size",
-                  "32", "40"], ["--choose", "2", "--tta", "flip", "--merge", "max"],
-                  ["--choose", "2", "--tta", "flip", "dense:64", "--device", "cpu"]):
+    for flags in (
+        ["--choose", "3"],
+        ["--choose", "0", "--tta", "flip"],
+        ["--choose", "3", "--tta", "flip", "--size", "32", "40"],
+        ["--choose", "2", "--tta", "flip", "--merge", "max"],
+        ["--choose", "2", "--tta", "flip", "dense:64", "--device", "cpu"],
+    ):
         refused(evaluate, flags, "--choose")
 
 
 def always(name, label, other):
-    """A copy of the finished run that always says one class, by its biases; `other` takes back what `label` gets."""
+    """A copy of the finished run that always says one class, by its biases; `other` takes back what
+    `label` gets.
+    """
     copy_run(name, 0)
     stored = torch.load("runs/done/finetune/best.pt", weights_only=True)
     stored["weights"]["head.5.bias"][label] += 1000
@@ -375,20 +542,49 @@ def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there, mon
     monkeypatch.setattr(soup, "_normalised", lambda model, *_: made.append(model) or model)
     always("up", 0, 1)
     always("down", 1, 0)
-    ran = call(evaluate, "--soup", "runs/up", "runs/down", "--out", "runs/both", "--json", "--device", "cpu",
-               "--precision", "float32")
+    ran = call(
+        evaluate,
+        "--soup",
+        "runs/up",
+        "runs/down",
+        "--out",
+        "runs/both",
+        "--json",
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+    )
     found, trained = json.loads(ran.out), rows_of(there.ran)[1]
     assert [row["run"] for row in found] == ["runs/up", "runs/down", "runs/both"]
-    assert [row["top1"] for row in found] == [3 / 18, 3 / 18, trained["top1"]] and trained["top1"] > 3 / 18
+    assert [row["top1"] for row in found] == [3 / 18, 3 / 18, trained["top1"]] and trained[
+        "top1"
+    ] > 3 / 18
     assert found[2]["loss"] == pytest.approx(trained["loss"], rel=1e-3)
     assert found[2]["gain"] == pytest.approx(trained["top1"] - 3 / 18)
     assert "is better" in ran.err and "chance could have done it" in ran.err
-    again = rows_of(call(evaluate, "--run", "runs/both", "--split", "holdout", "--json", "--device", "cpu"))
+    again = rows_of(
+        call(evaluate, "--run", "runs/both", "--split", "holdout", "--json", "--device", "cpu")
+    )
     assert again[0]["top1"] == trained["top1"]
     recipe = json.loads(Path("runs/both/finetune/recipe.json").read_text())
     assert recipe["soup"] == ["runs/up/finetune", "runs/down/finetune"]
-    ran = call(evaluate, "--soup", "runs/done", "runs/done", "--out", "runs/same", "--json", "--device", "cpu")
-    assert "not better" in ran.err and not Path("runs/same").exists() and json.loads(ran.out)[2]["gain"] == 0
+    ran = call(
+        evaluate,
+        "--soup",
+        "runs/done",
+        "runs/done",
+        "--out",
+        "runs/same",
+        "--json",
+        "--device",
+        "cpu",
+    )
+    assert (
+        "not better" in ran.err
+        and not Path("runs/same").exists()
+        and json.loads(ran.out)[2]["gain"] == 0
+    )
     assert len(made) == 2
 
 
@@ -401,7 +597,9 @@ def test_a_soup_measures_its_statistics_anew(there):
     with torch.inference_mode():
         features = model.features(tv.resize(pictures, [size, size], antialias=True))
     before = model.head[0].running_mean.clone()
-    found = soup._normalised(model, folder, packed, Device(torch.device("cpu"), torch.float32), size)
+    found = soup._normalised(
+        model, folder, packed, Device(torch.device("cpu"), torch.float32), size
+    )
     torch.testing.assert_close(found.head[0].running_mean, features.mean(0), rtol=1e-3, atol=1e-4)
     assert not found.training and (found.head[0].running_mean - before).abs().max() > 1e-4
 
@@ -420,19 +618,34 @@ def test_runs_that_make_no_soup_are_refused(there):
     refused(evaluate, ["--soup", "runs/done", "runs/wide"], "runs/wide", "size")
 
 
-# --- stored probabilities -----------------------------------------------------------------------------
+# --- stored probabilities ---
 
 
 def saved(name, *flags):
-    ran = call(evaluate, "--split", "val", "--save-probabilities", name, "--device", "cpu", "--json", *flags)
+    ran = call(
+        evaluate,
+        "--split",
+        "val",
+        "--save-probabilities",
+        name,
+        "--device",
+        "cpu",
+        "--json",
+        *flags,
+    )
     return rows_of(ran)[-1]
 
 
 def test_saved_probabilities_are_scored_without_the_run(there):
-    rows = [saved("flip.npz", "--tta", "flip"), saved("large.npz", "--size", "48"),
-            saved("base.npz", "--stage", "base")]
+    rows = [
+        saved("flip.npz", "--tta", "flip"),
+        saved("large.npz", "--size", "48"),
+        saved("base.npz", "--stage", "base"),
+    ]
     shutil.rmtree("runs/done/finetune/probabilities")
-    found = json.loads(call(evaluate, "--from-probabilities", "flip.npz", "large.npz", "base.npz", "--json").out)
+    found = json.loads(
+        call(evaluate, "--from-probabilities", "flip.npz", "large.npz", "base.npz", "--json").out
+    )
     assert len(found) == 4 and found[3]["run"] == "all 3 together" and found[3]["forwards"] == 4
     for row, again in zip(rows, found, strict=False):
         assert again["loss"] == pytest.approx(row["loss"]) and again["top1"] == row["top1"]
@@ -443,60 +656,116 @@ def test_saved_probabilities_are_scored_without_the_run(there):
     assert found[3]["loss"] == pytest.approx(score(np.log(mean), parts[0].labels)["loss"], rel=1e-4)
     right = [np.exp(part.log_probabilities).mean(0).argmax(1) == part.labels for part in parts]
     assert found[2]["p"] == pytest.approx(mcnemar(right[2], right[0])["p"])
-    grid = json.loads(call(evaluate, "--from-probabilities", "flip.npz", "--merge", "max", "vote", "--json").out)
+    grid = json.loads(
+        call(evaluate, "--from-probabilities", "flip.npz", "--merge", "max", "vote", "--json").out
+    )
     assert [row["merge"] for row in grid] == ["max", "vote"]
 
 
 def test_saved_probabilities_that_do_not_fit_are_refused(there):
     saved("val.npz")
-    rows_of(call(evaluate, "--split", "holdout", "--save-probabilities", "held.npz", "--device", "cpu", "--json"))
+    rows_of(
+        call(
+            evaluate,
+            "--split",
+            "holdout",
+            "--save-probabilities",
+            "held.npz",
+            "--device",
+            "cpu",
+            "--json",
+        )
+    )
     turned = Probabilities.load(Path("val.npz"))
     dataclasses.replace(turned, rows=turned.rows[::-1]).save(Path("turned.npz"))
-    refused(evaluate, ["--from-probabilities", "val.npz", "held.npz"], "held.npz", "val.npz", "holdout")
-    refused(evaluate, ["--from-probabilities", "val.npz", "turned.npz"], "turned.npz", "another order")
+    refused(
+        evaluate, ["--from-probabilities", "val.npz", "held.npz"], "held.npz", "val.npz", "holdout"
+    )
+    refused(
+        evaluate, ["--from-probabilities", "val.npz", "turned.npz"], "turned.npz", "another order"
+    )
     refused(evaluate, ["--from-probabilities", "nowhere.npz"], "nowhere.npz")
     refused(evaluate, ["--from-probabilities", "val.npz", "--merge", "median"], "median", "gmean")
     assert refused(evaluate, ["--from-probabilities", "val.npz", "--tta", "flip"], "--tta") == 1
-    assert refused(evaluate, ["--from-probabilities", "val.npz", "--device", "cpu"], "--device") == 1
+    assert (
+        refused(evaluate, ["--from-probabilities", "val.npz", "--device", "cpu"], "--device") == 1
+    )
     relabelled = Probabilities.load(Path("val.npz"))
     dataclasses.replace(relabelled, labels=relabelled.labels[::-1]).save(Path("labels.npz"))
-    refused(evaluate, ["--from-probabilities", "val.npz", "labels.npz"], "labels.npz", "other labels")
+    refused(
+        evaluate, ["--from-probabilities", "val.npz", "labels.npz"], "labels.npz", "other labels"
+    )
     Path("folder").mkdir()
-    refused(evaluate, ["--split", "val", "--save-probabilities", "folder", "--device", "cpu"], "folder", "a folder")
-    refused(evaluate, ["--split", "holdout", "--calibrate", "--device", "cpu"], "--calibrate", "--split")
+    refused(
+        evaluate,
+        ["--split", "val", "--save-probabilities", "folder", "--device", "cpu"],
+        "folder",
+        "a folder",
+    )
+    refused(
+        evaluate, ["--split", "holdout", "--calibrate", "--device", "cpu"], "--calibrate", "--split"
+    )
     refused(evaluate, ["--save-probabilities", "a.npz", "--device", "cpu"], "2 splits", "--split")
-    refused(evaluate, ["--save-probabilities", "a.npz", "--split", "val", "--tta", "flip", "ten", "--device", "cpu"],
-            "2 sets of views")
+    refused(
+        evaluate,
+        [
+            "--save-probabilities",
+            "a.npz",
+            "--split",
+            "val",
+            "--tta",
+            "flip",
+            "ten",
+            "--device",
+            "cpu",
+        ],
+        "2 sets of views",
+    )
     assert not Path("a.npz").exists()
 
 
 def test_several_sizes_are_scored_one_after_the_other(there):
-    found = rows_of(call(evaluate, "--size", "32", "48", "64", "--split", "val", "--json", "--device", "cpu"))
-    assert [row["size"] for row in found] == [32, 48, 64] and len({row["loss"] for row in found}) == 3
+    found = rows_of(
+        call(evaluate, "--size", "32", "48", "64", "--split", "val", "--json", "--device", "cpu")
+    )
+    assert [row["size"] for row in found] == [32, 48, 64] and len(
+        {row["loss"] for row in found}
+    ) == 3
 
 
 def test_without_json_the_rows_are_a_table(there):
     ran = call(evaluate, "--split", "val", "--device", "cpu")
     head, line = ran.out.splitlines()
     assert head.split()[:4] == ["run", "stage", "split", "views"] and line.split()[:4] == [
-        "runs/done", "finetune", "val", "none"]
+        "runs/done",
+        "finetune",
+        "val",
+        "none",
+    ]
     row = runs.read_rows(Path("runs/done/finetune/scores.jsonl"))[-1]
     for shown in (f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.3f}"):
         assert shown in line
 
 
 def test_predictions_name_every_test_picture_once(there):
-    ran = call(predict, "--device", "cpu", "--precision", "float32", "--out", "here/predictions.txt")
+    ran = call(
+        predict, "--device", "cpu", "--precision", "float32", "--out", "here/predictions.txt"
+    )
     assert ran.status == 0 and ran.out == "here/predictions.txt\n"
     lines = [line.split(" ") for line in Path("here/predictions.txt").read_text().splitlines()]
     assert sorted(file for file, _ in lines) == sorted(f"test_{k}.JPEG" for k in range(18))
 
     packed = open_packed(there.flags[1], str(there.flags[3]))
     model, _ = load_model(Path("runs/done/finetune/best.pt"), packed.wnids)
-    for (file, wnid), name, picture in zip(lines, packed.test.files, packed.test.pictures, strict=True):
+    for (file, wnid), name, picture in zip(
+        lines, packed.test.files, packed.test.pictures, strict=True
+    ):
         assert name == f"test/images/{file}"
         small = tv.resize(
-            torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255, [32, 32], antialias=True)
+            torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255,
+            [32, 32],
+            antialias=True,
+        )
         with torch.inference_mode():
             logits = model(small[None])[0]
         assert logits[packed.wnids.index(wnid)] >= logits.max() - 1e-4
@@ -511,40 +780,74 @@ def test_predictions_go_into_the_run_unless_told_otherwise(there):
 def test_predictions_are_what_all_views_together_say(there, monkeypatch):
     packed = open_packed(there.flags[1], str(there.flags[3]))
     drawn = torch.randn(2, 18, 6, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-    said = Probabilities(("plain", "mirror"), drawn.numpy(), np.arange(18), None, packed.wnids, np.ones(2))
+    said = Probabilities(
+        ("plain", "mirror"), drawn.numpy(), np.arange(18), None, packed.wnids, np.ones(2)
+    )
     monkeypatch.setattr(scorer.Scorer, "score", lambda self, split, chosen: {"test": said}[split])
     best = {"plain": drawn[0], "mean": drawn.exp().mean(0), "max": drawn.amax(0)}
-    best = {name: [packed.wnids[label] for label in values.argmax(1)] for name, values in best.items()}
+    best = {
+        name: [packed.wnids[label] for label in values.argmax(1)] for name, values in best.items()
+    }
     assert len(set(map(tuple, best.values()))) == 3
     for merge in ("mean", "max"):
         ran = call(predict, "--tta", "flip", "--merge", merge, "--device", "cpu")
-        assert [line.split(" ")[1] for line in Path(ran.out.strip()).read_text().splitlines()] == best[merge]
+        assert [
+            line.split(" ")[1] for line in Path(ran.out.strip()).read_text().splitlines()
+        ] == best[merge]
 
 
 def test_files_are_named_by_the_run(there, archive):
     Path("some").mkdir()
     for file in archive.val.files[:5]:
         Path("some", Path(file).name).write_bytes(archive.read(file))
-    rows = json.loads(call(predict, "some", "--run", "runs/done", "--top", "6", "--json", "--device", "cpu",
-                           "--precision", "float32").out)
+    rows = json.loads(
+        call(
+            predict,
+            "some",
+            "--run",
+            "runs/done",
+            "--top",
+            "6",
+            "--json",
+            "--device",
+            "cpu",
+            "--precision",
+            "float32",
+        ).out
+    )
     model, size = load_model(Path("runs/done/finetune/best.pt"), archive.wnids)
     files = sorted(Path("some").iterdir())
     assert len(rows) == 6 * len(files)
     for number, file in enumerate(files):
-        picture = tv.to_dtype(tv.to_image(tv.resize(Image.open(file).convert("RGB"), [size, size])), scale=True)
+        picture = tv.to_dtype(
+            tv.to_image(tv.resize(Image.open(file).convert("RGB"), [size, size])), scale=True
+        )
         with torch.inference_mode():
             best = model(picture[None]).softmax(1)[0].sort(descending=True)
-        mine = rows[6 * number:6 * number + 6]
+        mine = rows[6 * number : 6 * number + 6]
         assert {row["file"] for row in mine} == {str(file)}
         assert [row["id"] for row in mine] == [archive.wnids[label] for label in best.indices]
-        assert [row["class"] for row in mine] == [archive.names[label].split(",")[0] for label in best.indices]
+        assert [row["class"] for row in mine] == [
+            archive.names[label].split(",")[0] for label in best.indices
+        ]
         assert [row["probability"] for row in mine] == pytest.approx(best.values.tolist(), rel=0.02)
 
 
 def test_scores_on_other_pictures_of_the_same_classes_are_given_and_not_kept(there, tmp_path):
     more = synthetic(tmp_path / "more.zip", classes=6, train=1, val=2, test=1)
     before = files()
-    ran = call(evaluate, "--data", more, "--cache", tmp_path / "cache", "--split", "val", "--json", "--device", "cpu")
+    ran = call(
+        evaluate,
+        "--data",
+        more,
+        "--cache",
+        tmp_path / "cache",
+        "--split",
+        "val",
+        "--json",
+        "--device",
+        "cpu",
+    )
     assert [row["n"] for row in rows_of(ran)] == [12] and "not the data of runs/done" in ran.err
     assert files() == before
 
@@ -562,14 +865,24 @@ def test_the_newest_finished_run_is_taken(there):
     copy_run("z-old", 1000)
     copy_run("unfinished", -2000, without=["scores.jsonl"])
     copy_run("base-alone", -500, without=["finetune"])
-    assert "evaluating runs/a-new/finetune" in call(evaluate, "--split", "val", "--device", "cpu").err
+    assert (
+        "evaluating runs/a-new/finetune" in call(evaluate, "--split", "val", "--device", "cpu").err
+    )
     assert "predicting with runs/a-new/finetune" in call(predict, "--device", "cpu").err
-    assert "evaluating runs/z-old/base" in call(
-        evaluate, "--run", "runs/z-old", "--stage", "base", "--split", "val", "--device", "cpu").err
+    assert (
+        "evaluating runs/z-old/base"
+        in call(
+            evaluate, "--run", "runs/z-old", "--stage", "base", "--split", "val", "--device", "cpu"
+        ).err
+    )
     shutil.rmtree("runs/a-new")
-    assert "evaluating runs/base-alone/base" in call(evaluate, "--split", "val", "--device", "cpu").err
-    assert "evaluating runs/done/finetune" in call(
-        evaluate, "--stage", "finetune", "--split", "val", "--device", "cpu").err
+    assert (
+        "evaluating runs/base-alone/base" in call(evaluate, "--split", "val", "--device", "cpu").err
+    )
+    assert (
+        "evaluating runs/done/finetune"
+        in call(evaluate, "--stage", "finetune", "--split", "val", "--device", "cpu").err
+    )
 
 
 def test_what_is_no_run_is_answered_with_what_there_is(there, tmp_path, monkeypatch):
@@ -578,7 +891,8 @@ def test_what_is_no_run_is_answered_with_what_there_is(there, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     refused(evaluate, ["--run", "done"], "--run done", "not a run", "did you mean --run runs/done?")
     refused(evaluate, ["--run", "runs/doen"], "did you mean --run runs/done?")
-    refused(evaluate, ["--run", "unlike"], "did you mean --run runs/done?")  # a demo is nobody's first choice
+    # a demo is nobody's first choice
+    refused(evaluate, ["--run", "unlike"], "did you mean --run runs/done?")
     refused(evaluate, ["--run", "drawn"], "did you mean --run runs/demo/drawn?")
     refused(evaluate, ["--run", "runs/done/base"], "a stage of runs/done; name that run")
     shutil.rmtree("runs/done")
@@ -594,42 +908,99 @@ def test_a_flag_that_is_nearly_right_is_named(there):
     refused(train, ["--epoch", "1"], "did you mean --epochs?", "--help")
     refused(train, ["--nonsense"], "unrecognized arguments: --nonsense; see --help")
     refused(train, [""], "unrecognized arguments: ; see --help")
-    refused(evaluate, ["--soup", "runs/done"], "two runs or more; see --help")  # a flag that was right
+    # a flag that was right
+    refused(evaluate, ["--soup", "runs/done"], "two runs or more; see --help")
 
 
 def test_predict_takes_the_stage_that_is_named(there):
-    assert call(predict, "--stage", "base", "--device", "cpu").out == "runs/done/base/test-predictions.txt\n"
+    assert (
+        call(predict, "--stage", "base", "--device", "cpu").out
+        == "runs/done/base/test-predictions.txt\n"
+    )
 
 
 def test_finetune_goes_on_from_the_newest_finished_base(there):
     copy_run("base-alone", -500, without=["finetune"])
-    ran = call(train, "--stage", "finetune", "--json", "--epochs", "1", "--size", "32", "--device", "cpu")
+    ran = call(
+        train, "--stage", "finetune", "--json", "--epochs", "1", "--size", "32", "--device", "cpu"
+    )
     (row,) = rows_of(ran)
     assert (row["run"], row["stage"]) == ("runs/base-alone", "finetune")
     base = Path("runs/done/base/best.pt").read_bytes()
     assert Path("runs/base-alone/base/best.pt").read_bytes() == base
 
-    ran = call(train, "--stage", "finetune", "--run", "runs/done", "--out", "runs/apart", "--json", "--epochs", "1",
-               "--size", "32", "--device", "cpu")
+    ran = call(
+        train,
+        "--stage",
+        "finetune",
+        "--run",
+        "runs/done",
+        "--out",
+        "runs/apart",
+        "--json",
+        "--epochs",
+        "1",
+        "--size",
+        "32",
+        "--device",
+        "cpu",
+    )
     (row,) = rows_of(ran)
     assert row["run"] == "runs/apart" and not Path("runs/apart/base").exists()
     recipe = StageFolder(Path("runs/apart"), "finetune").read_recipe()
-    assert recipe["start_run"] == str(there.folder / "runs" / "done") and recipe["recipe"]["network"]["hidden"] == [16]
+    assert recipe["start_run"] == str(there.folder / "runs" / "done") and recipe["recipe"][
+        "network"
+    ]["hidden"] == [16]
 
 
 def test_a_later_stage_has_the_seed_of_its_run_unless_told(there):
-    assert call(train, "--stage", "base", "--out", "runs/seeded", "--seed", 3, *SMALL, *there.flags).status == 0
+    assert (
+        call(
+            train, "--stage", "base", "--out", "runs/seeded", "--seed", 3, *SMALL, *there.flags
+        ).status
+        == 0
+    )
     for given, seed in (((), 3), (("--seed", 0), 0)):
         out = f"runs/seed-{seed}"
-        assert call(train, "--stage", "fixres", "--run", "runs/seeded", "--out", out, "--epochs", "1", "--size", "32",
-                    "--device", "cpu", *given).status == 0
+        assert (
+            call(
+                train,
+                "--stage",
+                "fixres",
+                "--run",
+                "runs/seeded",
+                "--out",
+                out,
+                "--epochs",
+                "1",
+                "--size",
+                "32",
+                "--device",
+                "cpu",
+                *given,
+            ).status
+            == 0
+        )
         assert StageFolder(Path(out), "fixres").read_recipe()["seed"] == seed
 
 
 def test_a_batch_of_more_pictures_than_there_are_is_said(elsewhere):
-    said = "note: the batch size (60) exceeds the 54 training images, so each epoch is one step; use a smaller --batch"
+    said = (
+        "note: the batch size (60) exceeds the 54 training images, so each epoch is one step; "
+        "use a smaller --batch"
+    )
     for batch, there in ((60, True), (54, False)):
-        ran = call(train, "--stage", "base", "--out", f"run-{batch}", *SMALL, *elsewhere.flags, "--batch", batch)
+        ran = call(
+            train,
+            "--stage",
+            "base",
+            "--out",
+            f"run-{batch}",
+            *SMALL,
+            *elsewhere.flags,
+            "--batch",
+            batch,
+        )
         assert ran.status == 0 and (said in ran.err) is there
 
 
@@ -664,8 +1035,11 @@ def test_ctrl_c_stops_after_a_step_and_resume_ends_as_if_it_had_not(elsewhere, m
     assert ran.status == 130 and ran.out == ""
     assert "stopping after this step" in ran.err and "--resume stopped" in ran.err
     assert ran.err.splitlines()[-1] == "interrupted"
-    assert len(runs.read_rows(Path("stopped/base/log.jsonl"))) == 4  # three steps, and that it was stopped
-    found = rows_of(call(train, "--resume", "stopped", "--json", "--device", "cpu", "--precision", "float32"))
+    # three steps, and that it was stopped
+    assert len(runs.read_rows(Path("stopped/base/log.jsonl"))) == 4
+    found = rows_of(
+        call(train, "--resume", "stopped", "--json", "--device", "cpu", "--precision", "float32")
+    )
     assert found == [{**row, "run": "stopped"} for row in rows_of(elsewhere.ran)]
     again = call(train, "--resume", "stopped", "--json", "--device", "cpu")
     assert rows_of(again) == found
@@ -700,38 +1074,49 @@ def test_ctrl_c_while_features_are_extracted_keeps_them(elsewhere, monkeypatch, 
     assert rows_of(ran)[0]["loss"] == rows_of(elsewhere.ran)[0]["loss"]
 
 
-# --- what is refused --------------------------------------------------------------------------------
+# --- what is refused ---
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    ("--stage middle", ["--stage", "'base', 'finetune', 'fixres', 'all'"]),
-    ("--recipe best", ["--recipe", "'tuned', 'reference'"]),
-    ("--device tpu", ["--device", "'cuda'"]),
-    ("--precision float8", ["--precision"]),
-    ("--lr fast", ["--lr", "invalid float value", "'fast'"]),
-    ("--max-grad-norm fast", ["--max-grad-norm", "invalid float or none value", "'fast'"]),
-    ("--batch 2.5", ["--batch", "invalid int value"]),
-    ("--schedule square", ["--schedule", "cyclic"]),
-    ("--epoch 3", ["--epoch"]),
-    ("--learning-rate 3", ["--learning-rate"]),
-], ids=str)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--stage middle", ["--stage", "'base', 'finetune', 'fixres', 'all'"]),
+        ("--recipe best", ["--recipe", "'tuned', 'reference'"]),
+        ("--device tpu", ["--device", "'cuda'"]),
+        ("--precision float8", ["--precision"]),
+        ("--lr fast", ["--lr", "invalid float value", "'fast'"]),
+        ("--max-grad-norm fast", ["--max-grad-norm", "invalid float or none value", "'fast'"]),
+        ("--batch 2.5", ["--batch", "invalid int value"]),
+        ("--schedule square", ["--schedule", "cyclic"]),
+        ("--epoch 3", ["--epoch"]),
+        ("--learning-rate 3", ["--learning-rate"]),
+    ],
+    ids=str,
+)
 def test_flags_that_do_not_exist_take_one_line(elsewhere, flags, words):
     assert refused(train, flags.split(), *words, "python -m tinynet.train") == 1
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    ("--epochs 0", ["epochs is 0"]),
-    ("--ema 1", ["ema is 1.0"]),
-    ("--learn conv9", ["learn", "conv9", "conv5"]),
-    ("--lr-factors 1 1", ["lr_factors", "six"]),
-    ("--views 2", ["views", "frozen"]),  # of both stages, and the second trains the backbone
-    ("--crop-side 64 40", ["crop_side"]),
-    ("--dropout 2", ["dropout is 2.0"]),
-    ("--run runs/x", ["--run", "--out"]),
-    ("--stage finetune", ["runs/", "python -m tinynet.train --stage base"]),
-    ("--stage finetune --run runs/x", ["--run runs/x", "not a run", "python -m tinynet.train --stage base"]),
-    ("--data nowhere.zip", ["nowhere.zip", "--data", "python -m tinynet.data get"]),
-], ids=str)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--epochs 0", ["epochs is 0"]),
+        ("--ema 1", ["ema is 1.0"]),
+        ("--learn conv9", ["learn", "conv9", "conv5"]),
+        ("--lr-factors 1 1", ["lr_factors", "six"]),
+        ("--views 2", ["views", "frozen"]),  # of both stages, and the second trains the backbone
+        ("--crop-side 64 40", ["crop_side"]),
+        ("--dropout 2", ["dropout is 2.0"]),
+        ("--run runs/x", ["--run", "--out"]),
+        ("--stage finetune", ["runs/", "python -m tinynet.train --stage base"]),
+        (
+            "--stage finetune --run runs/x",
+            ["--run runs/x", "not a run", "python -m tinynet.train --stage base"],
+        ),
+        ("--data nowhere.zip", ["nowhere.zip", "--data", "python -m tinynet.data get"]),
+    ],
+    ids=str,
+)
 def test_what_cannot_be_trained_is_refused_in_one_line(elsewhere, flags, words):
     assert refused(train, [*SMALL, *elsewhere.flags, *flags.split()], *words) == 1
 
@@ -740,37 +1125,50 @@ def test_what_is_no_run_is_not_resumed(elsewhere):
     Path("runs/x/base").mkdir(parents=True)
     for name in ("runs/nowhere", "runs/x", "runs"):
         assert refused(train, ["--resume", name], f"--resume {name}", "not a run") == 1
-    assert refused(train, ["--resume", "runs/x", "--lr", "0.1"], "--lr", "keeps what it was started with") == 1
+    assert (
+        refused(
+            train, ["--resume", "runs/x", "--lr", "0.1"], "--lr", "keeps what it was started with"
+        )
+        == 1
+    )
 
 
-@pytest.mark.parametrize(("flags", "kept"), [((), ("cpu", "int8", "float32")),
-                                             (("--precision", "bfloat16"), ("cpu", "bfloat16", None))])
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [((), ("cpu", "int8", "float32")), (("--precision", "bfloat16"), ("cpu", "bfloat16", None))],
+)
 def test_a_resumed_run_keeps_its_arithmetic_unless_another_is_named(elsewhere, flags, kept):
     shutil.copytree(elsewhere.folder / "runs/done", "runs/mine")
     recipe = StageFolder("runs/mine", "finetune").recipe
     stored = json.loads(recipe.read_text())
-    recipe.write_text(json.dumps({**stored, "device": {"type": "cpu", "precision": "int8", "floats": "float32"}}))
+    recipe.write_text(
+        json.dumps({**stored, "device": {"type": "cpu", "precision": "int8", "floats": "float32"}})
+    )
     asked = train.parser().parse_args(["--resume", "runs/mine", *flags])
     train._resumed(asked)
     assert (asked.device, asked.precision, asked.floats) == kept
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    ("--size 20", ["--size 20", "32"]),
-    ("--size -5", ["size is -5"]),
-    ("--stage base --size 31", ["--size 31"]),
-    ("--precision float16", ["--precision float16", "float32", "bfloat16"]),
-    ("--taps pool9:mean", ["pool9:mean", "relu4_3", "grid2"]),
-    ("--crop-side 40 65", ["crop_side", "65", "64"]),
-    ("--holdout 1.5", ["1.5"]),
-    ("--per-class 1", ["--per-class 1"]),
-    ("--per-class 13", ["--per-class 13", "12 pictures"]),
-    ("--weights nowhere.pth", ["nowhere.pth", "IMAGENET1K_V1"]),
-    ("--weights file.txt", ["file.txt", "torch.save"]),
-    ("--weights resnet.pth", ["resnet.pth", "do not match the network"]),
-    ("--out file.txt/run", ["file.txt/run", "--out"]),
-    ("--out file.txt", ["file.txt", "--out"]),
-], ids=str)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--size 20", ["--size 20", "32"]),
+        ("--size -5", ["size is -5"]),
+        ("--stage base --size 31", ["--size 31"]),
+        ("--precision float16", ["--precision float16", "float32", "bfloat16"]),
+        ("--taps pool9:mean", ["pool9:mean", "relu4_3", "grid2"]),
+        ("--crop-side 40 65", ["crop_side", "65", "64"]),
+        ("--holdout 1.5", ["1.5"]),
+        ("--per-class 1", ["--per-class 1"]),
+        ("--per-class 13", ["--per-class 13", "12 pictures"]),
+        ("--weights nowhere.pth", ["nowhere.pth", "IMAGENET1K_V1"]),
+        ("--weights file.txt", ["file.txt", "torch.save"]),
+        ("--weights resnet.pth", ["resnet.pth", "do not match the network"]),
+        ("--out file.txt/run", ["file.txt/run", "--out"]),
+        ("--out file.txt", ["file.txt", "--out"]),
+    ],
+    ids=str,
+)
 def test_what_cannot_be_trained_leaves_nothing_behind(elsewhere, flags, words):
     Path("file.txt").write_text("a file in the way")
     if "resnet" in flags:
@@ -793,14 +1191,28 @@ def test_data_that_is_no_archive_is_refused(elsewhere):
 
 
 def test_a_run_that_is_there_is_not_overwritten(there):
-    assert refused(train, [*SMALL, *there.flags, "--out", "runs/done"], "runs/done", "--resume runs/done", "--out") == 1
+    assert (
+        refused(
+            train,
+            [*SMALL, *there.flags, "--out", "runs/done"],
+            "runs/done",
+            "--resume runs/done",
+            "--out",
+        )
+        == 1
+    )
     refused(train, ["--stage", "finetune", *SMALL[-4:]], "runs/done", "--resume runs/done", "--out")
 
 
 @pytest.mark.parametrize("command", [evaluate, predict])
 def test_without_a_run_there_is_nothing_to_score(elsewhere, command):
     assert refused(command, [], "runs/", "python -m tinynet.train --stage base") == 1
-    assert refused(command, ["--run", "nowhere"], "--run nowhere", "not a run", "python -m tinynet.train") == 1
+    assert (
+        refused(
+            command, ["--run", "nowhere"], "--run nowhere", "not a run", "python -m tinynet.train"
+        )
+        == 1
+    )
 
 
 def test_what_cannot_be_scored_is_refused(there):
@@ -816,7 +1228,12 @@ def test_what_cannot_be_scored_is_refused(there):
     Path("file.txt").write_text("a file in the way")
     refused(predict, ["--device", "cpu", "--out", "file.txt/predictions.txt"], "file.txt", "--out")
     copy_run("base-alone", 0, without=["finetune"])
-    refused(evaluate, ["--run", "runs/base-alone", "--stage", "finetune"], "runs/base-alone", "--stage finetune")
+    refused(
+        evaluate,
+        ["--run", "runs/base-alone", "--stage", "finetune"],
+        "runs/base-alone",
+        "--stage finetune",
+    )
 
 
 def test_a_run_is_not_scored_on_other_classes_or_without_pictures(there, tmp_path):
@@ -833,21 +1250,47 @@ def test_a_run_is_not_scored_on_other_classes_or_without_pictures(there, tmp_pat
 
 
 def test_finetune_stays_with_the_pictures_of_its_base(there, tmp_path):
-    more = synthetic(tmp_path / "more.zip", classes=6, train=5, val=1, test=1)  # of the same classes
-    refused(train, ["--stage", "finetune", "--run", "runs/done", "--out", "new", "--data", more,
-                    "--cache", tmp_path / "cache", "--size", "32", "--device", "cpu"], "runs/done/base",
-            "the data changed", "--data")
+    # of the same classes
+    more = synthetic(tmp_path / "more.zip", classes=6, train=5, val=1, test=1)
+    refused(
+        train,
+        [
+            "--stage",
+            "finetune",
+            "--run",
+            "runs/done",
+            "--out",
+            "new",
+            "--data",
+            more,
+            "--cache",
+            tmp_path / "cache",
+            "--size",
+            "32",
+            "--device",
+            "cpu",
+        ],
+        "runs/done/base",
+        "the data changed",
+        "--data",
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"], ids=["empty", "text", "zip"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"], ids=["empty", "text", "zip"]
+)
 def test_a_checkpoint_that_is_none_is_refused(there, content):
     copy_run("broken", -100)
     for path in Path("runs/broken").rglob("best.pt"):
         path.write_bytes(content)
     refused(evaluate, ["--device", "cpu"], "runs/broken/finetune/best.pt", "not a checkpoint")
     refused(predict, ["--device", "cpu"], "runs/broken/finetune/best.pt", "not a checkpoint")
-    refused(train, ["--stage", "finetune", "--run", "runs/broken", "--out", "more", "--device", "cpu"],
-            "runs/broken/base/best.pt", "not a checkpoint")
+    refused(
+        train,
+        ["--stage", "finetune", "--run", "runs/broken", "--out", "more", "--device", "cpu"],
+        "runs/broken/base/best.pt",
+        "not a checkpoint",
+    )
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": {"name": "tuned"}}'])
@@ -865,8 +1308,14 @@ def test_a_run_is_not_resumed_with_other_data(elsewhere, monkeypatch, tmp_path):
         call(train, "--out", "stopped", *SMALL, *elsewhere.flags)
     other = synthetic(tmp_path / "other.zip", classes=6, train=12, val=1, test=1, seed=3)
     open_packed(other)
-    refused(train, ["--resume", "stopped", "--data", other, "--cache", tmp_path / "cache", *SMALL[-4:]],
-            "stopped/base", "the data changed", "use the original data", "--data")
+    refused(
+        train,
+        ["--resume", "stopped", "--data", other, "--cache", tmp_path / "cache", *SMALL[-4:]],
+        "stopped/base",
+        "the data changed",
+        "use the original data",
+        "--data",
+    )
 
 
 def test_one_process_at_a_time_trains_a_stage(elsewhere):
@@ -900,7 +1349,9 @@ def full_disk(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is not reserved on this system")
+@pytest.mark.skipif(
+    not hasattr(os, "posix_fallocate"), reason="space is not reserved on this system"
+)
 def test_a_full_disk_takes_one_line_and_is_not_left_fuller(elsewhere, monkeypatch, archive_path):
     flags = [*SMALL, "--out", "new", "--data", archive_path]
     with monkeypatch.context() as patch:
@@ -919,28 +1370,50 @@ def test_a_full_disk_takes_one_line_and_is_not_left_fuller(elsewhere, monkeypatc
     ran = call(train, *flags, "--cache", "fresh")
     assert ran.status == 2 and len(calls) == 2
     assert "No space left" in ran.err.splitlines()[-1] and "--cache" in ran.err.splitlines()[-1]
-    assert not [path for path in Path().rglob("*") if path.is_file() and
-                (path.suffix in (".npy", ".pt") or path.is_relative_to("new")) and "packed" not in path.parts[1]]
+    assert not [
+        path
+        for path in Path().rglob("*")
+        if path.is_file()
+        and (path.suffix in (".npy", ".pt") or path.is_relative_to("new"))
+        and "packed" not in path.parts[1]
+    ]
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is not reserved on this system")
+@pytest.mark.skipif(
+    not hasattr(os, "posix_fallocate"), reason="space is not reserved on this system"
+)
 def test_an_array_without_its_space_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full_disk)
     with pytest.raises(OSError) as caught:
         new_array(tmp_path / "array.npy", (3, 4), np.float32)
-    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "array.npy")
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(
+        tmp_path / "array.npy"
+    )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_training_that_diverges_takes_one_line(elsewhere, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ran = call(train, "--stage", "base", "--out", "new", *SMALL, *elsewhere.flags, "--epochs", "9", "--lr", "1e38")
+    ran = call(
+        train,
+        "--stage",
+        "base",
+        "--out",
+        "new",
+        *SMALL,
+        *elsewhere.flags,
+        "--epochs",
+        "9",
+        "--lr",
+        "1e38",
+    )
     assert ran.status == 2 and ran.out == ""
     assert "--lr" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
 
 
 def test_unexpected_exceptions_keep_their_traceback():
     for error in (ValueError("strange"), KeyError("strange"), RuntimeError("strange")):
+
         def main(error=error):
             raise error
 
@@ -950,8 +1423,11 @@ def test_unexpected_exceptions_keep_their_traceback():
 
 
 def test_expected_exceptions_take_one_line(capsys):
-    for error, status, line in ((InputError("what\n and how"), 2, "error: what and how"),
-                                (KeyboardInterrupt(), 130, "interrupted")):
+    for error, status, line in (
+        (InputError("what\n and how"), 2, "error: what and how"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ):
+
         def main(error=error):
             raise error
 
@@ -960,7 +1436,7 @@ def test_expected_exceptions_take_one_line(capsys):
         assert ended.value.code == status and capsys.readouterr().err == line + "\n"
 
 
-# --- the demo -----------------------------------------------------------------------------------------
+# --- the demo ---
 
 
 def test_the_demo_goes_all_the_way(tmp_path, monkeypatch):
@@ -970,7 +1446,11 @@ def test_the_demo_goes_all_the_way(tmp_path, monkeypatch):
     flags = ["--out", "drawn", "--json", "--device", "cpu", "--precision", "float32"]
     rows = json.loads(call(demo, *flags).out)
     assert [(row["stage"], row["split"], row["views"]) for row in rows] == [
-        (stage, split, views) for stage in runs.WHOLE for split in ("holdout", "val") for views in ("none", "flip")]
+        (stage, split, views)
+        for stage in runs.WHOLE
+        for split in ("holdout", "val")
+        for views in ("none", "flip")
+    ]
     assert {row["n"] for row in rows if row["split"] == "val"} == {8 * 20}
     assert Path("drawn/finetune/curves.png").is_file()
     refused(demo, flags, "drawn", "holds a run already")
@@ -985,15 +1465,24 @@ def test_the_demo_says_whether_it_learnt(tmp_path, monkeypatch, low):
     monkeypatch.setattr("tinynet.jobs.scoring.evaluate", lambda *_: [dict.fromkeys(SCORED, low)])
     ran = call(demo, "--out", "drawn", "--json", "--device", "cpu")
     assert ran.status == int(low < 0.25) and "chance is 12.5%" in ran.err
-    assert ("something is broken" in ran.err, "predict PICTURE --run drawn" in ran.err) == (low < 0.25, low > 0.25)
+    assert ("something is broken" in ran.err, "predict PICTURE --run drawn" in ran.err) == (
+        low < 0.25,
+        low > 0.25,
+    )
 
 
-# --- as programs ------------------------------------------------------------------------------------
+# --- as programs ---
 
 
 def program(*arguments, **more):
-    return subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "TINYNET_PROGRESS": "0"}, **more)
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TINYNET_PROGRESS": "0"},
+        **more,
+    )
 
 
 def test_help_shows_the_value_of_every_stage_or_one_for_all():
@@ -1005,39 +1494,63 @@ def test_help_shows_the_value_of_every_stage_or_one_for_all():
 def test_every_flag_says_what_it_is_for():
     for module in (train, evaluate, predict, fixres):
         flags = module.parser()._actions
-        assert len(flags) > 10 and all(flag.help and flag.help != argparse.SUPPRESS for flag in flags), module
+        assert len(flags) > 10 and all(
+            flag.help and flag.help != argparse.SUPPRESS for flag in flags
+        ), module
 
 
-@pytest.mark.parametrize("typed", [["tinynet"], ["tinynet.train", "--help"], ["tinynet.fixres", "--policy", "--json"]])
+@pytest.mark.parametrize(
+    "typed", [["tinynet"], ["tinynet.train", "--help"], ["tinynet.fixres", "--policy", "--json"]]
+)
 def test_a_reader_who_has_left_is_no_error(typed):
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", *typed], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *typed], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_is_there_without_loading_anything_slow():
-    assert {"tinynet.train", "tinynet.evaluate", "tinynet.data.__main__", "tinynet.report.__main__"} <= set(PROGRAMS)
-    code = ("import contextlib, importlib, io, sys\n"
-            "for name in sys.argv[1:]:\n"
-            "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
-            "        importlib.import_module(name).main(['--help'])\n"
-            "    assert f'python -m {name.removesuffix(\".__main__\")} ' in out.getvalue(), name\n"
-            "    assert name.endswith('__main__') or '--device' in out.getvalue(), name\n"
-            "assert not {'torch', 'numpy', 'matplotlib', 'scipy'} & set(sys.modules)\n")
-    done = subprocess.run([sys.executable, "-c", code, *PROGRAMS], cwd=ROOT, capture_output=True, text=True)
+    assert {
+        "tinynet.train",
+        "tinynet.evaluate",
+        "tinynet.data.__main__",
+        "tinynet.report.__main__",
+    } <= set(PROGRAMS)
+    code = (
+        "import contextlib, importlib, io, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, "
+        "contextlib.suppress(SystemExit):\n        importlib.import_module(name).main(['--help'])\n"
+        "    assert f'python -m {name.removesuffix(\".__main__\")} ' in out.getvalue(), name\n"
+        "    assert name.endswith('__main__') or '--device' in out.getvalue(), name\n"
+        "assert not {'torch', 'numpy', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *PROGRAMS], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("words", [
-    *([name] for name in PROGRAMS if name != "tinynet.data.__main__"),
-    *(["tinynet.data.__main__", part] for part in ("get", "verify", "pack", "info", "show", "synthetic", "cache"))])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([name] for name in PROGRAMS if name != "tinynet.data.__main__"),
+        *(
+            ["tinynet.data.__main__", part]
+            for part in ("get", "verify", "pack", "info", "show", "synthetic", "cache")
+        ),
+    ],
+)
 def test_every_command_takes_quiet_and_json(words, capsys):
     name, *part = words
     with pytest.raises(SystemExit):
         importlib.import_module(name).main([*part, "--help"])
-    assert {"--quiet", "--json"} <= set(capsys.readouterr().out.replace("]", " ").replace("[", " ").split())
+    assert {"--quiet", "--json"} <= set(
+        capsys.readouterr().out.replace("]", " ").replace("[", " ").split()
+    )
 
 
 def test_the_map_of_the_commands_names_them_all():
@@ -1050,12 +1563,25 @@ def test_the_map_of_the_commands_names_them_all():
 @pytest.mark.slow
 def test_a_whole_vgg16_goes_all_the_way_as_programs(tmp_path):
     data = synthetic(tmp_path / "drawn.zip", classes=2, train=3, val=1, test=1, side=32)
-    done = program("tinynet.train", "--data", data, "--out", tmp_path / "run", "--json", *SMALL,
-                   "--crop-side", "24", "32")
+    done = program(
+        "tinynet.train",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "run",
+        "--json",
+        *SMALL,
+        "--crop-side",
+        "24",
+        "32",
+    )
     assert done.returncode == 0, done.stderr
     assert [row["stage"] for row in json.loads(done.stdout)] == ["base", "finetune"]
     weights = torch.load(tmp_path / "run" / "finetune" / "best.pt", weights_only=True)["weights"]
-    assert sum(value.numel() for key, value in weights.items() if key.startswith("backbone.features")) == 14_714_688
+    assert (
+        sum(value.numel() for key, value in weights.items() if key.startswith("backbone.features"))
+        == 14_714_688
+    )
 
     done = program("tinynet.evaluate", "--run", tmp_path / "nowhere")
     assert done.returncode == 2 and done.stdout == ""

@@ -39,17 +39,26 @@ def training(compiled, precision="float32"):
     """A training of a thin network, always from the same weights, in steps of six pictures."""
     stage = replace(TUNED.finetune, epochs=1, size=64, crop_side=(46, 64), batch=6)
     torch.manual_seed(0)
-    model = Classifier(load_backbone("none"), TUNED.network.taps, (16,), 5, dropout=0.0, standardise=True)
+    model = Classifier(
+        load_backbone("none"), TUNED.network.taps, (16,), 5, dropout=0.0, standardise=True
+    )
     model.train_only(stage.learn)
-    return Training(model.train(), {name: model.parts[name] for name in stage.learn}, stage, 10,
-                    choose_device("cpu", precision, compiled=compiled))
+    return Training(
+        model.train(),
+        {name: model.parts[name] for name in stage.learn},
+        stage,
+        10,
+        choose_device("cpu", precision, compiled=compiled),
+    )
 
 
 def losses(of, first=0, last=5):
     """Of steps of 6, 6, 4, 6, 6 pictures, always the same ones."""
     draw = torch.Generator().manual_seed(0)
-    steps = [(torch.rand(n, 3, 64, 64, generator=draw), torch.randint(0, 5, (n,), generator=draw))
-             for n in (6, 6, 4, 6, 6)]
+    steps = [
+        (torch.rand(n, 3, 64, 64, generator=draw), torch.randint(0, 5, (n,), generator=draw))
+        for n in (6, 6, 4, 6, 6)
+    ]
     return [of.learn(pictures, labels).item() for pictures, labels in steps[first:last]]
 
 
@@ -81,8 +90,19 @@ def test_compiled_training_goes_on_exactly():
 def test_a_run_says_that_it_was_compiled(archive_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with thin_network():
-        ran = call(train, "--stage", "base", "--out", "run", *SMALL, "--data", archive_path, "--cache", "cache",
-                   "--compile")
+        ran = call(
+            train,
+            "--stage",
+            "base",
+            "--out",
+            "run",
+            *SMALL,
+            "--data",
+            archive_path,
+            "--cache",
+            "cache",
+            "--compile",
+        )
         again = call(train, "--resume", "run")
         plain = call(train, "--resume", "run", "--no-compile")
     assert again.status == 0 and "compiled" in again.err
@@ -93,10 +113,37 @@ def test_a_run_says_that_it_was_compiled(archive_path, tmp_path, monkeypatch):
 
 
 def test_without_a_compiler_nothing_begins(archive_path, tmp_path):
-    given = [sys.executable, "-m", "tinynet.train", "--stage", "base", "--out", "run", *SMALL, "--data", archive_path,
-             "--cache", "cache", "--compile"]
-    ran = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, env={
-        **os.environ, "CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")})
+    given = [
+        sys.executable,
+        "-m",
+        "tinynet.train",
+        "--stage",
+        "base",
+        "--out",
+        "run",
+        *SMALL,
+        "--data",
+        archive_path,
+        "--cache",
+        "cache",
+        "--compile",
+    ]
+    ran = subprocess.run(
+        given,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "CXX": "/nowhere/g++",
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled"),
+        },
+    )
     *_, line = ran.stderr.splitlines()
-    assert ran.returncode == 2 and "--compile" in line and "compiler found" in line and "Traceback" not in ran.stderr
+    assert (
+        ran.returncode == 2
+        and "--compile" in line
+        and "compiler found" in line
+        and "Traceback" not in ran.stderr
+    )
     assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()

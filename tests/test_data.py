@@ -1,4 +1,6 @@
-"""The data room: labels, packing, splits, the dataset, the download, and what each says of bad input."""
+"""The data room: labels, packing, splits, the dataset, the download, and what each says of bad
+input.
+"""
 
 import hashlib
 import http.server
@@ -57,7 +59,9 @@ def pixels(data):
 def test_val_labels_are_those_of_the_annotations(archive, contents):
     truth = annotations(contents)
     assert set(archive.val.files) == set(truth)
-    assert [archive.wnids[label] for label in archive.val.labels] == [truth[file] for file in archive.val.files]
+    assert [archive.wnids[label] for label in archive.val.labels] == [
+        truth[file] for file in archive.val.files
+    ]
     assert len(set(archive.val.labels)) == 6
 
 
@@ -72,9 +76,14 @@ def test_class_index_is_the_rank_of_the_sorted_wnid(archive, contents):
 def test_boxes_are_those_of_the_files(archive, contents):
     for file, box in zip(archive.train.files, archive.train.boxes, strict=True):
         wnid, name = file.split("/")[1], file.split("/")[-1]
-        assert "\t".join(map(str, (name, *box))) in contents[f"train/{wnid}/{wnid}_boxes.txt"].decode().splitlines()
+        assert (
+            "\t".join(map(str, (name, *box)))
+            in contents[f"train/{wnid}/{wnid}_boxes.txt"].decode().splitlines()
+        )
     lines = contents["val/val_annotations.txt"].decode().splitlines()
-    for file, label, box in zip(archive.val.files, archive.val.labels, archive.val.boxes, strict=True):
+    for file, label, box in zip(
+        archive.val.files, archive.val.labels, archive.val.boxes, strict=True
+    ):
         assert "\t".join(map(str, (file.split("/")[-1], archive.wnids[label], *box))) in lines
 
 
@@ -103,10 +112,16 @@ def test_locate(archive_path, folder):
     shutil.copy(archive_path, lonely / "other.zip")
     complaint(lambda: locate(lonely), "several data sets", "archive.zip", "other.zip")
     complaint(lambda: locate(folder / "nowhere"), folder / "nowhere", "get", "--data")
-    complaint(lambda: locate(folder / "val"), folder / "val", "no Tiny ImageNet", "3 folders deep", "--data")
+    complaint(
+        lambda: locate(folder / "val"),
+        folder / "val",
+        "no Tiny ImageNet",
+        "3 folders deep",
+        "--data",
+    )
 
 
-# --- rearranged archives ----------------------------------------------------------------------------
+# --- rearranged archives ---
 
 
 def sort_val(folder, contents, inner=""):
@@ -169,13 +184,15 @@ def test_zip_without_its_root_folder(tmp_path, contents, archive):
     assert Archive(tmp_path / "bare.zip").train.files == archive.train.files
 
 
-# --- bad input ----------------------------------------------------------------------------------------
+# --- bad input ---
 
 
 def test_zip_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as target:
         target.writestr("cats/1.jpg", b"")
-    complaint(lambda: Archive(tmp_path / "other.zip"), "not Tiny ImageNet", "wnids.txt", "cats/1.jpg")
+    complaint(
+        lambda: Archive(tmp_path / "other.zip"), "not Tiny ImageNet", "wnids.txt", "cats/1.jpg"
+    )
 
 
 def test_truncated_zip(archive_path, tmp_path):
@@ -192,7 +209,7 @@ def test_damaged_bytes_in_a_zip_are_named(contents, tmp_path):
         victim = next(i for i in target.infolist() if i.filename.endswith(".JPEG"))
     raw = bytearray(bad.read_bytes())
     start = victim.header_offset + 30 + len(victim.filename)
-    raw[start:start + 40] = b"\xff" * 40
+    raw[start : start + 40] = b"\xff" * 40
     bad.write_bytes(raw)
     archive = Archive(bad)
     complaint(lambda: archive.read(victim.filename.removeprefix(ROOT)), victim.filename)
@@ -201,13 +218,19 @@ def test_damaged_bytes_in_a_zip_are_named(contents, tmp_path):
 ANNOTATIONS = "val/val_annotations.txt"
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda text: None, [ANNOTATIONS, "missing"]),
-    (lambda text: text.split("\n", 1)[1], [ANNOTATIONS, "no line for val/images/val_0.JPEG", "all 24 images"]),
-    (lambda text: "val_0.JPEG n01 3 4 5 6\n" + text, [ANNOTATIONS, "line 1", "TAB"]),
-    (lambda text: text.replace("\tn0", "\tn9", 1), [ANNOTATIONS, "line 1", "n9", "wnids.txt"]),
-    (lambda text: text + "val_0.JPEG\tn", [ANNOTATIONS, "line 25"]),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: None, [ANNOTATIONS, "missing"]),
+        (
+            lambda text: text.split("\n", 1)[1],
+            [ANNOTATIONS, "no line for val/images/val_0.JPEG", "all 24 images"],
+        ),
+        (lambda text: "val_0.JPEG n01 3 4 5 6\n" + text, [ANNOTATIONS, "line 1", "TAB"]),
+        (lambda text: text.replace("\tn0", "\tn9", 1), [ANNOTATIONS, "line 1", "n9", "wnids.txt"]),
+        (lambda text: text + "val_0.JPEG\tn", [ANNOTATIONS, "line 25"]),
+    ],
+)
 def test_bad_annotations(folder, change, words):
     path = folder / ANNOTATIONS
     text = change(path.read_text())
@@ -217,15 +240,22 @@ def test_bad_annotations(folder, change, words):
 
 def test_class_that_is_not_listed(folder):
     first = (folder / "wnids.txt").read_text().split()[0]
-    (folder / "wnids.txt").write_text((folder / "wnids.txt").read_text().replace(first, "n00000001"))
-    (folder / ANNOTATIONS).write_text((folder / ANNOTATIONS).read_text().replace(first, "n00000001"))
+    (folder / "wnids.txt").write_text(
+        (folder / "wnids.txt").read_text().replace(first, "n00000001")
+    )
+    (folder / ANNOTATIONS).write_text(
+        (folder / ANNOTATIONS).read_text().replace(first, "n00000001")
+    )
     complaint(lambda: Archive(folder), f"train/{first}", "wnids.txt", "6 classes")
 
 
-@pytest.mark.parametrize(("name", "text", "words"), [
-    ("wnids.txt", "", ["wnids.txt", "once"]),
-    ("wnids.txt", "n01\nn01\n", ["wnids.txt", "once"]),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("wnids.txt", "", ["wnids.txt", "once"]),
+        ("wnids.txt", "n01\nn01\n", ["wnids.txt", "once"]),
+    ],
+)
 def test_bad_wnids(folder, name, text, words):
     (folder / name).write_text(text)
     complaint(lambda: Archive(folder), *words)
@@ -240,7 +270,11 @@ def test_no_train_pictures(folder):
 def test_undecodable_picture_is_named(folder, tmp_path, data):
     victim = sorted(folder.glob("val/images/*"))[3]
     victim.write_bytes(data)
-    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), f"val/images/{victim.name}", "not an image")
+    complaint(
+        lambda: pack(Archive(folder), tmp_path / "packed"),
+        f"val/images/{victim.name}",
+        "not an image",
+    )
     assert not list(tmp_path.glob("*packed*"))
 
 
@@ -254,10 +288,15 @@ def test_half_a_jpeg_is_named(folder, tmp_path):
 def test_picture_of_another_size_is_named(folder, tmp_path, size, wanted):
     victim = sorted(folder.glob("test/images/*"))[0]
     Image.new("RGB", size).save(victim)
-    complaint(lambda: pack(Archive(folder), tmp_path / "packed"), victim.name, f"{size[0]}x{size[1]}", wanted)
+    complaint(
+        lambda: pack(Archive(folder), tmp_path / "packed"),
+        victim.name,
+        f"{size[0]}x{size[1]}",
+        wanted,
+    )
 
 
-# --- packed ---------------------------------------------------------------------------------------------
+# --- packed ---
 
 
 def test_packed_is_what_pil_decodes(packed, archive, contents):
@@ -265,7 +304,11 @@ def test_packed_is_what_pil_decodes(packed, archive, contents):
         part, arrays = archive.part(name), packed.part(name)
         assert arrays.files == list(part.files)
         assert np.array_equal(arrays.boxes, part.boxes)
-        assert (arrays.labels is None) if name == "test" else np.array_equal(arrays.labels, part.labels)
+        assert (
+            (arrays.labels is None)
+            if name == "test"
+            else np.array_equal(arrays.labels, part.labels)
+        )
         for row, file in enumerate(part.files):
             assert np.array_equal(arrays.pictures[row], pixels(contents[file]))
     assert packed.wnids == archive.wnids and packed.names == archive.names and packed.side == 64
@@ -273,8 +316,11 @@ def test_packed_is_what_pil_decodes(packed, archive, contents):
 
 def test_one_channel_becomes_three_equal(packed, contents):
     for name in ("train", "val", "test"):
-        grey = [row for row, file in enumerate(packed.part(name).files)
-                if Image.open(io.BytesIO(contents[file])).mode == "L"]
+        grey = [
+            row
+            for row, file in enumerate(packed.part(name).files)
+            if Image.open(io.BytesIO(contents[file])).mode == "L"
+        ]
         assert grey
         for row in grey:
             picture = packed.part(name).pictures[row]
@@ -290,7 +336,9 @@ def test_worker_processes_pack_the_same(archive, packed, tmp_path, monkeypatch):
         assert np.array_equal(other.part(name).pictures, packed.part(name).pictures)
 
 
-def test_the_digest_of_contents_is_that_of_names_labels_and_pixels(packed, folder, tmp_path, monkeypatch):
+def test_the_digest_of_contents_is_that_of_names_labels_and_pixels(
+    packed, folder, tmp_path, monkeypatch
+):
     assert open_packed(folder).contents == packed.contents
     monkeypatch.setattr(packed_module, "CHUNK", 7)
     alone = pack(Archive(folder), tmp_path / "alone").contents
@@ -313,7 +361,10 @@ def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch
     made = []
     monkeypatch.setattr(packed_module, "pack", lambda *given: made.append(1) or pack(*given))
     first = open_packed(source)
-    assert first.folder == tmp_path / "cache" / f"a-{Archive(source).digest()[:8]}.packed" and len(made) == 1
+    assert (
+        first.folder == tmp_path / "cache" / f"a-{Archive(source).digest()[:8]}.packed"
+        and len(made) == 1
+    )
     open_packed(source)
     assert len(made) == 1
     # Touched, but the same files: the digest of the contents decides.
@@ -324,15 +375,18 @@ def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch
     (tmp_path / "b.zip").replace(source)
     second = open_packed(source)
     assert len(second.wnids) == 3 and len(made) == 2
-    assert np.array_equal(first.val.pictures, Packed(first.folder).val.pictures)  # who reads it still does
+    # who reads it still does
+    assert np.array_equal(first.val.pictures, Packed(first.folder).val.pictures)
     older = json.dumps(second.manifest | {"format": packed_module.FORMAT - 1})
     for number, broken in enumerate(("{", "[1]", older), 3):
         (second.folder / "manifest.json").write_text(broken)
         assert len(open_packed(source).wnids) == 3 and len(made) == number
 
 
-@pytest.mark.parametrize("file", ["train.files.txt", "val.files.txt", "val.labels.npy", "test.boxes.npy",
-                                  "train.pictures.npy"])
+@pytest.mark.parametrize(
+    "file",
+    ["train.files.txt", "val.files.txt", "val.labels.npy", "test.boxes.npy", "train.pictures.npy"],
+)
 def test_a_packed_copy_without_one_of_its_files_is_refused(archive_path, tmp_path, file):
     folder = open_packed(archive_path, tmp_path).folder
     (folder / file).unlink()
@@ -340,7 +394,9 @@ def test_a_packed_copy_without_one_of_its_files_is_refused(archive_path, tmp_pat
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
-@pytest.mark.parametrize("file", ["manifest.json", "val.boxes.npy", "val.pictures.npy", "val.files.txt"])
+@pytest.mark.parametrize(
+    "file", ["manifest.json", "val.boxes.npy", "val.pictures.npy", "val.files.txt"]
+)
 def test_a_pipe_in_a_packed_copy_is_not_waited_for(archive_path, tmp_path, packed, file):
     pipe = open_packed(archive_path, tmp_path).folder / file
     pipe.unlink()
@@ -383,12 +439,15 @@ def test_crash_while_packing_leaves_nothing(archive, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# --- splits -------------------------------------------------------------------------------------------
+# --- splits ---
 
 
 @settings(max_examples=40, deadline=None)
-@given(counts=st.lists(st.integers(2, 40), min_size=1, max_size=8), fraction=st.floats(0.01, 0.9),
-       seed=st.integers(0, 2**32 - 1))
+@given(
+    counts=st.lists(st.integers(2, 40), min_size=1, max_size=8),
+    fraction=st.floats(0.01, 0.9),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_stratified_split(counts, fraction, seed):
     labels = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     split = split_train(labels, fraction=fraction, seed=seed)
@@ -411,7 +470,9 @@ def test_per_class_keeps_so_many_of_each(per_class, seed):
 
 
 # Results are compared across runs and machines by this digest: it must never change.
-@pytest.mark.parametrize(("kind", "digest"), [("stratified", "c2ad4a6fd6a3b6f9"), ("random_split", "a72620a74af9889c")])
+@pytest.mark.parametrize(
+    ("kind", "digest"), [("stratified", "c2ad4a6fd6a3b6f9"), ("random_split", "a72620a74af9889c")]
+)
 def test_split_of_the_official_labels_stays(kind, digest):
     split = split_train(np.repeat(np.arange(200), 500), kind)
     assert (len(split.train), len(split.holdout)) == (95_000, 5_000)
@@ -426,12 +487,17 @@ def test_random_split_is_torchs():
     assert split.holdout.tolist() == sorted(holdout.indices)
 
 
-@pytest.mark.parametrize(("given_", "words"), [
-    ({"fraction": 0.0}, ["0.0", "between 0 and 1"]), ({"fraction": 1.0}, ["1.0", "between 0 and 1"]),
-    ({"kind": "other"}, ["other", "stratified", "random_split"]),
-    ({"per_class": 1}, ["--per-class 1", "2 to 4"]), ({"per_class": 5}, ["--per-class 5", "2 to 4"]),
-    ({"per_class": 2, "kind": "random_split"}, ["--per-class", "stratified"]),
-])
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"fraction": 0.0}, ["0.0", "between 0 and 1"]),
+        ({"fraction": 1.0}, ["1.0", "between 0 and 1"]),
+        ({"kind": "other"}, ["other", "stratified", "random_split"]),
+        ({"per_class": 1}, ["--per-class 1", "2 to 4"]),
+        ({"per_class": 5}, ["--per-class 5", "2 to 4"]),
+        ({"per_class": 2, "kind": "random_split"}, ["--per-class", "stratified"]),
+    ],
+)
 def test_bad_split(given_, words):
     complaint(lambda: split_train(np.repeat([0, 1], 4), **given_), *words)
 
@@ -440,7 +506,7 @@ def test_class_with_one_picture_cannot_be_split():
     complaint(lambda: split_train(np.array([0, 0, 1])), "class 1", "at least 2")
 
 
-# --- dataset ------------------------------------------------------------------------------------------
+# --- dataset ---
 
 
 def test_items_are_those_of_the_archive(archive_path, contents):
@@ -458,7 +524,9 @@ def test_train_and_holdout_never_overlap(archive_path, archive):
     assert sorted(train.files + holdout.files) == sorted(archive.train.files)
     assert Counter(holdout.targets) == dict.fromkeys(range(6), 1)
     whole = TinyImageNet(archive_path, holdout=0)
-    assert whole.files == list(archive.train.files) and whole.targets == archive.train.labels.tolist()
+    assert (
+        whole.files == list(archive.train.files) and whole.targets == archive.train.labels.tolist()
+    )
     quarter = TinyImageNet(archive_path, "holdout", holdout=0.25, split_seed=7)
     assert Counter(quarter.targets) == dict.fromkeys(range(6), 3)
     rows = {file: row for row, file in enumerate(archive.train.files)}
@@ -466,7 +534,9 @@ def test_train_and_holdout_never_overlap(archive_path, archive):
 
 
 def test_each_split_has_its_own_transforms(archive_path):
-    train = TinyImageNet(archive_path, "train", transform=PILToTensor(), target_transform=lambda label: -label)
+    train = TinyImageNet(
+        archive_path, "train", transform=PILToTensor(), target_transform=lambda label: -label
+    )
     holdout = TinyImageNet(archive_path, "holdout", transform=lambda picture: picture.size)
     assert train[0][0].shape == (3, 64, 64) and train[len(train) - 1][1] == -5
     assert holdout[0] == ((64, 64), 0)
@@ -488,7 +558,9 @@ def test_workers_read_what_the_parent_reads(archive_path, start):
     data = TinyImageNet(archive_path, "val", transform=PILToTensor())
     alone = [data[i] for i in range(len(data))]
     batches = list(DataLoader(data, batch_size=4, num_workers=2, multiprocessing_context=start))
-    assert torch.equal(torch.cat([pictures for pictures, _ in batches]), torch.stack([p for p, _ in alone]))
+    assert torch.equal(
+        torch.cat([pictures for pictures, _ in batches]), torch.stack([p for p, _ in alone])
+    )
     assert torch.cat([labels for _, labels in batches]).tolist() == data.targets
 
 
@@ -496,12 +568,16 @@ def test_dataset_pickles_small(archive_path):
     pickled = pickle.dumps(TinyImageNet(archive_path, "val"))
     data = pickle.loads(pickled)
     assert b"Archive" not in pickled  # nor its table of 120,000 files, in every worker
-    assert np.array_equal(np.asarray(data[3][0]), np.asarray(TinyImageNet(archive_path, "val")[3][0]))
+    assert np.array_equal(
+        np.asarray(data[3][0]), np.asarray(TinyImageNet(archive_path, "val")[3][0])
+    )
 
 
 def test_dataset_downloads_where_nothing_is(tmp_path, archive_path, monkeypatch):
     complaint(lambda: TinyImageNet(tmp_path / "new"), tmp_path / "new")
-    monkeypatch.setattr(download_module, "download", lambda target: shutil.copy(archive_path, target))
+    monkeypatch.setattr(
+        download_module, "download", lambda target: shutil.copy(archive_path, target)
+    )
     (tmp_path / "new").mkdir()
     assert len(TinyImageNet(tmp_path / "new", "val", download=True)) == 24
     assert (tmp_path / "new/tiny-imagenet-200.zip").is_file()
@@ -509,7 +585,7 @@ def test_dataset_downloads_where_nothing_is(tmp_path, archive_path, monkeypatch)
     assert len(TinyImageNet(tmp_path / "new", "val", download=True)) == 24
 
 
-# --- download -----------------------------------------------------------------------------------------
+# --- download ---
 
 BODY = bytes(range(256)) * 4000
 GOOD = {"size": len(BODY), "md5": hashlib.md5(BODY).hexdigest(), "pause": 0.01}
@@ -564,13 +640,16 @@ def site(monkeypatch):
     server.server_close()
 
 
-@pytest.mark.parametrize(("script", "asked"), [
-    ([Site.whole], [None]),
-    ([Site.busy, Site.busy, Site.whole], [None] * 3),
-    ([Site.cut, Site.rest], [None, "bytes=600000-"]),
-    ([Site.cut, Site.busy, Site.rest], [None, "bytes=600000-", "bytes=600000-"]),
-    ([Site.cut, Site.whole], [None, "bytes=600000-"]),
-])
+@pytest.mark.parametrize(
+    ("script", "asked"),
+    [
+        ([Site.whole], [None]),
+        ([Site.busy, Site.busy, Site.whole], [None] * 3),
+        ([Site.cut, Site.rest], [None, "bytes=600000-"]),
+        ([Site.cut, Site.busy, Site.rest], [None, "bytes=600000-", "bytes=600000-"]),
+        ([Site.cut, Site.whole], [None, "bytes=600000-"]),
+    ],
+)
 def test_download_arrives_whole(site, tmp_path, script, asked):
     site.script = script
     target = tmp_path / "new" / "a.zip"
@@ -579,17 +658,25 @@ def test_download_arrives_whole(site, tmp_path, script, asked):
     assert site.asked == asked
 
 
-@pytest.mark.parametrize(("script", "requests", "words"), [
-    ([Site.busy], 4, ["503"]),
-    ([Site.absent], 1, ["404"]),
-    ([Site.cut], 4, ["cut short at 600,000 of 1,024,000 bytes"]),
-    ([lambda site: site.whole(BODY[:-1])], 1, ["1,023,999", "1,024,000"]),
-    ([lambda site: site.whole(BODY[::-1])], 1, ["MD5", GOOD["md5"]]),
-])
+@pytest.mark.parametrize(
+    ("script", "requests", "words"),
+    [
+        ([Site.busy], 4, ["503"]),
+        ([Site.absent], 1, ["404"]),
+        ([Site.cut], 4, ["cut short at 600,000 of 1,024,000 bytes"]),
+        ([lambda site: site.whole(BODY[:-1])], 1, ["1,023,999", "1,024,000"]),
+        ([lambda site: site.whole(BODY[::-1])], 1, ["MD5", GOOD["md5"]]),
+    ],
+)
 def test_failed_download_leaves_nothing(site, tmp_path, script, requests, words):
     site.script = script
-    complaint(lambda: download(tmp_path / "a.zip", site.url, **GOOD), site.url, f"put it at {tmp_path / 'a.zip'}",
-              "--data", *words)
+    complaint(
+        lambda: download(tmp_path / "a.zip", site.url, **GOOD),
+        site.url,
+        f"put it at {tmp_path / 'a.zip'}",
+        "--data",
+        *words,
+    )
     assert len(site.asked) == requests and not list(tmp_path.iterdir())
 
 
@@ -615,7 +702,9 @@ def test_interrupted_download_leaves_nothing_and_keeps_what_was(site, tmp_path, 
 
 def test_get_replaces_what_is_broken_and_keeps_what_is_not(tmp_path, archive_path, monkeypatch):
     fetched = []
-    monkeypatch.setattr(download_module, "download", lambda target: fetched.append(target) or target)
+    monkeypatch.setattr(
+        download_module, "download", lambda target: fetched.append(target) or target
+    )
     assert get(archive_path) == archive_path and not fetched
     assert get(archive_path, force=True) == archive_path and fetched == [archive_path]
     (tmp_path / "a.zip").write_bytes(archive_path.read_bytes()[:3000])
@@ -643,7 +732,7 @@ def test_find_data(tmp_path, archive_path, folder, monkeypatch):
     assert find_data(None) == download_module.DEFAULT_PATH
 
 
-# --- verify -------------------------------------------------------------------------------------------
+# --- verify ---
 
 
 def rows_of(report):
@@ -656,17 +745,29 @@ def test_drawn_archive_is_in_order(archive, contents):
     rows = rows_of(report)
     for name, each in (("train", 12), ("val", 4)):
         assert rows[f"{name} pictures a class"].found == each
-        grey = sum(Image.open(io.BytesIO(contents[file])).mode == "L" for file in archive.part(name).files)
+        grey = sum(
+            Image.open(io.BytesIO(contents[file])).mode == "L" for file in archive.part(name).files
+        )
         assert rows[f"{name} pictures of one channel"].found == grey
     assert rows["picture size"].found == "64x64"
 
 
 def test_a_complete_archive_must_agree_with_the_official_one(archive, contents, monkeypatch):
     """The official figures are set to those of the drawn archive; each by one more is found."""
-    greys = {name: sum(Image.open(io.BytesIO(contents[file])).mode == "L" for file in archive.part(name).files)
-             for name in SPLITS}
-    official = {"_COUNTS": {name: len(archive.part(name).files) for name in SPLITS}, "_ONE_CHANNEL": greys,
-                **{name: dict.fromkeys(getattr(verify_module, name), 0) for name in ("_PAIRS", "_CONFLICTS")}}
+    greys = {
+        name: sum(
+            Image.open(io.BytesIO(contents[file])).mode == "L" for file in archive.part(name).files
+        )
+        for name in SPLITS
+    }
+    official = {
+        "_COUNTS": {name: len(archive.part(name).files) for name in SPLITS},
+        "_ONE_CHANNEL": greys,
+        **{
+            name: dict.fromkeys(getattr(verify_module, name), 0)
+            for name in ("_PAIRS", "_CONFLICTS")
+        },
+    }
     monkeypatch.setattr(verify_module, "_CLASSES", 6)
     for name, value in official.items():
         monkeypatch.setattr(verify_module, name, value)
@@ -698,7 +799,11 @@ def test_verify_finds_duplicates_and_their_labels(folder, contents):
     report = verify(Archive(folder))
     assert report.duplicates == ((str(train.relative_to(folder)), other, True),)
     rows = rows_of(report)
-    assert rows["identical pairs train-val"].found == rows["identical pairs train-val with different labels"].found == 1
+    assert (
+        rows["identical pairs train-val"].found
+        == rows["identical pairs train-val with different labels"].found
+        == 1
+    )
     # The official archive has such pairs between train and val, and none within val.
     assert report.ok
     same = [file for file, wnid in truth.items() if wnid == truth[other] and file != other][0]
@@ -706,7 +811,9 @@ def test_verify_finds_duplicates_and_their_labels(folder, contents):
     report = verify(Archive(folder))
     rows = rows_of(report)
     assert not report.ok and rows["identical pairs train-val"].found == 2
-    assert rows["identical pairs val-val"].found == 1 and rows["identical pairs val-val"].ok is False
+    assert (
+        rows["identical pairs val-val"].found == 1 and rows["identical pairs val-val"].ok is False
+    )
     assert rows["identical pairs val-val with different labels"].found == 0
 
 
@@ -731,7 +838,7 @@ def test_verify_finds_another_size_and_false_colour(folder):
     assert rows[grey].found == before[grey].found + 1
 
 
-# --- synthetic ----------------------------------------------------------------------------------------
+# --- synthetic ---
 
 
 def test_synthetic_repeats(archive_path, tmp_path):
@@ -749,21 +856,24 @@ def test_synthetic_folder_is_the_zip_extracted(folder, tmp_path):
 
 
 def test_synthetic_boxes_bound_the_object(tmp_path):
-    # Without noise and ground only the object differs between two classes drawn from the same numbers.
+    # Without noise and ground only the object differs between two classes drawn from the same
+    # numbers.
     from tinynet.data import synthetic as module
 
     for kind in range(12):
         picture, (x0, y0, x1, y1) = module._draw(np.random.RandomState(kind), kind, 64)
         other, _ = module._draw(np.random.RandomState(kind), kind + 5 * 7, 64)
         changed = np.abs(picture.astype(int) - other).max(2) > 8
-        changed[y0 - 1 if y0 else 0:y1 + 2, x0 - 1 if x0 else 0:x1 + 2] = False
+        changed[y0 - 1 if y0 else 0 : y1 + 2, x0 - 1 if x0 else 0 : x1 + 2] = False
         assert not changed.any()
 
 
-@pytest.mark.parametrize("given_", [{"classes": 1}, {"classes": 421}, {"train": 0}, {"val": -1}, {"side": 8},
-                                    {"seed": -1}])
+@pytest.mark.parametrize(
+    "given_",
+    [{"classes": 1}, {"classes": 421}, {"train": 0}, {"val": -1}, {"side": 8}, {"seed": -1}],
+)
 def test_bad_synthetic(tmp_path, given_):
-    (name, value), = given_.items()
+    ((name, value),) = given_.items()
     complaint(lambda: synthetic(tmp_path / "a.zip", **given_), f"{name} {value}", "it can be")
     assert not list(tmp_path.iterdir())
 
@@ -773,24 +883,37 @@ def test_synthetic_replaces_nothing(archive_path, folder):
     complaint(lambda: synthetic(folder), folder, "exists")
 
 
-# --- commands -----------------------------------------------------------------------------------------
+# --- commands ---
 
 
 def command(*words):
-    return subprocess.run([sys.executable, "-m", "tinynet.data", *map(str, words)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "tinynet.data", *map(str, words)], capture_output=True, text=True
+    )
 
 
 def test_commands(archive_path, tmp_path):
     drawn = tmp_path / "d.zip"
-    made = command("synthetic", drawn, "--classes", 3, "--train", 4, "--val", 2, "--test", 1, "--side", 32)
+    made = command(
+        "synthetic", drawn, "--classes", 3, "--train", 4, "--val", 2, "--test", 1, "--side", 32
+    )
     assert (made.returncode, made.stdout) == (0, f"{drawn}\n"), made.stderr
     checked = command("verify", "--data", drawn, "--json")
     assert checked.returncode == 0, checked.stderr
-    assert {row["check"]: row["found"] for row in json.loads(checked.stdout)}["train pictures"] == 12
+    assert {row["check"]: row["found"] for row in json.loads(checked.stdout)}[
+        "train pictures"
+    ] == 12
     packed = command("pack", "--data", drawn)
     assert packed.stdout == f"{tmp_path / 'cache' / f'd-{Archive(drawn).digest()[:8]}.packed'}\n"
-    facts = {row["what"]: row["value"] for row in json.loads(command("info", "--data", drawn, "--json").stdout)}
-    assert facts["side"] == 32 and facts["of train, hold-out"] == 3 and facts["digest"] == Archive(drawn).digest()
+    facts = {
+        row["what"]: row["value"]
+        for row in json.loads(command("info", "--data", drawn, "--json").stdout)
+    }
+    assert (
+        facts["side"] == 32
+        and facts["of train, hold-out"] == 3
+        and facts["digest"] == Archive(drawn).digest()
+    )
     shown = command("show", "--data", drawn, "--out", tmp_path / "s.png", "--split", "train")
     assert shown.returncode == 0 and shown.stdout == f"{tmp_path / 's.png'}\n", shown.stderr
     assert Image.open(tmp_path / "s.png").format == "PNG"
@@ -801,10 +924,12 @@ def test_what_is_written_is_named_in_json(tmp_path, capsys):
 
     def named(*words):
         data_command.main([*map(str, words), "--json"])
-        row, = json.loads(capsys.readouterr().out)
+        (row,) = json.loads(capsys.readouterr().out)
         return row["path"]
 
-    assert named("synthetic", drawn, "--classes", 2, "--train", 2, "--val", 1, "--test", 1) == str(drawn)
+    assert named("synthetic", drawn, "--classes", 2, "--train", 2, "--val", 1, "--test", 1) == str(
+        drawn
+    )
     assert named("get", "--data", drawn) == str(drawn)
     assert named("show", "--data", drawn, "--out", sheet) == str(sheet)
     assert named("pack", "--data", drawn) == str(open_packed(drawn).folder)
@@ -816,18 +941,29 @@ def test_pictures_of_a_class_are_shown_by_part_of_its_name_and_as_they_are_learn
     name = archive.names[1].split(",")[0]
     for flags in (["--class", name.upper()], ["--class", archive.wnids[1]], ["--recipe", "tuned"]):
         shown = command("show", "--data", drawn, "--out", tmp_path / "s.png", "--count", 2, *flags)
-        assert shown.returncode == 0 and Image.open(tmp_path / "s.png").format == "PNG", shown.stderr
-    for flags, words in ((["--class", name[:-1] + "zz"], name), (["--class", name, "--split", "test"], "no class"),
-                         (["--class", name, "--count", 5], "3 pictures")):
+        assert shown.returncode == 0 and Image.open(tmp_path / "s.png").format == "PNG", (
+            shown.stderr
+        )
+    for flags, words in (
+        (["--class", name[:-1] + "zz"], name),
+        (["--class", name, "--split", "test"], "no class"),
+        (["--class", name, "--count", 5], "3 pictures"),
+    ):
         bad = command("show", "--data", drawn, "--out", tmp_path / "no.png", *flags)
-        assert bad.returncode == 2 and words in bad.stderr and len(bad.stderr.splitlines()) == 1, bad.stderr
+        assert bad.returncode == 2 and words in bad.stderr and len(bad.stderr.splitlines()) == 1, (
+            bad.stderr
+        )
     assert not (tmp_path / "no.png").exists()
 
 
 def test_a_class_is_found_by_wnid_or_by_part_of_its_name():
     wnids, names = ["n01", "n02", "n03"], ["brain coral", "coral reef", "espresso"]
-    assert classes_called("Coral", wnids, names) == [0, 1] and classes_called("n03", wnids, names) == [2]
-    complaint(lambda: classes_called("expresso", wnids, names), "'expresso'", "near it are espresso")
+    assert classes_called("Coral", wnids, names) == [0, 1] and classes_called(
+        "n03", wnids, names
+    ) == [2]
+    complaint(
+        lambda: classes_called("expresso", wnids, names), "'expresso'", "near it are espresso"
+    )
     complaint(lambda: classes_called("", wnids, names), "no class called ''")
 
 
@@ -848,8 +984,14 @@ def test_command_statuses(folder, tmp_path):
     victim.write_bytes(b"")
     wrong = command("verify", "--data", folder)
     assert wrong.returncode == 1 and victim.name in wrong.stderr and "WRONG" in wrong.stdout
-    for words in (["info", "--data", tmp_path / "none.zip"], ["get", "--fource"], [],
-                  ["show", "--data", folder, "--count", 1000, "--out", tmp_path / "no.png"]):
+    for words in (
+        ["info", "--data", tmp_path / "none.zip"],
+        ["get", "--fource"],
+        [],
+        ["show", "--data", folder, "--count", 1000, "--out", tmp_path / "no.png"],
+    ):
         bad = command(*words)
-        assert bad.returncode == 2 and not bad.stdout and len(bad.stderr.splitlines()) == 1, bad.stderr
+        assert bad.returncode == 2 and not bad.stdout and len(bad.stderr.splitlines()) == 1, (
+            bad.stderr
+        )
     assert not (tmp_path / "no.png").exists()

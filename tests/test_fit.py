@@ -1,4 +1,6 @@
-"""The fit room and the stages above it: schedules, kept features, the loop, exact resume, recipes, checkpoints."""
+"""The fit room and the stages above it: schedules, kept features, the loop, exact resume, recipes,
+checkpoints.
+"""
 
 import copy
 import dataclasses
@@ -53,11 +55,20 @@ def differences(one, other, place=""):
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
             return [f"{place}: keys {one.keys() ^ other.keys()}"]
-        return [d for key in one if key not in TIMES for d in differences(one[key], other[key], f"{place}/{key}")]
+        return [
+            d
+            for key in one
+            if key not in TIMES
+            for d in differences(one[key], other[key], f"{place}/{key}")
+        ]
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         if len(one) != len(other):
             return [f"{place}: {len(one)} and {len(other)} entries"]
-        return [d for i, pair in enumerate(zip(one, other, strict=True)) for d in differences(*pair, f"{place}/{i}")]
+        return [
+            d
+            for i, pair in enumerate(zip(one, other, strict=True))
+            for d in differences(*pair, f"{place}/{i}")
+        ]
     same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
     return [] if same else [f"{place}: {one} and {other}"]
 
@@ -66,7 +77,10 @@ def differences(one, other, place=""):
 
 
 def optimizer(factors=(1.0,), lr=1.0):
-    groups = [{"params": [nn.Parameter(torch.zeros(1))], "factor": factor, "lr": lr * factor} for factor in factors]
+    groups = [
+        {"params": [nn.Parameter(torch.zeros(1))], "factor": factor, "lr": lr * factor}
+        for factor in factors
+    ]
     return torch.optim.Adam(groups, lr=lr)
 
 
@@ -90,14 +104,18 @@ def triangular2(move, low, high, up, down):
     return low + (high - low) * height / 2**cycle
 
 
-@pytest.mark.parametrize(("cycles", "pct_start"), [(1, 0.5), (3, 0.5), (2.5, 0.2), (1, 0.08), (0.4, 0.5), (4, 0.9)])
+@pytest.mark.parametrize(
+    ("cycles", "pct_start"), [(1, 0.5), (3, 0.5), (2.5, 0.2), (1, 0.08), (0.4, 0.5), (4, 0.9)]
+)
 def test_cyclic_is_triangular2(cycles, pct_start):
     stage = Stage(epochs=4, lr=3e-3, min_lr=1e-4, cycles=cycles, pct_start=pct_start)
     factors = (0.1, 1.0, 2.0)
     up, down = schedules.half_cycles(stage, 15)
     assert up + down == round(60 / cycles) and up == round(pct_start * round(60 / cycles))
-    expected = [[triangular2(move, factor * 1e-4, factor * 3e-3, up, down) for factor in factors]
-                for move in range(61)]
+    expected = [
+        [triangular2(move, factor * 1e-4, factor * 3e-3, up, down) for factor in factors]
+        for move in range(61)
+    ]
     np.testing.assert_allclose(rates(stage, 15, factors), expected, rtol=1e-9)
 
 
@@ -109,7 +127,7 @@ def test_unless_told_otherwise_the_rate_goes_through_one_whole_cycle(epochs, ste
     assert found[0] == pytest.approx(1e-5) and found[-1] == pytest.approx(1e-5)
     assert found.max() == pytest.approx(1e-2)
     peak = found.argmax()
-    assert (np.diff(found[:peak + 1]) > 0).all() and (np.diff(found[peak:]) < 0).all()
+    assert (np.diff(found[: peak + 1]) > 0).all() and (np.diff(found[peak:]) < 0).all()
     assert schedules.warning(stage, steps) is None
 
 
@@ -131,34 +149,56 @@ def test_the_rates_of_the_reference_never_leave_their_floor():
         assert found.max() < 1.04 * stage.min_lr < stage.lr / 5
 
 
-@given(schedule=st.sampled_from(["cyclic", "onecycle", "cosine", "constant"]), every=st.sampled_from(["step", "epoch"]),
-       epochs=st.integers(1, 20), steps=st.integers(1, 20), cycles=st.floats(0.1, 5),
-       pct_start=st.one_of(st.floats(0.01, 0.99), st.sampled_from([0.1, 0.2, 0.25, 0.5])))
+@given(
+    schedule=st.sampled_from(["cyclic", "onecycle", "cosine", "constant"]),
+    every=st.sampled_from(["step", "epoch"]),
+    epochs=st.integers(1, 20),
+    steps=st.integers(1, 20),
+    cycles=st.floats(0.1, 5),
+    pct_start=st.one_of(st.floats(0.01, 0.99), st.sampled_from([0.1, 0.2, 0.25, 0.5])),
+)
 @settings(max_examples=60, deadline=None)
 def test_every_schedule_comes_to_its_end(schedule, every, epochs, steps, cycles, pct_start):
-    stage = Stage(schedule=schedule, schedule_every=every, epochs=epochs, lr=1e-2, min_lr=1e-4, cycles=cycles,
-                  pct_start=pct_start)
+    stage = Stage(
+        schedule=schedule,
+        schedule_every=every,
+        epochs=epochs,
+        lr=1e-2,
+        min_lr=1e-4,
+        cycles=cycles,
+        pct_start=pct_start,
+    )
     found = rates(stage, steps, (1.0, 0.5))
     assert np.isfinite(found).all() and (found > 0).all()
     assert found[:, 0].max() <= 1e-2 * (1 + 1e-9)
     np.testing.assert_allclose(found[:, 1], found[:, 0] / 2)
 
 
-@pytest.mark.parametrize(("epochs", "pct_start"), [(10, 0.1), (2, 0.5), (4, 0.25), (1, 0.5), (20, 0.05)])
+@pytest.mark.parametrize(
+    ("epochs", "pct_start"), [(10, 0.1), (2, 0.5), (4, 0.25), (1, 0.5), (20, 0.05)]
+)
 def test_onecycle_can_rise_in_any_share(epochs, pct_start):
-    stage = Stage(schedule="onecycle", schedule_every="epoch", epochs=epochs, lr=1e-2, pct_start=pct_start)
+    stage = Stage(
+        schedule="onecycle", schedule_every="epoch", epochs=epochs, lr=1e-2, pct_start=pct_start
+    )
     found = rates(stage, 7)[:-1]
     assert len(found) == epochs and found.max() <= 1e-2 * (1 + 1e-9)
 
 
 def test_onecycle_rises_to_its_peak_and_falls_to_nothing():
     found = rates(Stage(schedule="onecycle", epochs=2, lr=1e-2, pct_start=0.3), 10)[:-1, 0]
-    assert found.argmax() == 5 and found[[0, 5]] == pytest.approx([1e-2 / 25, 1e-2]) and found[-1] < 1e-6
+    assert (
+        found.argmax() == 5
+        and found[[0, 5]] == pytest.approx([1e-2 / 25, 1e-2])
+        and found[-1] < 1e-6
+    )
 
 
 def test_cosine_falls_from_lr_to_the_floor_and_constant_stays():
     stage = Stage(schedule="cosine", epochs=3, lr=1e-2, min_lr=1e-3)
-    expected = [1e-3 + (1e-2 - 1e-3) * (1 + math.cos(math.pi * move / 30)) / 2 for move in range(31)]
+    expected = [
+        1e-3 + (1e-2 - 1e-3) * (1 + math.cos(math.pi * move / 30)) / 2 for move in range(31)
+    ]
     np.testing.assert_allclose(rates(stage, 10)[:, 0], expected)
     assert set(rates(dataclasses.replace(stage, schedule="constant"), 10)[:, 0]) == {1e-2}
 
@@ -168,16 +208,28 @@ def test_cosine_falls_from_lr_to_the_floor_and_constant_stays():
 
 def test_all_that_chance_decides_of_pictures_is_drawn_on_the_cpu_and_sent():
     stage = Stage(crop_side=(20, 32), flip="random", saturation=(0.5, 2.0), hue=0.1, size=48)
-    pictures = torch.zeros(4, 3, 32, 32, device="meta")  # what stays on the CPU cannot be mixed with it
-    for one in (stage, Stage(size=48), dataclasses.replace(stage, crop_side=(), crop_area=(0.5, 1.0))):
-        assert change_pictures(pictures, torch.zeros(4, dtype=torch.long, device="meta"), one).shape == (4, 3, 48, 48)
+    # what stays on the CPU cannot be mixed with it
+    pictures = torch.zeros(4, 3, 32, 32, device="meta")
+    for one in (
+        stage,
+        Stage(size=48),
+        dataclasses.replace(stage, crop_side=(), crop_area=(0.5, 1.0)),
+    ):
+        assert change_pictures(
+            pictures, torch.zeros(4, dtype=torch.long, device="meta"), one
+        ).shape == (4, 3, 48, 48)
 
 
-@given(count=st.integers(2, 200), batch=st.integers(2, 70), seed=st.integers(0, 5), epoch=st.integers(0, 5))
+@given(
+    count=st.integers(2, 200),
+    batch=st.integers(2, 70),
+    seed=st.integers(0, 5),
+    epoch=st.integers(0, 5),
+)
 @settings(deadline=None)
 def test_an_epoch_shows_every_picture_once_and_no_batch_of_one(count, batch, seed, epoch):
     order = epoch_order(count, seed, epoch, batch)
-    sizes = [len(order[i:i + batch]) for i in range(0, len(order), batch)]
+    sizes = [len(order[i : i + batch]) for i in range(0, len(order), batch)]
     assert len(set(order)) == len(order) and set(order) <= set(range(count))
     assert count - len(order) == (count % batch == 1)
     assert len(sizes) == steps_per_epoch(count, batch) and min(sizes) >= 2
@@ -198,7 +250,10 @@ def test_chance_differs_between_seeds_epochs_and_batches_and_any_batch_can_be_ma
     mirrored = set()
     for seed, epoch in itertools.product(range(2), range(3)):
         for batch in (whole := shown(seed, epoch)):
-            plain = torch.from_numpy(packed.train.pictures[batch.rows.numpy()]).permute(0, 3, 1, 2) / 255
+            plain = (
+                torch.from_numpy(packed.train.pictures[batch.rows.numpy()]).permute(0, 3, 1, 2)
+                / 255
+            )
             mirrored.add(tuple((batch.pictures != plain).flatten(1).any(1).tolist()))
         for start in (1, 2):
             assert not differences(shown(seed, epoch, start), whole[start:])
@@ -209,7 +264,9 @@ def test_chance_differs_between_seeds_epochs_and_batches_and_any_batch_can_be_ma
 
 
 ROWS = np.arange(1, 72, 3)  # 24 pictures of all classes
-PICTURES = Stage(size=32, batch=8, views=2, feature_dtype="float32", flip="random", crop_side=(40, 64))
+PICTURES = Stage(
+    size=32, batch=8, views=2, feature_dtype="float32", flip="random", crop_side=(40, 64)
+)
 
 
 def classifier(taps=("pool5:grid2", "relu4_3:max"), seed=0):
@@ -225,7 +282,9 @@ def with_cache(packed, folder):
 
 
 def kept(packed, cache, model=None, stage=PICTURES, seed=0, rows=ROWS, device=CPU):
-    return features.train_features(model or classifier(), with_cache(packed, cache), rows, stage, seed, device)
+    return features.train_features(
+        model or classifier(), with_cache(packed, cache), rows, stage, seed, device
+    )
 
 
 @pytest.fixture
@@ -243,9 +302,17 @@ def count_describe(monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize("changes", [
-    dict(), dict(saturation=(0.5, 2.0), hue=0.05), dict(crop_side=(), crop_area=(0.4, 1.0), flip="none")])
-def test_a_view_holds_what_live_training_shows_in_its_epoch_batch_for_batch(packed, tmp_path, changes):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(),
+        dict(saturation=(0.5, 2.0), hue=0.05),
+        dict(crop_side=(), crop_area=(0.4, 1.0), flip="none"),
+    ],
+)
+def test_a_view_holds_what_live_training_shows_in_its_epoch_batch_for_batch(
+    packed, tmp_path, changes
+):
     model, stage = classifier(), dataclasses.replace(PICTURES, **changes)
     found = kept(packed, tmp_path, model, stage, seed=3)
     running = model.for_inference(CPU.device, CPU.dtype)
@@ -261,14 +328,19 @@ def test_a_view_holds_what_live_training_shows_in_its_epoch_batch_for_batch(pack
 
 
 def test_two_views_of_alternating_flips_hold_every_epoch(packed, tmp_path):
-    model, stage = classifier(), Stage(size=32, batch=8, views=2, feature_dtype="float32", flip="alternating")
+    model, stage = (
+        classifier(),
+        Stage(size=32, batch=8, views=2, feature_dtype="float32", flip="alternating"),
+    )
     found = kept(packed, tmp_path, model, stage)
     running = model.for_inference(CPU.device, CPU.dtype)
     for epoch in range(4):
         live = epoch_batches(packed.train, ROWS, stage, 0, epoch, CPU.device)
         for (inputs, labels), batch in zip(found.epoch(0, epoch, 8, CPU.device), live, strict=True):
             with torch.inference_mode():  # other batches: the last bits may differ
-                torch.testing.assert_close(inputs, running.features(batch.pictures), rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(
+                    inputs, running.features(batch.pictures), rtol=1e-5, atol=1e-6
+                )
             assert torch.equal(labels, batch.labels)
 
 
@@ -277,12 +349,15 @@ def test_features_in_integers_are_kept_apart_and_nearly_the_same(packed, tmp_pat
     exact = kept(packed, tmp_path)
     rough = kept(packed, tmp_path, device=Device(CPU.device, torch.float32, int8=True))
     assert len(folders(tmp_path)) == 2
-    for (inputs, _), (rounded, _) in zip(exact.epoch(0, 1, 8, CPU.device), rough.epoch(0, 1, 8, CPU.device),
-                                         strict=True):
+    for (inputs, _), (rounded, _) in zip(
+        exact.epoch(0, 1, 8, CPU.device), rough.epoch(0, 1, 8, CPU.device), strict=True
+    ):
         assert 0 < (inputs - rounded).norm() < 0.05 * inputs.norm()
     # They are the same whatever floats the processor has beside its integers.
     halves = kept(packed, tmp_path / "halves", device=Device(CPU.device, torch.bfloat16, int8=True))
-    assert all(map(np.array_equal, rough.arrays, halves.arrays)) and folders(tmp_path / "halves") < folders(tmp_path)
+    assert all(map(np.array_equal, rough.arrays, halves.arrays)) and folders(
+        tmp_path / "halves"
+    ) < folders(tmp_path)
 
 
 def test_an_epoch_can_begin_at_any_batch(packed, tmp_path):
@@ -301,12 +376,33 @@ def test_the_cache_knows_all_that_features_depend_on(packed, tmp_path):
     other_mean.backbone.features.load_state_dict(classifier().backbone.features.state_dict())
     other_data = copy.copy(packed)
     other_data.contents = "0" * 16
-    changes = [dict(), dict(rows=ROWS[::-1]), dict(rows=ROWS[1:]), dict(seed=1), dict(model=classifier(seed=1)),
-               dict(model=other_mean), dict(packed=other_data), dict(device=Device(CPU.device, torch.bfloat16))]
-    changes += [dict(stage=dataclasses.replace(PICTURES, **change)) for change in (
-        dict(flip="none"), dict(flip="alternating"), dict(crop_side=(41, 64)), dict(crop_side=()), dict(views=4),
-        dict(crop_side=(), crop_area=(0.5, 1.0)), dict(saturation=(0.5, 2.0)), dict(hue=0.1), dict(size=40),
-        dict(batch=12), dict(feature_dtype="float16"), dict(flip="none", crop_side=()))]
+    changes = [
+        dict(),
+        dict(rows=ROWS[::-1]),
+        dict(rows=ROWS[1:]),
+        dict(seed=1),
+        dict(model=classifier(seed=1)),
+        dict(model=other_mean),
+        dict(packed=other_data),
+        dict(device=Device(CPU.device, torch.bfloat16)),
+    ]
+    changes += [
+        dict(stage=dataclasses.replace(PICTURES, **change))
+        for change in (
+            dict(flip="none"),
+            dict(flip="alternating"),
+            dict(crop_side=(41, 64)),
+            dict(crop_side=()),
+            dict(views=4),
+            dict(crop_side=(), crop_area=(0.5, 1.0)),
+            dict(saturation=(0.5, 2.0)),
+            dict(hue=0.1),
+            dict(size=40),
+            dict(batch=12),
+            dict(feature_dtype="float16"),
+            dict(flip="none", crop_side=()),
+        )
+    ]
     for number, change in enumerate(changes):
         kept(**{"packed": packed, "cache": tmp_path, **change})
         assert len(folders(tmp_path)) == number + 1, change
@@ -319,10 +415,21 @@ def test_fewer_views_are_the_first_of_more_that_are_kept(packed, tmp_path, count
     done = count_describe.calls
     found = kept(packed, tmp_path / "both", stage=alone)
     assert len(folders(tmp_path / "both")) == 1 and count_describe.calls == done
-    for array, more, expected in zip(found.arrays, of_many.arrays, kept(packed, tmp_path / "one", stage=alone).arrays,
-                                     strict=True):
-        assert len(array) == 2 and np.array_equal(array, more[:2]) and np.array_equal(array, expected)
-    kept(packed, tmp_path / "both", Classifier(classifier().backbone, ("relu4_3:mean",), (16,), 6, 0.5, True), alone)
+    for array, more, expected in zip(
+        found.arrays,
+        of_many.arrays,
+        kept(packed, tmp_path / "one", stage=alone).arrays,
+        strict=True,
+    ):
+        assert (
+            len(array) == 2 and np.array_equal(array, more[:2]) and np.array_equal(array, expected)
+        )
+    kept(
+        packed,
+        tmp_path / "both",
+        Classifier(classifier().backbone, ("relu4_3:mean",), (16,), 6, 0.5, True),
+        alone,
+    )
     assert len(folders(tmp_path / "both")) == 2  # other depths were not kept of the three
 
 
@@ -330,30 +437,52 @@ def test_fewer_views_are_the_first_of_more_that_are_kept(packed, tmp_path, count
 def test_what_holds_no_views_is_passed_over(packed, tmp_path, text):
     """Another kind of folder, one that is being written, and one whose arrays are gone."""
     kept(packed, tmp_path / "first")
-    whole, = (tmp_path / "first").glob("features-*/manifest.json")
+    (whole,) = (tmp_path / "first").glob("features-*/manifest.json")
     (tmp_path / "again" / "features-other").mkdir(parents=True)
     more = json.dumps({**json.loads(whole.read_text()), "views": 9})
-    (tmp_path / "again" / "features-other" / "manifest.json").write_text(more if text is None else text)
+    (tmp_path / "again" / "features-other" / "manifest.json").write_text(
+        more if text is None else text
+    )
     found = kept(packed, tmp_path / "again")
     assert len(folders(tmp_path / "again")) == 2 and len(found.arrays[0]) == PICTURES.views
 
 
 def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):
-    views = [lambda pictures: pictures[..., :32, :32], lambda pictures: pictures[..., :32, :32].flip(-1),
-             lambda pictures: pictures[..., :40, :32], lambda pictures: pictures[..., 1:33, :32]]
+    views = [
+        lambda pictures: pictures[..., :32, :32],
+        lambda pictures: pictures[..., :32, :32].flip(-1),
+        lambda pictures: pictures[..., :40, :32],
+        lambda pictures: pictures[..., 1:33, :32],
+    ]
     for part in (packed.train, packed.val):
         for view in views:
             before = len(folders(tmp_path))
-            found = features.view_features(classifier(), with_cache(packed, tmp_path), part, np.arange(10, 2, -1),
-                                           view, PICTURES, CPU)
+            found = features.view_features(
+                classifier(),
+                with_cache(packed, tmp_path),
+                part,
+                np.arange(10, 2, -1),
+                view,
+                PICTURES,
+                CPU,
+            )
             assert len(folders(tmp_path)) == before + 1
             pictures = in_floats(part.pictures[10:2:-1])
             with torch.inference_mode():
                 expected = classifier().eval().features(view(pictures))
-            torch.testing.assert_close(torch.cat(list(found.in_order(CPU.device, 3))), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                torch.cat(list(found.in_order(CPU.device, 3))), expected, rtol=1e-4, atol=1e-5
+            )
             assert np.array_equal(found.labels, part.labels[10:2:-1])
-    features.view_features(classifier(), with_cache(packed, tmp_path), packed.val, np.arange(10, 2, -1),
-                           lambda anything: views[0](anything), PICTURES, CPU)
+    features.view_features(
+        classifier(),
+        with_cache(packed, tmp_path),
+        packed.val,
+        np.arange(10, 2, -1),
+        lambda anything: views[0](anything),
+        PICTURES,
+        CPU,
+    )
     assert len(folders(tmp_path)) == 8
 
 
@@ -364,13 +493,19 @@ def test_the_cache_does_not_mind_what_features_do_not_depend_on(packed, tmp_path
     for layer in head.head:
         if isinstance(layer, nn.Linear):
             nn.init.ones_(layer.weight)
-    kept(packed, tmp_path, head, dataclasses.replace(PICTURES, lr=0.7, epochs=9, ema=0.5, max_grad_norm=1.0))
+    kept(
+        packed,
+        tmp_path,
+        head,
+        dataclasses.replace(PICTURES, lr=0.7, epochs=9, ema=0.5, max_grad_norm=1.0),
+    )
     assert len(folders(tmp_path)) == 1 and count_describe.calls == done == 6
 
     fixed = dataclasses.replace(PICTURES, flip="alternating", crop_side=())
     kept(packed, tmp_path, None, fixed)
     done = count_describe.calls
-    kept(packed, tmp_path, None, dataclasses.replace(fixed, batch=12), seed=9)  # chance plays no part in these
+    # chance plays no part in these
+    kept(packed, tmp_path, None, dataclasses.replace(fixed, batch=12), seed=9)
     assert len(folders(tmp_path)) == 2 and count_describe.calls == done
 
 
@@ -380,10 +515,14 @@ def test_only_taps_that_are_not_kept_are_extracted(packed, tmp_path, count_descr
     part = kept(packed, tmp_path, classifier(("relu4_3:max",)))
     swapped = kept(packed, tmp_path, classifier(("relu4_3:max", "pool5:grid2")))
     assert count_describe.calls == 6
-    assert np.array_equal(part.arrays[0], whole.arrays[1]) and np.array_equal(swapped.arrays[1], whole.arrays[0])
+    assert np.array_equal(part.arrays[0], whole.arrays[1]) and np.array_equal(
+        swapped.arrays[1], whole.arrays[0]
+    )
     more = kept(packed, tmp_path, classifier(("pool5:grid2", "relu3_3:mean", "relu4_3:max")))
     assert count_describe.calls == 12 and len(folders(tmp_path)) == 1
-    assert np.array_equal(more.arrays[0], whole.arrays[0]) and np.array_equal(more.arrays[2], whole.arrays[1])
+    assert np.array_equal(more.arrays[0], whole.arrays[0]) and np.array_equal(
+        more.arrays[2], whole.arrays[1]
+    )
     alone = kept(packed, tmp_path / "other", classifier(("relu3_3:mean",)))
     assert np.array_equal(more.arrays[1], alone.arrays[0])
 
@@ -407,11 +546,15 @@ def test_an_extraction_goes_on_where_it_was_interrupted(packed, tmp_path, count_
         again = kept(packed, cache).arrays
         stored = stop - (stop % 3 > 0)  # within a view the last batch is still on its way
         assert count_describe.calls == (6 - stored if error is KeyboardInterrupt else 6)
-        assert not differences([torch.from_numpy(a.copy()) for a in again], [torch.from_numpy(a.copy()) for a in whole])
+        assert not differences(
+            [torch.from_numpy(a.copy()) for a in again], [torch.from_numpy(a.copy()) for a in whole]
+        )
         assert not list(cache.rglob("*.partial*")) and not list(cache.rglob("progress.json"))
 
 
-def test_an_extraction_interrupted_in_other_batches_begins_anew(packed, tmp_path, count_describe, monkeypatch):
+def test_an_extraction_interrupted_in_other_batches_begins_anew(
+    packed, tmp_path, count_describe, monkeypatch
+):
     """What is kept of an interruption counts batches."""
     plain = dataclasses.replace(PICTURES, flip="alternating", crop_side=())
     monkeypatch.setattr(features, "fitting", lambda size, device: 16)
@@ -425,7 +568,9 @@ def test_an_extraction_interrupted_in_other_batches_begins_anew(packed, tmp_path
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(again, whole, strict=True))
 
 
-def test_other_taps_than_those_interrupted_are_extracted_from_the_start(packed, tmp_path, count_describe):
+def test_other_taps_than_those_interrupted_are_extracted_from_the_start(
+    packed, tmp_path, count_describe
+):
     count_describe.limit = 4
     with pytest.raises(KeyboardInterrupt):
         kept(packed, tmp_path)
@@ -442,13 +587,17 @@ def test_features_that_float16_cannot_hold_are_refused(packed, tmp_path):
         model.backbone.features[28].weight *= 1e8
     half = dataclasses.replace(PICTURES, feature_dtype="float16")
     complaint(lambda: kept(packed, tmp_path, model, half), "float16", "--feature-dtype float32")
-    assert not final_arrays(tmp_path) and not list(tmp_path.rglob("*partial*")) + list(tmp_path.rglob("progress*"))
+    assert not final_arrays(tmp_path) and not list(tmp_path.rglob("*partial*")) + list(
+        tmp_path.rglob("progress*")
+    )
     assert kept(packed, tmp_path, model).arrays[0].max() > 65504
 
 
 def test_float16_rounds_what_float32_keeps(packed, tmp_path):
     exact = kept(packed, tmp_path).arrays
-    rough = kept(packed, tmp_path, stage=dataclasses.replace(PICTURES, feature_dtype="float16")).arrays
+    rough = kept(
+        packed, tmp_path, stage=dataclasses.replace(PICTURES, feature_dtype="float16")
+    ).arrays
     for one, other in zip(exact, rough, strict=True):
         assert one.dtype == np.float32 and other.dtype == np.float16
         assert np.array_equal(one.astype(np.float16), other)
@@ -463,13 +612,15 @@ LABELS = torch.arange(20) % 3
 
 def toy():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3)
+    )
 
 
 def toy_stream(epoch, start, batch=8):
     """Three batches an epoch, the last of them smaller."""
     for first in range(start * batch, 20, batch):
-        yield INPUTS[first:first + batch], LABELS[first:first + batch]
+        yield INPUTS[first : first + batch], LABELS[first : first + batch]
 
 
 def toy_training(device=CPU, **changes):
@@ -493,11 +644,17 @@ def of_kind(rows, kind):
 def test_a_row_is_yielded_for_every_step_and_epoch():
     rows = run_toy(toy_training(epochs=3))
     assert [(row["kind"], row["epoch"], row["step"]) for row in rows] == [
-        row for epoch in range(3)
-        for row in [*(("step", epoch, 3 * epoch + step) for step in (1, 2, 3)), ("epoch", epoch, 3 * epoch + 3)]]
+        row
+        for epoch in range(3)
+        for row in [
+            *(("step", epoch, 3 * epoch + step) for step in (1, 2, 3)),
+            ("epoch", epoch, 3 * epoch + 3),
+        ]
+    ]
     for epoch in of_kind(rows, "epoch"):
         losses = [row["loss"] for row in of_kind(rows, "step") if row["epoch"] == epoch["epoch"]]
-        assert epoch["loss"] == pytest.approx(np.dot(losses, [8, 8, 4]) / 20)  # a mean over pictures, not batches
+        # a mean over pictures, not batches
+        assert epoch["loss"] == pytest.approx(np.dot(losses, [8, 8, 4]) / 20)
         assert epoch["seconds"] > 0
         assert epoch["pictures_per_second"] == pytest.approx(20 / epoch["seconds"])
     json.dumps(rows)
@@ -524,17 +681,26 @@ def test_training_stops_when_patience_ends_and_remembers_the_best_epoch():
     script = [0.1, 0.3, 0.3, 0.2, 0.9]
     for patience, epochs in ((1, 3), (2, 4), (3, 5), (None, 5)):
         training, marks = toy_training(epochs=5, patience=patience), iter(script)
-        rows = of_kind(run_toy(training, lambda module, marks=marks: {"top1": next(marks), "mark": "kept"}), "epoch")
+        rows = of_kind(
+            run_toy(training, lambda module, marks=marks: {"top1": next(marks), "mark": "kept"}),
+            "epoch",
+        )
         assert [row["holdout"]["top1"] for row in rows] == script[:epochs]
         assert [row["improved"] for row in rows] == [True, True, False, False, True][:epochs]
-        assert training.best == rows[4 if epochs == 5 else 1] and training.best["holdout"]["mark"] == "kept"
+        assert (
+            training.best == rows[4 if epochs == 5 else 1]
+            and training.best["holdout"]["mark"] == "kept"
+        )
         assert training.stale == (0 if epochs == 5 else patience)
 
 
 def test_the_result_is_the_moving_average_of_the_weights_after_each_step():
     training, after, judged = toy_training(ema=0.8), [], []
-    run_toy(training, lambda module: judged.append(module) or {"top1": 0.0},
-            lambda: after.append([p.detach().clone() for p in training.module.parameters()]))
+    run_toy(
+        training,
+        lambda module: judged.append(module) or {"top1": 0.0},
+        lambda: after.append([p.detach().clone() for p in training.module.parameters()]),
+    )
     weights = after[:3] + after[4:7]  # an epoch's end asks once more
     average = weights[0]
     for now in weights[1:]:
@@ -548,14 +714,20 @@ def test_the_result_is_the_moving_average_of_the_weights_after_each_step():
 
 def test_the_batch_norms_of_an_average_are_measured_on_what_it_learns_from():
     training, judged = toy_training(ema=0.8), []
-    run_toy(training, lambda average: judged.append(average[2].running_mean.clone()) or {"top1": 0.0})
+    run_toy(
+        training, lambda average: judged.append(average[2].running_mean.clone()) or {"top1": 0.0}
+    )
     average = training.result
     hidden = [torch.relu(average[0](inputs)) for inputs, _ in toy_stream(1, 0)]
-    mean, var = (torch.stack(found).mean(0) for found in ([h.mean(0) for h in hidden], [h.var(0) for h in hidden]))
+    mean, var = (
+        torch.stack(found).mean(0)
+        for found in ([h.mean(0) for h in hidden], [h.var(0) for h in hidden])
+    )
     torch.testing.assert_close(average[2].running_mean, mean)
     torch.testing.assert_close(average[2].running_var, var)
     assert torch.equal(judged[1], average[2].running_mean)
-    assert not torch.allclose(training.module[2].running_mean, mean, rtol=0.05)  # those of the live network
+    # those of the live network
+    assert not torch.allclose(training.module[2].running_mean, mean, rtol=0.05)
 
 
 def test_pictures_that_batch_norms_are_measured_on_are_made_in_float32():
@@ -563,10 +735,14 @@ def test_pictures_that_batch_norms_are_measured_on_are_made_in_float32():
     run_toy(training)
 
     def inputs():
-        made.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        made.append(
+            torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        )
         yield INPUTS[:8]
 
-    watched = training.result.register_forward_pre_hook(lambda *_: ran.append(torch.is_autocast_enabled("cpu")))
+    watched = training.result.register_forward_pre_hook(
+        lambda *_: ran.append(torch.is_autocast_enabled("cpu"))
+    )
     training.settle(inputs())
     watched.remove()
     assert made == [torch.float32] and ran == [True]
@@ -588,8 +764,12 @@ def test_without_an_average_the_result_is_the_module():
 def test_the_gradient_is_clipped_to_its_norm():
     def norms(clip):
         training, found = toy_training(max_grad_norm=clip), []
-        run_toy(training, after_step=lambda: found.append(
-            torch.stack([p.grad.norm() for p in training.module.parameters()]).norm().item()))
+        run_toy(
+            training,
+            after_step=lambda: found.append(
+                torch.stack([p.grad.norm() for p in training.module.parameters()]).norm().item()
+            ),
+        )
         return found
 
     assert min(norms(None)) > 0.05
@@ -599,7 +779,12 @@ def test_the_gradient_is_clipped_to_its_norm():
 
 def test_weights_decay_and_biases_and_batch_norm_do_not():
     training = toy_training(weight_decay=0.3)
-    decayed = {id(p) for group in training.optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    decayed = {
+        id(p)
+        for group in training.optimizer.param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
     everything = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
     linear = [module.weight for module in training.module if isinstance(module, nn.Linear)]
     assert decayed == {id(weight) for weight in linear}
@@ -617,10 +802,17 @@ def test_weights_decay_and_biases_and_batch_norm_do_not():
 def test_each_part_learns_at_its_own_rate_and_frozen_parts_not_at_all():
     model = classifier()
     model.train_only(("conv2", "conv5", "head"))
-    stage = Stage(learn=("conv2", "conv5", "head"), lr=0.1, weight_decay=0.2, schedule="constant",
-                  lr_factors=(1, 0.5, 1, 1, 0.25, 2))
+    stage = Stage(
+        learn=("conv2", "conv5", "head"),
+        lr=0.1,
+        weight_decay=0.2,
+        schedule="constant",
+        lr_factors=(1, 0.5, 1, 1, 0.25, 2),
+    )
     training = Training(model, {name: model.parts[name] for name in stage.learn}, stage, 3, CPU)
-    rate = {id(p): group["lr"] for group in training.optimizer.param_groups for p in group["params"]}
+    rate = {
+        id(p): group["lr"] for group in training.optimizer.param_groups for p in group["params"]
+    }
     for name, modules in model.parts.items():
         expected = {"conv2": 0.05, "conv5": 0.025, "head": 0.2}.get(name)
         assert {rate.get(id(p)) for module in modules for p in module.parameters()} == {expected}
@@ -630,7 +822,9 @@ def test_each_part_learns_at_its_own_rate_and_frozen_parts_not_at_all():
 def test_the_schedule_moves_every_step_or_every_epoch():
     def lrs(every):
         stage = dict(schedule="cosine", schedule_every=every, epochs=4, lr=0.1, min_lr=0.01)
-        return np.reshape([row["lr"] for row in of_kind(run_toy(toy_training(**stage)), "step")], (4, 3))
+        return np.reshape(
+            [row["lr"] for row in of_kind(run_toy(toy_training(**stage)), "step")], (4, 3)
+        )
 
     def cosine(move, moves):
         return 0.01 + 0.09 * (1 + math.cos(math.pi * move / moves)) / 2
@@ -660,8 +854,15 @@ def after(questions):
 @pytest.mark.parametrize("schedule", ["cyclic", "onecycle", "cosine", "constant"])
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_a_training_goes_on_exactly_from_its_checkpoint(schedule, kind, tmp_path):
-    changes = dict(schedule=schedule, optimizer=kind, epochs=4, ema=0.9, weight_decay=0.1, max_grad_norm=1.0,
-                   patience=2)
+    changes = dict(
+        schedule=schedule,
+        optimizer=kind,
+        epochs=4,
+        ema=0.9,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        patience=2,
+    )
     whole = toy_training(**changes)
     torch.manual_seed(1)
     rows = run_toy(whole)
@@ -690,9 +891,20 @@ def test_ctrl_c_in_the_very_last_step_is_not_forgotten():
 
 
 def small_recipe(base=(), finetune=(), **both):
-    """The tuned recipe in small: two epochs of three steps in either stage, with all that depends on chance."""
-    recipe = TUNED.override({"hidden": (16,), "holdout": 0.2, "size": 32, "batch": 20, "epochs": 2,
-                             "taps": ("pool5:grid2", "relu4_3:mean"), **both})
+    """The tuned recipe in small: two epochs of three steps in either stage, with all that depends
+    on chance.
+    """
+    recipe = TUNED.override(
+        {
+            "hidden": (16,),
+            "holdout": 0.2,
+            "size": 32,
+            "batch": 20,
+            "epochs": 2,
+            "taps": ("pool5:grid2", "relu4_3:mean"),
+            **both,
+        }
+    )
     base = {"flip": "random", "crop_side": (40, 64), "feature_dtype": "float32", **dict(base)}
     finetune = {"crop_side": (40, 64), "ema": 0.7, **dict(finetune)}
     return recipe.override(base, ("base",)).override(finetune, ("finetune",))
@@ -700,7 +912,15 @@ def small_recipe(base=(), finetune=(), **both):
 
 def plan(archive_path, cache, **changes):
     recipe = small_recipe(**{k: changes.pop(k) for k in ("base", "finetune") if k in changes})
-    return Plan(**{"recipe": recipe, "data": str(archive_path), "cache": str(cache), "weights": "none", **changes})
+    return Plan(
+        **{
+            "recipe": recipe,
+            "data": str(archive_path),
+            "cache": str(cache),
+            "weights": "none",
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -714,13 +934,19 @@ def cache(tmp_path_factory, archive_path):
 def whole_run(tmp_path_factory, archive_path, cache):
     """A run of both stages that nothing interrupted."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    assert [row["stage"] for row in stages.train(run, plan(archive_path, cache), CPU)] == ["base", "finetune"]
+    assert [row["stage"] for row in stages.train(run, plan(archive_path, cache), CPU)] == [
+        "base",
+        "finetune",
+    ]
     return run
 
 
 def checkpoints(run):
-    return {f"{stage}/{name}": torch.load(run / stage / name, weights_only=True)
-            for stage in runs.WHOLE for name in ("best.pt", "last.pt")}
+    return {
+        f"{stage}/{name}": torch.load(run / stage / name, weights_only=True)
+        for stage in runs.WHOLE
+        for name in ("best.pt", "last.pt")
+    }
 
 
 def logs(run):
@@ -732,13 +958,19 @@ def check_same_run(run, other):
     assert not differences(logs(run), logs(other))
     for stage in runs.WHOLE:
         rows = [runs.read_rows(StageFolder(r, stage).scores) for r in (run, other)]
-        assert len(rows[0]) == 1 and rows[0][0].pop("run") == str(run) and rows[1][0].pop("run") == str(other)
+        assert (
+            len(rows[0]) == 1
+            and rows[0][0].pop("run") == str(run)
+            and rows[1][0].pop("run") == str(other)
+        )
         assert not differences(*rows)
         assert not list((run / stage).glob(".*"))
 
 
 def stop_after(monkeypatch, questions):
-    """Ctrl-C before the loop asks for the n-th time: after each step and once more after each epoch."""
+    """Ctrl-C before the loop asks for the n-th time: after each step and once more after each
+    epoch.
+    """
 
     @contextmanager
     def stop_on_interrupt():
@@ -770,8 +1002,14 @@ def test_the_uninterrupted_run_is_what_the_others_are_compared_with(whole_run):
     for stage in runs.WHOLE:
         assert [row["step"] for row in of_kind(found[stage], "step")] == list(range(1, 7))
         assert len(of_kind(found[stage], "epoch")) == 2
-    weights = [{name: value for name, value in checkpoints(whole_run)[f"{stage}/best.pt"]["weights"].items()
-                if not name.endswith("num_batches_tracked")} for stage in runs.WHOLE]
+    weights = [
+        {
+            name: value
+            for name, value in checkpoints(whole_run)[f"{stage}/best.pt"]["weights"].items()
+            if not name.endswith("num_batches_tracked")
+        }
+        for stage in runs.WHOLE
+    ]
     assert len(differences(*weights)) == len(weights[0]) - 2  # all but mean and std
 
 
@@ -784,7 +1022,9 @@ def test_the_best_epoch_is_kept(whole_run, archive_path, cache):
         assert [row["improved"] for row in rows] == [True, best is rows[1]]
         model, _ = load_model(folder.best, packed.wnids)
         held = split_of(asked, packed).holdout
-        found = view_probabilities(model, batches(packed.train, held), lambda pictures: resize(pictures, 32))
+        found = view_probabilities(
+            model, batches(packed.train, held), lambda pictures: resize(pictures, 32)
+        )
         loss = score(found, packed.train.labels[held])["loss"]
         assert loss == pytest.approx(best["holdout"]["loss"], rel=1e-5)
         assert rows[0]["holdout"]["loss"] != pytest.approx(rows[1]["holdout"]["loss"], rel=1e-3)
@@ -794,20 +1034,28 @@ def test_a_worse_epoch_does_not_replace_the_best(archive_path, cache, tmp_path, 
     tops, scored = iter([0.9, 0.1]), stages.score
     monkeypatch.setattr(stages, "score", lambda *given: {**scored(*given), "top1": next(tops)})
     stages.train(tmp_path / "run", plan(archive_path, cache, stages=("base",)), CPU)
-    best, last = (torch.load(tmp_path / "run" / "base" / file, weights_only=True) for file in ("best.pt", "last.pt"))
-    assert differences({f"head.{name}": value for name, value in last["state"]["module"].items()},
-                       {name: value for name, value in best["weights"].items() if name.startswith("head.")})
+    best, last = (
+        torch.load(tmp_path / "run" / "base" / file, weights_only=True)
+        for file in ("best.pt", "last.pt")
+    )
+    assert differences(
+        {f"head.{name}": value for name, value in last["state"]["module"].items()},
+        {name: value for name, value in best["weights"].items() if name.startswith("head.")},
+    )
 
 
 @pytest.mark.parametrize("questions", [1, 3, 11])
 def test_a_run_stopped_anywhere_ends_bit_for_bit_as_if_it_had_not_been(
-        whole_run, archive_path, cache, tmp_path, monkeypatch, questions):
+    whole_run, archive_path, cache, tmp_path, monkeypatch, questions
+):
     stops = interruptions(tmp_path / "run", plan(archive_path, cache), monkeypatch, questions)
     assert stops == {1: 12, 3: 4, 11: 1}[questions]
     check_same_run(tmp_path / "run", whole_run)
 
 
-def test_a_stop_between_the_stages_leaves_the_second_for_later(archive_path, cache, tmp_path, monkeypatch, whole_run):
+def test_a_stop_between_the_stages_leaves_the_second_for_later(
+    archive_path, cache, tmp_path, monkeypatch, whole_run
+):
     stop_after(monkeypatch, 7)  # the last step of base
     with pytest.raises(KeyboardInterrupt):
         stages.train(tmp_path / "run", plan(archive_path, cache), CPU)
@@ -831,9 +1079,12 @@ class EverySecond:
         return self.looks % 2 == 0
 
 
-@pytest.mark.parametrize("flush_after", [0.0, 1.0, EverySecond()], ids=["step", "epoch", "two steps"])
+@pytest.mark.parametrize(
+    "flush_after", [0.0, 1.0, EverySecond()], ids=["step", "epoch", "two steps"]
+)
 def test_a_run_killed_between_any_two_writes_is_resumed_exactly(
-        whole_run, archive_path, cache, tmp_path, monkeypatch, flush_after):
+    whole_run, archive_path, cache, tmp_path, monkeypatch, flush_after
+):
     writes = left = 0
 
     def deadly(name, module):
@@ -854,7 +1105,8 @@ def test_a_run_killed_between_any_two_writes_is_resumed_exactly(
     deadly("save_model", __import__("tinynet.fit.checkpoint", fromlist=["_"]))
     deadly("save_training", __import__("tinynet.fit.checkpoint", fromlist=["_"]))
     deadly("write_json", stages)
-    # Killed at every write once, one after the other: each life gets one write further than the last.
+    # Killed at every write once, one after the other: each life gets one write further than the
+    # last.
     run, asked = tmp_path / "run", plan(archive_path, cache)
     for life in range(1, 200):
         left = life
@@ -868,7 +1120,8 @@ def test_a_run_killed_between_any_two_writes_is_resumed_exactly(
 
 
 def test_rows_that_a_killed_run_wrote_after_its_checkpoint_are_cut(
-        whole_run, archive_path, cache, tmp_path, monkeypatch):
+    whole_run, archive_path, cache, tmp_path, monkeypatch
+):
     run, asked = tmp_path / "run", plan(archive_path, cache)
     stop_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
@@ -877,7 +1130,10 @@ def test_rows_that_a_killed_run_wrote_after_its_checkpoint_are_cut(
     assert [row["kind"] for row in runs.read_rows(log)] == ["step", "step", "stopped"]
     with open(log, "a") as stream:
         for step in (3, 4):
-            stream.write(json.dumps({"kind": "step", "epoch": 0, "step": step, "lr": 9.0, "loss": 9.0}) + "\n")
+            stream.write(
+                json.dumps({"kind": "step", "epoch": 0, "step": step, "lr": 9.0, "loss": 9.0})
+                + "\n"
+            )
         stream.write(json.dumps({"kind": "epoch", "epoch": 0, "step": 3, "loss": 9.0}) + "\n")
         stream.write('{"kind": "step", "epo')
     stop_after(monkeypatch, 100)
@@ -885,7 +1141,9 @@ def test_rows_that_a_killed_run_wrote_after_its_checkpoint_are_cut(
     check_same_run(run, whole_run)
 
 
-def test_a_run_is_not_resumed_on_other_data_split_or_weights(archive_path, cache, tmp_path, monkeypatch):
+def test_a_run_is_not_resumed_on_other_data_split_or_weights(
+    archive_path, cache, tmp_path, monkeypatch
+):
     run, asked = tmp_path / "run", plan(archive_path, cache)
     stop_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
@@ -893,27 +1151,40 @@ def test_a_run_is_not_resumed_on_other_data_split_or_weights(archive_path, cache
     before = checkpoint_of(run)
     other = synthetic(tmp_path / "other.zip", classes=6, train=12, val=1, test=1, seed=5)
     for word, changed in (
-            ("data", dataclasses.replace(asked, data=str(other))),
-            ("split", dataclasses.replace(asked, recipe=asked.recipe.override({"split_seed": 1}))),
-            ("starting weights", dataclasses.replace(asked, seed=1))):
-        complaint(lambda changed=changed: stages.train(run, changed, CPU, resume=True), run / "base",
-                  f"the {word} changed (")
+        ("data", dataclasses.replace(asked, data=str(other))),
+        ("split", dataclasses.replace(asked, recipe=asked.recipe.override({"split_seed": 1}))),
+        ("starting weights", dataclasses.replace(asked, seed=1)),
+    ):
+        complaint(
+            lambda changed=changed: stages.train(run, changed, CPU, resume=True),
+            run / "base",
+            f"the {word} changed (",
+        )
     assert not differences(checkpoint_of(run), before)
 
 
 def test_a_finished_run_does_not_stand_for_another_plan(whole_run, archive_path, cache):
     asked = plan(archive_path, cache)
     assert [row["stage"] for row in stages.train(whole_run, asked, CPU)] == ["base", "finetune"]
-    for changed in (dataclasses.replace(asked, seed=1), dataclasses.replace(asked, recipe=small_recipe({"lr": 0.1})),
-                    dataclasses.replace(asked, recipe=asked.recipe.override({"dropout": 0.1}))):
-        complaint(lambda changed=changed: stages.train(whole_run, changed, CPU), whole_run / "base", "--out")
+    for changed in (
+        dataclasses.replace(asked, seed=1),
+        dataclasses.replace(asked, recipe=small_recipe({"lr": 0.1})),
+        dataclasses.replace(asked, recipe=asked.recipe.override({"dropout": 0.1})),
+    ):
+        complaint(
+            lambda changed=changed: stages.train(whole_run, changed, CPU),
+            whole_run / "base",
+            "--out",
+        )
 
 
 def test_each_stage_drops_its_own_share(archive_path, cache, tmp_path):
     asked = plan(archive_path, cache, base={"dropout": 0.4}, finetune={"dropout": 0.0})
     stages.train(tmp_path / "run", asked, CPU)
     for stage, share in (("base", 0.4), ("finetune", 0.0)):
-        model, _ = load_model(tmp_path / "run" / stage / "best.pt", open_packed(archive_path, str(cache)).wnids)
+        model, _ = load_model(
+            tmp_path / "run" / stage / "best.pt", open_packed(archive_path, str(cache)).wnids
+        )
         dropped = [module.p for module in model.head if isinstance(module, nn.Dropout)]
         assert dropped == [share] * len(asked.recipe.network.hidden)
 
@@ -922,39 +1193,55 @@ def checkpoint_of(run):
     return torch.load(run / "base" / "last.pt", weights_only=True)
 
 
-# --- kept features and live training are one training ----------------------------------------------
+# --- kept features and live training are one training ---
 
 
 def test_training_on_kept_random_views_is_live_training_bit_for_bit(archive_path, cache, tmp_path):
     for name, views in (("kept", 2), ("live", 0)):
         asked = plan(archive_path, cache, base={"views": views, "ema": 0.8}, stages=("base",))
         stages.train(tmp_path / name, asked, CPU)
-    one, other = ({f: torch.load(tmp_path / name / "base" / f, weights_only=True) for f in ("best.pt", "last.pt")}
-                  for name in ("kept", "live"))
+    one, other = (
+        {
+            f: torch.load(tmp_path / name / "base" / f, weights_only=True)
+            for f in ("best.pt", "last.pt")
+        }
+        for name in ("kept", "live")
+    )
     for stored in (one["best.pt"], other["best.pt"]):
         assert stored.pop("origin")  # of the recipe, which has views or none
     assert not differences(one["best.pt"], other["best.pt"])
     for where, prefix in (("module", "head."), ("average", "module.head.")):
-        live = {key: value for key, value in other["last.pt"]["state"][where].items() if "head." in key}
-        head = {prefix + key.removeprefix("module."): value for key, value in one["last.pt"]["state"][where].items()
-                if key != "n_averaged"}
+        live = {
+            key: value for key, value in other["last.pt"]["state"][where].items() if "head." in key
+        }
+        head = {
+            prefix + key.removeprefix("module."): value
+            for key, value in one["last.pt"]["state"][where].items()
+            if key != "n_averaged"
+        }
         assert len(head) > 5 and not differences(head, live)
     logged = [runs.read_rows(tmp_path / name / "base" / "log.jsonl") for name in ("kept", "live")]
     assert len(logged[0]) == 8 and not differences(*logged)
 
 
-def test_two_kept_views_of_alternating_flips_are_four_epochs_of_live_training(archive_path, cache, tmp_path):
+def test_two_kept_views_of_alternating_flips_are_four_epochs_of_live_training(
+    archive_path, cache, tmp_path
+):
     alternating = {"flip": "alternating", "crop_side": (), "epochs": 4}
     for name, views in (("kept", 2), ("live", 0)):
         asked = plan(archive_path, cache, base={**alternating, "views": views}, stages=("base",))
         stages.train(tmp_path / name, asked, CPU)
-    one, other = (torch.load(tmp_path / name / "base" / "last.pt", weights_only=True)["state"]["module"]
-                  for name in ("kept", "live"))
+    one, other = (
+        torch.load(tmp_path / name / "base" / "last.pt", weights_only=True)["state"]["module"]
+        for name in ("kept", "live")
+    )
     # Features are extracted in batches of another size, which may change their last bits.
     for key, value in one.items():
         torch.testing.assert_close(value, other[f"head.{key}"], rtol=1e-4, atol=1e-5)
-    losses = [[row["loss"] for row in runs.read_rows(tmp_path / name / "base" / "log.jsonl")]
-              for name in ("kept", "live")]
+    losses = [
+        [row["loss"] for row in runs.read_rows(tmp_path / name / "base" / "log.jsonl")]
+        for name in ("kept", "live")
+    ]
     assert len(losses[0]) == 16 and losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -972,7 +1259,9 @@ def test_a_misspelt_field_is_refused():
 
 def test_overriding_changes_what_was_named_and_nothing_else():
     changed = TUNED.override({"lr": 0.5, "hidden": (7,), "holdout": 0.3}, ("finetune",))
-    assert changed.base == TUNED.base and changed.finetune == dataclasses.replace(TUNED.finetune, lr=0.5)
+    assert changed.base == TUNED.base and changed.finetune == dataclasses.replace(
+        TUNED.finetune, lr=0.5
+    )
     assert changed.network == dataclasses.replace(TUNED.network, hidden=(7,))
     assert changed.data == dataclasses.replace(TUNED.data, holdout=0.3)
     both = TUNED.override({"lr": 0.5})
@@ -980,19 +1269,53 @@ def test_overriding_changes_what_was_named_and_nothing_else():
     assert TUNED.override({}) == TUNED
 
 
-@pytest.mark.parametrize("change", [
-    dict(epochs=0), dict(epochs=-1), dict(batch=1), dict(batch=0), dict(size=0), dict(lr=0.0), dict(lr=float("nan")),
-    dict(cycles=0.0), dict(views=-1), dict(views=1, learn=("conv5", "head")), dict(crop_side=(40,)),
-    dict(crop_side=(50, 40)), dict(crop_side=(0, 40)), dict(crop_area=(0.5, 1.5)), dict(crop_area=(0.0, 1.0)),
-    dict(crop_side=(40, 64), crop_area=(0.5, 1.0)), dict(saturation=(1.0, 0.5)), dict(saturation=(1.0, 1.0, 1.0)),
-    dict(hue=0.6), dict(hue=-0.1), dict(lr_factors=(1, 1)), dict(lr_factors=(1, 1, 1, 1, 1, 0)),
-    dict(lr_factors=(1, 1, -1, 1, 1, 1)), dict(pct_start=0.0), dict(pct_start=1.0), dict(ema=1.0), dict(ema=-0.1),
-    dict(dropout=1.0), dict(dropout=-0.1), dict(learn=()), dict(learn=("conv6",)), dict(min_lr=-1e-4),
-    dict(min_lr=1.0, lr=0.5),
-    dict(weight_decay=-0.1), dict(label_smoothing=1.5), dict(label_smoothing=-0.1), dict(max_grad_norm=0.0),
-    dict(max_grad_norm=-1.0),
-    dict(step_size_up=0), dict(patience=0), dict(patience=-1),
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(epochs=0),
+        dict(epochs=-1),
+        dict(batch=1),
+        dict(batch=0),
+        dict(size=0),
+        dict(lr=0.0),
+        dict(lr=float("nan")),
+        dict(cycles=0.0),
+        dict(views=-1),
+        dict(views=1, learn=("conv5", "head")),
+        dict(crop_side=(40,)),
+        dict(crop_side=(50, 40)),
+        dict(crop_side=(0, 40)),
+        dict(crop_area=(0.5, 1.5)),
+        dict(crop_area=(0.0, 1.0)),
+        dict(crop_side=(40, 64), crop_area=(0.5, 1.0)),
+        dict(saturation=(1.0, 0.5)),
+        dict(saturation=(1.0, 1.0, 1.0)),
+        dict(hue=0.6),
+        dict(hue=-0.1),
+        dict(lr_factors=(1, 1)),
+        dict(lr_factors=(1, 1, 1, 1, 1, 0)),
+        dict(lr_factors=(1, 1, -1, 1, 1, 1)),
+        dict(pct_start=0.0),
+        dict(pct_start=1.0),
+        dict(ema=1.0),
+        dict(ema=-0.1),
+        dict(dropout=1.0),
+        dict(dropout=-0.1),
+        dict(learn=()),
+        dict(learn=("conv6",)),
+        dict(min_lr=-1e-4),
+        dict(min_lr=1.0, lr=0.5),
+        dict(weight_decay=-0.1),
+        dict(label_smoothing=1.5),
+        dict(label_smoothing=-0.1),
+        dict(max_grad_norm=0.0),
+        dict(max_grad_norm=-1.0),
+        dict(step_size_up=0),
+        dict(patience=0),
+        dict(patience=-1),
+    ],
+    ids=str,
+)
 def test_a_stage_with_a_value_out_of_range_is_refused(change):
     complaint(lambda: Stage(**change), next(iter(change)))
     complaint(lambda: TUNED.override(change), next(iter(change)))
@@ -1003,19 +1326,41 @@ def test_a_network_with_a_value_out_of_range_is_refused(change):
     complaint(lambda: Network(**change), next(iter(change)))
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES.values(), TUNED.override(dict(
-    taps=("relu1_1:max",), hidden=(), per_class=3, views=0, learn=("conv5", "head"), crop_area=(0.25, 1.0),
-    crop_side=(), saturation=(0.5, 2.0), hue=0.1, max_grad_norm=None, patience=4, step_size_up=9,
-    lr_factors=(1, 2, 3, 4, 5, 6.5)))],
-    ids=["tuned", "reference", "another"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *RECIPES.values(),
+        TUNED.override(
+            dict(
+                taps=("relu1_1:max",),
+                hidden=(),
+                per_class=3,
+                views=0,
+                learn=("conv5", "head"),
+                crop_area=(0.25, 1.0),
+                crop_side=(),
+                saturation=(0.5, 2.0),
+                hue=0.1,
+                max_grad_norm=None,
+                patience=4,
+                step_size_up=9,
+                lr_factors=(1, 2, 3, 4, 5, 6.5),
+            )
+        ),
+    ],
+    ids=["tuned", "reference", "another"],
+)
 def test_a_plan_is_read_back_exactly(recipe, tmp_path):
     first = Plan(recipe, "data.zip", ("finetune",), "none", 3, "cache", "runs/before")
     stored = json.loads(json.dumps({"stage": "base", **dataclasses.asdict(first), "more": 1}))
     again = Plan.read(stored)
     assert again == first
-    assert [type(v) for v in dataclasses.astuple(again.recipe.base)] == \
-        [type(v) for v in dataclasses.astuple(first.recipe.base)]
-    assert Plan.read(json.loads(json.dumps(dataclasses.asdict(Plan(recipe, "d"))))) == Plan(recipe, "d")
+    assert [type(v) for v in dataclasses.astuple(again.recipe.base)] == [
+        type(v) for v in dataclasses.astuple(first.recipe.base)
+    ]
+    assert Plan.read(json.loads(json.dumps(dataclasses.asdict(Plan(recipe, "d"))))) == Plan(
+        recipe, "d"
+    )
 
 
 def test_recipe_json_holds_the_plan_of_the_run(whole_run, archive_path, cache):
@@ -1027,33 +1372,62 @@ def test_recipe_json_holds_the_plan_of_the_run(whole_run, archive_path, cache):
 
 def test_every_field_is_a_flag_and_its_default_is_no_change():
     made = train.parser()
-    fields = {field.name for part in (DataPlan, Network, Stage) for field in dataclasses.fields(part)}
+    fields = {
+        field.name for part in (DataPlan, Network, Stage) for field in dataclasses.fields(part)
+    }
     flags = {action.dest for action in made._actions}
     assert fields <= flags
     asked = made.parse_args([])
     assert not fields & set(vars(asked))
-    flags = ("--taps pool5:mean relu4_3:max --hidden --max-grad-norm none --lr 0.5 --lr-factors 1 2 3 4 5 6.5 "
-             "--no-standardise --per-class 7 --crop-side 40 64 --schedule cosine")
+    flags = (
+        "--taps pool5:mean relu4_3:max --hidden --max-grad-norm none --lr 0.5 --lr-factors 1 2 3 4 "
+        "5 6.5 --no-standardise --per-class 7 --crop-side 40 64 --schedule cosine"
+    )
     asked = made.parse_args(flags.split())
     given = {name: value for name, value in vars(asked).items() if name in fields}
-    assert given == dict(taps=("pool5:mean", "relu4_3:max"), hidden=(), max_grad_norm=None, lr=0.5, per_class=7,
-                         lr_factors=(1.0, 2.0, 3.0, 4.0, 5.0, 6.5), standardise=False, crop_side=(40, 64),
-                         schedule="cosine")
+    assert given == dict(
+        taps=("pool5:mean", "relu4_3:max"),
+        hidden=(),
+        max_grad_norm=None,
+        lr=0.5,
+        per_class=7,
+        lr_factors=(1.0, 2.0, 3.0, 4.0, 5.0, 6.5),
+        standardise=False,
+        crop_side=(40, 64),
+        schedule="cosine",
+    )
     Stage(**{name: value for name, value in given.items() if name in Stage.__dataclass_fields__})
 
 
 def test_what_the_base_fixed_cannot_be_changed_in_finetune(whole_run, tmp_path):
-    asked = ["--stage", "finetune", "--run", str(whole_run), "--out", str(tmp_path / "more"), "--device", "cpu"]
-    for flags, name in ((["--hidden", "8"], "--hidden"), (["--taps", "pool5:mean"], "--taps"),
-                        (["--holdout", "0.3"], "--holdout"), (["--split-seed", "1"], "--split-seed"),
-                        (["--no-standardise"], "--standardise")):
+    asked = [
+        "--stage",
+        "finetune",
+        "--run",
+        str(whole_run),
+        "--out",
+        str(tmp_path / "more"),
+        "--device",
+        "cpu",
+    ]
+    for flags, name in (
+        (["--hidden", "8"], "--hidden"),
+        (["--taps", "pool5:mean"], "--taps"),
+        (["--holdout", "0.3"], "--holdout"),
+        (["--split-seed", "1"], "--split-seed"),
+        (["--no-standardise"], "--standardise"),
+    ):
         complaint(lambda flags=flags: train.main([*asked, *flags]), name, "fixed by the base")
     assert not (tmp_path / "more").exists()
 
 
 def test_a_resumed_run_keeps_its_recipe(whole_run):
-    complaint(lambda: train.main(["--resume", str(whole_run), "--lr", "0.1", "--hidden", "8"]),
-              "--hidden", "--lr", "keeps what it was started with")
+    complaint(
+        lambda: train.main(["--resume", str(whole_run), "--lr", "0.1", "--hidden", "8"]),
+        "--hidden",
+        "--lr",
+        "keeps what it was started with",
+    )
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -1070,21 +1444,27 @@ def checkpoint(tmp_path):
 
 def test_a_model_is_loaded_as_it_was_saved(checkpoint):
     model, size = load_model(checkpoint, WNIDS)
-    assert size == 48 and not model.training and not any(module.training for module in model.modules())
+    assert (
+        size == 48 and not model.training and not any(module.training for module in model.modules())
+    )
     assert not differences(model.state_dict(), classifier().state_dict())
     pictures = torch.rand(3, 3, 48, 48)
     assert torch.equal(model(pictures), classifier().eval()(pictures))
 
 
 def test_normalisation_is_loaded_with_the_model(tmp_path):
-    model = Classifier(Backbone((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), ("pool5:mean",), (), 6, 0.0, False)
+    model = Classifier(
+        Backbone((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), ("pool5:mean",), (), 6, 0.0, False
+    )
     save_model(tmp_path / "best.pt", model, WNIDS, 32)
     assert load_model(tmp_path / "best.pt", WNIDS)[0].backbone.digest() == model.backbone.digest()
 
 
 def test_classes_in_another_order_or_of_another_data_set_are_refused(checkpoint):
     complaint(lambda: load_model(checkpoint, WNIDS[::-1]), checkpoint, "another order", "--data")
-    complaint(lambda: load_model(checkpoint, ("m01", *WNIDS[1:])), checkpoint, "other classes (6, here 6)")
+    complaint(
+        lambda: load_model(checkpoint, ("m01", *WNIDS[1:])), checkpoint, "other classes (6, here 6)"
+    )
     complaint(lambda: load_model(checkpoint, WNIDS[:-1]), checkpoint, "other classes (6, here 5)")
 
 
@@ -1096,9 +1476,17 @@ class Harmful:
 def test_what_is_no_checkpoint_is_refused_unread(checkpoint, tmp_path, capsys):
     whole = checkpoint.read_bytes()
     save_training(tmp_path / "last.pt", toy_training().state_dict(), WNIDS)
-    contents = {"empty.pt": b"", "text.pt": b"no checkpoint at all", "short.pt": whole[:len(whole) // 2]}
-    values = {"harmful.pt": {"format": 1, "kind": "model", "weights": Harmful()}, "tensor.pt": torch.ones(2),
-              "state.pt": classifier().state_dict(), "later.pt": {"format": 99, "kind": "model"}}
+    contents = {
+        "empty.pt": b"",
+        "text.pt": b"no checkpoint at all",
+        "short.pt": whole[: len(whole) // 2],
+    }
+    values = {
+        "harmful.pt": {"format": 1, "kind": "model", "weights": Harmful()},
+        "tensor.pt": torch.ones(2),
+        "state.pt": classifier().state_dict(),
+        "later.pt": {"format": 99, "kind": "model"},
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     for name, value in values.items():
@@ -1139,9 +1527,13 @@ class FullDisk(io.RawIOBase):
 
 @pytest.mark.parametrize(("numbers", "room"), [(10, 0), (100_000, 0), (100_000, 10_000)])
 def test_a_full_disk_is_not_hidden_by_torch(tmp_path, monkeypatch, numbers, room):
-    monkeypatch.setattr("tinynet.files.open", lambda path, mode: io.BufferedWriter(FullDisk(room)), raising=False)
+    monkeypatch.setattr(
+        "tinynet.files.open", lambda path, mode: io.BufferedWriter(FullDisk(room)), raising=False
+    )
     with pytest.raises(OSError) as caught:
-        save_training(tmp_path / "last.pt", {"one": torch.zeros(numbers), "two": torch.zeros(numbers)}, WNIDS)
+        save_training(
+            tmp_path / "last.pt", {"one": torch.zeros(numbers), "two": torch.zeros(numbers)}, WNIDS
+        )
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "last.pt")
 
 

@@ -45,17 +45,33 @@ report = importlib.import_module("tinynet.report.__main__")
 pytestmark = pytest.mark.filterwarnings("ignore:.*not writable")
 
 CAPABILITIES = {"float16": (7, 5), "bfloat16": (8, 0), "float32": (7, 5)}
-DTYPES = {"float16": {torch.float16}, "float32": {torch.float32},
-          "bfloat16": {torch.bfloat16, torch.float16}}  # what does not learn may have more digits there
-# How far from the CPU's float32: probabilities and mean losses of the same weights, and losses of training, relative.
-# With few channels the head's standardised features make more of a rounding than those of a whole network.
+DTYPES = {
+    "float16": {torch.float16},
+    "float32": {torch.float32},
+    # what does not learn may have more digits there
+    "bfloat16": {torch.bfloat16, torch.float16},
+}
+# How far from the CPU's float32: probabilities and mean losses of the same weights, and losses of
+# training, relative. With few channels the head's standardised features make more of a rounding
+# than those of a whole network.
 APART = {"float32": 1e-4, "float16": 0.03, "bfloat16": 0.1}
 LOSSES_APART = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.03}
 ON_CPU = ("--device", "cpu", "--precision", "float32")
 BASE = [flag for flag in SMALL if flag not in ON_CPU]
 FINETUNE = ("--stage", "finetune", "--epochs", "1", "--batch", "16", "--size", "32")
-VIEWS = ("flip", "five", "ten", "shift", "rotate", "zoom", "scales:32,48", "resize:48", "dense:64", "flip+scales:32,48",
-         "resize:40+flip+rotate:10")
+VIEWS = (
+    "flip",
+    "five",
+    "ten",
+    "shift",
+    "rotate",
+    "zoom",
+    "scales:32,48",
+    "resize:48",
+    "dense:64",
+    "flip+scales:32,48",
+    "resize:40+flip+rotate:10",
+)
 MERGED = ("mean", "gmean", "max", "vote", "sharpen")
 SMALL_NETWORK = ("--arch", "shufflenet_v2_x0_5", "--weights", "none")
 NOT_COMPARED = ("run", "precision", "pictures_per_second", "seconds", "path")
@@ -68,7 +84,8 @@ def thin():
     with thin_network() as patch:
         patch.setitem(RECIPES, "tuned", small)
         for module in ("jobs.stages", "jobs.fixres", "report.page"):
-            patch.setattr(f"tinynet.{module}.save_figure", lambda figure, path: None)  # the slowest part by far
+            # the slowest part by far
+            patch.setattr(f"tinynet.{module}.save_figure", lambda figure, path: None)
         yield
 
 
@@ -99,12 +116,14 @@ def rows_of(command, *flags):
     return json.loads(ran.out)
 
 
-# --- steps of training ------------------------------------------------------------------------------
+# --- steps of training ---
 
 
 def classifier(dropout=0.0):
     """A network with random weights, for six classes."""
-    return Classifier(load_backbone("none"), TUNED.network.taps, (16,), 6, dropout, standardise=True)
+    return Classifier(
+        load_backbone("none"), TUNED.network.taps, (16,), 6, dropout, standardise=True
+    )
 
 
 def training(stage, device, dropout=0.5):
@@ -112,21 +131,31 @@ def training(stage, device, dropout=0.5):
     model = classifier(dropout)
     model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
     module = model.head if stage.views else model
-    return Training(module.train(), {name: model.parts[name] for name in stage.learn}, stage, 6, device)
+    return Training(
+        module.train(), {name: model.parts[name] for name in stage.learn}, stage, 6, device
+    )
 
 
 def stream_of(packed, stage, device):
-    """What a stage learns from: kept features, or images that are cropped, mirrored and recoloured."""
+    """What a stage learns from: kept features, or images that are cropped, mirrored and
+    recoloured.
+    """
     rows = np.arange(40)
     if stage.views:
         features = train_features(classifier(), packed, rows, stage, 0, device)
         return lambda epoch, start: features.epoch(0, epoch, stage.batch, device.device, start)
-    return lambda epoch, start: ((batch.pictures, batch.labels) for batch in epoch_batches(
-        packed.train, rows, stage, 0, epoch, device.device, start))
+    return lambda epoch, start: (
+        (batch.pictures, batch.labels)
+        for batch in epoch_batches(packed.train, rows, stage, 0, epoch, device.device, start)
+    )
 
 
-STAGES = {"base": replace(TUNED.base, epochs=1, batch=7, size=32, max_grad_norm=0.5, ema=0.9),
-          "finetune": replace(TUNED.finetune, epochs=1, batch=7, size=32, saturation=(0.5, 2.0), hue=0.05, ema=0.9)}
+STAGES = {
+    "base": replace(TUNED.base, epochs=1, batch=7, size=32, max_grad_norm=0.5, ema=0.9),
+    "finetune": replace(
+        TUNED.finetune, epochs=1, batch=7, size=32, saturation=(0.5, 2.0), hue=0.05, ema=0.9
+    ),
+}
 each_stage = pytest.mark.parametrize("name", STAGES)
 
 
@@ -142,7 +171,11 @@ def test_training_loop_never_synchronizes(packed, arithmetic, name, free, monkey
         learner = training(stage, device)
         next(iter(stream(0, 0)))  # what is sent once is sent
         gpu.waits.clear()
-        rows = list(fit(learner, stream, lambda module: {"top1": 0.0}, lambda: waits.append(dict(gpu.waits))))
+        rows = list(
+            fit(
+                learner, stream, lambda module: {"top1": 0.0}, lambda: waits.append(dict(gpu.waits))
+            )
+        )
     assert waits[:6] == [{}] * 6 and len(waits) == 7
     assert [row["kind"] for row in rows] == ["step"] * 6 + ["epoch"]
 
@@ -152,7 +185,9 @@ def same(one, other):
     if isinstance(one, torch.Tensor):
         return torch.equal(one.cpu(), other.cpu())
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(
+            same(value, other[key]) for key, value in one.items()
+        )
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other
@@ -160,7 +195,9 @@ def same(one, other):
 
 @each_stage
 def test_resume_is_bit_identical(packed, arithmetic, name):
-    """Weights, average, optimizer, scaler, and the chance of dropout, from a file that is read on the CPU."""
+    """Weights, average, optimizer, scaler, and the chance of dropout, from a file that is read on
+    the CPU.
+    """
     with gpu_of(arithmetic):
         device, stage = device_of(arithmetic), STAGES[name]
         stream = stream_of(packed, stage, device)
@@ -183,35 +220,56 @@ def test_resume_is_bit_identical(packed, arithmetic, name):
 
 
 def test_gradients_are_clipped_in_their_own_scale(packed, arithmetic):
-    """Adam does not see the scale of gradients, but its first moments after one step are a tenth of them."""
+    """Adam does not see the scale of gradients, but its first moments after one step are a tenth of
+    them.
+    """
     stage, norms = replace(STAGES["finetune"], max_grad_norm=0.05), {}
     for where in ("gpu", "cpu"):
         with gpu_of(arithmetic):
             device = device_of(arithmetic) if where == "gpu" else choose_device("cpu", "float32")
             learner = training(stage, device, dropout=0.0)
-            learner.scaler = torch.amp.GradScaler(device.device.type, init_scale=2.0**8,
-                                                  enabled=learner.scaler.is_enabled())
+            learner.scaler = torch.amp.GradScaler(
+                device.device.type, init_scale=2.0**8, enabled=learner.scaler.is_enabled()
+            )
             learner.learn(*next(iter(stream_of(packed, stage, device)(0, 0))))
-            moments = [learner.optimizer.state[p]["exp_avg"].double().square().sum().item()
-                       for group in learner.optimizer.param_groups for p in group["params"]]
-            norms[where] = sum(moments)**0.5 / 0.1
+            moments = [
+                learner.optimizer.state[p]["exp_avg"].double().square().sum().item()
+                for group in learner.optimizer.param_groups
+                for p in group["params"]
+            ]
+            norms[where] = sum(moments) ** 0.5 / 0.1
     assert norms["cpu"] == pytest.approx(stage.max_grad_norm, rel=1e-3)
     assert norms["gpu"] == pytest.approx(norms["cpu"], rel=1e-2)
 
 
-# --- runs: trained, stopped and resumed ---------------------------------------------------------------
+# --- runs: trained, stopped and resumed ---
 
 
 @pytest.fixture(scope="module")
 def place(archive_path, tmp_path_factory):
-    """A folder with the data, two runs that the CPU trained (`cpu` in both stages, `other` in its first), and images:
-    `photo.png`, and class folders in `tree`. Runs have no dropout, since chance differs between devices."""
+    """A folder with the data, two runs that the CPU trained (`cpu` in both stages, `other` in its
+    first), and images: `photo.png`, and class folders in `tree`. Runs have no dropout, since chance
+    differs between devices.
+    """
     folder = tmp_path_factory.mktemp("gpu")
     data = ("--data", archive_path, "--cache", folder / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         trained("cpu", data, *ON_CPU)
-        rows_of(train, "--stage", "base", "--out", "other", "--seed", "1", *BASE, "--dropout", "0", *data, *ON_CPU)
+        rows_of(
+            train,
+            "--stage",
+            "base",
+            "--out",
+            "other",
+            "--seed",
+            "1",
+            *BASE,
+            "--dropout",
+            "0",
+            *data,
+            *ON_CPU,
+        )
         draw("photo.png", (120, 90))
         for number, wnid in enumerate(("n01440764", "n02123045")):
             for side in (70, 64, 90):
@@ -233,7 +291,20 @@ def draw(path, sides):
 
 def trained(run, data, *flags, dropout=0.0):
     """Both stages in a new run."""
-    rows_of(train, "--stage", "base", "--out", run, *BASE, "--epochs", "2", "--dropout", dropout, *data, *flags)
+    rows_of(
+        train,
+        "--stage",
+        "base",
+        "--out",
+        run,
+        *BASE,
+        "--epochs",
+        "2",
+        "--dropout",
+        dropout,
+        *data,
+        *flags,
+    )
     rows_of(train, "--run", run, *FINETUNE, "--dropout", dropout, *flags)
 
 
@@ -244,8 +315,11 @@ def log_of(run, stage, kind="step"):
 def stop_after(patch, steps):
     """Ctrl-C once the loop has asked so often: after each step, and once more after each epoch."""
     left = iter(range(steps - 1))
-    patch.setattr(stages.cli, "stop_on_interrupt",
-                  lambda: contextlib.nullcontext(lambda: next(left, None) is None))
+    patch.setattr(
+        stages.cli,
+        "stop_on_interrupt",
+        lambda: contextlib.nullcontext(lambda: next(left, None) is None),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -267,22 +341,32 @@ def test_runs_learn_what_they_learn_on_the_cpu(there, gpu_run, arithmetic):
         facts = json.loads(Path(gpu_run.name, stage, "recipe.json").read_text())["device"]
         assert facts["type"] == "cuda" and arithmetic in json.dumps(facts)
         ours, theirs = log_of(gpu_run.name, stage), log_of("cpu", stage)
-        assert [row["lr"] for row in ours] == [row["lr"] for row in theirs] and len(ours) == (8, 4)[stage == "finetune"]
-        for kind, loss in (("step", lambda row: row["loss"]), ("epoch", lambda row: row["holdout"]["loss"])):
+        assert [row["lr"] for row in ours] == [row["lr"] for row in theirs] and len(ours) == (8, 4)[
+            stage == "finetune"
+        ]
+        for kind, loss in (
+            ("step", lambda row: row["loss"]),
+            ("epoch", lambda row: row["holdout"]["loss"]),
+        ):
             assert [loss(row) for row in log_of(gpu_run.name, stage, kind)] == pytest.approx(
-                [loss(row) for row in log_of("cpu", stage, kind)], rel=LOSSES_APART[arithmetic])
+                [loss(row) for row in log_of("cpu", stage, kind)], rel=LOSSES_APART[arithmetic]
+            )
 
 
 def test_features_of_each_device_are_kept_apart(there, gpu_run, arithmetic):
     """What a GPU computes in float32 is nearly, not exactly, what the CPU does."""
-    manifests = [json.loads(path.read_text()) for path in Path("cache").glob("features-*/manifest.json")]
+    manifests = [
+        json.loads(path.read_text()) for path in Path("cache").glob("features-*/manifest.json")
+    ]
     devices = {(manifest["device"], manifest["precision"]) for manifest in manifests}
     assert ("cpu", "float32") in devices
     assert devices & {("cuda", str(dtype).removeprefix("torch.")) for dtype in DTYPES[arithmetic]}
 
 
 def test_what_is_frozen_has_one_cache_for_all_gpus(there, tmp_path):
-    """A T4 and an A100 compute the same features; one that lost three bits to bfloat16 would not."""
+    """A T4 and an A100 compute the same features; one that lost three bits to bfloat16 would
+    not.
+    """
     flags = ("--stage", "base", *BASE, "--data", there.data[1], "--cache", tmp_path / "cache")
     for capability, kept in (((7, 5), 1), ((8, 0), 0), ((6, 1), 1)):
         with pretend_gpu(capability) as gpu:
@@ -292,10 +376,14 @@ def test_what_is_frozen_has_one_cache_for_all_gpus(there, tmp_path):
         assert set(gpu.convolutions) <= {dtype} and bool(gpu.convolutions) == bool(kept)
         facts = json.loads((tmp_path / f"{capability}/base/recipe.json").read_text())["device"]
         learns = {6: "float32", 7: "float16", 8: "bfloat16"}[capability[0]]
-        assert (facts["precision"], facts.get("frozen")) == (learns, "float16" if learns == "bfloat16" else None)
+        assert (facts["precision"], facts.get("frozen")) == (
+            learns,
+            "float16" if learns == "bfloat16" else None,
+        )
         row = json.loads((tmp_path / f"{capability}/base/scores.jsonl").read_text().splitlines()[0])
         assert row["precision"] == str(dtype).removeprefix("torch.")
-    assert len(list((tmp_path / "cache").glob("features-*"))) == 4  # of train and hold-out, in float16 and float32
+    # of train and hold-out, in float16 and float32
+    assert len(list((tmp_path / "cache").glob("features-*"))) == 4
 
 
 def test_a_resumed_run_keeps_both_kinds_of_floats(there, tmp_path, monkeypatch):
@@ -305,16 +393,38 @@ def test_a_resumed_run_keeps_both_kinds_of_floats(there, tmp_path, monkeypatch):
             stop_after(patch, 2)
             assert call(train, *flags, "--out", tmp_path / "run").status == 130
         ran = call(train, "--resume", tmp_path / "run")
-    assert ran.status == 0 and "bfloat16, float16 where frozen" in ran.err and "same steps" not in ran.err
+    assert (
+        ran.status == 0
+        and "bfloat16, float16 where frozen" in ran.err
+        and "same steps" not in ran.err
+    )
 
 
-def test_the_rate_of_the_first_view_does_not_include_the_start_of_the_gpu(there, tmp_path, monkeypatch):
+def test_the_rate_of_the_first_view_does_not_include_the_start_of_the_gpu(
+    there, tmp_path, monkeypatch
+):
     shutil.copytree("cpu", tmp_path / "run", ignore=shutil.ignore_patterns("probabilities"))
     events, probabilities = [], scorer.view_probabilities
-    monkeypatch.setattr(scorer, "view_probabilities", lambda *given: events.append("network") or probabilities(*given))
-    monkeypatch.setattr(scorer.time, "perf_counter", lambda: events.append("clock") or float(len(events)))
+    monkeypatch.setattr(
+        scorer,
+        "view_probabilities",
+        lambda *given: events.append("network") or probabilities(*given),
+    )
+    monkeypatch.setattr(
+        scorer.time, "perf_counter", lambda: events.append("clock") or float(len(events))
+    )
     with pretend_gpu():
-        rows_of(evaluate, "--run", tmp_path / "run", "--stage", "finetune", "--tta", "flip", "--split", "val")
+        rows_of(
+            evaluate,
+            "--run",
+            tmp_path / "run",
+            "--stage",
+            "finetune",
+            "--tta",
+            "flip",
+            "--split",
+            "val",
+        )
     assert events == ["network", "clock", "network", "clock", "clock", "network", "clock"]
 
 
@@ -323,7 +433,10 @@ def test_resume_is_bit_identical_by_command(there, arithmetic, monkeypatch):
     whole, run = f"{arithmetic}-whole", f"{arithmetic}-stopped"
     with gpu_of(arithmetic):
         trained(whole, there.data, *flags_of(arithmetic), dropout=0.5)
-        commands = ("--stage", "base", "--out", run, *BASE, "--epochs", "2", *there.data), ("--run", run, *FINETUNE)
+        commands = (
+            ("--stage", "base", "--out", run, *BASE, "--epochs", "2", *there.data),
+            ("--run", run, *FINETUNE),
+        )
         for flags, steps in zip(commands, (3, 2), strict=True):
             with monkeypatch.context() as patch:
                 stop_after(patch, steps)
@@ -331,10 +444,14 @@ def test_resume_is_bit_identical_by_command(there, arithmetic, monkeypatch):
                 assert ran.status == 130 and f"--resume {run}" in ran.err, ran.err
             rows_of(train, "--resume", run)
     for stage in runs.WHOLE:
-        assert [row["loss"] for row in log_of(run, stage)] == [row["loss"] for row in log_of(whole, stage)]
+        assert [row["loss"] for row in log_of(run, stage)] == [
+            row["loss"] for row in log_of(whole, stage)
+        ]
         for file in ("best.pt", "last.pt"):
-            one, other = (torch.load(Path(name, stage, file), map_location="cpu", weights_only=True)
-                          for name in (run, whole))
+            one, other = (
+                torch.load(Path(name, stage, file), map_location="cpu", weights_only=True)
+                for name in (run, whole)
+            )
             for state in (one, other):
                 for times in ("seconds", "best"):
                     state.get("state", {}).pop(times, None)
@@ -342,7 +459,9 @@ def test_resume_is_bit_identical_by_command(there, arithmetic, monkeypatch):
 
 
 def test_a_stage_runs_again_in_one_process(there, arithmetic, monkeypatch):
-    """As the cells of a notebook do: begun, stopped, gone on with, and looked at when it is finished."""
+    """As the cells of a notebook do: begun, stopped, gone on with, and looked at when it is
+    finished.
+    """
     plan = Plan.read(StageFolder("cpu", "base").read_recipe())
     with_dropout = {name: replace(plan.recipe.stage(name), dropout=0.5) for name in runs.WHOLE}
     plan = replace(plan, recipe=replace(plan.recipe, **with_dropout), stages=runs.WHOLE)
@@ -363,30 +482,41 @@ def test_a_run_goes_on_on_another_device(there, arithmetic, begins, monkeypatch)
     run = f"{arithmetic}-from-{begins}"
     flags = {"gpu": flags_of(arithmetic), "cpu": ON_CPU}
     for name in ("gpu", "cpu") if begins == "gpu" else ("cpu", "gpu"):
-        with gpu_of(arithmetic) if name == "gpu" else contextlib.nullcontext(), monkeypatch.context() as patch:
+        with (
+            gpu_of(arithmetic) if name == "gpu" else contextlib.nullcontext(),
+            monkeypatch.context() as patch,
+        ):
             if name == begins:
                 stop_after(patch, 2)
-                ran = call(train, "--out", run, "--run", "cpu", *FINETUNE, "--dropout", "0", *flags[name])
+                ran = call(
+                    train, "--out", run, "--run", "cpu", *FINETUNE, "--dropout", "0", *flags[name]
+                )
                 assert ran.status == 130, ran.err
             else:
                 where = ("--device", "cuda") if name == "gpu" else ()
                 rows_of(train, "--resume", run, *where, *flags[name])
     assert [row["loss"] for row in log_of(run, "finetune")] == pytest.approx(
-        [row["loss"] for row in log_of("cpu", "finetune")], rel=0.1)  # with a step that its scaler passes over
+        # with a step that its scaler passes over
+        [row["loss"] for row in log_of("cpu", "finetune")],
+        rel=0.1,
+    )
 
 
-# --- scores ---------------------------------------------------------------------------------------------
+# --- scores ---
 
 
 @pytest.fixture(scope="module")
 def on_cpu(place):
-    """What a command says on the CPU, of the runs that the CPU trained; asked once for all kinds of arithmetic."""
+    """What a command says on the CPU, of the runs that the CPU trained; asked once for all kinds of
+    arithmetic.
+    """
     rows = {}
 
     def ask(command, *flags):
         if flags not in rows:
             rows[flags] = rows_of(command, *flags, *ON_CPU)
         return rows[flags]
+
     return ask
 
 
@@ -395,7 +525,11 @@ def copies(there, arithmetic):
     """The runs of the CPU for a GPU to score: `<arithmetic>-cpu` and `<arithmetic>-other`."""
     for name in ("cpu", "other"):
         if not Path(f"{arithmetic}-{name}").exists():
-            shutil.copytree(name, f"{arithmetic}-{name}", ignore=shutil.ignore_patterns("probabilities", "sizes"))
+            shutil.copytree(
+                name,
+                f"{arithmetic}-{name}",
+                ignore=shutil.ignore_patterns("probabilities", "sizes"),
+            )
     return lambda name: f"{arithmetic}-{name}"
 
 
@@ -406,7 +540,9 @@ def check_rows(ours, theirs, arithmetic):
         assert one.keys() == other.keys()
         for key in one.keys() - set(NOT_COMPARED):
             if key == "loss" or (arithmetic == "float32" and isinstance(other[key], float)):
-                assert one[key] == pytest.approx(other[key], rel=APART[arithmetic], abs=APART[arithmetic]), (key, one)
+                assert one[key] == pytest.approx(
+                    other[key], rel=APART[arithmetic], abs=APART[arithmetic]
+                ), (key, one)
             elif arithmetic == "float32" or isinstance(other[key], (str, int)):
                 assert one[key] == other[key], (key, one)
 
@@ -416,9 +552,16 @@ def check_probabilities(ours, theirs, arithmetic, count, split="*"):
     files = [path.name for path in Path(ours).glob(f"probabilities/{split}-*.npz")]
     assert len(files) >= count
     for file in files:
-        one, other = (Probabilities.load(Path(folder, "probabilities", file)) for folder in (ours, theirs))
-        assert (one.about["device"], other.about["device"]) == ("cuda", "cpu") and one.views == other.views
-        assert np.array_equal(one.labels, other.labels) if one.labels is not None else "test" in file
+        one, other = (
+            Probabilities.load(Path(folder, "probabilities", file)) for folder in (ours, theirs)
+        )
+        assert (one.about["device"], other.about["device"]) == (
+            "cuda",
+            "cpu",
+        ) and one.views == other.views
+        assert (
+            np.array_equal(one.labels, other.labels) if one.labels is not None else "test" in file
+        )
         difference = np.abs(np.exp(one.log_probabilities) - np.exp(other.log_probabilities)).max()
         assert difference < APART[arithmetic], (file, one.views)
 
@@ -442,7 +585,7 @@ def test_cache_is_separate_per_device(there, arithmetic, tmp_path):
     rows_of(evaluate, "--run", run, "--split", "val", *ON_CPU)
     with gpu_of(arithmetic):
         rows_of(evaluate, "--run", run, "--split", "val", "--precision", "float32")
-    file, = run.glob("finetune/probabilities/*.npz")
+    (file,) = run.glob("finetune/probabilities/*.npz")
     assert Probabilities.load(file).about["device"] == "cuda"
 
 
@@ -455,15 +598,27 @@ def test_float32_disables_tf32(arithmetic, monkeypatch):
 
 
 def test_choosing_and_souping_match_cpu(there, copies, on_cpu, arithmetic):
-    """Which views are worth it may differ by a rounding, and so the rows; what ten-crop is worth may not."""
+    """Which views are worth it may differ by a rounding, and so the rows; what ten-crop is worth
+    may not.
+    """
+
     def ten(rows):
         return [row for row in rows if row["views"] == "ten"]
+
     choosing = ("--stage", "finetune", "--tta", "flip+shift", "zoom", "--choose", "4")
     choices = on_cpu(evaluate, "--run", "cpu", *choosing)
     rows = on_cpu(evaluate, "--soup", "cpu", "other", "--stage", "base")
     with gpu_of(arithmetic):
         ours = rows_of(evaluate, "--run", copies("cpu"), *choosing, *flags_of(arithmetic))
-        soup = rows_of(evaluate, "--soup", copies("cpu"), copies("other"), "--stage", "base", *flags_of(arithmetic))
+        soup = rows_of(
+            evaluate,
+            "--soup",
+            copies("cpu"),
+            copies("other"),
+            "--stage",
+            "base",
+            *flags_of(arithmetic),
+        )
     check_rows(ten(ours), ten(choices), arithmetic)
     if arithmetic == "float32":
         check_rows(ours, choices, arithmetic)
@@ -473,9 +628,29 @@ def test_choosing_and_souping_match_cpu(there, copies, on_cpu, arithmetic):
 
 def test_other_sizes_match_cpu(there, copies, on_cpu, arithmetic):
     """All ways to enlarge, corrections, a head that learns on, and a run that is kept."""
+
     def flags(run):
-        return ("--run", run, "--stage", "base", "--sizes", "32", "48", "--fit", "48", "--keep", f"{run}-norms",
-                "--methods", "antialias", "bilinear", "bicubic", "nearest", "area", "lanczos")
+        return (
+            "--run",
+            run,
+            "--stage",
+            "base",
+            "--sizes",
+            "32",
+            "48",
+            "--fit",
+            "48",
+            "--keep",
+            f"{run}-norms",
+            "--methods",
+            "antialias",
+            "bilinear",
+            "bicubic",
+            "nearest",
+            "area",
+            "lanczos",
+        )
+
     theirs = on_cpu(fixres, *flags("cpu"))
     with gpu_of(arithmetic) as gpu:
         ours = rows_of(fixres, *flags(copies("cpu")), *flags_of(arithmetic))
@@ -483,28 +658,48 @@ def test_other_sizes_match_cpu(there, copies, on_cpu, arithmetic):
     assert set(gpu.convolutions) <= DTYPES[arithmetic]
     corrections = {(row.get("correction"), row["size"], row["split"]): row["loss"] for row in ours}
     assert {name for name, *_ in corrections} == {
-        "as is", "frechet", "quantile", "batch norm", "fine-tuned", "trained on, own size", None}
+        "as is",
+        "frechet",
+        "quantile",
+        "batch norm",
+        "fine-tuned",
+        "trained on, own size",
+        None,
+    }
     check_rows(ours, theirs, arithmetic)
     assert [(row["split"], row["size"]) for row in again] == [("holdout", 48), ("val", 48)]
     assert again[1]["loss"] == pytest.approx(corrections["batch norm", 48, "val"], rel=1e-3)
-    weights = [torch.load(f"{run}-norms/base/best.pt", map_location="cpu", weights_only=True)["weights"]
-               for run in (copies("cpu"), "cpu")]
+    weights = [
+        torch.load(f"{run}-norms/base/best.pt", map_location="cpu", weights_only=True)["weights"]
+        for run in (copies("cpu"), "cpu")
+    ]
     for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], rtol=APART[arithmetic], atol=APART[arithmetic])
+        torch.testing.assert_close(
+            value, weights[1][name], rtol=APART[arithmetic], atol=APART[arithmetic]
+        )
 
 
-# --- images of any files -------------------------------------------------------------------------------
+# --- images of any files ---
 
 
 def check_names(ours, theirs, arithmetic):
     """The probability of every class of every file."""
-    one, other = ({(row["file"], row["id"]): row["probability"] for row in rows} for rows in (ours, theirs))
+    one, other = (
+        {(row["file"], row["id"]): row["probability"] for row in rows} for rows in (ours, theirs)
+    )
     assert one.keys() == other.keys() and one == pytest.approx(other, abs=APART[arithmetic])
 
 
-@pytest.mark.parametrize("flags", [("--tta", "ten", "--explain", "votes.png"), ("--tta", "flip+scales:32,48"),
-                                   ("--tta", "dense:64", "--merge", "gmean"), ("--size", "48")],
-                         ids=lambda flags: flags[1])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--tta", "ten", "--explain", "votes.png"),
+        ("--tta", "flip+scales:32,48"),
+        ("--tta", "dense:64", "--merge", "gmean"),
+        ("--size", "48"),
+    ],
+    ids=lambda flags: flags[1],
+)
 def test_files_are_named_as_on_the_cpu(there, copies, on_cpu, arithmetic, flags):
     flags = ("photo.png", "tree", *flags, "--top", "6")
     theirs = on_cpu(predict, "--run", "cpu", *flags)
@@ -518,29 +713,59 @@ def test_files_are_named_as_on_the_cpu(there, copies, on_cpu, arithmetic, flags)
 @pytest.mark.parametrize("stage", runs.WHOLE)
 def test_the_official_test_set_is_named_as_on_the_cpu(there, copies, arithmetic, stage):
     def lines(run, *flags):
-        ran = call(predict, "--run", run, "--stage", stage, "--tta", "flip", "--out", f"{run}.txt", *flags)
+        ran = call(
+            predict, "--run", run, "--stage", stage, "--tta", "flip", "--out", f"{run}.txt", *flags
+        )
         assert ran.status == 0, ran.err
         return Path(f"{run}.txt").read_text().splitlines()
+
     theirs = lines("cpu", *ON_CPU)
     with gpu_of(arithmetic):
         ours = lines(copies("cpu"), *flags_of(arithmetic))
     equal = sum(one == other for one, other in zip(ours, theirs, strict=True))
-    assert len(ours) == 18 and equal >= (18 if arithmetic == "float32" else 15)  # near ties may fall otherwise
+    # near ties may fall otherwise
+    assert len(ours) == 18 and equal >= (18 if arithmetic == "float32" else 15)
     check_probabilities(Path(copies("cpu"), stage), Path("cpu", stage), arithmetic, 2, "test")
 
 
 def imagenet_with(wnids):
     """ImageNet's 1,000 ids, the first of which are called like the drawn classes."""
-    return (*wnids, *imagenet_wnids()[len(wnids):])
+    return (*wnids, *imagenet_wnids()[len(wnids) :])
 
 
 def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
     """With random weights, the same ones everywhere."""
     wnids = imagenet_with(open_packed(there.archive, there.folder / "cache").wnids)
     monkeypatch.setattr(zero_shot, "imagenet_wnids", lambda: wnids)
-    folder = ("--dataset", "imagefolder", "--data", "tree", "--resize", "72", "--size", "64", "--workers", "0",
-              "--tta", "ten", "scales:64,80", "--merge", *MERGED)
-    whole = ("--head", "imagenet", *there.data, "--size", "64", "--tta", "flip", "--merge", "mean", "vote")
+    folder = (
+        "--dataset",
+        "imagefolder",
+        "--data",
+        "tree",
+        "--resize",
+        "72",
+        "--size",
+        "64",
+        "--workers",
+        "0",
+        "--tta",
+        "ten",
+        "scales:64,80",
+        "--merge",
+        *MERGED,
+    )
+    whole = (
+        "--head",
+        "imagenet",
+        *there.data,
+        "--size",
+        "64",
+        "--tta",
+        "flip",
+        "--merge",
+        "mean",
+        "vote",
+    )
     files = ("photo.png", "tree", "--tta", "flip", "--top", "9")
 
     def rows(ask, *flags):
@@ -548,6 +773,7 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
         for command, way in ((evaluate, folder), (evaluate, whole), (predict, files)):
             torch.manual_seed(0)
             yield ask(command, *way, *SMALL_NETWORK, *flags)
+
     theirs = list(rows(on_cpu))
     with gpu_of(arithmetic) as gpu:
         *ours, names = rows(rows_of, *flags_of(arithmetic))
@@ -556,7 +782,8 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
         check_rows(one, other, arithmetic)
     assert [row["file"] for row in names] == [row["file"] for row in theirs[-1]]
     assert [row["probability"] for row in names] == pytest.approx(
-        [row["probability"] for row in theirs[-1]], rel=APART[arithmetic])
+        [row["probability"] for row in theirs[-1]], rel=APART[arithmetic]
+    )
 
 
 def test_any_classifier_with_its_views_matches_cpu(there, arithmetic):
@@ -571,10 +798,12 @@ def test_any_classifier_with_its_views_matches_cpu(there, arithmetic):
             module = Augmented(network.for_inference(device.device, device.dtype), "ten", merge, 48)
             with torch.inference_mode():
                 ours = module(images.cuda())
-        assert ours.is_cuda and ours.cpu_tensor.exp().sub(theirs.exp()).abs().max() < APART[arithmetic]
+        assert (
+            ours.is_cuda and ours.cpu_tensor.exp().sub(theirs.exp()).abs().max() < APART[arithmetic]
+        )
 
 
-# --- pages, boards, notebooks ----------------------------------------------------------------------------
+# --- pages, boards, notebooks ---
 
 
 def test_gradcam_matches_cpu(there):
@@ -589,16 +818,21 @@ def test_gradcam_matches_cpu(there):
 
 
 def test_a_page_is_made_beside_a_gpu(there, gpu_run, arithmetic, monkeypatch):
-    """Of a run that a GPU trained and scored; the page is the one that a machine without a GPU makes."""
+    """Of a run that a GPU trained and scored; the page is the one that a machine without a GPU
+    makes.
+    """
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")  # the date in drawings
 
     def page(out):
-        row, = rows_of(report, gpu_run.name, "--out", out, *there.data)
+        (row,) = rows_of(report, gpu_run.name, "--out", out, *there.data)
         return Path(row["path"]).read_text(encoding="utf-8")
+
     with gpu_of(arithmetic):
         rows_of(evaluate, "--run", gpu_run.name, "--tta", "flip", *flags_of(arithmetic))
         ours = page("pages")
-    assert ours.count("data:image/jpeg") > 20 and "No heat maps" not in ours and "Pretend GPU" in ours
+    assert (
+        ours.count("data:image/jpeg") > 20 and "No heat maps" not in ours and "Pretend GPU" in ours
+    )
     assert ours == page("pages-of-the-cpu")
 
 
@@ -606,18 +840,23 @@ def test_a_page_is_made_beside_a_gpu(there, gpu_run, arithmetic, monkeypatch):
 def test_tensorboard_shows_what_the_log_says(there, arithmetic, stage):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = f"{arithmetic}-board-{stage}"
-    begin = ("--stage", "base", *BASE, *there.data) if stage == "base" else ("--run", "cpu", *FINETUNE)
+    begin = (
+        ("--stage", "base", *BASE, *there.data) if stage == "base" else ("--run", "cpu", *FINETUNE)
+    )
     with gpu_of(arithmetic):
         rows_of(train, "--out", run, *begin, "--tensorboard", *flags_of(arithmetic))
     events = accumulator.EventAccumulator(str(Path(run, stage, "tensorboard"))).Reload()
     assert [event.value for event in events.Scalars("train/loss of a step")] == pytest.approx(
-        [row["loss"] for row in log_of(run, stage)])
+        [row["loss"] for row in log_of(run, stage)]
+    )
     assert len(events.Images("hold-out/confusion")) == len(log_of(run, stage, "epoch"))
     assert len(events.Images("pictures as they are learnt from")) == 1
 
 
 def run_cells(path):
-    """What the cells of a notebook print, in quick mode, which a GPU would turn off, and with fewer draws."""
+    """What the cells of a notebook print, in quick mode, which a GPU would turn off, and with fewer
+    draws.
+    """
     output, names = io.StringIO(), {"__name__": "__notebook__"}
     for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] == "code":
@@ -630,23 +869,31 @@ def run_cells(path):
 
 @pytest.mark.slow
 def test_notebooks_run(there, tmp_path, monkeypatch):
-    """All five, one after the other, in one process and one folder, with a shorter training on fewer images."""
+    """All five, one after the other, in one process and one folder, with a shorter training on
+    fewer images.
+    """
     backend = pytest.importorskip("matplotlib_inline.backend_inline")
-    monkeypatch.setattr(backend, "set_matplotlib_formats", lambda *_, **__: None)  # there is no notebook to show them
+    # there is no notebook to show them
+    monkeypatch.setattr(backend, "set_matplotlib_formats", lambda *_, **__: None)
     small = demo.small_recipe().override(dict(epochs=2), runs.WHOLE)
     monkeypatch.setattr(demo, "small_recipe", lambda: small)
     monkeypatch.chdir(tmp_path)
     with pretend_gpu((7, 5)) as gpu:
         outputs = {path.stem: run_cells(path) for path in sorted(ROOT.glob("notebooks/*.ipynb"))}
     for name, answer in {
-            "01_data": r"val as it is: batches", "02_transfer": r"everything learnt: .*\n.*same pictures: [+-]\d",
-            "03_views": r"Ten-crop: [+-]\d", "04_resolution": r"the hold-out chooses \d+ px.*\n+Of corrections",
-            "05_errors": r"\d+ of 160 pictures are wrong"}.items():
-        assert "Pretend GPU, float16" in outputs[name] and re.search(answer, outputs[name]), outputs[name]
+        "01_data": r"val as it is: batches",
+        "02_transfer": r"everything learnt: .*\n.*same pictures: [+-]\d",
+        "03_views": r"Ten-crop: [+-]\d",
+        "04_resolution": r"the hold-out chooses \d+ px.*\n+Of corrections",
+        "05_errors": r"\d+ of 160 pictures are wrong",
+    }.items():
+        assert "Pretend GPU, float16" in outputs[name] and re.search(answer, outputs[name]), (
+            outputs[name]
+        )
     assert gpu.convolutions[torch.float16] > 100 and not gpu.convolutions[torch.bfloat16]
 
 
-# --- what a GPU cannot hold or do ---------------------------------------------------------------------------
+# --- what a GPU cannot hold or do ---
 
 MEMORY = ["torch", "cublas", "cublas at its start", "cudnn", "cudnn, integers"]
 
@@ -658,9 +905,13 @@ def test_oom_halves_batch_when_scoring(there, on_cpu, tmp_path, error):
     with pretend_gpu() as gpu, gpu.short_of_memory(5, error):
         for stage, elsewhere in (("finetune", ()), ("base", ("--cache", tmp_path / "cache"))):
             flags = ("--stage", stage, "--tta", "flip", "--split", "val")
-            ran = call(evaluate, "--run", run, *flags, *elsewhere, "--precision", "float32", "--json")
+            ran = call(
+                evaluate, "--run", run, *flags, *elsewhere, "--precision", "float32", "--json"
+            )
             assert ran.status == 0, ran.err
-            assert re.search(r"24 images of 32x32 pixels at once; continuing with 12 at a time\n", ran.err)
+            assert re.search(
+                r"24 images of 32x32 pixels at once; continuing with 12 at a time\n", ran.err
+            )
             check_rows(json.loads(ran.out), on_cpu(evaluate, "--run", "cpu", *flags), "float32")
 
 
@@ -669,7 +920,12 @@ def test_a_step_that_does_not_fit_takes_one_line(there, tmp_path, error):
     with pretend_gpu() as gpu, gpu.short_of_memory(15, error):
         ran = call(train, "--out", tmp_path / "large", "--run", "cpu", *FINETUNE)
     last = ran.err.splitlines()[-1]
-    assert ran.status == 2 and "a training step (" in last and "--resume" in last and "Traceback" not in ran.err
+    assert (
+        ran.status == 2
+        and "a training step (" in last
+        and "--resume" in last
+        and "Traceback" not in ran.err
+    )
 
 
 def test_oom_halves_batch_when_predicting(there, on_cpu):
@@ -682,7 +938,9 @@ def test_oom_halves_batch_when_predicting(there, on_cpu):
 def test_oom_halves_batch_for_soup(there, on_cpu):
     flags = ("--soup", "cpu", "other", "--stage", "base")
     with pretend_gpu() as gpu, gpu.short_of_memory(20):
-        check_rows(rows_of(evaluate, *flags, "--precision", "float32"), on_cpu(evaluate, *flags), "float32")
+        check_rows(
+            rows_of(evaluate, *flags, "--precision", "float32"), on_cpu(evaluate, *flags), "float32"
+        )
 
 
 def test_large_files_are_shrunk_on_a_gpu_too(there, on_cpu, tmp_path):
@@ -690,13 +948,29 @@ def test_large_files_are_shrunk_on_a_gpu_too(there, on_cpu, tmp_path):
     flags = (tmp_path / "large.jpg", "--tta", "scales:32,64", "--top", "6")
     theirs = on_cpu(predict, "--run", "cpu", *flags)
     with pretend_gpu():
-        check_names(rows_of(predict, "--run", "cpu", *flags, "--precision", "float32"), theirs, "float32")
+        check_names(
+            rows_of(predict, "--run", "cpu", *flags, "--precision", "float32"), theirs, "float32"
+        )
 
 
 def test_float16_overflow_suggests_precision(there, tmp_path):
-    large = {f"features.{name}": 30 * value for name, value in load_backbone("none").features.state_dict().items()}
+    large = {
+        f"features.{name}": 30 * value
+        for name, value in load_backbone("none").features.state_dict().items()
+    }
     torch.save(large, tmp_path / "large.pth")
     with pretend_gpu():
-        ran = call(train, "--stage", "base", "--out", tmp_path / "run", *BASE, "--weights", tmp_path / "large.pth",
-                   "--feature-dtype", "float32", *there.data)
+        ran = call(
+            train,
+            "--stage",
+            "base",
+            "--out",
+            tmp_path / "run",
+            *BASE,
+            "--weights",
+            tmp_path / "large.pth",
+            "--feature-dtype",
+            "float32",
+            *there.data,
+        )
     assert ran.status == 2 and "--precision float32" in ran.err

@@ -31,12 +31,31 @@ SAMPLE = [case.title for case in corpus(COUNT, SEED)]
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory):
-    """The outcome of every case of the sample, by its title; they run in processes of a process of their own."""
+    """The outcome of every case of the sample, by its title; they run in processes of a process of
+    their own.
+    """
     room = tmp_path_factory.mktemp("hostile")
-    command = [sys.executable, "-m", "benchmarks.hostile", "--cases", str(COUNT), "--seed", str(SEED), "--out",
-               str(room / "results.json"), "--evidence", str(room / "evidence"), "--quiet"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
-                         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.hostile",
+        "--cases",
+        str(COUNT),
+        "--seed",
+        str(SEED),
+        "--out",
+        str(room / "results.json"),
+        "--evidence",
+        str(room / "evidence"),
+        "--quiet",
+    ]
+    ran = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
     assert ran.returncode in (0, 1), ran.stderr
     rows = json.loads((room / "results.json").read_text())["rows"]
     assert ran.returncode == any(row["wrong"] for row in rows)
@@ -46,15 +65,21 @@ def verdicts(tmp_path_factory):
 @pytest.mark.parametrize("title", SAMPLE)
 def test_a_hostile_file_is_refused_in_one_line_or_read_right(verdicts, title):
     row = verdicts[title]
-    assert not row["wrong"], f"{row['command']}\n{row['outcome']}: {row['reason']}\n--only {title} runs it alone"
+    assert not row["wrong"], (
+        f"{row['command']}\n{row['outcome']}: {row['reason']}\n--only {title} runs it alone"
+    )
 
 
-# --- the corpus ---------------------------------------------------------------------------------------
+# --- the corpus ---
 
 
 def test_a_sample_is_of_all_kinds_and_the_same_for_a_seed():
     assert {title.split("/")[0] for title in SAMPLE} == set(NAMES)
-    assert SAMPLE == [case.title for case in corpus(COUNT, SEED)] != [case.title for case in corpus(COUNT, SEED + 1)]
+    assert (
+        SAMPLE
+        == [case.title for case in corpus(COUNT, SEED)]
+        != [case.title for case in corpus(COUNT, SEED + 1)]
+    )
     assert [case.title for case in corpus(1, 0, SAMPLE[-1])] == SAMPLE[-1:]
 
 
@@ -62,7 +87,10 @@ def test_the_corpus_has_many_cases_of_each_kind_and_each_title_once():
     cases = corpus(4000, 0)
     assert len(cases) == 4000
     assert min(Counter(case.kind for case in cases).values()) > 100
-    assert all(len({case.title for case in kind.designed()}) == len(list(kind.designed())) for kind in KINDS)
+    assert all(
+        len({case.title for case in kind.designed()}) == len(list(kind.designed()))
+        for kind in KINDS
+    )
 
 
 def test_damage_is_the_same_for_a_seed_and_changes_something(archive_path):
@@ -79,8 +107,8 @@ def test_damage_is_the_same_for_a_seed_and_changes_something(archive_path):
 def test_the_structures_of_a_zip_are_found(archive_path):
     data = archive_path.read_bytes()
     spans = zip_spans(data)
-    assert all(data[start:start + 4] == b"PK\1\2" for start, _ in spans["central directory"])
-    assert all(data[start:start + 4] == b"PK\3\4" for start, _ in spans["local header"])
+    assert all(data[start : start + 4] == b"PK\1\2" for start, _ in spans["central directory"])
+    assert all(data[start : start + 4] == b"PK\3\4" for start, _ in spans["local header"])
     assert sum(end - start for each in spans.values() for start, end in each) == len(data)
     assert len(spans["data"]) == len(members(archive_path))
 
@@ -88,18 +116,25 @@ def test_the_structures_of_a_zip_are_found(archive_path):
 def test_the_writer_of_zips_writes_what_others_read(tmp_path):
     content = {"a.txt": b"text" * 100, "folder/\u00e9.txt": b""}
     for method in (0, 8, 12, 14):
-        (tmp_path / "a.zip").write_bytes(zip_bytes(entry(name, data, method) for name, data in content.items()))
+        (tmp_path / "a.zip").write_bytes(
+            zip_bytes(entry(name, data, method) for name, data in content.items())
+        )
         assert members(tmp_path / "a.zip") == content
 
 
-# --- the oracle ---------------------------------------------------------------------------------------
+# --- the oracle ---
 
 
-@pytest.mark.parametrize("mode, form, quarters", [
-    ("I;16", "PNG", [0, 10_000 / 257, 30_000 / 257, 255]), ("I;16B", "TIFF", [0, 10_000 / 257, 30_000 / 257, 255]),
-    ("F", "TIFF", [0, 63.75, 127.5, 255]), ("LA", "PNG", [10, 90 * 128 / 255 + 127, 255, 255 - 5 * 64 / 255]),
-    ("1", "PNG", [0, 255, 255, 0]),
-])
+@pytest.mark.parametrize(
+    "mode, form, quarters",
+    [
+        ("I;16", "PNG", [0, 10_000 / 257, 30_000 / 257, 255]),
+        ("I;16B", "TIFF", [0, 10_000 / 257, 30_000 / 257, 255]),
+        ("F", "TIFF", [0, 63.75, 127.5, 255]),
+        ("LA", "PNG", [10, 90 * 128 / 255 + 127, 255, 255 - 5 * 64 / 255]),
+        ("1", "PNG", [0, 255, 255, 0]),
+    ],
+)
 def test_the_oracle_follows_the_rules(mode, form, quarters):
     seen_of = oracle.truth(saved(image_of(mode), form))["quarters"]
     assert np.allclose(seen_of, np.repeat(quarters, 3).reshape(4, 3), atol=0.01)
@@ -111,14 +146,16 @@ def test_oracle_rejects_ambiguous_images():
     assert oracle.truth(b"no image")["quarters"] is None
 
 
-@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 12, reason="earlier Pillows cannot write all of them")
+@pytest.mark.skipif(
+    int(PIL.__version__.split(".")[0]) < 12, reason="earlier Pillows cannot write all of them"
+)
 def test_every_mode_that_is_named_can_be_written():
     for form, modes in WRITTEN.items():
         for mode in modes:
             assert saved(image_of(mode), form)
 
 
-# --- the judge ----------------------------------------------------------------------------------------
+# --- the judge ---
 
 
 def _refuse():
@@ -159,30 +196,44 @@ def _ask_the_network():
     urllib.request.urlopen("http://127.0.0.1:1/x", timeout=1)
 
 
-# What a command does, and what the judge has to say of it where a refusal that names in/x.txt is right.
+# What a command does, and what the judge has to say of it where a refusal that names in/x.txt is
+# right.
 DEEDS = {
-    "refuses": (_refuse, REFUSED), "raises": (lambda: [][0], "traceback"),
-    "hangs": (lambda: time.sleep(60), "too long"), "loops": (lambda: [None for _ in iter(int, 1)], "too long"),
-    "takes-memory": (lambda: _take(900), "too much memory"), "takes-some-memory": (lambda: _take(50), REFUSED),
+    "refuses": (_refuse, REFUSED),
+    "raises": (lambda: [][0], "traceback"),
+    "hangs": (lambda: time.sleep(60), "too long"),
+    "loops": (lambda: [None for _ in iter(int, 1)], "too long"),
+    "takes-memory": (lambda: _take(900), "too much memory"),
+    "takes-some-memory": (lambda: _take(50), REFUSED),
     "warns": (_warn, "library's lines"),
     "says-two-lines": (lambda: _end(2, "error: in/x.txt\nerror: in/x.txt"), "not one line"),
     "says-a-long-line": (lambda: _end(2, "error: in/x.txt" + "x" * 10_000), "not one line"),
     "says-escapes": (lambda: _end(2, "error: in/x.txt \x1b[31m"), "not one line"),
-    "says-nothing": (lambda: _end(2, ""), "library's lines"), "names-nothing": (
-        lambda: _end(2, "error: --size 3"), "other cause named"), "ends-with-1": (
-        lambda: _end(1, "error: in/x.txt"), "wrong status"), "ends-with-0": (lambda: None, "wrong status"),
+    "says-nothing": (lambda: _end(2, ""), "library's lines"),
+    "names-nothing": (lambda: _end(2, "error: --size 3"), "other cause named"),
+    "ends-with-1": (lambda: _end(1, "error: in/x.txt"), "wrong status"),
+    "ends-with-0": (lambda: None, "wrong status"),
     "dies": (lambda: os.kill(os.getpid(), 11), "traceback"),
     "prints": (lambda: (print("x"), _refuse()), "wrong result"),
     "writes-home": (lambda: ((Path.home() / ".cache").mkdir(), _refuse()), "wrote outside"),
     "writes-beside": (lambda: (Path("x.txt").write_text("x"), _refuse()), "wrote outside"),
     "writes-input": (lambda: (Path("in/x.txt").write_text("y"), _refuse()), "wrote outside"),
     "removes-input": (lambda: (Path("in/x.txt").unlink(), _refuse()), "wrote outside"),
-    "writes-and-undoes": (_undo, "wrote outside"), "writes-through-a-link": (_through_a_link, "wrote outside"),
-    "changes-canary": (lambda: ((Path.cwd().parents[2] / "canary/file.txt").write_text("x"), _refuse()),
-                       "wrote outside"),
-    "writes-cache": (lambda: (Path("out/cache").mkdir(), Path("out/cache/x").write_text("x"), _refuse()), REFUSED),
+    "writes-and-undoes": (_undo, "wrote outside"),
+    "writes-through-a-link": (_through_a_link, "wrote outside"),
+    "changes-canary": (
+        lambda: ((Path.cwd().parents[2] / "canary/file.txt").write_text("x"), _refuse()),
+        "wrote outside",
+    ),
+    "writes-cache": (
+        lambda: (Path("out/cache").mkdir(), Path("out/cache/x").write_text("x"), _refuse()),
+        REFUSED,
+    ),
     "leaves-partial": (lambda: (Path("out/.x.1.partial").write_text("x"), _refuse()), "left over"),
-    "leaves-temporary": (lambda: ((Path(os.environ["TMPDIR"]) / "x").write_text("x"), _refuse()), "left over"),
+    "leaves-temporary": (
+        lambda: ((Path(os.environ["TMPDIR"]) / "x").write_text("x"), _refuse()),
+        "left over",
+    ),
     "leaves-result": (lambda: (Path("out/result.json").write_text("x"), _refuse()), "left over"),
     "runs-a-program": (lambda: (subprocess.run(["true"]), _refuse()), "executed"),
     "runs-a-shell": (lambda: (os.system("touch executed"), _refuse()), "executed"),
@@ -215,15 +266,28 @@ def test_the_judge_notices(deed, room):
     assert outcome == DEEDS[deed][1], reason
 
 
-@pytest.mark.parametrize("printed, outcome", [('[{"n": 3}]', RIGHT), ('[{"n": 4}]', "wrong result"),
-                                              ('[{"n": NaN}]', "wrong result"), ("no rows", "wrong result")])
+@pytest.mark.parametrize(
+    "printed, outcome",
+    [
+        ('[{"n": 3}]', RIGHT),
+        ('[{"n": 4}]', "wrong result"),
+        ('[{"n": NaN}]', "wrong result"),
+        ("no rows", "wrong result"),
+    ],
+)
 def test_a_result_is_looked_at(printed, outcome, room, monkeypatch):
     def check(ended):
         right.need(right.rows(ended)[0]["n"] == 3, "other than three")
 
     monkeypatch.setitem(DEEDS, "prints-rows", (lambda: print(printed), outcome))
-    case = Case("deeds", "prints-rows", "hostile_command", ("prints-rows",), lambda place, draw: None,
-                right.gives(check))
+    case = Case(
+        "deeds",
+        "prints-rows",
+        "hostile_command",
+        ("prints-rows",),
+        lambda place, draw: None,
+        right.gives(check),
+    )
     assert judge(case, sandbox.run(case, room, SEED, Limits()), Limits())[0] == outcome
 
 
@@ -231,13 +295,26 @@ def test_any_accepted_outcome_passes(room):
     def never(ended):
         raise Unlike("wrong status", "another one")
 
-    case = Case("deeds", "refuses", "hostile_command", ("refuses",), lambda place, draw: None,
-                right.any_of(never, right.refused("in/x.txt")))
+    case = Case(
+        "deeds",
+        "refuses",
+        "hostile_command",
+        ("refuses",),
+        lambda place, draw: None,
+        right.any_of(never, right.refused("in/x.txt")),
+    )
     assert judge(case, sandbox.run(case, room, SEED, Limits()), Limits())[0] == REFUSED
 
 
 def test_an_input_that_cannot_be_made_is_no_outcome_of_the_command(room):
-    case = Case("deeds", "unmade", "hostile_command", ("refuses",), lambda place, draw: 1 / 0, right.refused())
+    case = Case(
+        "deeds",
+        "unmade",
+        "hostile_command",
+        ("refuses",),
+        lambda place, draw: 1 / 0,
+        right.refused(),
+    )
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         sandbox.run(case, room, SEED, Limits())
 

@@ -1,4 +1,6 @@
-"""Pretrained networks: any folder of pictures, ImageNet's procedure, Tiny ImageNet without training, predictions."""
+"""Pretrained networks: any folder of pictures, ImageNet's procedure, Tiny ImageNet without
+training, predictions.
+"""
 
 import json
 import math
@@ -59,7 +61,9 @@ class Reader(nn.Module):
 
     def __init__(self, classes=1000):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(classes, 48, generator=torch.Generator().manual_seed(1)))
+        self.weight = nn.Parameter(
+            torch.randn(classes, 48, generator=torch.Generator().manual_seed(1))
+        )
         if classes == 1000:  # most others are never said, so that some pictures are right
             self.weight.data[[k for k in range(1000) if k not in (3, 107, 500, 999)]] *= 0.01
 
@@ -70,26 +74,37 @@ class Reader(nn.Module):
 @pytest.fixture
 def reader(monkeypatch):
     """`--arch` names a Reader, for 56 pixels out of 64."""
+
     def load(arch, weights, classes=None):
-        published = Published(tuple(f"name {i}" for i in range(1000)), 64, 56, "bilinear", (0.25, 0.5))
+        published = Published(
+            tuple(f"name {i}" for i in range(1000)), 64, 56, "bilinear", (0.25, 0.5)
+        )
         return Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), classes).eval(), published
 
     for module in (imagenet, prediction, zero_shot):
         monkeypatch.setattr(module, "load_pretrained", load)
 
 
-# --- pictures and labels ----------------------------------------------------------------------------
+# --- pictures and labels ---
 
 
 def test_the_ids_are_those_of_ilsvrc():
     assert len(WNIDS) == 1000 == len(set(WNIDS)) and list(WNIDS) == sorted(WNIDS)
-    assert (WNIDS[0], WNIDS[1], WNIDS[281], WNIDS[999]) == ("n01440764", "n01443537", "n02123045", "n15075141")
+    assert (WNIDS[0], WNIDS[1], WNIDS[281], WNIDS[999]) == (
+        "n01440764",
+        "n01443537",
+        "n02123045",
+        "n15075141",
+    )
 
 
 def test_class_folders_give_labels_by_wnid(tree):
     found = labelled_pictures(tree, WNIDS)
     assert len(found.files) == 15 and sorted(set(found.labels)) == [3, 500, 999]
-    assert all(WNIDS[label] == file.parent.name for file, label in zip(found.files, found.labels, strict=True))
+    assert all(
+        WNIDS[label] == file.parent.name
+        for file, label in zip(found.files, found.labels, strict=True)
+    )
 
 
 def test_a_flat_folder_takes_its_labels_from_a_file(tree, tmp_path):
@@ -98,8 +113,11 @@ def test_a_flat_folder_takes_its_labels_from_a_file(tree, tmp_path):
         draw(flat / f"val_{k}.JPEG", seed=k)
     expected = (3, 500, 999, 3)
     wnids = [WNIDS[i] for i in expected]
-    for text in ("\n".join(wnids), "\n".join(map(str, expected)), "\n".join(
-            f"ILSVRC/val_{k}.JPEG {wnids[k]}" for k in (2, 0, 3, 1))):
+    for text in (
+        "\n".join(wnids),
+        "\n".join(map(str, expected)),
+        "\n".join(f"ILSVRC/val_{k}.JPEG {wnids[k]}" for k in (2, 0, 3, 1)),
+    ):
         (tmp_path / "labels.txt").write_text(text)
         assert labelled_pictures(flat, WNIDS, str(tmp_path / "labels.txt")).labels == expected
 
@@ -108,13 +126,20 @@ def test_labels_of_nested_folders_go_by_path(tmp_path):
     for k, name in enumerate(("x/1.png", "y/1.png", "y/a b.png")):
         draw(tmp_path / "flat" / name, seed=k)
     labels = tmp_path / "labels.txt"
-    labels.write_text("\ufeff" + f"y/1.png {WNIDS[5]}\nx/1.png {WNIDS[4]}\ny/a b.png 6\n", encoding="utf-8")
+    labels.write_text(
+        "\ufeff" + f"y/1.png {WNIDS[5]}\nx/1.png {WNIDS[4]}\ny/a b.png 6\n", encoding="utf-8"
+    )
     assert labelled_pictures(tmp_path / "flat", WNIDS, str(labels)).labels == (4, 5, 6)
     labels.write_text("1.png 4\na b.png 5\n")
-    complaint(lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "occur in several folders",
-              "relative to the image folder")
+    complaint(
+        lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)),
+        "occur in several folders",
+        "relative to the image folder",
+    )
     labels.write_bytes(b"\xff\xfe\x00\x81")
-    complaint(lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "is not a text file")
+    complaint(
+        lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "is not a text file"
+    )
 
 
 def test_imagenets_devkit_numbers_its_classes_in_its_own_way(tmp_path):
@@ -124,8 +149,10 @@ def test_imagenets_devkit_numbers_its_classes_in_its_own_way(tmp_path):
     for k in range(3):
         draw(flat / f"ILSVRC2012_val_{k:08}.JPEG", seed=k)
     (kit / "data").mkdir(parents=True)
-    synsets = np.array([(1, "n02119789"), (2, WNIDS[0]), (3, WNIDS[999])],
-                       dtype=[("ILSVRC2012_ID", int), ("WNID", object)])
+    synsets = np.array(
+        [(1, "n02119789"), (2, WNIDS[0]), (3, WNIDS[999])],
+        dtype=[("ILSVRC2012_ID", int), ("WNID", object)],
+    )
     savemat(kit / "data" / "meta.mat", {"synsets": synsets})
     (kit / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n1\n2\n")
     assert labelled_pictures(flat, WNIDS, str(kit)).labels == (999, WNIDS.index("n02119789"), 0)
@@ -145,18 +172,31 @@ def test_folders_and_labels_that_do_not_fit_are_refused(tree, tmp_path):
     complaint(lambda: labelled_pictures(tree, ["cat", "dog"]), "3 of 3 class folders", "'cat'")
     complaint(lambda: labelled_pictures(empty, WNIDS, str(labels)), "holds no pictures")
     complaint(lambda: labelled_pictures(tree, WNIDS, str(labels)), "labels.txt", "no such file")
-    for text, words in (("3\n" * 14, ["14 labels for 15"]), ("1000\n" * 15, ["index 1000 is", "0 to 999"]),
-                        ("n00000000\n" * 15, ["n00000000"]), ("1\n2 3\n" * 5, ["mixes line formats", "FILE LABEL"]),
-                        ("a.png 3\n", ["no label for 15 of 15"])):
+    for text, words in (
+        ("3\n" * 14, ["14 labels for 15"]),
+        ("1000\n" * 15, ["index 1000 is", "0 to 999"]),
+        ("n00000000\n" * 15, ["n00000000"]),
+        ("1\n2 3\n" * 5, ["mixes line formats", "FILE LABEL"]),
+        ("a.png 3\n", ["no label for 15 of 15"]),
+    ):
         labels.write_text(text)
         complaint(lambda: labelled_pictures(tree, WNIDS, str(labels)), "labels.txt", *words)
 
 
 def test_pictures_of_any_kind_become_rgb(tmp_path):
-    for name, mode in (("grey.png", "L"), ("alpha.png", "RGBA"), ("palette.gif", "P"), ("ink.jpg", "CMYK"),
-                       ("bits.bmp", "1"), ("deep.png", "I;16")):
+    for name, mode in (
+        ("grey.png", "L"),
+        ("alpha.png", "RGBA"),
+        ("palette.gif", "P"),
+        ("ink.jpg", "CMYK"),
+        ("bits.bmp", "1"),
+        ("deep.png", "I;16"),
+    ):
         Image.new(mode, (20, 10)).save(tmp_path / name)
-        assert (open_picture(tmp_path / name).mode, open_picture(tmp_path / name).size) == ("RGB", (20, 10))
+        assert (open_picture(tmp_path / name).mode, open_picture(tmp_path / name).size) == (
+            "RGB",
+            (20, 10),
+        )
 
 
 def test_exif_turns_a_picture_where_that_is_asked_for(tmp_path):
@@ -176,8 +216,11 @@ def test_unreadable_pictures_are_named(tmp_path, monkeypatch):
     (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
     Image.new("RGB", (900, 2)).save(tmp_path / "thin.png")
     complaint(lambda: open_picture(tmp_path / "thin.png"), "thin.png", "900x2")
-    for name, why in (("text.jpg", "is not an image"), ("short.png", "cannot be read"),
-                      ("missing.png", "cannot be read")):
+    for name, why in (
+        ("text.jpg", "is not an image"),
+        ("short.png", "cannot be read"),
+        ("missing.png", "cannot be read"),
+    ):
         complaint(lambda name=name: open_picture(tmp_path / name), name, why)
     monkeypatch.setattr(decode_module, "LARGEST", 90 * 70 - 1)
     complaint(lambda: open_picture(tmp_path / "whole.png"), "whole.png", "90x70", "at most 6,299")
@@ -191,13 +234,15 @@ def test_files_and_folders_are_expanded(tree, tmp_path):
     complaint(lambda: expand(["nowhere.jpg"]), "nowhere.jpg")
 
 
-# --- networks ---------------------------------------------------------------------------------------
+# --- networks ---
 
 
 def test_a_network_normalises_and_restricts_itself():
     inner, pictures = Reader(), torch.rand(4, 3, 32, 32)
     whole = Pretrained(inner, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
-    torch.testing.assert_close(whole(pictures), inner(tv.normalize(pictures, [0.4, 0.5, 0.6], [0.2, 0.3, 0.2])))
+    torch.testing.assert_close(
+        whole(pictures), inner(tv.normalize(pictures, [0.4, 0.5, 0.6], [0.2, 0.3, 0.2]))
+    )
     some = Pretrained(inner, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), [5, 2, 700])
     assert torch.equal(some(pictures), whole(pictures)[:, [5, 2, 700]])
 
@@ -206,7 +251,9 @@ def test_torchvision_says_what_it_publishes(tmp_path):
     model, published = load_pretrained(SMALL, "none")
     how = torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1.transforms()
     assert (published.resize, published.size, published.interpolation) == (256, 224, "bilinear")
-    assert how.resize_size == [256] and published.names[0] == "tench" and published.documented is None
+    assert (
+        how.resize_size == [256] and published.names[0] == "tench" and published.documented is None
+    )
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     torch.save(model.network.state_dict(), tmp_path / "weights.pth")
     again, _ = load_pretrained(SMALL, str(tmp_path / "weights.pth"))
@@ -218,18 +265,29 @@ def test_published_weights_are_fetched_with_their_accuracy(monkeypatch):
     state = torchvision.models.get_model(SMALL, weights=None).state_dict()
     weights = torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
     asked = {}
-    monkeypatch.setattr(type(weights), "get_state_dict", lambda self, **how: asked.update(how) or state)
+    monkeypatch.setattr(
+        type(weights), "get_state_dict", lambda self, **how: asked.update(how) or state
+    )
     _, published = load_pretrained(SMALL)
     assert published.documented == (pytest.approx(0.60552), pytest.approx(0.81746))
     assert asked["weights_only"] is True and asked["check_hash"] is True
 
 
 def test_what_torchvision_sets_for_published_weights_is_set(tmp_path):
-    """Networks whose published weights want more than the plain constructor: read from a file of their name."""
+    """Networks whose published weights want more than the plain constructor: read from a file of
+    their name.
+    """
     network = torchvision.models.densenet121(weights=None)
-    old = {key.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.").replace("conv1.", "conv.1.").replace(
-        "conv2.", "conv.2.") if "denselayer" in key else key: value for key, value in network.state_dict().items()
-        if "num_batches_tracked" not in key}
+    old = {
+        key.replace("norm1.", "norm.1.")
+        .replace("norm2.", "norm.2.")
+        .replace("conv1.", "conv.1.")
+        .replace("conv2.", "conv.2.")
+        if "denselayer" in key
+        else key: value
+        for key, value in network.state_dict().items()
+        if "num_batches_tracked" not in key
+    }
     assert old.keys() != network.state_dict().keys()
     torch.save(old, tmp_path / "densenet121-a639ec97.pth")
     model, published = load_pretrained("densenet121", str(tmp_path / "densenet121-a639ec97.pth"))
@@ -238,29 +296,52 @@ def test_what_torchvision_sets_for_published_weights_is_set(tmp_path):
     expected = network.eval()(tv.normalize(pictures, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     torch.testing.assert_close(model(pictures), expected, rtol=1e-4, atol=1e-4)
     assert load_pretrained("googlenet", "none")[0].network.transform_input
-    complaint(lambda: load_pretrained("vgg16", "IMAGENET1K_FEATURES"), "without a classifier", "IMAGENET1K_V1")
+    complaint(
+        lambda: load_pretrained("vgg16", "IMAGENET1K_FEATURES"),
+        "without a classifier",
+        "IMAGENET1K_V1",
+    )
 
 
 def test_networks_and_weights_that_there_are_not_are_refused(tmp_path, monkeypatch):
     complaint(lambda: load_pretrained("resnet5"), "resnet5", "resnet50")
     complaint(lambda: load_pretrained("lraspp_mobilenet_v3_large"), "no such classifier")
-    complaint(lambda: load_pretrained("resnet18", "IMAGENET1K_V9"), "IMAGENET1K_V9", "IMAGENET1K_V1")
+    complaint(
+        lambda: load_pretrained("resnet18", "IMAGENET1K_V9"), "IMAGENET1K_V9", "IMAGENET1K_V1"
+    )
     (tmp_path / "text.pth").write_text("no weights")
     complaint(lambda: load_pretrained(SMALL, str(tmp_path / "text.pth")), "text.pth", "state dict")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
-    complaint(lambda: load_pretrained(SMALL, str(tmp_path / "other.pth")), "do not match the network",
-              "2 unexpected (first: weight)")
+    complaint(
+        lambda: load_pretrained(SMALL, str(tmp_path / "other.pth")),
+        "do not match the network",
+        "2 unexpected (first: weight)",
+    )
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr("torch.hub.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
-    complaint(lambda: load_pretrained(SMALL), "could not be fetched", "no network", "https://", "--weights")
+    monkeypatch.setattr(
+        "torch.hub.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
+    )
+    complaint(
+        lambda: load_pretrained(SMALL),
+        "could not be fetched",
+        "no network",
+        "https://",
+        "--weights",
+    )
 
 
 def test_timm_is_asked_for_by_name(monkeypatch):
     timm = pytest.importorskip("timm")
     model, published = load_pretrained("timm/resnet18.a1_in1k", "none")
     how = timm.data.resolve_model_data_config(timm.create_model("resnet18.a1_in1k"))
-    assert (published.size, published.interpolation) == (how["input_size"][-1], how["interpolation"])
-    assert published.resize == math.floor(published.size / how["crop_pct"]) and len(published.names) == 1000
+    assert (published.size, published.interpolation) == (
+        how["input_size"][-1],
+        how["interpolation"],
+    )
+    assert (
+        published.resize == math.floor(published.size / how["crop_pct"])
+        and len(published.names) == 1000
+    )
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
     complaint(lambda: load_pretrained("timm/resnet5"), "timm/resnet5", "resnet50")
 
@@ -270,14 +351,18 @@ def test_without_timm_one_is_told_how_to_get_it(monkeypatch):
     complaint(lambda: load_pretrained("timm/resnet18"), "timm/resnet18", "pip install")
 
 
-# --- ImageNet's procedure ---------------------------------------------------------------------------
+# --- ImageNet's procedure ---
 
 
 def scored(tree, **how):
-    return list(evaluate_folder(str(tree), None, "reader", "none", Procedure(**{"workers": 0, **how}), CPU))
+    return list(
+        evaluate_folder(str(tree), None, "reader", "none", Procedure(**{"workers": 0, **how}), CPU)
+    )
 
 
-def by_hand(tree, views, mode="shorter", interpolation=tv.InterpolationMode.BILINEAR, resize=64, size=56):
+def by_hand(
+    tree, views, mode="shorter", interpolation=tv.InterpolationMode.BILINEAR, resize=64, size=56
+):
     """Mean probabilities, one picture at a time, with torchvision's own transforms."""
     found = labelled_pictures(tree, WNIDS)
     model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
@@ -292,21 +377,35 @@ def by_hand(tree, views, mode="shorter", interpolation=tv.InterpolationMode.BILI
     return torch.stack(rows), torch.tensor(found.labels)
 
 
-@pytest.mark.parametrize(("flags", "how"), [
-    (dict(), dict()), (dict(resize_mode="squash"), dict(mode="squash")),
-    (dict(interpolation="bicubic", resize=80), dict(interpolation=tv.InterpolationMode.BICUBIC, resize=80)),
-    (dict(size=48), dict(size=48))])
+@pytest.mark.parametrize(
+    ("flags", "how"),
+    [
+        (dict(), dict()),
+        (dict(resize_mode="squash"), dict(mode="squash")),
+        (
+            dict(interpolation="bicubic", resize=80),
+            dict(interpolation=tv.InterpolationMode.BICUBIC, resize=80),
+        ),
+        (dict(size=48), dict(size=48)),
+    ],
+)
 def test_a_folder_is_scored_as_torchvisions_transforms_would(tree, reader, flags, how):
     rows = scored(tree, tta=["ten"], **flags)
     assert [(row["views"], row["forwards"]) for row in rows] == [("none", 1), ("ten", 10)]
     for row in rows:
         expected, labels = by_hand(tree, row["views"], **how)
-        assert row["n"] == 15 and row["top1"] == pytest.approx((expected.argmax(1) == labels).double().mean().item())
+        assert row["n"] == 15 and row["top1"] == pytest.approx(
+            (expected.argmax(1) == labels).double().mean().item()
+        )
         assert 0 < row["top1"] < 1
-        assert row["loss"] == pytest.approx(nn.functional.nll_loss(expected.log(), labels).item(), rel=2e-3)
+        assert row["loss"] == pytest.approx(
+            nn.functional.nll_loss(expected.log(), labels).item(), rel=2e-3
+        )
     assert rows[1]["gain"] == pytest.approx(rows[1]["top1"] - rows[0]["top1"])
     assert rows[0]["documented"] == 0.25 and rows[1]["documented"] is None
-    assert rows[0]["apart"] == pytest.approx((rows[0]["top1"] - 0.25) / ((rows[0]["high"] - rows[0]["low"]) / 2))
+    assert rows[0]["apart"] == pytest.approx(
+        (rows[0]["top1"] - 0.25) / ((rows[0]["high"] - rows[0]["low"]) / 2)
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 7, 40])
@@ -336,9 +435,22 @@ def test_scales_keep_the_aspect_ratio(tree, reader):
     assert rows[1]["loss"] == pytest.approx(np.mean(losses), rel=1e-3)
 
 
-def test_the_command_scores_a_folder_and_keeps_what_is_asked_for(tree, reader, tmp_path, monkeypatch):
+def test_the_command_scores_a_folder_and_keeps_what_is_asked_for(
+    tree, reader, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    flags = ["--dataset", "imagefolder", "--data", tree, "--arch", "reader", "--device", "cpu", "--workers", "0"]
+    flags = [
+        "--dataset",
+        "imagefolder",
+        "--data",
+        tree,
+        "--arch",
+        "reader",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
     ran = call(evaluate, *flags, "--tta", "ten", "--save-probabilities", "kept/ten.npz", "--json")
     assert ran.status == 0, ran.err
     rows = json.loads(ran.out)
@@ -358,8 +470,14 @@ def test_a_network_of_one_size_does_not_see_oblong_pictures():
 
     probe = torch.zeros(1, 3, 32, 32)
     imagenet.can_see(Square(), view_set("flip", 32, prepared=True), probe, "--arch square")
-    complaint(lambda: imagenet.can_see(Square(), view_set("scales:32", 32, prepared=True), probe, "--arch square"),
-              "--arch square", "42x32", "wrong size")
+    complaint(
+        lambda: imagenet.can_see(
+            Square(), view_set("scales:32", 32, prepared=True), probe, "--arch square"
+        ),
+        "--arch square",
+        "42x32",
+        "wrong size",
+    )
 
 
 def test_a_folder_that_cannot_be_scored_is_refused(tree, reader, tmp_path, monkeypatch):
@@ -373,21 +491,32 @@ def test_a_folder_that_cannot_be_scored_is_refused(tree, reader, tmp_path, monke
     assert refused(evaluate, [*flags, "--data", tree, "--precision", "int8"], "int8") == 1
     refused(evaluate, flags, "--data", "--arch")
     refused(evaluate, [*flags, "--data", tree, "--split", "val"], "--split")
-    refused(evaluate, [*flags, "--data", tree, "--tta", "ten", "five", "--save-probabilities", "a.npz"], "one set")
+    refused(
+        evaluate,
+        [*flags, "--data", tree, "--tta", "ten", "five", "--save-probabilities", "a.npz"],
+        "one set",
+    )
     broken = tmp_path / "broken"
     draw(broken / CLASSES[0] / "a.png")
     (broken / CLASSES[0] / "b.png").write_text("no picture")
-    refused(evaluate, [*flags, "--data", broken, "--save-probabilities", "kept/a.npz"], "b.png", "is not an image")
+    refused(
+        evaluate,
+        [*flags, "--data", broken, "--save-probabilities", "kept/a.npz"],
+        "b.png",
+        "is not an image",
+    )
     assert not list(Path("kept").iterdir())
 
 
-# --- Tiny ImageNet without training -------------------------------------------------------------------
+# --- Tiny ImageNet without training ---
 
 
 @pytest.fixture
 def renamed(packed, monkeypatch):
     """The drawn archive, its classes called like some of ImageNet's."""
-    monkeypatch.setattr(packed, "wnids", tuple(WNIDS[100 * k + 7] for k in range(len(packed.wnids))))
+    monkeypatch.setattr(
+        packed, "wnids", tuple(WNIDS[100 * k + 7] for k in range(len(packed.wnids)))
+    )
     return packed
 
 
@@ -401,28 +530,40 @@ def test_a_network_without_training_says_the_datas_classes_alone(renamed, reader
         seen = tv.resize(pictures, [48, 48], antialias=True)
         model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
         with torch.inference_mode():
-            expected = torch.log_softmax(model(seen)[:, [100 * k + 7 for k in range(len(renamed.wnids))]], 1)
+            expected = torch.log_softmax(
+                model(seen)[:, [100 * k + 7 for k in range(len(renamed.wnids))]], 1
+            )
         np.testing.assert_allclose(found.log_probabilities[0], expected, rtol=1e-3, atol=1e-3)
-        assert np.array_equal(found.labels, part.labels[rows]) and found.views == ("plain", "mirror")
+        assert np.array_equal(found.labels, part.labels[rows]) and found.views == (
+            "plain",
+            "mirror",
+        )
 
 
 def test_a_network_without_training_is_scored_at_the_size_that_is_named(renamed, reader):
     scorer = ZeroShot("reader", "none", renamed, CPU)
-    chosen, = scorer.sets(["flip"], 48)  # a Reader says nearly the same of any size
+    (chosen,) = scorer.sets(["flip"], 48)  # a Reader says nearly the same of any size
     assert {seen.shape[-1] for seen in chosen(torch.zeros(1, 3, 64, 64)).values()} == {48}
     rows = list(scoring.evaluate(scorer, Wanted(tta=["flip"], sizes=[48])))
     assert [(row["split"], row["views"], row["size"]) for row in rows] == [
-        (split, views, 48) for split in ("holdout", "val") for views in ("none", "flip")]
+        (split, views, 48) for split in ("holdout", "val") for views in ("none", "flip")
+    ]
     pictures = in_floats(renamed.val.pictures)
     seen = tv.resize(pictures, [48, 48], antialias=True)
     model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     with torch.inference_mode():
         said = model(seen)[:, [100 * k + 7 for k in range(len(renamed.wnids))]]
     expected = nn.functional.cross_entropy(said, torch.tensor(renamed.val.labels)).item()
-    assert rows[2]["loss"] == pytest.approx(expected, rel=2e-3) != pytest.approx(rows[3]["loss"], rel=2e-3)
+    assert (
+        rows[2]["loss"]
+        == pytest.approx(expected, rel=2e-3)
+        != pytest.approx(rows[3]["loss"], rel=2e-3)
+    )
 
 
-def test_a_network_without_training_needs_classes_that_it_knows(archive_path, reader, tmp_path, monkeypatch):
+def test_a_network_without_training_needs_classes_that_it_knows(
+    archive_path, reader, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     flags = ["--head", "imagenet", "--data", archive_path, "--cache", "cache", "--device", "cpu"]
     open_packed(archive_path, "cache")
@@ -432,21 +573,41 @@ def test_a_network_without_training_needs_classes_that_it_knows(archive_path, re
 
 def test_a_network_with_other_classes_has_no_head_of_imagenet(renamed, monkeypatch):
     few = Published(tuple("abc"), 64, 56, "bilinear", None)
-    monkeypatch.setattr(zero_shot, "load_pretrained", lambda *_: (Pretrained(Reader(3), (0,) * 3, (1,) * 3), few))
+    monkeypatch.setattr(
+        zero_shot, "load_pretrained", lambda *_: (Pretrained(Reader(3), (0,) * 3, (1,) * 3), few)
+    )
     complaint(lambda: ZeroShot("reader", "none", renamed, CPU), "has 3 classes", "1,000")
 
 
-# --- predictions --------------------------------------------------------------------------------------
+# --- predictions ---
 
 
 def test_files_are_named_by_a_pretrained_network(tree, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one = sorted((tree / CLASSES[0]).glob("*.JPEG"))[0]
-    ran = call(predict, one, tree / CLASSES[1], "--arch", "reader", "--top", "3", "--tta", "ten", "--device", "cpu",
-               "--json", "--explain", "views.png")
+    ran = call(
+        predict,
+        one,
+        tree / CLASSES[1],
+        "--arch",
+        "reader",
+        "--top",
+        "3",
+        "--tta",
+        "ten",
+        "--device",
+        "cpu",
+        "--json",
+        "--explain",
+        "views.png",
+    )
     assert ran.status == 0, ran.err
     rows = json.loads(ran.out)
-    assert len(rows) == 18 and rows[0]["file"] == str(one) and [row["rank"] for row in rows[:3]] == [1, 2, 3]
+    assert (
+        len(rows) == 18
+        and rows[0]["file"] == str(one)
+        and [row["rank"] for row in rows[:3]] == [1, 2, 3]
+    )
     expected, _ = by_hand(tree, "ten")
     files = labelled_pictures(tree, WNIDS).files
     best = expected[files.index(one)].topk(3)
@@ -488,10 +649,26 @@ def test_a_picture_turned_by_exif_is_seen_upright(reader, tmp_path):
     draw(tmp_path / "upright.png", (60, 100), seed=5)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.open(tmp_path / "upright.png").rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
-    rows = json.loads(call(predict, tmp_path / "upright.png", tmp_path / "turned.png", "--arch", "reader", "--device",
-                           "cpu", "--json", "--top", "1").out)
-    assert rows[0]["id"] == rows[1]["id"] and rows[0]["probability"] == pytest.approx(rows[1]["probability"])
+    Image.open(tmp_path / "upright.png").rotate(90, expand=True).save(
+        tmp_path / "turned.png", exif=exif
+    )
+    rows = json.loads(
+        call(
+            predict,
+            tmp_path / "upright.png",
+            tmp_path / "turned.png",
+            "--arch",
+            "reader",
+            "--device",
+            "cpu",
+            "--json",
+            "--top",
+            "1",
+        ).out
+    )
+    assert rows[0]["id"] == rows[1]["id"] and rows[0]["probability"] == pytest.approx(
+        rows[1]["probability"]
+    )
 
 
 def test_a_picture_is_prepared_as_its_publisher_says():

@@ -18,7 +18,9 @@ def module_of(path):
 
 
 def rank(module):
-    """0 for leaves and the bare package, 1 ... 6 for the rooms, 7 for commands: who may import whom."""
+    """0 for leaves and the bare package, 1 ... 6 for the rooms, 7 for commands: who may import
+    whom.
+    """
     pieces = module.split(".")
     if pieces[-1] == "__main__":
         return len(ROOMS) + 1
@@ -28,22 +30,32 @@ def rank(module):
 
 
 def imports(code, package):
-    """(line, module, inside a function or under TYPE_CHECKING) of every import of `code`, absolute and in full."""
+    """(line, module, inside a function or under TYPE_CHECKING) of every import of `code`, absolute
+    and in full.
+    """
     tree = ast.parse(code)
-    later = {id(inner) for node in ast.walk(tree)
-             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-             or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-             for inner in ast.walk(node)}
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield node.lineno, name.name, id(node) in later
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             source = ".".join([*above, *([node.module] if node.module else [])])
             for name in node.names:
                 yield node.lineno, _inside(source, name.name), id(node) in later
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
+            "import_module",
+            "__import__",
+        ):
             yield node.lineno, "an import whose name is computed", id(node) in later
 
 
@@ -71,7 +83,11 @@ def package_of(path):
 def test_no_room_imports_what_stands_behind_it():
     inner = [path for path in SOURCES if module_of(path) != "tinynet"]
     assert {rank(module_of(path)) for path in inner} == set(range(len(ROOMS) + 2))
-    assert [wrong for path in inner for wrong in wrongs(path.read_text(), module_of(path), package_of(path))] == []
+    assert [
+        wrong
+        for path in inner
+        for wrong in wrongs(path.read_text(), module_of(path), package_of(path))
+    ] == []
 
 
 def test_the_package_itself_imports_nothing_when_it_is_imported():
@@ -79,54 +95,79 @@ def test_the_package_itself_imports_nothing_when_it_is_imported():
     assert [found for found in imports(path.read_text(), "tinynet") if not found[2]] == []
 
 
-@pytest.mark.parametrize("code", [
-    "import tinynet.fit.loop",
-    "from tinynet.fit import loop",
-    "from tinynet import fit",
-    "from tinynet import cli, evaluate",
-    "def late():\n    from tinynet.score.metrics import score",
-    "class A:\n    def late(self):\n        import tinynet.report.tables as tables",
-    "if TYPE_CHECKING:\n    from tinynet.fit.loop import Training",
-    "from ..fit import recipes",
-    "from tinynet.data.__main__ import main",
-    "import importlib\nimportlib.import_module('tinynet.fit.loop')",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tinynet.fit.loop",
+        "from tinynet.fit import loop",
+        "from tinynet import fit",
+        "from tinynet import cli, evaluate",
+        "def late():\n    from tinynet.score.metrics import score",
+        "class A:\n    def late(self):\n        import tinynet.report.tables as tables",
+        "if TYPE_CHECKING:\n    from tinynet.fit.loop import Training",
+        "from ..fit import recipes",
+        "from tinynet.data.__main__ import main",
+        "import importlib\nimportlib.import_module('tinynet.fit.loop')",
+    ],
+)
 def test_the_reader_of_imports_sees_every_way_of_writing_one(code):
     assert len(list(wrongs(code, "tinynet.models.vgg", "tinynet.models"))) == 1
 
 
-@pytest.mark.parametrize("code", [
-    "from tinynet.data.batches import batches", "from tinynet import cli, __version__", "from . import vgg",
-    "import torch", "from tinynet.errors import InputError", "from tinynet import TinyImageNet",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from tinynet.data.batches import batches",
+        "from tinynet import cli, __version__",
+        "from . import vgg",
+        "import torch",
+        "from tinynet.errors import InputError",
+        "from tinynet import TinyImageNet",
+    ],
+)
 def test_what_stands_before_may_be_imported(code):
     assert list(wrongs(code, "tinynet.models.vgg", "tinynet.models")) == []
     assert len(list(wrongs(code, "tinynet.files", "tinynet"))) == ("data" in code or "Tiny" in code)
 
 
-@pytest.mark.parametrize("file", ["cli.py", "errors.py", "files.py", "runs.py", "fit/recipes.py", "jobs/plan.py"])
+@pytest.mark.parametrize(
+    "file", ["cli.py", "errors.py", "files.py", "runs.py", "fit/recipes.py", "jobs/plan.py"]
+)
 def test_what_help_reads_imports_no_torch(file):
     path = ROOT / "tinynet" / file
-    found = {module.split(".")[0] for _, module, later in imports(path.read_text(), package_of(path)) if not later}
+    found = {
+        module.split(".")[0]
+        for _, module, later in imports(path.read_text(), package_of(path))
+        if not later
+    }
     assert not found & {"torch", "torchvision", "matplotlib", "scipy", "tqdm"}
 
 
 def test_starting_a_command_loads_nothing_slow():
-    code = ("import importlib, sys\n"
-            f"for name in {[*PROGRAMS, 'tinynet.cli']}:\n"
-            "    importlib.import_module(name)\n"
-            "print(sorted({name.split('.')[0] for name in sys.modules}))")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        "import importlib, sys\n"
+        f"for name in {[*PROGRAMS, 'tinynet.cli']}:\n"
+        "    importlib.import_module(name)\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     loaded = ast.literal_eval(done.stdout)
     assert "tinynet" in loaded
     assert not {"torch", "torchvision", "torchinfo", "matplotlib", "scipy", "PIL"} & set(loaded)
 
 
 def test_pickles_are_never_trusted():
-    calls = [call for folder in ("tinynet", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
-             for call in ast.walk(ast.parse(path.read_text()))
-             if isinstance(call, ast.Call)
-             and ast.unparse(call.func) in ("torch.load", "load_state_dict_from_url", "weights.get_state_dict")]
+    calls = [
+        call
+        for folder in ("tinynet", "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func)
+        in ("torch.load", "load_state_dict_from_url", "weights.get_state_dict")
+    ]
     assert len(calls) >= 3
     for call in calls:
         assert "weights_only=True" in map(ast.unparse, call.keywords), ast.unparse(call)

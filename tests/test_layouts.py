@@ -1,4 +1,6 @@
-"""Archives and folders as people have them: what is data, where it lies, and what is left out with a word."""
+"""Archives and folders as people have them: what is data, where it lies, and what is left out with
+a word.
+"""
 
 import io
 import json
@@ -36,21 +38,36 @@ def names(folder):
     return [file.relative_to(folder).as_posix() for file in expand([str(folder)])]
 
 
-# --- which files are data -------------------------------------------------------------------------------
+# --- which files are data ---
 
 
 def test_hidden_and_machine_made_files_are_left_out_at_any_depth_and_counted(tmp_path, capsys):
     for name in ("a.png", "deep/er/b.png"):
         draw(tmp_path / name)
-    for place in (".ipynb_checkpoints", "deep/.git", "deep/er/@eaDir", "__MACOSX/deep", "deep/er/$RECYCLE.BIN"):
+    for place in (
+        ".ipynb_checkpoints",
+        "deep/.git",
+        "deep/er/@eaDir",
+        "__MACOSX/deep",
+        "deep/er/$RECYCLE.BIN",
+    ):
         draw(tmp_path / place / "copy.png")
     draw(tmp_path / "deep/._b.png")
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "deep/IMG_1.HEIC").write_bytes(b"no image that can be read")
     assert names(tmp_path) == ["a.png", "deep/er/b.png"]
-    said, = capsys.readouterr().err.splitlines()
-    assert all(words in said for words in ("skipped 8 files", "3 hidden", "3 system files", "2 not images",
-                                           ".ipynb_checkpoints", "IMG_1.HEIC"))
+    (said,) = capsys.readouterr().err.splitlines()
+    assert all(
+        words in said
+        for words in (
+            "skipped 8 files",
+            "3 hidden",
+            "3 system files",
+            "2 not images",
+            ".ipynb_checkpoints",
+            "IMG_1.HEIC",
+        )
+    )
     assert names(tmp_path / "deep/er") == ["b.png"]
 
 
@@ -71,7 +88,12 @@ def test_links_to_folders_are_followed_once_each(tmp_path, capsys):
     (folder / "dog/itself").symlink_to(folder / "dog/itself")
     labelled = labelled_pictures(folder, CLASSES)
     assert [file.relative_to(folder).as_posix() for file in labelled.files] == [
-        "cat/a.png", "cat/more/0.png", "cat/more/1.png", "cat/more/2.png", "dog/a.png"]
+        "cat/a.png",
+        "cat/more/0.png",
+        "cat/more/1.png",
+        "cat/more/2.png",
+        "dog/a.png",
+    ]
     assert labelled.labels == (0, 0, 0, 0, 1)
     said = capsys.readouterr().err
     assert "links not followed" in said and len(said.splitlines()) == 1
@@ -121,20 +143,28 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", deny)
-    complaint(lambda: labelled_pictures(tmp_path, CLASSES), "cat", "Permission denied", "make it readable")
+    complaint(
+        lambda: labelled_pictures(tmp_path, CLASSES), "cat", "Permission denied", "make it readable"
+    )
 
 
 def test_an_archive_leaves_out_what_folders_leave_out(folder, packed, capsys):
     train = folder / "train" / packed.wnids[0]
     image = next((train / "images").iterdir())
-    for name in (".ipynb_checkpoints/copy.JPEG", "images/.ipynb_checkpoints/copy.JPEG", "@eaDir/copy.JPEG"):
+    for name in (
+        ".ipynb_checkpoints/copy.JPEG",
+        "images/.ipynb_checkpoints/copy.JPEG",
+        "@eaDir/copy.JPEG",
+    ):
         (train / name).parent.mkdir(exist_ok=True)
         shutil.copy(image, train / name)
     (train / "images/readme.md").write_text("no image")
     again = open_packed(folder)
     assert again.contents == packed.contents and len(again.train) == len(packed.train)
     said = capsys.readouterr().err
-    assert all(words in said for words in ("skipped 4 files", "2 hidden", "1 system files", "readme.md"))
+    assert all(
+        words in said for words in ("skipped 4 files", "2 hidden", "1 system files", "readme.md")
+    )
 
 
 def test_an_archive_of_links_is_that_of_files(folder, packed, tmp_path):
@@ -146,7 +176,7 @@ def test_an_archive_of_links_is_that_of_files(folder, packed, tmp_path):
     assert open_packed(linked).contents == packed.contents
 
 
-# --- layouts ----------------------------------------------------------------------------------------------
+# --- layouts ---
 
 
 def same_data(archive, packed):
@@ -162,7 +192,9 @@ def test_classes_come_from_the_folders_where_their_list_is_gone(folder, packed, 
     archive = Archive(folder)
     same_data(archive, packed)
     assert archive.names == packed.names
-    assert "wnids.txt is missing; using the 6 folders in train/ as classes" in capsys.readouterr().err
+    assert (
+        "wnids.txt is missing; using the 6 folders in train/ as classes" in capsys.readouterr().err
+    )
     shutil.rmtree(folder / "train")
     complaint(lambda: Archive(folder), "no Tiny ImageNet", "train/ and val/")
 
@@ -222,7 +254,12 @@ def test_images_saved_again_have_the_labels_and_boxes_of_their_names(folder, pac
         assert np.array_equal(archive.part(name).boxes, packed.part(name).boxes)
         assert (packed.part(name).boxes >= 0).any()
     draw(folder / "val/images/val_3.JPEG")
-    complaint(lambda: Archive(folder), "val_3.JPEG", "val_3.png", "the same line of val/val_annotations.txt")
+    complaint(
+        lambda: Archive(folder),
+        "val_3.JPEG",
+        "val_3.png",
+        "the same line of val/val_annotations.txt",
+    )
 
 
 def test_a_line_that_contradicts_another_is_refused(folder):
@@ -230,8 +267,12 @@ def test_a_line_that_contradicts_another_is_refused(folder):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[0]]) + "\n")
     assert len(Archive(folder).val.files) == 24  # twice the same is no contradiction
-    other = next(line.split("\t")[1] for line in lines if line.split("\t")[1] != lines[0].split("\t")[1])
-    path.write_text("\n".join([*lines, "\t".join([lines[0].split("\t")[0], other, *"0011"])]) + "\n")
+    other = next(
+        line.split("\t")[1] for line in lines if line.split("\t")[1] != lines[0].split("\t")[1]
+    )
+    path.write_text(
+        "\n".join([*lines, "\t".join([lines[0].split("\t")[0], other, *"0011"])]) + "\n"
+    )
     complaint(lambda: Archive(folder), "line 25", other, "an earlier line says")
 
 
@@ -243,11 +284,13 @@ def test_a_class_without_train_images_is_refused(folder, packed):
 def test_annotations_without_images_are_reported(folder, capsys):
     (folder / "val/images/val_3.JPEG").unlink()
     assert len(Archive(folder).val.files) == 23
-    said, = capsys.readouterr().err.splitlines()
+    (said,) = capsys.readouterr().err.splitlines()
     assert "val/val_annotations.txt lists 24 images and 23 are there" in said
 
 
-@pytest.mark.parametrize("box", ["0\t0\t70000\t9", "-3\t0\t5\t9", "9\t0\t5\t9", "nan\t0\t5\t9", "1\t2"])
+@pytest.mark.parametrize(
+    "box", ["0\t0\t70000\t9", "-3\t0\t5\t9", "9\t0\t5\t9", "nan\t0\t5\t9", "1\t2"]
+)
 def test_invalid_boxes_are_rejected(folder, box):
     path = folder / "val/val_annotations.txt"
     first, *lines = path.read_text().splitlines()
@@ -255,8 +298,16 @@ def test_invalid_boxes_are_rejected(folder, box):
     complaint(lambda: Archive(folder), "line 1", "TAB")
 
 
-@pytest.mark.parametrize("ending, mode", [(".tar", "w:"), (".tar.gz", "w:gz"), (".tgz", "w:gz"), (".tar.bz2", "w:bz2"),
-                                          (".tar.xz", "w:xz")])
+@pytest.mark.parametrize(
+    "ending, mode",
+    [
+        (".tar", "w:"),
+        (".tar.gz", "w:gz"),
+        (".tgz", "w:gz"),
+        (".tar.bz2", "w:bz2"),
+        (".tar.xz", "w:xz"),
+    ],
+)
 def test_a_tar_is_read_in_place(folder, packed, tmp_path, ending, mode):
     path = tmp_path / f"tiny-imagenet-200{ending}"
     with tarfile.open(path, mode) as target:
@@ -264,20 +315,26 @@ def test_a_tar_is_read_in_place(folder, packed, tmp_path, ending, mode):
     shutil.rmtree(folder)
     assert open_packed(path).contents == open_packed(tmp_path).contents == packed.contents
     item, label = TinyImageNet(path, "val")[5]
-    assert np.array_equal(np.asarray(item), packed.val.pictures[5]) and label == packed.val.labels[5]
+    assert (
+        np.array_equal(np.asarray(item), packed.val.pictures[5]) and label == packed.val.labels[5]
+    )
 
 
 def test_a_broken_tar_is_named(folder, tmp_path):
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as target:
         target.add(folder, "tiny-imagenet-200")
     whole = (tmp_path / "a.tar.gz").read_bytes()
-    (tmp_path / "short.tar.gz").write_bytes(whole[:len(whole) // 2])
-    complaint(lambda: open_packed(tmp_path / "short.tar.gz"), "short.tar.gz", "cut short or damaged")
+    (tmp_path / "short.tar.gz").write_bytes(whole[: len(whole) // 2])
+    complaint(
+        lambda: open_packed(tmp_path / "short.tar.gz"), "short.tar.gz", "cut short or damaged"
+    )
     with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as target:
         info = tarfile.TarInfo("tiny-imagenet-200/train/n01/images/a.JPEG")
         info.size = 2**29
         target.addfile(info, Zeros(info.size))
-    complaint(lambda: open_packed(tmp_path / "bomb.tar.gz"), "bomb.tar.gz", "decompresses to more than")
+    complaint(
+        lambda: open_packed(tmp_path / "bomb.tar.gz"), "bomb.tar.gz", "decompresses to more than"
+    )
 
 
 class Zeros(io.RawIOBase):
@@ -308,19 +365,28 @@ def test_a_tar_with_a_link_to_a_class_folder_is_refused(folder, packed, tmp_path
         link = tarfile.TarInfo("tiny-imagenet-200/train/again")
         link.type, link.linkname = tarfile.SYMTYPE, packed.wnids[0]
         target.addfile(link)
-    complaint(lambda: Archive(tmp_path / "a.tar"), "a.tar", "train/again links to the folder", packed.wnids[0])
+    complaint(
+        lambda: Archive(tmp_path / "a.tar"),
+        "a.tar",
+        "train/again links to the folder",
+        packed.wnids[0],
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_different_files_of_one_name_in_a_zip_are_refused(contents, packed, tmp_path):
-    name, other = [name for name in contents if name.startswith("train/") and name.endswith(".JPEG")][:2]
+    name, other = [
+        name for name in contents if name.startswith("train/") and name.endswith(".JPEG")
+    ][:2]
     for file, second in (("same.zip", name), ("different.zip", other)):
         with zipfile.ZipFile(tmp_path / file, "w") as target:
             for each, data in contents.items():
                 target.writestr(each, data)
             target.writestr(name, contents[second])
     same_data(Archive(tmp_path / "same.zip"), packed)
-    complaint(lambda: Archive(tmp_path / "different.zip"), "different.zip", "two different files", name)
+    complaint(
+        lambda: Archive(tmp_path / "different.zip"), "different.zip", "two different files", name
+    )
 
 
 def test_names_written_on_windows_are_read(contents, packed, tmp_path):
@@ -333,21 +399,30 @@ def test_names_written_on_windows_are_read(contents, packed, tmp_path):
 
 
 def mirror(packed, contents, folder, metadata=True, split_val=False):
-    """The parquet files of a mirror on the Hub: images as bytes, labels as numbers, their names in the metadata."""
+    """The parquet files of a mirror on the Hub: images as bytes, labels as numbers, their names in
+    the metadata.
+    """
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    features = {"image": {"_type": "Image"}, "label": {"names": list(packed.wnids), "_type": "ClassLabel"}}
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(packed.wnids), "_type": "ClassLabel"},
+    }
     folder.mkdir(parents=True)
     for split, name in (("train", "train"), ("val", "valid")):
         part = packed.part(split)
         images = [{"bytes": contents[file], "path": None} for file in part.files]
         table = pyarrow.table({"image": images, "label": part.labels})
         if metadata:
-            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+            table = table.replace_schema_metadata(
+                {"huggingface": json.dumps({"info": {"features": features}})}
+            )
         halves = [table.slice(0, 9), table.slice(9)] if split_val and split == "val" else [table]
         for number, half in enumerate(halves):
-            parquet.write_table(half, folder / f"{name}-{number:05}-of-{len(halves):05}.parquet", row_group_size=7)
+            parquet.write_table(
+                half, folder / f"{name}-{number:05}-of-{len(halves):05}.parquet", row_group_size=7
+            )
     return folder
 
 
@@ -358,7 +433,9 @@ def test_the_files_of_a_mirror_are_an_archive(packed, contents, tmp_path, place)
     assert again.wnids == packed.wnids and len(again.test) == 0
     for name in ("train", "val"):
         ours, theirs = again.part(name), packed.part(name)
-        order = np.argsort(theirs.labels, kind="stable") if name == "train" else np.arange(len(theirs))
+        order = (
+            np.argsort(theirs.labels, kind="stable") if name == "train" else np.arange(len(theirs))
+        )
         assert np.array_equal(ours.pictures, theirs.pictures[order])
         assert np.array_equal(ours.labels, theirs.labels[order])
     one = next((tmp_path / place).glob("train-*.parquet"))
@@ -370,13 +447,17 @@ def test_parquet_files_that_are_no_mirror_are_refused(packed, contents, tmp_path
     complaint(lambda: open_packed(tmp_path / "bare"), "no class names in its metadata")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/train-0.parquet").write_bytes(b"PAR1 is how they begin")
-    complaint(lambda: open_packed(tmp_path / "broken"), "train-0.parquet", "cannot be read as parquet")
+    complaint(
+        lambda: open_packed(tmp_path / "broken"), "train-0.parquet", "cannot be read as parquet"
+    )
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     complaint(lambda: open_packed(tmp_path / "bare"), "pip install pyarrow")
 
 
 def describe(file, change):
-    """Change what the metadata of a parquet file say of its columns; a column that it lacks gets zeros."""
+    """Change what the metadata of a parquet file say of its columns; a column that it lacks gets
+    zeros.
+    """
     from pyarrow import parquet
 
     table = parquet.read_table(file)
@@ -387,12 +468,25 @@ def describe(file, change):
     parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), file)
 
 
-@pytest.mark.parametrize("pattern, change, words", [
-    ("valid-*", lambda features: features["label"]["names"].reverse(), ["valid-0", "class names differ", "train-0"]),
-    ("*", lambda features: features.update(fine={"_type": "ClassLabel", "names": ["a", "b"]}), ["2 of ClassLabel"]),
-    ("train-*", None, ["train-00000-of-00002.parquet", "one of 2 files, and 1 are there"]),
-])
-def test_parquet_files_that_do_not_fit_together_are_refused(packed, contents, tmp_path, pattern, change, words):
+@pytest.mark.parametrize(
+    "pattern, change, words",
+    [
+        (
+            "valid-*",
+            lambda features: features["label"]["names"].reverse(),
+            ["valid-0", "class names differ", "train-0"],
+        ),
+        (
+            "*",
+            lambda features: features.update(fine={"_type": "ClassLabel", "names": ["a", "b"]}),
+            ["2 of ClassLabel"],
+        ),
+        ("train-*", None, ["train-00000-of-00002.parquet", "one of 2 files, and 1 are there"]),
+    ],
+)
+def test_parquet_files_that_do_not_fit_together_are_refused(
+    packed, contents, tmp_path, pattern, change, words
+):
     for file in sorted(mirror(packed, contents, tmp_path / "mirror").glob(pattern)):
         if change:
             describe(file, change)

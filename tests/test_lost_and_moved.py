@@ -1,4 +1,6 @@
-"""Runs whose files are lost or broken, whose surroundings have moved, or that lie where nothing can be written."""
+"""Runs whose files are lost or broken, whose surroundings have moved, or that lie where nothing can
+be written.
+"""
 
 import json
 import os
@@ -17,25 +19,52 @@ from tinynet.models.vgg import Backbone
 from tinynet.report import __main__ as report_command
 from tinynet.runs import StageFolder
 
-LATER = ("--epochs", "2", "--batch", "16", "--size", "32", "--crop-side", "28", "32", "--device", "cpu",
-         "--precision", "float32")
+LATER = (
+    "--epochs",
+    "2",
+    "--batch",
+    "16",
+    "--size",
+    "32",
+    "--crop-side",
+    "28",
+    "32",
+    "--device",
+    "cpu",
+    "--precision",
+    "float32",
+)
 
 
 @pytest.fixture(scope="module")
 def place(archive_path, tmp_path_factory):
-    """A folder with weights, a finished base, a finetune on it that goes elsewhere, and one that was stopped."""
+    """A folder with weights, a finished base, a finetune on it that goes elsewhere, and one that
+    was stopped.
+    """
     root = tmp_path_factory.mktemp("place")
     with thin_network() as patch:
         patch.chdir(root)
         shutil.copy(archive_path, "drawn.zip")
-        torch.save({f"features.{name}": tensor for name, tensor in Backbone().features.state_dict().items()}, "vgg.pth")
+        torch.save(
+            {
+                f"features.{name}": tensor
+                for name, tensor in Backbone().features.state_dict().items()
+            },
+            "vgg.pth",
+        )
         flags = list(SMALL)
         flags[flags.index("none")] = "vgg.pth"
         base = ("--stage", "base", "--data", "drawn.zip", *flags, "--epochs", "2")
         assert call(train, *base, "--out", "base").status == 0
-        assert call(train, "--stage", "finetune", "--run", "base", *LATER, "--out", "whole").status == 0
+        assert (
+            call(train, "--stage", "finetune", "--run", "base", *LATER, "--out", "whole").status
+            == 0
+        )
         stop(patch, 2)
-        assert call(train, "--stage", "finetune", "--run", "base", *LATER, "--out", "stopped").status == 130
+        assert (
+            call(train, "--stage", "finetune", "--run", "base", *LATER, "--out", "stopped").status
+            == 130
+        )
         stop(patch, 3)
         assert call(train, *base, "--out", "stopped-base").status == 130
     return root
@@ -72,10 +101,12 @@ def weights(run, stage="finetune"):
 
 
 def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
-# --- lost and broken --------------------------------------------------------------------------------------
+# --- lost and broken ---
 
 
 def test_a_stage_has_its_first_checkpoint_before_its_recipe(here, monkeypatch):
@@ -108,23 +139,38 @@ def test_the_best_weights_are_not_replaced_where_the_last_are_lost(here):
     assert folder.best.read_bytes() == before
 
 
-@pytest.mark.parametrize("stage, file, content, words", [
-    ("finetune", "last.pt", b"", ["last.pt", "--restart"]),
-    ("finetune", "last.pt", b"PK\x03\x04 cut short", ["last.pt", "--restart"]),
-    ("finetune", "last.pt", "base/base/last.pt", ["last.pt", "another training", "--restart"]),
-    ("finetune", "last.pt", "base/base/best.pt", ["last.pt", "training", "--restart"]),
-    ("finetune", "best.pt", None, ["best.pt", "no such checkpoint", "--restart"]),
-    ("finetune", "best.pt", b"broken", ["best.pt", "--restart"]),
-    ("finetune", "best.pt", "whole/finetune/last.pt", ["best.pt", "--restart"]),
-    ("finetune", "log.jsonl", b'{"kind": "step", "step": 1}\nno row\n', ["log.jsonl, line 2", "not JSON"]),
-    ("finetune", "log.jsonl", b'[1, 2]\n', ["log.jsonl, line 1", "list"]),
-    ("finetune", "log.jsonl", b'{"kind": "step", "step": "one"}\n', ["log.jsonl, line 1", "step"]),
-    ("finetune", "log.jsonl", b'\xff\xfe\x00\n', ["log.jsonl", "not text"]),
-    ("finetune", "recipe.json", b"[]", ["recipe.json", "list"]),
-    ("finetune", "recipe.json", b'{"recipe": 3}', ["recipe.json", "recipe is '3'"]),
-    ("finetune", "recipe.json", b"[" * 100_000, ["recipe.json"]),
-])
-def test_what_a_stage_holds_is_looked_at_before_anything_is_written(here, stage, file, content, words):
+@pytest.mark.parametrize(
+    "stage, file, content, words",
+    [
+        ("finetune", "last.pt", b"", ["last.pt", "--restart"]),
+        ("finetune", "last.pt", b"PK\x03\x04 cut short", ["last.pt", "--restart"]),
+        ("finetune", "last.pt", "base/base/last.pt", ["last.pt", "another training", "--restart"]),
+        ("finetune", "last.pt", "base/base/best.pt", ["last.pt", "training", "--restart"]),
+        ("finetune", "best.pt", None, ["best.pt", "no such checkpoint", "--restart"]),
+        ("finetune", "best.pt", b"broken", ["best.pt", "--restart"]),
+        ("finetune", "best.pt", "whole/finetune/last.pt", ["best.pt", "--restart"]),
+        (
+            "finetune",
+            "log.jsonl",
+            b'{"kind": "step", "step": 1}\nno row\n',
+            ["log.jsonl, line 2", "not JSON"],
+        ),
+        ("finetune", "log.jsonl", b"[1, 2]\n", ["log.jsonl, line 1", "list"]),
+        (
+            "finetune",
+            "log.jsonl",
+            b'{"kind": "step", "step": "one"}\n',
+            ["log.jsonl, line 1", "step"],
+        ),
+        ("finetune", "log.jsonl", b"\xff\xfe\x00\n", ["log.jsonl", "not text"]),
+        ("finetune", "recipe.json", b"[]", ["recipe.json", "list"]),
+        ("finetune", "recipe.json", b'{"recipe": 3}', ["recipe.json", "recipe is '3'"]),
+        ("finetune", "recipe.json", b"[" * 100_000, ["recipe.json"]),
+    ],
+)
+def test_what_a_stage_holds_is_looked_at_before_anything_is_written(
+    here, stage, file, content, words
+):
     shutil.copytree("whole", "broken")
     folder = StageFolder("broken", stage)
     (folder.path / "scores.jsonl").unlink()
@@ -144,13 +190,27 @@ def put(state, *path, value):
     state[last] = value
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda state: put(state, "schedule", "last_epoch", value=state["schedule"]["last_epoch"] + 1), ["the schedule"]),
-    (lambda state: put(state, "schedule", "last_epoch", value=0), ["the schedule"]),
-    (lambda state: put(state, "optimizer", "param_groups", 0, "lr", value=float("nan")), ["rates"]),
-    (lambda state: put(state, "loss_sum", value=float("nan")), ["sums"]),
-    (lambda state: put(state, "module", value={}), ["does not belong to finetune", "Missing key"]),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            lambda state: put(
+                state, "schedule", "last_epoch", value=state["schedule"]["last_epoch"] + 1
+            ),
+            ["the schedule"],
+        ),
+        (lambda state: put(state, "schedule", "last_epoch", value=0), ["the schedule"]),
+        (
+            lambda state: put(state, "optimizer", "param_groups", 0, "lr", value=float("nan")),
+            ["rates"],
+        ),
+        (lambda state: put(state, "loss_sum", value=float("nan")), ["sums"]),
+        (
+            lambda state: put(state, "module", value={}),
+            ["does not belong to finetune", "Missing key"],
+        ),
+    ],
+)
 def test_a_state_that_contradicts_itself_is_refused(here, change, words):
     path = StageFolder("stopped", "finetune").last
     stored = torch.load(path, weights_only=True)
@@ -164,7 +224,21 @@ def other_seed(place):
     """The same finetune with another seed, finished."""
     with pytest.MonkeyPatch.context() as patch, thin_network():
         patch.chdir(place)
-        assert call(train, "--stage", "finetune", "--run", "base", *LATER, "--seed", "1", "--out", "seed-1").status == 0
+        assert (
+            call(
+                train,
+                "--stage",
+                "finetune",
+                "--run",
+                "base",
+                *LATER,
+                "--seed",
+                "1",
+                "--out",
+                "seed-1",
+            ).status
+            == 0
+        )
     return place / "seed-1"
 
 
@@ -176,10 +250,14 @@ def test_checkpoints_of_another_training_are_refused(other_seed, here, file, sou
     refused(train, ["--resume", "whole"], f"whole/finetune/{file}", "another training", "--restart")
 
 
-@pytest.mark.parametrize("command, flags", [
-    (evaluate, ["--run", "whole"]), (predict, ["--run", "whole"]),
-    (train, ["--stage", "fixres", "--run", "whole", "--out", "later"]),
-])
+@pytest.mark.parametrize(
+    "command, flags",
+    [
+        (evaluate, ["--run", "whole"]),
+        (predict, ["--run", "whole"]),
+        (train, ["--stage", "fixres", "--run", "whole", "--out", "later"]),
+    ],
+)
 def test_weights_of_another_training_are_not_scored_or_trained_on(other_seed, here, command, flags):
     shutil.copy("seed-1/finetune/best.pt", "whole/finetune")
     refused(command, flags, "whole/finetune/best.pt", "another training", "use the file")
@@ -192,14 +270,26 @@ def test_epochs_that_a_finished_stage_was_not_trained_for_are_reported(here):
     recipe["recipe"]["finetune"]["epochs"] += 3
     path.write_text(json.dumps(recipe))
     ran = call(train, "--resume", "whole")
-    assert ran.status == 0 and f"finished after {epochs} epochs, though its recipe.json says {epochs + 3}" in ran.err
+    assert (
+        ran.status == 0
+        and f"finished after {epochs} epochs, though its recipe.json says {epochs + 3}" in ran.err
+    )
 
 
 def test_unfinished_runs_say_how_to_finish_them(here):
-    refused(evaluate, ["--run", "stopped", "--stage", "finetune"], "stopped/finetune is not finished",
-            "--resume stopped")
+    refused(
+        evaluate,
+        ["--run", "stopped", "--stage", "finetune"],
+        "stopped/finetune is not finished",
+        "--resume stopped",
+    )
     StageFolder("whole", "finetune").best.unlink()
-    refused(predict, ["--run", "whole", "--stage", "finetune"], "whole/finetune/best.pt is missing", "--resume whole")
+    refused(
+        predict,
+        ["--run", "whole", "--stage", "finetune"],
+        "whole/finetune/best.pt is missing",
+        "--resume whole",
+    )
 
 
 def test_data_that_moved_is_found_by_the_environment(here, monkeypatch):
@@ -209,7 +299,9 @@ def test_data_that_moved_is_found_by_the_environment(here, monkeypatch):
     for stage in ("base", "finetune"):
         folder = StageFolder("whole", stage)
         if folder.started:
-            folder.recipe.write_text(json.dumps(json.loads(folder.recipe.read_text()) | {"data": "/gone.zip"}))
+            folder.recipe.write_text(
+                json.dumps(json.loads(folder.recipe.read_text()) | {"data": "/gone.zip"})
+            )
     refused(evaluate, ["--run", "whole"], "/gone.zip", "--data")
     monkeypatch.setenv("TINYNET_DATA", str(moved))
     assert call(evaluate, "--run", "whole", "--cache", "cache").status == 0
@@ -220,26 +312,44 @@ def test_a_stage_whose_recipe_is_lost_is_not_begun_again(here):
     folder.recipe.unlink()
     (folder.path / "scores.jsonl").unlink()
     before = folder.best.read_bytes()
-    refused(train, ["--stage", "finetune", "--run", "base", *LATER, "--out", "whole"], "whole/finetune/recipe.json",
-            "is missing", "has been trained")
+    refused(
+        train,
+        ["--stage", "finetune", "--run", "base", *LATER, "--out", "whole"],
+        "whole/finetune/recipe.json",
+        "is missing",
+        "has been trained",
+    )
     assert folder.best.read_bytes() == before
 
 
 @pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e300"])
-@pytest.mark.parametrize("row", ['{"kind": "step", "epoch": 0, "step": 1, "lr": 0.1, "loss": %s}',
-                                 '{"kind": "step", "epoch": 0, "step": 1, "lr": %s, "loss": 0.1}'])
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"kind": "step", "epoch": 0, "step": 1, "lr": 0.1, "loss": %s}',
+        '{"kind": "step", "epoch": 0, "step": 1, "lr": %s, "loss": 0.1}',
+    ],
+)
 def test_a_log_with_numbers_beyond_reason_is_refused(here, row, number):
     log = StageFolder("whole", "finetune").log
     before = log.read_text()
     log.write_text(before + row % number + "\n")
     line = before.count("\n") + 1
-    refused(report_command, ["whole", "--data", "drawn.zip"], f"whole/finetune/log.jsonl, line {line}:",
-            "not a finite number")
+    refused(
+        report_command,
+        ["whole", "--data", "drawn.zip"],
+        f"whole/finetune/log.jsonl, line {line}:",
+        "not a finite number",
+    )
 
 
 def test_restart_starts_an_unfinished_stage_over(here):
     ran = call(train, "--resume", "stopped", "--restart")
-    assert ran.status == 0 and "resumed at" not in ran.err and same(weights("stopped"), weights("whole"))
+    assert (
+        ran.status == 0
+        and "resumed at" not in ran.err
+        and same(weights("stopped"), weights("whole"))
+    )
     before = StageFolder("whole", "finetune").best.read_bytes()
     refused(train, ["--resume", "whole", "--restart"], "--restart", "whole is finished")
     assert StageFolder("whole", "finetune").best.read_bytes() == before
@@ -252,19 +362,31 @@ def test_missing_log_only_loses_curves(here):
     assert ran.status == 0 and same(weights("stopped"), weights("whole"))
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda recipe: recipe["recipe"]["finetune"].update(epochs="two"), ["epochs is 'two'", "an integer"]),
-    (lambda recipe: recipe["recipe"]["finetune"].update(lr=float("nan")), ["lr is nan", "a number"]),
-    (lambda recipe: recipe["recipe"]["finetune"].update(weight_decay=float("inf")), ["weight_decay is inf"]),
-    (lambda recipe: recipe["recipe"]["finetune"].update(batch=True), ["batch is True"]),
-    (lambda recipe: recipe["recipe"]["finetune"].update(crop_side=[28, "x"]), ["crop_side"]),
-    (lambda recipe: recipe["recipe"]["data"].update(split_seed=-1), ["split_seed is -1"]),
-    (lambda recipe: recipe["recipe"].pop("network"), ["KeyError"]),
-    (lambda recipe: recipe.update(stages=["basis"]), ["basis"]),
-    (lambda recipe: recipe.update(data=3), ["data is '3'"]),
-    (lambda recipe: recipe.update(device="cpu"), ["device", "not a JSON object"]),
-    (lambda recipe: recipe.pop("data_digest"), ["has no data_digest"]),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            lambda recipe: recipe["recipe"]["finetune"].update(epochs="two"),
+            ["epochs is 'two'", "an integer"],
+        ),
+        (
+            lambda recipe: recipe["recipe"]["finetune"].update(lr=float("nan")),
+            ["lr is nan", "a number"],
+        ),
+        (
+            lambda recipe: recipe["recipe"]["finetune"].update(weight_decay=float("inf")),
+            ["weight_decay is inf"],
+        ),
+        (lambda recipe: recipe["recipe"]["finetune"].update(batch=True), ["batch is True"]),
+        (lambda recipe: recipe["recipe"]["finetune"].update(crop_side=[28, "x"]), ["crop_side"]),
+        (lambda recipe: recipe["recipe"]["data"].update(split_seed=-1), ["split_seed is -1"]),
+        (lambda recipe: recipe["recipe"].pop("network"), ["KeyError"]),
+        (lambda recipe: recipe.update(stages=["basis"]), ["basis"]),
+        (lambda recipe: recipe.update(data=3), ["data is '3'"]),
+        (lambda recipe: recipe.update(device="cpu"), ["device", "not a JSON object"]),
+        (lambda recipe: recipe.pop("data_digest"), ["has no data_digest"]),
+    ],
+)
 def test_a_recipe_with_strange_values_is_refused(here, change, words):
     path = StageFolder("stopped", "finetune").recipe
     recipe = json.loads(path.read_text())
@@ -273,13 +395,28 @@ def test_a_recipe_with_strange_values_is_refused(here, change, words):
     refused(train, ["--resume", "stopped"], "stopped/finetune/recipe.json", *words)
 
 
-@pytest.mark.parametrize("command, flags", [
-    (evaluate, ["--run", "whole", "--stage", "finetune"]), (report_command, ["whole"]),
-    (fixres, ["--run", "whole", "--stage", "finetune", "--sizes", "40", "--no-fit"])])
-@pytest.mark.parametrize("file, content", [
-    ("scores.jsonl", b"no row\n"), ("scores.jsonl", b'{"split": "val"}\n'), ("scores.jsonl", b"\xff\n"),
-    ("scores.jsonl", b'{"split": "val", "views": "none", "merge": "mean", "size": 32, "top1": 0.1, "n": "many"}\n'),
-    ("best.pt", b"broken")])
+@pytest.mark.parametrize(
+    "command, flags",
+    [
+        (evaluate, ["--run", "whole", "--stage", "finetune"]),
+        (report_command, ["whole"]),
+        (fixres, ["--run", "whole", "--stage", "finetune", "--sizes", "40", "--no-fit"]),
+    ],
+)
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("scores.jsonl", b"no row\n"),
+        ("scores.jsonl", b'{"split": "val"}\n'),
+        ("scores.jsonl", b"\xff\n"),
+        (
+            "scores.jsonl",
+            b'{"split": "val", "views": "none", "merge": "mean", "size": 32, "top1": 0.1, '
+            b'"n": "many"}\n',
+        ),
+        ("best.pt", b"broken"),
+    ],
+)
 def test_broken_files_of_a_finished_run_take_one_line(here, command, flags, file, content):
     path = StageFolder("whole", "finetune").path / file
     path.write_bytes(content)
@@ -290,7 +427,7 @@ def test_broken_files_of_a_finished_run_take_one_line(here, command, flags, file
     assert ran.status == 2 and file in ran.err.splitlines()[-1] and "Traceback" not in ran.err
 
 
-# --- moved ------------------------------------------------------------------------------------------------
+# --- moved ---
 
 
 def test_a_run_whose_base_data_and_weights_have_moved_goes_on(here):
@@ -298,27 +435,53 @@ def test_a_run_whose_base_data_and_weights_have_moved_goes_on(here):
         Path(old).rename(f"moved-{old}")
     refused(train, ["--resume", "stopped"], "data of this run is not there", "--data")
     open_packed("moved-drawn.zip")
-    refused(train, ["--resume", "stopped", "--data", "moved-drawn.zip"], "base/base: does not exist", "--run")
+    refused(
+        train,
+        ["--resume", "stopped", "--data", "moved-drawn.zip"],
+        "base/base: does not exist",
+        "--run",
+    )
     ran = call(train, "--resume", "stopped", "--data", "moved-drawn.zip", "--run", "moved-base")
     assert ran.status == 0 and same(weights("stopped"), weights("whole")), ran.err
     recipe = json.loads(Path("stopped/finetune/recipe.json").read_text())
-    assert recipe["start_run"] == str(here / "moved-base") and recipe["data"] == str(here / "moved-drawn.zip")
-    refused(train, ["--resume", "stopped-base", "--data", "moved-drawn.zip"], "vgg.pth", "--weights")
-    assert call(train, "--resume", "stopped-base", "--data", "moved-drawn.zip", "--weights",
-                "moved-vgg.pth").status == 0
+    assert recipe["start_run"] == str(here / "moved-base") and recipe["data"] == str(
+        here / "moved-drawn.zip"
+    )
+    refused(
+        train, ["--resume", "stopped-base", "--data", "moved-drawn.zip"], "vgg.pth", "--weights"
+    )
+    assert (
+        call(
+            train,
+            "--resume",
+            "stopped-base",
+            "--data",
+            "moved-drawn.zip",
+            "--weights",
+            "moved-vgg.pth",
+        ).status
+        == 0
+    )
     assert same(weights("stopped-base", "base"), weights("moved-base", "base"))
 
 
 def test_another_base_or_other_weights_are_not_taken_for_those_that_moved(here):
     other = {name: tensor + 1 for name, tensor in torch.load("vgg.pth", weights_only=True).items()}
     torch.save(other, "other.pth")
-    refused(train, ["--resume", "stopped-base", "--weights", "other.pth"], "the starting weights changed", "--weights")
+    refused(
+        train,
+        ["--resume", "stopped-base", "--weights", "other.pth"],
+        "the starting weights changed",
+        "--weights",
+    )
     shutil.copytree("stopped-base", "another")
     shutil.copy("base/base/scores.jsonl", "another/base")
     checkpoint = torch.load("base/base/best.pt", weights_only=True)
     checkpoint["weights"]["head.0.running_mean"] += 1
     torch.save(checkpoint, "another/base/best.pt")
-    refused(train, ["--resume", "stopped", "--run", "another"], "the starting weights changed", "--run")
+    refused(
+        train, ["--resume", "stopped", "--run", "another"], "the starting weights changed", "--run"
+    )
     refused(train, ["--resume", "stopped-base", "--run", "base"], "--run base", "remove --run")
 
 
@@ -329,12 +492,16 @@ def test_printed_commands_are_shell_quoted(here, monkeypatch):
         ran = call(train, "--resume", "it's my run; $HOME")
     assert ran.status == 130
     line = next(line for line in ran.err.splitlines() if "continue with: " in line)
-    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {line.split('continue with: ')[1]}"], capture_output=True,
-                           text=True, check=True).stdout.splitlines()
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {line.split('continue with: ')[1]}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
     assert words == ["python", "-m", "tinynet.train", "--resume", "it's my run; $HOME"]
 
 
-# --- places that cannot be written to -----------------------------------------------------------------------
+# --- places that cannot be written to ---
 
 
 def forbid_writing(monkeypatch, folder):
@@ -346,7 +513,11 @@ def forbid_writing(monkeypatch, folder):
         return not (inside and mode & os.W_OK) and access(path, mode, **how)
 
     def guarded(path, mode="r", *more, **how):
-        if not isinstance(path, int) and set(mode) & set("wa+") and Path(path).resolve().is_relative_to(folder):
+        if (
+            not isinstance(path, int)
+            and set(mode) & set("wa+")
+            and Path(path).resolve().is_relative_to(folder)
+        ):
             raise OSError(30, "Read-only file system", str(path))
         return write(path, mode, *more, **how)
 
@@ -366,11 +537,37 @@ def test_a_run_in_a_read_only_place_is_scored_and_reported(read_only):
     ran = call(evaluate, "--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--json")
     assert ran.status == 0 and len(json.loads(ran.out)) == 4
     assert "scores are not saved" in ran.err and "--out" in ran.err
-    kept = call(evaluate, "--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--json", "--out", "results")
+    kept = call(
+        evaluate,
+        "--run",
+        "whole",
+        "--data",
+        "drawn.zip",
+        "--tta",
+        "flip",
+        "--json",
+        "--out",
+        "results",
+    )
     assert kept.status == 0 and "not saved" not in kept.err
-    places = [path.relative_to("results").as_posix() for path in sorted(Path("results").rglob("*")) if path.is_file()]
+    places = [
+        path.relative_to("results").as_posix()
+        for path in sorted(Path("results").rglob("*"))
+        if path.is_file()
+    ]
     assert "whole/finetune/scores.jsonl" in places and len(places) == 5
-    again = call(evaluate, "--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--json", "--out", "results")
+    again = call(
+        evaluate,
+        "--run",
+        "whole",
+        "--data",
+        "drawn.zip",
+        "--tta",
+        "flip",
+        "--json",
+        "--out",
+        "results",
+    )
     assert json.loads(again.out) == json.loads(kept.out)  # to the rate: nothing was computed again
     page = call(report_command, "whole", "--data", "drawn.zip", "--out", "results")
     assert page.status == 0, page.err
@@ -380,11 +577,15 @@ def test_a_run_in_a_read_only_place_is_scored_and_reported(read_only):
 
 
 def test_read_only_errors_suggest_out(read_only):
-    for command, flags, why in ((report_command, ["whole"], "Read-only file system"),
-                                (predict, ["--run", "whole", "--data", "drawn.zip"],
-                                 "whole/finetune: Permission denied"),
-                                (fixres, ["--run", "whole", "--data", "drawn.zip", "--sizes", "32", "--no-fit"],
-                                 "Read-only file system")):
+    for command, flags, why in (
+        (report_command, ["whole"], "Read-only file system"),
+        (predict, ["--run", "whole", "--data", "drawn.zip"], "whole/finetune: Permission denied"),
+        (
+            fixres,
+            ["--run", "whole", "--data", "drawn.zip", "--sizes", "32", "--no-fit"],
+            "Read-only file system",
+        ),
+    ):
         ran = call(command, *flags)
         assert ran.status == 2 and why in ran.err and "--out" in ran.err.splitlines()[-1], ran.err
 
@@ -404,7 +605,9 @@ def test_a_prepared_packed_copy_is_used_where_nothing_can_be_written(here, monke
 
 
 def test_a_folder_in_place_of_predictions_is_refused_before_scoring(here, monkeypatch):
-    monkeypatch.setattr("tinynet.jobs.scorer.Scorer.score", lambda *_, **__: pytest.fail("scores before it looks"))
+    monkeypatch.setattr(
+        "tinynet.jobs.scorer.Scorer.score", lambda *_, **__: pytest.fail("scores before it looks")
+    )
     ran = call(predict, "--run", "whole", "--data", "drawn.zip", "--out", "base")
     assert ran.status == 2 and ran.err.splitlines()[-1].startswith("error: base: Is a directory")
 
@@ -416,5 +619,7 @@ def test_rows_kept_elsewhere_take_the_place_of_the_runs_own(tmp_path):
     runs.put_scores(folder.scores, [row, row | dict(views="flip")])
     elsewhere = folder.with_results(tmp_path / "out")
     runs.put_scores(elsewhere.scores, [row | dict(top1=0.2)])
-    assert [r["top1"] for r in elsewhere.read_scores()] == [0.2, 0.1] and folder.read_scores()[0]["top1"] == 0.1
+    assert [r["top1"] for r in elsewhere.read_scores()] == [0.2, 0.1] and folder.read_scores()[0][
+        "top1"
+    ] == 0.1
     assert elsewhere.path == folder.path

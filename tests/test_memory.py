@@ -19,7 +19,9 @@ CPU = torch.device("cpu")
 
 
 def scarce(most):
-    """A function of pictures that runs out of memory where there are more than `most`, and the sizes it was given."""
+    """A function of pictures that runs out of memory where there are more than `most`, and the
+    sizes it was given.
+    """
     seen = []
 
     def work(pictures):
@@ -27,6 +29,7 @@ def scarce(most):
         if len(pictures) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return pictures.flatten(1).sum(1, keepdim=True)
+
     return work, seen
 
 
@@ -38,8 +41,10 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(capsys):
         assert torch.equal(parts(pictures), pictures.flatten(1).sum(1, keepdim=True))
     assert seen == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
     assert capsys.readouterr().err.splitlines() == [
-        f"out of memory with {most} images of 6x4 pixels at once; continuing with {most // 2} at a time"
-        for most in (20, 10)]
+        f"out of memory with {most} images of 6x4 pixels at once; continuing with {most // 2} at a "
+        "time"
+        for most in (20, 10)
+    ]
 
 
 def test_one_picture_that_does_not_fit_is_refused_and_other_errors_stay():
@@ -47,6 +52,7 @@ def test_one_picture_that_does_not_fit_is_refused_and_other_errors_stay():
 
     def wrong(pictures):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
     with pytest.raises(RuntimeError, match="mat1"):
         InParts(wrong)(torch.rand(2, 3, 4, 4))
 
@@ -66,11 +72,19 @@ def test_scores_are_the_same_in_parts(packed, capsys):
         def forward(self, pictures):
             return scarce(999)[0](pictures) * torch.arange(6.0) / 1000
 
-    few, all_at_once = (view_probabilities(network, batches(packed.val, size=24)) for network in (Scarce(), Plenty()))
-    assert np.array_equal(few, all_at_once) and "continuing with 6 at a time" in capsys.readouterr().err
+    few, all_at_once = (
+        view_probabilities(network, batches(packed.val, size=24))
+        for network in (Scarce(), Plenty())
+    )
+    assert (
+        np.array_equal(few, all_at_once)
+        and "continuing with 6 at a time" in capsys.readouterr().err
+    )
 
 
-def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(archive_path, tmp_path, monkeypatch):
+def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(
+    archive_path, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     flags = (*SMALL, "--data", archive_path, "--cache", tmp_path / "cache")
     with thin_network() as patch:
@@ -78,9 +92,28 @@ def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(archive_path, 
 
         def fail(*_):
             raise torch.OutOfMemoryError("CUDA out of memory")
+
         patch.setattr(loop.Training, "learn", fail)
-        ran = call(train, "--stage", "finetune", "--run", "run", "--epochs", "1", "--batch", "16", "--crop-side", "28",
-                   "32", "--size", "32", "--device", "cpu", "--precision", "float32")
+        ran = call(
+            train,
+            "--stage",
+            "finetune",
+            "--run",
+            "run",
+            "--epochs",
+            "1",
+            "--batch",
+            "16",
+            "--crop-side",
+            "28",
+            "32",
+            "--size",
+            "32",
+            "--device",
+            "cpu",
+            "--precision",
+            "float32",
+        )
     assert ran.status == 2 and "--batch" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
 
 
@@ -93,7 +126,9 @@ def test_pictures_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
     sent = []
     monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.pictures.nbytes + 4)
     monkeypatch.setattr(module, "_PART", 5000)  # bytes: it takes several parts
-    monkeypatch.setattr(module, "send_whole", lambda array, device: sent.append(array.shape) or whole(array, device))
+    monkeypatch.setattr(
+        module, "send_whole", lambda array, device: sent.append(array.shape) or whole(array, device)
+    )
     resident = list(epoch_batches(again.train, rows, stage, 0, 0, CPU))
     list(epoch_batches(again.train, rows, stage, 0, 1, CPU))
     assert sent == [again.train.pictures.shape]
@@ -113,14 +148,20 @@ def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
     kept = features.Features(arrays, draw.randint(0, 4, 30))
     sent = []
     monkeypatch.setattr(module, "_PART", 50)  # bytes: it takes several parts
-    monkeypatch.setattr(features, "send_whole",
-                        lambda array, device: sent.append(array.shape) or module.send_whole(array, device))
+    monkeypatch.setattr(
+        features,
+        "send_whole",
+        lambda array, device: sent.append(array.shape) or module.send_whole(array, device),
+    )
 
     def all_said(of):
         return [*of.epoch(0, 1, 8, CPU), *((said, said) for said in of.in_order(CPU, 7))]
+
     from_disk = all_said(kept)
     assert not sent
-    monkeypatch.setattr(module, "_free", lambda device: 4 * sum(array.nbytes for array in arrays) + 4)
+    monkeypatch.setattr(
+        module, "_free", lambda device: 4 * sum(array.nbytes for array in arrays) + 4
+    )
     again = features.Features(arrays, kept.labels)
     for one, other in zip(from_disk, all_said(again), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

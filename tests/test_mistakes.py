@@ -29,7 +29,9 @@ def drawn(count=400, classes=7, seed=0):
 
 def test_the_confusion_matrix_is_that_of_scikit_learn():
     said, labels = drawn()
-    assert np.array_equal(confusion(said, labels), confusion_matrix(labels, said.argmax(1), labels=range(7)))
+    assert np.array_equal(
+        confusion(said, labels), confusion_matrix(labels, said.argmax(1), labels=range(7))
+    )
 
 
 def test_classes_that_are_taken_for_one_another_stand_together():
@@ -46,7 +48,8 @@ def test_pairs_come_with_both_directions_and_never_a_class_with_itself():
     counts = np.array([[9, 4, 0], [1, 8, 0], [0, 7, 5]])
     assert confused_pairs(counts, 5) == [
         {"first": 1, "second": 2, "first_as_second": 0, "second_as_first": 7},
-        {"first": 0, "second": 1, "first_as_second": 4, "second_as_first": 1}]
+        {"first": 0, "second": 1, "first_as_second": 4, "second_as_first": 1},
+    ]
     assert len(confused_pairs(counts, 1)) == 1
 
 
@@ -68,7 +71,10 @@ def test_reliability_adds_up_to_the_calibration_error():
 
 
 def test_objects_are_grouped_by_the_share_of_the_picture_they_cover():
-    boxes = np.array([[0, 0, 63, 63], [0, 0, 31, 31], [10, 10, 10, 10], [-1, -1, -1, -1], [0, 0, 63, 31]], np.int16)
+    boxes = np.array(
+        [[0, 0, 63, 63], [0, 0, 31, 31], [10, 10, 10, 10], [-1, -1, -1, -1], [0, 0, 63, 31]],
+        np.int16,
+    )
     assert list(box_areas(boxes[:3])) == [4096, 1024, 1]
     rows = by_object_size(np.array([True, False, False, True, True]), boxes, 64, groups=2)
     assert [(row["n"], row["top1"]) for row in rows] == [(2, 0), (2, 1)]
@@ -96,7 +102,9 @@ def test_heat_lies_in_the_picture_and_adds_up_to_one(network, frozen):
 
 
 def test_heat_is_where_the_only_thing_is_that_speaks_for_the_class():
-    """A backbone of one bright channel and a head that likes it: the heat follows the bright corner."""
+    """A backbone of one bright channel and a head that likes it: the heat follows the bright
+    corner.
+    """
     with thin_network():
         backbone = Backbone()
         network = Classifier(backbone, ("pool1:grid2",), (), 2, 0, False).eval()
@@ -116,12 +124,23 @@ def test_heat_is_where_the_only_thing_is_that_speaks_for_the_class():
 
 def test_the_share_inside_a_box_counts_its_last_row_and_column():
     flat = np.full((2, 8, 8), 1 / 64)
-    assert share_inside(flat, np.array([[0, 0, 3, 7], [-1, -1, -1, -1]])) == pytest.approx([0.5, np.nan], nan_ok=True)
-    assert np.isnan(share_inside(0 * flat[:1], np.array([[0, 0, 3, 7]]))).all()  # no heat is nowhere
+    assert share_inside(flat, np.array([[0, 0, 3, 7], [-1, -1, -1, -1]])) == pytest.approx(
+        [0.5, np.nan], nan_ok=True
+    )
+    # no heat is nowhere
+    assert np.isnan(share_inside(0 * flat[:1], np.array([[0, 0, 3, 7]]))).all()
 
 
 def test_a_depth_that_there_is_not_or_that_the_head_does_not_see_is_refused(network):
-    complaint(lambda: heat(network, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu9_9"), "relu9_9", "relu4_3")
+    complaint(
+        lambda: heat(network, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu9_9"),
+        "relu9_9",
+        "relu4_3",
+    )
     with thin_network():
         shallow = Classifier(Backbone(), ("relu3_3:mean",), (), 5, 0, True).eval()
-    complaint(lambda: heat(shallow, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu4_3"), "relu4_3", "relu3_3:mean")
+    complaint(
+        lambda: heat(shallow, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu4_3"),
+        "relu4_3",
+        "relu3_3:mean",
+    )

@@ -1,4 +1,6 @@
-"""The models room: depths, normalisation, statistics, freezing by part, and weights from everywhere."""
+"""The models room: depths, normalisation, statistics, freezing by part, and weights from
+everywhere.
+"""
 
 import dataclasses
 import functools
@@ -33,16 +35,39 @@ from tinynet.models.vgg import (
 )
 from tinynet.models.weights import load_backbone
 
-# Depth -> how many of torchvision's layers make it, and its channels: table 1 of Simonyan & Zisserman, column D.
-DEPTHS = {"relu1_1": (2, 64), "relu1_2": (4, 64), "pool1": (5, 64),
-          "relu2_1": (7, 128), "relu2_2": (9, 128), "pool2": (10, 128),
-          "relu3_1": (12, 256), "relu3_2": (14, 256), "relu3_3": (16, 256), "pool3": (17, 256),
-          "relu4_1": (19, 512), "relu4_2": (21, 512), "relu4_3": (23, 512), "pool4": (24, 512),
-          "relu5_1": (26, 512), "relu5_2": (28, 512), "relu5_3": (30, 512), "pool5": (31, 512)}
-WIDTHS = {"conv1": (3, 64, 64), "conv2": (64, 128, 128), "conv3": (128, 256, 256, 256),
-          "conv4": (256, 512, 512, 512), "conv5": (512, 512, 512, 512)}
-PUBLISHED = {name: sum((9 * before + 1) * after for before, after in zip(widths, widths[1:], strict=False))
-             for name, widths in WIDTHS.items()}
+# Depth -> how many of torchvision's layers make it, and its channels: table 1 of Simonyan &
+# Zisserman, column D.
+DEPTHS = {
+    "relu1_1": (2, 64),
+    "relu1_2": (4, 64),
+    "pool1": (5, 64),
+    "relu2_1": (7, 128),
+    "relu2_2": (9, 128),
+    "pool2": (10, 128),
+    "relu3_1": (12, 256),
+    "relu3_2": (14, 256),
+    "relu3_3": (16, 256),
+    "pool3": (17, 256),
+    "relu4_1": (19, 512),
+    "relu4_2": (21, 512),
+    "relu4_3": (23, 512),
+    "pool4": (24, 512),
+    "relu5_1": (26, 512),
+    "relu5_2": (28, 512),
+    "relu5_3": (30, 512),
+    "pool5": (31, 512),
+}
+WIDTHS = {
+    "conv1": (3, 64, 64),
+    "conv2": (64, 128, 128),
+    "conv3": (128, 256, 256, 256),
+    "conv4": (256, 512, 512, 512),
+    "conv5": (512, 512, 512, 512),
+}
+PUBLISHED = {
+    name: sum((9 * before + 1) * after for before, after in zip(widths, widths[1:], strict=False))
+    for name, widths in WIDTHS.items()
+}
 
 
 @pytest.fixture
@@ -123,7 +148,9 @@ def test_normalisation_inside_is_normalize_outside(thin):
     outside.features.load_state_dict(inside.features.state_dict())
     pictures = torch.rand(3, 3, 32, 40)
     kept = pictures.clone()
-    torch.testing.assert_close(inside(pictures, ["pool3"]), outside(normalize(pictures, mean, std), ["pool3"]))
+    torch.testing.assert_close(
+        inside(pictures, ["pool3"]), outside(normalize(pictures, mean, std), ["pool3"])
+    )
     assert torch.equal(pictures, kept)
 
 
@@ -161,7 +188,11 @@ def test_features_are_as_many_as_counted_whatever_the_side(thin, side):
         found = pooled_features(backbone, taps, pictures)
         assert found.shape == (1, feature_count(backbone, taps)) == (1, channels * each)
     taps = [f"{depth}:{statistic}" for depth in ("pool5", "relu2_1") for statistic in STATISTICS]
-    assert pooled_features(backbone, taps, pictures).shape == (1, feature_count(backbone, taps)) == (1, (32 + 8) * 55)
+    assert (
+        pooled_features(backbone, taps, pictures).shape
+        == (1, feature_count(backbone, taps))
+        == (1, (32 + 8) * 55)
+    )
 
 
 @torch.inference_mode()
@@ -171,11 +202,17 @@ def test_statistics_are_what_they_are_called(thin):
     numbers = maps.numpy()
     assert numbers.shape == (2, 32, 4, 4)
     quarters = numbers.reshape(2, 32, 2, 2, 2, 2).mean((3, 5)).reshape(2, -1)
-    expected = {"mean": numbers.mean((2, 3)), "max": numbers.max((2, 3)), "grid2": quarters,
-                "grid7": nn.AdaptiveAvgPool2d(7)(maps).flatten(1).numpy()}
+    expected = {
+        "mean": numbers.mean((2, 3)),
+        "max": numbers.max((2, 3)),
+        "grid2": quarters,
+        "grid7": nn.AdaptiveAvgPool2d(7)(maps).flatten(1).numpy(),
+    }
     assert set(expected) == set(STATISTICS)
     for name, values in expected.items():
-        np.testing.assert_allclose(pooled_features(backbone, [f"pool4:{name}"], pictures), values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            pooled_features(backbone, [f"pool4:{name}"], pictures), values, rtol=1e-5, atol=1e-6
+        )
 
 
 @torch.inference_mode()
@@ -188,8 +225,22 @@ def test_features_stand_in_the_order_of_the_taps(thin):
 
 
 def test_a_tap_that_the_backbone_has_not_is_refused(thin):
-    for tap in ("pool6:mean", "relu5_4:max", "pool5:median", "pool5", "", "pool5:", ":mean", "pool5:mean:max"):
-        complaint(lambda tap=tap: Classifier(Backbone(), [tap], (), 3, 0.0, False), repr(tap), "relu5_3", "grid2")
+    for tap in (
+        "pool6:mean",
+        "relu5_4:max",
+        "pool5:median",
+        "pool5",
+        "",
+        "pool5:",
+        ":mean",
+        "pool5:mean:max",
+    ):
+        complaint(
+            lambda tap=tap: Classifier(Backbone(), [tap], (), 3, 0.0, False),
+            repr(tap),
+            "relu5_3",
+            "grid2",
+        )
     complaint(lambda: Classifier(Backbone(), [], (), 3, 0.0, False), "no taps")
 
 
@@ -211,18 +262,26 @@ def test_a_dense_network_sees_a_window_as_the_maps_around_it_show_it(small):
     expected = []
     for down in range(2):
         for right in range(3):
-            window = {"pool5": maps["pool5"][..., down:down + 2, right:right + 2],
-                      "relu4_3": maps["relu4_3"][..., 4 * down:4 * down + 8, 4 * right:4 * right + 8]}
-            seen = torch.cat([STATISTICS[tap.split(":")[1]](window[tap.split(":")[0]]) for tap in taps], 1)
+            window = {
+                "pool5": maps["pool5"][..., down : down + 2, right : right + 2],
+                "relu4_3": maps["relu4_3"][..., 4 * down : 4 * down + 8, 4 * right : 4 * right + 8],
+            }
+            seen = torch.cat(
+                [STATISTICS[tap.split(":")[1]](window[tap.split(":")[0]]) for tap in taps], 1
+            )
             expected.append(small.head(seen).softmax(1))
     torch.testing.assert_close(found.exp(), torch.stack(expected).mean(0), rtol=1e-4, atol=1e-6)
     whole = torch.rand(2, 3, 64, 64)  # one window: the picture
-    torch.testing.assert_close(Dense(small, 64)(whole), torch.log_softmax(small(whole), 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        Dense(small, 64)(whole), torch.log_softmax(small(whole), 1), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("side", [32, 80, 110])
 def test_a_dense_network_refuses_pictures_that_windows_do_not_fill(small, side):
-    complaint(lambda: Dense(small, 64)(torch.rand(1, 3, side, side)), "64", f"{side}x{side}", "dense:96")
+    complaint(
+        lambda: Dense(small, 64)(torch.rand(1, 3, side, side)), "64", f"{side}x{side}", "dense:96"
+    )
 
 
 # --- what learns ----------------------------------------------------------------------------------
@@ -237,7 +296,10 @@ def test_as_many_weights_learn_as_published():
     for name, count in PUBLISHED.items():
         assert model.train_only([name]) == count
     assert model.train_only(["head"]) == head
-    assert model.train_only(["conv5", "head", "conv4"]) == PUBLISHED["conv4"] + PUBLISHED["conv5"] + head
+    assert (
+        model.train_only(["conv5", "head", "conv4"])
+        == PUBLISHED["conv4"] + PUBLISHED["conv5"] + head
+    )
     assert model.train_only(WIDTHS) == 14_714_688
     assert model.train_only([]) == 0
     complaint(lambda: model.train_only(["conv6", "head"]), "conv6", "conv1", "head")
@@ -253,8 +315,12 @@ def test_frozen_parts_get_no_gradient_and_run_without_autograd(small):
     small(pictures).square().sum().backward()
     for name, modules in small.parts.items():
         grads = [p.grad for module in modules for p in module.parameters()]
-        assert grads and all((grad is not None) == (name in ("conv5", "head")) for grad in grads), name
-    assert all(grad.abs().sum() > 0 for grad in (p.grad for p in small.backbone.features[24:].parameters()))
+        assert grads and all((grad is not None) == (name in ("conv5", "head")) for grad in grads), (
+            name
+        )
+    assert all(
+        grad.abs().sum() > 0 for grad in (p.grad for p in small.backbone.features[24:].parameters())
+    )
 
 
 def test_a_frozen_head_keeps_its_running_statistics_and_drops_nothing(small):
@@ -291,7 +357,8 @@ def test_a_copy_for_inference_shares_nothing(small):
     assert not any(p.requires_grad for p in twin.parameters())
     assert {p.dtype for p in small.parameters()} == {torch.float32}
     assert {p.dtype for p in twin.backbone.parameters()} == {torch.bfloat16}
-    assert twin.backbone.mean.dtype == twin.head[1].weight.dtype == torch.float32  # logits keep their precision
+    # logits keep their precision
+    assert twin.backbone.mean.dtype == twin.head[1].weight.dtype == torch.float32
 
     pictures = torch.rand(4, 3, 32, 32)
     exact = small.for_inference(torch.device("cpu"), torch.float32)(pictures)
@@ -310,7 +377,9 @@ def test_a_model_is_made_again_from_its_shape(small):
 
 def test_a_head_without_hidden_layers_is_one_linear_layer(thin):
     model = Classifier(Backbone(), ["pool5:mean"], (), 7, 0.5, False)
-    assert [type(module) for module in model.head] == [nn.Linear] and model.head[0].weight.shape == (7, 32)
+    assert [type(module) for module in model.head] == [nn.Linear] and model.head[
+        0
+    ].weight.shape == (7, 32)
 
 
 def test_initial_weights_have_the_variance_of_he():
@@ -347,7 +416,7 @@ def test_what_integers_say_of_a_picture_does_not_depend_on_its_company(thin):
     whole, pictures = Int8Backbone(Backbone(), torch.rand(8, 3, 32, 32)), torch.rand(5, 3, 32, 32)
     together = whole(pictures, ["pool5", "relu3_3"])
     for number in range(5):
-        alone = whole(pictures[number:number + 1], ["relu3_3", "pool5"])
+        alone = whole(pictures[number : number + 1], ["relu3_3", "pool5"])
         for name in alone:
             assert torch.equal(alone[name][0], together[name][number])
 
@@ -358,39 +427,63 @@ def test_an_integer_convolution_is_the_rounded_one_of_the_rounded_numbers():
     torch.manual_seed(0)
     convolution = nn.Conv2d(5, 7, 3, padding=1)
     convolution.weight[3] = 0  # a channel without weights has no step of its own
-    maps = torch.randint(0, 256, (2, 5, 9, 6), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    maps = torch.randint(0, 256, (2, 5, 9, 6), dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
     found = int8._Int8Convolution(convolution, 0.02, 0.01)(maps)
     steps = convolution.weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-6) / 127
     rounded = (convolution.weight / steps).round() * steps
-    exact = nn.functional.conv2d(maps.float() * 0.02, rounded, convolution.bias, padding=1).relu() / 0.01
+    exact = (
+        nn.functional.conv2d(maps.float() * 0.02, rounded, convolution.bias, padding=1).relu()
+        / 0.01
+    )
     assert found.dtype == torch.uint8 and (found == 255).any() and (found == 0).any()
     assert (found.float() - exact.clamp(max=255)).abs().max() <= 0.501
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 2, 5, 7), (3, 1, 2, 2)])
 def test_pooling_of_integers_is_torchs_pooling(shape):
-    maps = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    maps = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
     assert torch.equal(int8._MaxPool(1.0)(maps).float(), nn.functional.max_pool2d(maps.float(), 2))
 
 
-@pytest.mark.parametrize(("probes", "precision", "floats"), [
-    ({}, "float32", torch.float32), ({"_is_vnni_supported"}, "int8", torch.float32),
-    ({"_is_avx512_bf16_supported"}, "bfloat16", torch.bfloat16),
-    ({"_is_vnni_supported", "_is_avx512_bf16_supported"}, "int8", torch.bfloat16),
-    ({"_is_vnni_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported"}, "bfloat16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("probes", "precision", "floats"),
+    [
+        ({}, "float32", torch.float32),
+        ({"_is_vnni_supported"}, "int8", torch.float32),
+        ({"_is_avx512_bf16_supported"}, "bfloat16", torch.bfloat16),
+        ({"_is_vnni_supported", "_is_avx512_bf16_supported"}, "int8", torch.bfloat16),
+        (
+            {"_is_vnni_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported"},
+            "bfloat16",
+            torch.bfloat16,
+        ),
+    ],
+)
 def test_a_processor_gets_the_precision_that_it_has(monkeypatch, probes, precision, floats):
     monkeypatch.setattr(device, "_processor_has", probes.__contains__)
     chosen = device.choose_device("cpu")
     assert chosen.precision == precision and chosen.int8 == (precision == "int8")
     assert chosen.dtype == device.choose_device("cpu", int8=False).dtype == floats
-    assert str(floats).removeprefix("torch.") in str(chosen) and ("int8 where frozen" in str(chosen)) == chosen.int8
+    assert (
+        str(floats).removeprefix("torch.") in str(chosen)
+        and ("int8 where frozen" in str(chosen)) == chosen.int8
+    )
     if chosen.int8:
         assert chosen.facts()["floats"] == str(floats).removeprefix("torch.")
         assert device.choose_device("cpu", "int8", floats="float32").dtype == torch.float32
     else:
-        assert "floats" not in chosen.facts() and device.choose_device("cpu", floats="float32") == chosen
+        assert (
+            "floats" not in chosen.facts()
+            and device.choose_device("cpu", floats="float32") == chosen
+        )
     if "_is_vnni_supported" not in probes:
-        complaint(lambda: device.choose_device("cpu", "int8"), "--precision int8", "float32, bfloat16")
+        complaint(
+            lambda: device.choose_device("cpu", "int8"), "--precision int8", "float32, bfloat16"
+        )
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -411,7 +504,9 @@ def state(thin):
 
 def same_weights(backbone, state):
     found = backbone.features.state_dict()
-    return len(found) == 26 and all(torch.equal(value, state[f"features.{key}"]) for key, value in found.items())
+    return len(found) == 26 and all(
+        torch.equal(value, state[f"features.{key}"]) for key, value in found.items()
+    )
 
 
 def test_a_state_dict_is_read_with_and_without_its_classifier(state, tmp_path, capsys):
@@ -419,8 +514,10 @@ def test_a_state_dict_is_read_with_and_without_its_classifier(state, tmp_path, c
     for name, content in (("whole.pth", state), ("features.pth", features)):
         assert same_weights(load_backbone(saved(tmp_path / name, content)), state)
         assert "ImageNet's mean" in capsys.readouterr().err  # what is assumed is said
-    assert same_weights(load_backbone(saved(tmp_path / "half.pth", {k: v.half() for k, v in state.items()})),
-                        {k: v.half().float() for k, v in state.items()})
+    assert same_weights(
+        load_backbone(saved(tmp_path / "half.pth", {k: v.half() for k, v in state.items()})),
+        {k: v.half().float() for k, v in state.items()},
+    )
 
 
 @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "IMAGENET1K_FEATURES"])
@@ -442,17 +539,34 @@ def test_no_weights_are_random_ones(state):
 
 def test_weights_of_another_network_are_refused(state, tmp_path):
     resnet = torchvision.models.resnet18(num_classes=2).state_dict()
-    complaint(lambda: load_backbone(saved(tmp_path / "resnet18.pth", resnet)),
-              "resnet18.pth", "do not match the network", "conv1.weight", "26 of 26 tensors missing",
-              "features.0.weight")
-    for letter, words in (("A", ("features.2.weight",)), ("E", ("features.17.weight", "12 unexpected"))):
-        layers = vgg.make_layers([width if width == "M" else width // 16 for width in vgg.cfgs[letter]])
+    complaint(
+        lambda: load_backbone(saved(tmp_path / "resnet18.pth", resnet)),
+        "resnet18.pth",
+        "do not match the network",
+        "conv1.weight",
+        "26 of 26 tensors missing",
+        "features.0.weight",
+    )
+    for letter, words in (
+        ("A", ("features.2.weight",)),
+        ("E", ("features.17.weight", "12 unexpected")),
+    ):
+        layers = vgg.make_layers(
+            [width if width == "M" else width // 16 for width in vgg.cfgs[letter]]
+        )
         other = {f"features.{key}": value for key, value in layers.state_dict().items()}
-        complaint(lambda other=other: load_backbone(saved(tmp_path / "vgg.pth", other)),
-                  "do not match the network", *words)
+        complaint(
+            lambda other=other: load_backbone(saved(tmp_path / "vgg.pth", other)),
+            "do not match the network",
+            *words,
+        )
     wide = state | {"features.5.weight": torch.rand(8, 5, 3, 3)}
-    complaint(lambda: load_backbone(saved(tmp_path / "wide.pth", wide)),
-              "features.5.weight", "(8, 5, 3, 3)", "(8, 4, 3, 3)")
+    complaint(
+        lambda: load_backbone(saved(tmp_path / "wide.pth", wide)),
+        "features.5.weight",
+        "(8, 5, 3, 3)",
+        "(8, 4, 3, 3)",
+    )
     text = state | {"features.5.bias": "eight"}
     complaint(lambda: load_backbone(saved(tmp_path / "text.pth", text)), "features.5.bias")
 
@@ -472,9 +586,17 @@ def test_files_that_are_no_state_dict_are_refused(state, tmp_path, capsys):
     for name in ("text.pth", "empty.pth", "short.pth", "harmful.pth"):
         complaint(lambda name=name: load_backbone(str(tmp_path / name)), name, "torch.save")
     assert "has run code" not in "".join(capsys.readouterr())
-    complaint(lambda: load_backbone(saved(tmp_path / "tensor.pth", torch.rand(3))), "tensor.pth", "Tensor")
+    complaint(
+        lambda: load_backbone(saved(tmp_path / "tensor.pth", torch.rand(3))), "tensor.pth", "Tensor"
+    )
     complaint(lambda: load_backbone(saved(tmp_path / "list.pth", [state])), "list.pth", "list")
-    complaint(lambda: load_backbone("IMAGENET1K_V9"), "IMAGENET1K_V9", "IMAGENET1K_V1", "IMAGENET1K_FEATURES", "none")
+    complaint(
+        lambda: load_backbone("IMAGENET1K_V9"),
+        "IMAGENET1K_V9",
+        "IMAGENET1K_V1",
+        "IMAGENET1K_FEATURES",
+        "none",
+    )
     complaint(lambda: load_backbone(str(tmp_path)), tmp_path, "no such file")
 
 
@@ -487,12 +609,18 @@ def site(tmp_path, monkeypatch):
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
-    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as server:
+    handler = type(
+        "Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None}
+    )
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=folder)
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
         def publish(name, content, prefix=None):
-            """Let the weights `name` be `content`, in a file named after `prefix` (default: its true digest)."""
+            """Let the weights `name` be `content`, in a file named after `prefix` (default: its
+            true digest).
+            """
             data = io.BytesIO()
             torch.save(content, data)
             prefix = prefix or hashlib.sha256(data.getvalue()).hexdigest()[:8]
@@ -507,7 +635,9 @@ def site(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "IMAGENET1K_FEATURES"])
-def test_weights_are_fetched_once_and_normalised_as_their_metadata_say(site, state, tmp_path, name, capsys):
+def test_weights_are_fetched_once_and_normalised_as_their_metadata_say(
+    site, state, tmp_path, name, capsys
+):
     site(name, state)
     backbone = load_backbone(name)
     assert same_weights(backbone, state)
@@ -533,7 +663,9 @@ def test_weights_that_cannot_be_had_are_asked_for_by_hand(site, state, tmp_path)
     complaint(lambda: load_backbone("IMAGENET1K_V1"), "404", url, "--weights")
 
 
-def test_weights_from_a_site_that_does_not_answer_are_asked_for_by_hand(thin, tmp_path, monkeypatch):
+def test_weights_from_a_site_that_does_not_answer_are_asked_for_by_hand(
+    thin, tmp_path, monkeypatch
+):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     url = "http://127.0.0.1:9/vgg16-12345678.pth"  # the discard port: nobody listens
     weights = VGG16_Weights.IMAGENET1K_V1

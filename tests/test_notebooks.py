@@ -1,5 +1,6 @@
-"""Notebooks: alike where they should be, with outputs of the real data; and each runs on drawn pictures, without
-network or weights."""
+"""Notebooks: alike where they should be, with outputs of the real data; and each runs on drawn
+pictures, without network or weights.
+"""
 
 import ast
 import re
@@ -16,12 +17,15 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 execute = __import__("execute")
 pytestmark = pytest.mark.slow
 
-# What the last cell says on drawn pictures too: that the notebook came to its end, with figures of its own.
-ANSWERS = {"01_data": r"val as it is: batches \(64, 3, 32, 32\), 8 labels, 20 to 20 pictures each",
-           "02_transfer": r"everything learnt: \d+\.\d% of val \(\d.*\n.*same pictures: [+-]\d",
-           "03_views": r"Ten-crop: [+-]\d",
-           "04_resolution": r"Of 32, 40, 48 px the hold-out chooses \d+ px.*\n+Of corrections it chooses",
-           "05_errors": r"\d+ of 160 pictures are wrong"}
+# What the last cell says on drawn pictures too: that the notebook came to its end, with figures of
+# its own.
+ANSWERS = {
+    "01_data": r"val as it is: batches \(64, 3, 32, 32\), 8 labels, 20 to 20 pictures each",
+    "02_transfer": r"everything learnt: \d+\.\d% of val \(\d.*\n.*same pictures: [+-]\d",
+    "03_views": r"Ten-crop: [+-]\d",
+    "04_resolution": r"Of 32, 40, 48 px the hold-out chooses \d+ px.*\n+Of corrections it chooses",
+    "05_errors": r"\d+ of 160 pictures are wrong",
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +39,13 @@ def cells(path, kind="code"):
 
 
 def printed(notebook):
-    return [output.text for cell in notebook.cells if cell.cell_type == "code"
-            for output in cell.outputs if output.output_type == "stream" and output.name == "stdout"]
+    return [
+        output.text
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    ]
 
 
 def test_the_five_are_there():
@@ -52,7 +61,9 @@ def test_it_asks_answers_and_goes_on(path):
 
 
 def test_the_address_stands_in_one_place():
-    """pyproject's project.urls says where the repository is; badges and first cells say the same."""
+    """pyproject's project.urls says where the repository is; badges and first cells say the
+    same.
+    """
     tomllib = pytest.importorskip("tomllib")
     address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
     place = address.removeprefix("https://github.com/")
@@ -65,14 +76,18 @@ def test_the_address_stands_in_one_place():
 
 
 def test_all_begin_alike():
-    """One cell that installs and names the device, one of settings in capitals, which begin alike."""
+    """One cell that installs and names the device, one of settings in capitals, which begin
+    alike.
+    """
     assert len({cells(path)[0].source for path in PATHS}) == 1
     settings = [cells(path)[1].source for path in PATHS]
     shortest = min(settings, key=len)
     assert all(text.startswith(shortest) for text in settings)
     assert "QUICK = not torch.cuda.is_available()\n" in shortest
     for text in settings:
-        names = [node.targets[0].id for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+        names = [
+            node.targets[0].id for node in ast.parse(text).body if isinstance(node, ast.Assign)
+        ]
         assert names and all(name.isupper() for name in names)
 
 
@@ -90,10 +105,14 @@ def test_it_defines_nothing(path):
 def test_outputs_are_of_the_real_data(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < execute.MOST
-    assert not re.search(r"/(root|home|tmp|Users|content)/(?!drive)", text), "a path of the machine that ran it"
+    assert not re.search(r"/(root|home|tmp|Users|content)/(?!drive)", text), (
+        "a path of the machine that ran it"
+    )
     said = "\n".join(printed(nbformat.read(path, as_version=4)))
     assert "10,000" in said, "not of the real data"
-    assert any("image/jpeg" in output.get("data", {}) for cell in cells(path) for output in cell.outputs)
+    assert any(
+        "image/jpeg" in output.get("data", {}) for cell in cells(path) for output in cell.outputs
+    )
     assert not any(output.output_type == "error" for cell in cells(path) for output in cell.outputs)
 
 
@@ -103,18 +122,28 @@ def test_it_runs(path, folder, monkeypatch):
     monkeypatch.setenv("TINYNET_PROGRESS", "0")
     found = execute.execute(path, {}, folder, timeout=600)
     assert re.search(ANSWERS[path.stem], printed(found)[-1]), printed(found)[-1]
-    assert any("image/jpeg" in output.get("data", {}) for cell in found.cells for output in cell.get("outputs", []))
-    assert [cell.source for cell in found.cells] == [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    assert any(
+        "image/jpeg" in output.get("data", {})
+        for cell in found.cells
+        for output in cell.get("outputs", [])
+    )
+    assert [cell.source for cell in found.cells] == [
+        cell.source for cell in nbformat.read(path, as_version=4).cells
+    ]
 
 
 def test_settings_are_changed_for_a_run_alone(tmp_path, monkeypatch):
-    """`--set` runs with other values; the notebook keeps its own source, and grows no larger than allowed."""
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('N = 1   # a number\nprint("N is", N)')])
+    """`--set` runs with other values; the notebook keeps its own source, and grows no larger than
+    allowed.
+    """
+    made = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell('N = 1   # a number\nprint("N is", N)')]
+    )
     nbformat.write(made, tmp_path / "a.ipynb")
     monkeypatch.setattr(execute, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["execute.py", "--set", "N=2"])
     execute.main()
-    kept, = cells(tmp_path / "a.ipynb")
+    (kept,) = cells(tmp_path / "a.ipynb")
     assert kept.source.startswith("N = 1   # a number") and kept.outputs[0].text == "N is 2\n"
     before = (tmp_path / "a.ipynb").read_bytes()
     for words in (["--set", "M=2"], ["--set", "N"], ["b"]):

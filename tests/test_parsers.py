@@ -1,4 +1,6 @@
-"""Whatever is written for views, annotations and recipes is read as it is meant, or refused in a line."""
+"""Whatever is written for views, annotations and recipes is read as it is meant, or refused in a
+line.
+"""
 
 import dataclasses
 import json
@@ -19,7 +21,7 @@ PLENTY = settings(max_examples=300, deadline=None)
 STEPS = sorted(views.STEPS)
 
 
-# --- views ------------------------------------------------------------------------------------------------
+# --- views ---
 
 
 @PLENTY
@@ -33,24 +35,38 @@ def test_any_text_is_a_set_of_views_or_one_line(text):
         assert len(chosen) >= 1 and chosen.name == text
 
 
-numbers = {"shift": st.tuples(st.integers(1, 20)) | st.just(()), "rotate": st.tuples(st.integers(1, 170)) | st.just(()),
-           "zoom": st.tuples(st.sampled_from([1.5, 2, 3.25])) | st.just(()), "resize": st.tuples(st.integers(40, 90)),
-           "scales": st.lists(st.integers(40, 90), min_size=1, max_size=3, unique=True).map(tuple),
-           "dense": st.tuples(st.integers(64, 96))}
+numbers = {
+    "shift": st.tuples(st.integers(1, 20)) | st.just(()),
+    "rotate": st.tuples(st.integers(1, 170)) | st.just(()),
+    "zoom": st.tuples(st.sampled_from([1.5, 2, 3.25])) | st.just(()),
+    "resize": st.tuples(st.integers(40, 90)),
+    "scales": st.lists(st.integers(40, 90), min_size=1, max_size=3, unique=True).map(tuple),
+    "dense": st.tuples(st.integers(64, 96)),
+}
 
 
 @st.composite
 def sets(draw):
-    """Steps, each once, at most one that resizes, no more than one that crops: those that can be seen."""
-    names = draw(st.lists(st.sampled_from(["none", "flip", "shift", "rotate", "zoom", "ten", "scales", "resize"]),
-                          min_size=1, max_size=3, unique=True))
+    """Steps, each once, at most one that resizes, no more than one that crops: those that can be
+    seen.
+    """
+    names = draw(
+        st.lists(
+            st.sampled_from(["none", "flip", "shift", "rotate", "zoom", "ten", "scales", "resize"]),
+            min_size=1,
+            max_size=3,
+            unique=True,
+        )
+    )
     return [(name, draw(numbers.get(name, st.just(())))) for name in names]
 
 
 @PLENTY
 @given(sets())
 def test_what_is_written_is_the_product_of_its_steps(steps):
-    text = "+".join(name + (":" + ",".join(map(str, values)) if values else "") for name, values in steps)
+    text = "+".join(
+        name + (":" + ",".join(map(str, values)) if values else "") for name, values in steps
+    )
     counts = {"none": 1, "flip": 2, "shift": 5, "rotate": 3, "zoom": 2, "ten": 10, "resize": 1}
     try:
         chosen = views.view_set(text, 32)
@@ -65,7 +81,7 @@ def test_what_is_written_is_the_product_of_its_steps(steps):
     assert sizes == {(2, 3)}
 
 
-# --- annotations --------------------------------------------------------------------------------------------
+# --- annotations ---
 
 
 CLASSES = ("n00000001", "n00000002", "n00000003")
@@ -82,14 +98,21 @@ def test_any_text_is_annotations_or_one_line(text):
         assert all(wnid in CLASSES and len(box) == 4 for wnid, box in annotations.values())
 
 
-boxes = st.tuples(*[st.integers(0, 63)] * 4).map(lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]),
-                                                            max(b[1], b[3])))
+boxes = st.tuples(*[st.integers(0, 63)] * 4).map(
+    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
+)
 
 
 @PLENTY
-@given(st.dictionaries(st.integers(0, 99).map("val_{}.JPEG".format),
-                       st.tuples(st.sampled_from(CLASSES), boxes | st.none()), max_size=8),
-       st.sampled_from(["\n", "\r\n"]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+@given(
+    st.dictionaries(
+        st.integers(0, 99).map("val_{}.JPEG".format),
+        st.tuples(st.sampled_from(CLASSES), boxes | st.none()),
+        max_size=8,
+    ),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
 def test_annotations_are_read_as_they_are_written(entries, end, encoding):
     lines = ["\t".join([file, wnid, *map(str, box or ())]) for file, (wnid, box) in entries.items()]
     text = as_text(end.join([*lines, ""]).encode(encoding))
@@ -97,7 +120,11 @@ def test_annotations_are_read_as_they_are_written(entries, end, encoding):
     assert annotations == {file: (wnid, box or NO_BOX) for file, (wnid, box) in entries.items()}
     for file, entry in annotations.items():
         again = file.replace("JPEG", "png")
-        assert entry_of(by_stem(annotations), f"val/images/{again}") == entry == entry_of(by_stem(annotations), file)
+        assert (
+            entry_of(by_stem(annotations), f"val/images/{again}")
+            == entry
+            == entry_of(by_stem(annotations), file)
+        )
 
 
 @PLENTY
@@ -109,11 +136,20 @@ def test_any_bytes_are_text_or_not(data):
         assert not isinstance(error, InputError)
 
 
-# --- recipes ------------------------------------------------------------------------------------------------
+# --- recipes ---
 
-values = st.none() | st.booleans() | st.integers(-3, 3) | st.integers() | st.floats() | st.text(max_size=4) | \
-    st.sampled_from(["adam", "cyclic", "flip", "head"])
-anything = values | st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=3), values, max_size=2)
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["adam", "cyclic", "flip", "head"])
+)
+anything = (
+    values | st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=3), values, max_size=2)
+)
 
 
 @PLENTY
@@ -124,7 +160,12 @@ def test_any_value_of_a_field_is_taken_or_refused_in_a_line(data, kind):
     try:
         made = kind(**{name: tuple(value) if isinstance(value, list) else value})
     except InputError as error:
-        assert name in str(error) or "learn" in str(error) or "crop" in str(error) or "lr" in str(error)
+        assert (
+            name in str(error)
+            or "learn" in str(error)
+            or "crop" in str(error)
+            or "lr" in str(error)
+        )
     else:
         for field in dataclasses.fields(made):
             content = getattr(made, field.name)
@@ -159,10 +200,20 @@ def test_a_stored_plan_is_read_back_or_refused_whatever_was_changed(data, recipe
         assert isinstance(again, Plan) and again.recipe.base.epochs > 0
 
 
-@pytest.mark.parametrize("kind, name, value", [
-    (Stage, "weight_decay", float("nan")), (Stage, "lr", float("inf")), (Stage, "epochs", 2.5), (Stage, "batch", True),
-    (Stage, "flip", "sometimes"), (Stage, "learn", ("head", 3)), (Network, "hidden", (1.5,)),
-    (DataPlan, "split_seed", -1), (DataPlan, "split_kind", ["stratified"])])
+@pytest.mark.parametrize(
+    "kind, name, value",
+    [
+        (Stage, "weight_decay", float("nan")),
+        (Stage, "lr", float("inf")),
+        (Stage, "epochs", 2.5),
+        (Stage, "batch", True),
+        (Stage, "flip", "sometimes"),
+        (Stage, "learn", ("head", 3)),
+        (Network, "hidden", (1.5,)),
+        (DataPlan, "split_seed", -1),
+        (DataPlan, "split_kind", ["stratified"]),
+    ],
+)
 def test_values_that_pass_every_comparison_are_refused(kind, name, value):
     with pytest.raises(InputError, match=name):
         kind(**{name: value})

@@ -1,4 +1,6 @@
-"""The pretend GPU refuses what a GPU refuses, waits where a GPU waits, and computes what the CPU computes."""
+"""The pretend GPU refuses what a GPU refuses, waits where a GPU waits, and computes what the CPU
+computes.
+"""
 
 import copy
 import io
@@ -27,31 +29,61 @@ def one():
     return torch.ones((), device="cuda")
 
 
-@pytest.mark.parametrize("make", [
-    four, lambda: torch.zeros(3, device="cuda:0"), lambda: torch.empty(3, device=CUDA),
-    lambda: torch.full((3,), 2.0, device="cuda"), lambda: torch.tensor([1, 2], device="cuda"),
-    lambda: torch.as_tensor(np.ones(3), device="cuda"), lambda: torch.from_numpy(np.ones(3)).cuda(),
-    lambda: torch.ones(2).to("cuda", torch.float16), lambda: torch.ones(2).to(four()), lambda: four().half(),
-    lambda: four().new_zeros(2), lambda: four().new_tensor([1.0]), lambda: torch.zeros_like(four()),
-    lambda: torch.zeros_like(torch.ones(2), device="cuda"), lambda: torch.ones(2).type_as(four()), lambda: four()[1:],
-    lambda: copy.deepcopy(four()), lambda: F.one_hot(four().long(), 5), lambda: torch.rand(3, device="cuda"),
-    lambda: torch.rand(3, device="cuda", generator=torch.Generator("cuda")), lambda: torch.randperm(3, device="cuda"),
-    lambda: nn.Linear(4, 2).cuda()(four()), lambda: list(four())[0], lambda: torch.where(four() > 1, four(), 0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        four,
+        lambda: torch.zeros(3, device="cuda:0"),
+        lambda: torch.empty(3, device=CUDA),
+        lambda: torch.full((3,), 2.0, device="cuda"),
+        lambda: torch.tensor([1, 2], device="cuda"),
+        lambda: torch.as_tensor(np.ones(3), device="cuda"),
+        lambda: torch.from_numpy(np.ones(3)).cuda(),
+        lambda: torch.ones(2).to("cuda", torch.float16),
+        lambda: torch.ones(2).to(four()),
+        lambda: four().half(),
+        lambda: four().new_zeros(2),
+        lambda: four().new_tensor([1.0]),
+        lambda: torch.zeros_like(four()),
+        lambda: torch.zeros_like(torch.ones(2), device="cuda"),
+        lambda: torch.ones(2).type_as(four()),
+        lambda: four()[1:],
+        lambda: copy.deepcopy(four()),
+        lambda: F.one_hot(four().long(), 5),
+        lambda: torch.rand(3, device="cuda"),
+        lambda: torch.rand(3, device="cuda", generator=torch.Generator("cuda")),
+        lambda: torch.randperm(3, device="cuda"),
+        lambda: nn.Linear(4, 2).cuda()(four()),
+        lambda: list(four())[0],
+        lambda: torch.where(four() > 1, four(), 0),
+    ],
+)
 def test_what_is_made_there_is_there(gpu, make):
     tensor = make()
-    assert tensor.device == CUDA and tensor.is_cuda and not tensor.is_cpu and tensor.get_device() == 0
+    assert (
+        tensor.device == CUDA and tensor.is_cuda and not tensor.is_cpu and tensor.get_device() == 0
+    )
     assert tensor.cpu().device.type == "cpu"
 
 
-@pytest.mark.parametrize("mix", [
-    lambda: four() + torch.ones(4), lambda: torch.stack([four(), torch.ones(4)]), lambda: torch.ones(4, 4) @ four(),
-    lambda: torch.cat([torch.ones(4), four()]), lambda: torch.stack([one(), torch.ones(())]),
-    lambda: torch.ones(4)[torch.tensor([0, 1], device="cuda")], lambda: four().gather(0, torch.tensor([0])),
-    lambda: F.linear(four(), torch.ones(2, 4)), lambda: torch.where(four() > 1, four(), torch.ones(4)),
-    lambda: torch.rand(3, device="cuda", generator=torch.Generator()),
-    lambda: four().normal_(generator=torch.Generator()),
-    lambda: torch.rand(3, generator=torch.Generator("cuda")),
-    lambda: torch._foreach_lerp_([four()], [torch.ones(4)], 0.5)])
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda: four() + torch.ones(4),
+        lambda: torch.stack([four(), torch.ones(4)]),
+        lambda: torch.ones(4, 4) @ four(),
+        lambda: torch.cat([torch.ones(4), four()]),
+        lambda: torch.stack([one(), torch.ones(())]),
+        lambda: torch.ones(4)[torch.tensor([0, 1], device="cuda")],
+        lambda: four().gather(0, torch.tensor([0])),
+        lambda: F.linear(four(), torch.ones(2, 4)),
+        lambda: torch.where(four() > 1, four(), torch.ones(4)),
+        lambda: torch.rand(3, device="cuda", generator=torch.Generator()),
+        lambda: four().normal_(generator=torch.Generator()),
+        lambda: torch.rand(3, generator=torch.Generator("cuda")),
+        lambda: torch._foreach_lerp_([four()], [torch.ones(4)], 0.5),
+    ],
+)
 def test_two_devices_do_not_mix(gpu, mix):
     with pytest.raises(RuntimeError, match="device"):
         mix()
@@ -72,27 +104,60 @@ def test_numpy_sees_the_cpu_alone(gpu):
         four().pin_memory()
 
 
-@pytest.mark.parametrize("read", [
-    lambda: bool(one()), lambda: one().item(), lambda: float(one()), lambda: int(one()), lambda: [1, 2][one().long()],
-    lambda: four()[:one().long()], lambda: four()[one().long()], lambda: 1.0 in four(), lambda: max(four()),
-    lambda: four().tolist(), lambda: four().cpu(), lambda: four().to("cpu"), lambda: repr(four()),
-    lambda: f"{one():.2f}",
-    lambda: torch.equal(four(), four()), lambda: torch.allclose(four(), four()), lambda: torch.unique(four()),
-    lambda: four().nonzero(), lambda: torch.where(four() > 1), lambda: four()[four() > 1], lambda: four()[[0, 1]],
-    lambda: torch.ones(4).copy_(four()), lambda: four().copy_(torch.ones(4)), lambda: torch.ones(4).cuda(),
-    lambda: torch.ones(4).to("cuda", non_blocking=True), lambda: torch.tensor(1, device="cuda"),
-    lambda: torch.cuda.synchronize()])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: bool(one()),
+        lambda: one().item(),
+        lambda: float(one()),
+        lambda: int(one()),
+        lambda: [1, 2][one().long()],
+        lambda: four()[: one().long()],
+        lambda: four()[one().long()],
+        lambda: 1.0 in four(),
+        lambda: max(four()),
+        lambda: four().tolist(),
+        lambda: four().cpu(),
+        lambda: four().to("cpu"),
+        lambda: repr(four()),
+        lambda: f"{one():.2f}",
+        lambda: torch.equal(four(), four()),
+        lambda: torch.allclose(four(), four()),
+        lambda: torch.unique(four()),
+        lambda: four().nonzero(),
+        lambda: torch.where(four() > 1),
+        lambda: four()[four() > 1],
+        lambda: four()[[0, 1]],
+        lambda: torch.ones(4).copy_(four()),
+        lambda: four().copy_(torch.ones(4)),
+        lambda: torch.ones(4).cuda(),
+        lambda: torch.ones(4).to("cuda", non_blocking=True),
+        lambda: torch.tensor(1, device="cuda"),
+        lambda: torch.cuda.synchronize(),
+    ],
+)
 def test_reading_and_sending_wait(gpu, read):
     read()
     assert gpu.waits
 
 
-@pytest.mark.parametrize("work", [
-    lambda: len(four()), lambda: four().shape, lambda: four() @ four(), lambda: torch.where(four() > 1, four(), 0),
-    lambda: four()[torch.zeros(2, dtype=torch.long, device="cuda")], lambda: four().__setitem__(0, 3.0),
-    lambda: list(four()),
-    lambda: torch.ones(4).pin_memory().to("cuda", non_blocking=True), lambda: four().to("cpu", non_blocking=True),
-    lambda: F.cross_entropy(four()[None], torch.zeros(1, dtype=torch.long, device="cuda"), label_smoothing=0.1)])
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: len(four()),
+        lambda: four().shape,
+        lambda: four() @ four(),
+        lambda: torch.where(four() > 1, four(), 0),
+        lambda: four()[torch.zeros(2, dtype=torch.long, device="cuda")],
+        lambda: four().__setitem__(0, 3.0),
+        lambda: list(four()),
+        lambda: torch.ones(4).pin_memory().to("cuda", non_blocking=True),
+        lambda: four().to("cpu", non_blocking=True),
+        lambda: F.cross_entropy(
+            four()[None], torch.zeros(1, dtype=torch.long, device="cuda"), label_smoothing=0.1
+        ),
+    ],
+)
 def test_other_work_waits_for_nothing(gpu, work):
     work()
     assert not gpu.waits
@@ -119,6 +184,7 @@ def test_a_late_copy_is_garbage_until_somebody_waits(gpu):
 def test_chance_comes_from_the_state_of_the_device(gpu):
     def drawn():
         return F.dropout(torch.ones(64, device="cuda")).tolist()
+
     torch.manual_seed(1)
     cpu, state = torch.get_rng_state(), torch.cuda.get_rng_state()
     draws = [drawn(), drawn()]
@@ -138,7 +204,10 @@ def test_chance_comes_from_the_state_of_the_device(gpu):
 @pytest.mark.parametrize("mode, factor", [("bilinear", 95), ("bicubic", 48)])
 def test_antialias_shrinks_only_so_far(gpu, mode, factor):
     def shrunk(by, device="cuda"):
-        return F.interpolate(torch.rand(1, 1, 2 * by, 2 * by, device=device), (2, 2), mode=mode, antialias=True)
+        return F.interpolate(
+            torch.rand(1, 1, 2 * by, 2 * by, device=device), (2, 2), mode=mode, antialias=True
+        )
+
     assert shrunk(factor - 1).shape == (1, 1, 2, 2) == shrunk(factor, "cpu").shape
     with pytest.raises(RuntimeError, match="Too much shared memory required: .* vs 49152"):
         shrunk(factor)
@@ -146,12 +215,17 @@ def test_antialias_shrinks_only_so_far(gpu, mode, factor):
 
 def test_files_remember_the_device(gpu, tmp_path):
     linear = nn.Linear(2, 2).cuda()
-    torch.save({"there": four()[1:], "here": torch.ones(2), **linear.state_dict()}, tmp_path / "a.pt")
+    torch.save(
+        {"there": four()[1:], "here": torch.ones(2), **linear.state_dict()}, tmp_path / "a.pt"
+    )
 
     def devices(**where):
         state = torch.load(tmp_path / "a.pt", weights_only=True, **where)
-        assert state["there"].tolist() == [1, 2, 3] and torch.equal(state["weight"].cpu(), linear.weight.detach().cpu())
+        assert state["there"].tolist() == [1, 2, 3] and torch.equal(
+            state["weight"].cpu(), linear.weight.detach().cpu()
+        )
         return [state[name].device.type for name in ("there", "weight", "here")]
+
     assert devices() == ["cuda", "cuda", "cpu"]
     assert devices(map_location="cpu") == ["cpu"] * 3
     assert devices(map_location="cuda") == devices(map_location=CUDA) == ["cuda"] * 3
@@ -192,7 +266,9 @@ def test_inference_is_like_other_work(gpu):
         assert torch.equal(network(images).float().cpu(), network(images).detach().cpu())
         gpu.waits.clear()
         assert one().item() and bool(one()) and len(network(images)) == 4
-        assert dict(gpu.waits) == {"_local_scalar_dense": 2} and gpu.convolutions == {torch.float32: 3}
+        assert dict(gpu.waits) == {"_local_scalar_dense": 2} and gpu.convolutions == {
+            torch.float32: 3
+        }
         for mix in (lambda: network(images.cpu()), lambda: F.linear(four(), torch.ones(2, 4))):
             with pytest.raises(RuntimeError, match="device"):
                 mix()
@@ -206,7 +282,9 @@ def test_a_module_that_is_moved_keeps_its_parameters(gpu):
     optimizer = torch.optim.AdamW(before, fused=True)
     twin = copy.deepcopy(network.cuda())
     assert all(one is other for one, other in zip(before, network.parameters(), strict=True))
-    assert {p.device for p in (*twin.parameters(), *twin.buffers(), *network.parameters())} == {CUDA}
+    assert {p.device for p in (*twin.parameters(), *twin.buffers(), *network.parameters())} == {
+        CUDA
+    }
     network(torch.rand(4, 3, device="cuda")).sum().backward()
     optimizer.step()
     assert not torch.equal(before[0], next(twin.parameters()))
@@ -215,7 +293,9 @@ def test_a_module_that_is_moved_keeps_its_parameters(gpu):
 def learnt(device):
     """The weights of a network after three steps, with scaled and clipped gradients."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).to(device)
+    network = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).to(
+        device
+    )
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     scaler = torch.amp.GradScaler(device, init_scale=8.0)
     for _ in range(3):
@@ -246,6 +326,15 @@ def test_the_average_of_torch_itself_waits(gpu):
 def test_it_is_gone_afterwards():
     before = torch.tensor, torch.Tensor.to, torch.Generator, torch.autocast, torch.cuda.is_available
     with pretend_gpu((8, 0), free=1000):
-        assert torch.cuda.get_device_capability() == (8, 0) and torch.cuda.mem_get_info() == (1000, 1000)
+        assert torch.cuda.get_device_capability() == (8, 0) and torch.cuda.mem_get_info() == (
+            1000,
+            1000,
+        )
         assert torch.cuda.is_available() and math.isclose(one().item(), 1)
-    assert before == (torch.tensor, torch.Tensor.to, torch.Generator, torch.autocast, torch.cuda.is_available)
+    assert before == (
+        torch.tensor,
+        torch.Tensor.to,
+        torch.Generator,
+        torch.autocast,
+        torch.cuda.is_available,
+    )

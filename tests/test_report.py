@@ -48,10 +48,37 @@ def place(tmp_path_factory, archive_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, seed in (("one", 0), ("two", 1)):
-            assert call(train, "--stage", "base", "--out", f"runs/{name}", "--seed", seed, *SMALL,
-                        "--epochs", "2", *flags).status == 0
-            assert call(evaluate, "--run", f"runs/{name}", "--tta", "flip", "--device", "cpu", "--precision", "float32",
-                        *flags).status == 0
+            assert (
+                call(
+                    train,
+                    "--stage",
+                    "base",
+                    "--out",
+                    f"runs/{name}",
+                    "--seed",
+                    seed,
+                    *SMALL,
+                    "--epochs",
+                    "2",
+                    *flags,
+                ).status
+                == 0
+            )
+            assert (
+                call(
+                    evaluate,
+                    "--run",
+                    f"runs/{name}",
+                    "--tta",
+                    "flip",
+                    "--device",
+                    "cpu",
+                    "--precision",
+                    "float32",
+                    *flags,
+                ).status
+                == 0
+            )
     return SimpleNamespace(folder=folder, flags=flags)
 
 
@@ -100,8 +127,18 @@ def test_a_page_shows_everything_and_needs_nothing_beside_it(there):
     assert ran.out.strip() == "runs/one/report.html"
     page = Page(there.folder / "runs/one/report.html")
     assert page.open == []
-    for heading in ("Scores", "Learning", "Classes", "Confusion", "Most confused", "The surest mistakes",
-                    "The hardest classes", "Calibration", "Where it looks", "Accuracy by size of the object"):
+    for heading in (
+        "Scores",
+        "Learning",
+        "Classes",
+        "Confusion",
+        "Most confused",
+        "The surest mistakes",
+        "The hardest classes",
+        "Calibration",
+        "Where it looks",
+        "Accuracy by size of the object",
+    ):
         assert heading in page.text, heading
     own = {f"#{name}" for name in page.ids}
     assert all(source.startswith(("data:", "#")) for source in page.sources)
@@ -140,7 +177,8 @@ def test_the_matrix_in_the_page_is_that_of_the_stored_probabilities(there):
     assert sum(row["n"] for row in shown.classes) == 24
     called = shown.plain.log_probabilities[0].argmax(1)
     assert Counter(zip(shown.plain.labels.tolist(), called.tolist(), strict=True)) == {
-        (i, j): n for i, j, n in stored["counts"]}
+        (i, j): n for i, j, n in stored["counts"]
+    }
 
 
 def test_a_card_has_the_picture_and_the_names_that_belong_together(there, packed, tmp_path):
@@ -149,31 +187,46 @@ def test_a_card_has_the_picture_and_the_names_that_belong_together(there, packed
     for kept in (tmp_path / "one" / "base" / "probabilities").glob("val-*"):
         kept.unlink()
     shown = gather(tmp_path / "one", *there.flags[1::2])
-    rows, places = ({value: at for at, value in enumerate(values)} for values in
-                    (packed.train.files, shown.plain.rows.tolist()))
+    rows, places = (
+        {value: at for at, value in enumerate(values)}
+        for values in (packed.train.files, shown.plain.rows.tolist())
+    )
     assert shown.split == "holdout" and shown.mistakes and shown.heats
-    for card in (*shown.mistakes, *shown.heats, *(card for row in shown.hardest for card in row["cards"])):
+    for card in (
+        *shown.mistakes,
+        *shown.heats,
+        *(card for row in shown.hardest for card in row["cards"]),
+    ):
         row = rows[card["file"]]
         said = shown.plain.log_probabilities[0, places[row]]
         drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(card["picture"].split(",")[1]))))
         assert np.abs(drawn.astype(int) - packed.train.pictures[row]).mean() < 10
         assert card["name"] == packed.names[packed.train.labels[row]].split(",")[0]
         assert card["called"] == packed.names[said.argmax()].split(",")[0]
-        assert card["right"] == (card["name"] == card["called"]) and card["sure"] == pytest.approx(np.exp(said.max()))
+        assert card["right"] == (card["name"] == card["called"]) and card["sure"] == pytest.approx(
+            np.exp(said.max())
+        )
     assert not any(card["right"] for card in shown.mistakes)
 
 
 def test_the_temperature_is_that_of_the_holdout(there):
     shown = gather(Path("runs/one"), *there.flags[1::2])
     kept = [Probabilities.load(path) for path in Path("runs/one/base/probabilities").glob("*.npz")]
-    fitted = {one.about["split"]: f"plain, T = {fit_temperature(one.log_probabilities[0], one.labels):.2f}"
-              for one in kept if one.views == ("plain",)}
+    fitted = {
+        one.about[
+            "split"
+        ]: f"plain, T = {fit_temperature(one.log_probabilities[0], one.labels):.2f}"
+        for one in kept
+        if one.views == ("plain",)
+    }
     assert fitted["holdout"] != fitted["val"]
     assert [row["views"] for row in shown.calibration][:2] == ["plain", fitted["holdout"]]
 
 
 def test_twins_under_two_names_are_shown_with_both(there, packed):
-    """A picture of val stands in train under another name: said once, with what the network calls it."""
+    """A picture of val stands in train under another name: said once, with what the network calls
+    it.
+    """
     shown = gather(Path("runs/one"), *there.flags[1::2])
     row = next(row for row in range(72) if packed.train.labels[row] != packed.val.labels[3])
     pictures = {name: np.array(packed.part(name).pictures) for name in ("train", "val")}
@@ -181,24 +234,35 @@ def test_twins_under_two_names_are_shown_with_both(there, packed):
     parts = {name: replace(packed.part(name), pictures=pictures[name]) for name in pictures}
     found = list(_conflicts(SimpleNamespace(part=parts.__getitem__), shown))
     names = [name.split(",")[0] for name in packed.names]
-    one, = (card for card in found if card["file"] == packed.val.files[3])
-    assert (one["name"], one["other_name"]) == (names[packed.val.labels[3]], names[packed.train.labels[row]])
+    (one,) = (card for card in found if card["file"] == packed.val.files[3])
+    assert (one["name"], one["other_name"]) == (
+        names[packed.val.labels[3]],
+        names[packed.train.labels[row]],
+    )
     assert one["called"] == names[shown.plain.log_probabilities[0, 3].argmax()]
 
 
 def test_a_page_says_whose_pictures_it_shows(there, tmp_path):
     call(command, "runs/one", *there.flags)
-    assert "24 pictures of\nofficial val, in float32" in Page(there.folder / "runs/one/report.html").text
+    assert (
+        "24 pictures of\nofficial val, in float32"
+        in Page(there.folder / "runs/one/report.html").text
+    )
     shutil.copytree("runs/one", tmp_path / "one")
     for kept in (tmp_path / "one" / "base" / "probabilities").glob("val-*"):
         kept.unlink()
     call(command, tmp_path / "one", *there.flags)
     page = Page(tmp_path / "one" / "report.html")
-    assert "pictures of\nthe hold-out, in float32" in page.text and "confidence on holdout" in page.html
+    assert (
+        "pictures of\nthe hold-out, in float32" in page.text
+        and "confidence on holdout" in page.html
+    )
 
 
 def test_what_is_kept_of_another_precision_or_network_is_not_mixed_in(there, tmp_path):
-    assert any("mirror" in row["views"] for row in gather(Path("runs/one"), *there.flags[1::2]).calibration)
+    assert any(
+        "mirror" in row["views"] for row in gather(Path("runs/one"), *there.flags[1::2]).calibration
+    )
     for key in ("precision", "weights"):
         shutil.copytree("runs/one", tmp_path / key)
         for path in (tmp_path / key / "base" / "probabilities").glob("*.npz"):
@@ -211,12 +275,38 @@ def test_what_is_kept_of_another_precision_or_network_is_not_mixed_in(there, tmp
 
 def test_a_class_called_script_is_harmless(tmp_path):
     evil = '<script>alert("x")</script>'
-    card = {"picture": "data:,", "file": f"val/{evil}.JPEG", "name": evil, "called": evil, "sure": 0.5, "right": False}
-    shown = RunReport(evil, facts=[(evil, evil)], names=[evil, "b", "c"], order=[0, 1, 2], counts=[(0, 1, 2)],
-                  classes=[{"name": evil, "top1": 0.1, "low": 0.0, "high": 0.2, "n": 4, "taken_for": evil, "share": 0.5,
-                            "wnid": evil}], missing=[evil], mistakes=[card], split="val",
-                  hardest=[{"name": evil, "top1": 0.1, "cards": [card]}],
-                  duplicates=[{**card, "other": evil, "other_name": evil}])
+    card = {
+        "picture": "data:,",
+        "file": f"val/{evil}.JPEG",
+        "name": evil,
+        "called": evil,
+        "sure": 0.5,
+        "right": False,
+    }
+    shown = RunReport(
+        evil,
+        facts=[(evil, evil)],
+        names=[evil, "b", "c"],
+        order=[0, 1, 2],
+        counts=[(0, 1, 2)],
+        classes=[
+            {
+                "name": evil,
+                "top1": 0.1,
+                "low": 0.0,
+                "high": 0.2,
+                "n": 4,
+                "taken_for": evil,
+                "share": 0.5,
+                "wnid": evil,
+            }
+        ],
+        missing=[evil],
+        mistakes=[card],
+        split="val",
+        hardest=[{"name": evil, "top1": 0.1, "cards": [card]}],
+        duplicates=[{**card, "other": evil, "other_name": evil}],
+    )
     write_page(shown, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     assert "<script>alert" not in html and "alert(" in html
@@ -230,11 +320,15 @@ def test_figures_take_the_ink_of_the_page_and_say_what_they_show():
 
 
 def test_a_figure_of_views_is_drawn_whatever_its_picture_is_called():
-    figure = view_votes(["plain"], [np.zeros((8, 8, 3))], [("$^$", 0.5)], "$^$", "a$^$.jpg: $^$, 50%")
+    figure = view_votes(
+        ["plain"], [np.zeros((8, 8, 3))], [("$^$", 0.5)], "$^$", "a$^$.jpg: $^$, 50%"
+    )
     assert "a$^$.jpg" in inline_svg(figure, "votes")
 
 
-@pytest.mark.parametrize("title", ["$x$", "$\\frac{$", "caf\udce9", "\u7d42\u308f\u308a", "a\nb\x07"])
+@pytest.mark.parametrize(
+    "title", ["$x$", "$\\frac{$", "caf\udce9", "\u7d42\u308f\u308a", "a\nb\x07"]
+)
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_a_figure_is_saved_whatever_its_run_is_called(tmp_path, title, ending):
     with warnings.catch_warnings():
@@ -261,12 +355,20 @@ def test_several_runs_are_compared_in_pairs(there):
     ran = call(command, "runs/one", "runs/two", "--out", "pages", *there.flags)
     assert ran.out.split() == ["pages/one.html", "pages/two.html", "pages/comparison.html"]
     page = Page(there.folder / "pages/comparison.html")
-    assert page.open == [] and "2 runs compared" in page.text and "Classes on which they differ most" in page.text
+    assert (
+        page.open == []
+        and "2 runs compared" in page.text
+        and "Classes on which they differ most" in page.text
+    )
     assert [link for link in page.sources if link.endswith(".html")] == ["one.html", "two.html"]
     assert "On val. p is" in page.text
     ran = call(command, "runs/one", "runs/two", "--json", *there.flags)
     assert [row["path"] for row in json.loads(ran.out)][-1] == "runs/one/comparison.html"
-    links = [link for link in Page(there.folder / "runs/one/comparison.html").sources if link.endswith(".html")]
+    links = [
+        link
+        for link in Page(there.folder / "runs/one/comparison.html").sources
+        if link.endswith(".html")
+    ]
     assert links == ["report.html", "../two/report.html"]
 
 
@@ -285,7 +387,8 @@ def test_runs_that_saw_other_pictures_are_not_compared_class_by_class(there, tmp
 def test_the_p_of_a_class_is_that_of_all_that_it_was_picked_from(there):
     shown = [gather(Path(f"runs/{name}"), *there.flags[1::2]) for name in ("one", "two")]
     labels = shown[0].plain.labels
-    for one, best in zip(shown, (5, 0), strict=True):  # one run is right on class 5 alone, the other on class 0
+    # one run is right on class 5 alone, the other on class 0
+    for one, best in zip(shown, (5, 0), strict=True):
         said = np.full(one.plain.log_probabilities.shape, -9.0, np.float32)
         said[..., best] = -1.0
         one.plain = replace(one.plain, log_probabilities=said)
@@ -298,7 +401,9 @@ def test_the_p_of_a_class_is_that_of_all_that_it_was_picked_from(there):
 def test_without_the_data_everything_but_the_pictures_is_there(there, tmp_path):
     shutil.copytree("runs/one", tmp_path / "one")
     recipe = StageFolder(tmp_path / "one", "base").recipe
-    recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"data": "gone.zip", "cache": None}))
+    recipe.write_text(
+        json.dumps(json.loads(recipe.read_text()) | {"data": "gone.zip", "cache": None})
+    )
     ran = call(command, tmp_path / "one")
     page = Page(tmp_path / "one" / "report.html")
     assert ran.status == 0 and "No pictures: gone.zip" in page.text and "Confusion" in page.text
@@ -318,11 +423,20 @@ def test_half_a_run_shows_what_is_there(there, tmp_path):
     shutil.copytree("runs/one", tmp_path / "one")
     base = StageFolder(tmp_path / "one", "base")
     base.scores.unlink()
-    base.log.write_text("".join(line + "\n" for line in base.log.read_text().splitlines() if '"epoch"' not in
-                                line.split(",")[0]))
+    base.log.write_text(
+        "".join(
+            line + "\n"
+            for line in base.log.read_text().splitlines()
+            if '"epoch"' not in line.split(",")[0]
+        )
+    )
     ran = call(command, tmp_path / "one", *there.flags)
     page = Page(tmp_path / "one" / "report.html")
-    assert ran.status == 0 and f"--resume {tmp_path / 'one'}" in page.text and "No epoch is finished" in page.text
+    assert (
+        ran.status == 0
+        and f"--resume {tmp_path / 'one'}" in page.text
+        and "No epoch is finished" in page.text
+    )
 
 
 def test_what_is_no_run_is_refused_in_one_line(there, tmp_path):
@@ -345,13 +459,29 @@ def test_what_is_recorded_is_of_the_own_size_and_precision(there):
     before = record.record(["runs/one", "runs/two"], "two")["rows"]
     scores = StageFolder(Path("runs/one"), "base").scores
     kept = scores.read_text()
-    row = next(row for row in runs.read_rows(scores) if (row["split"], row["views"]) == ("val", "none"))
-    runs.put_scores(scores, [row | change | dict(top1=0.99) for change in (
-        dict(size=48), dict(merge="gmean"), dict(precision="int8"), dict(temperature=2.0))])
-    assert scores.read_text() != kept and record.record(["runs/one", "runs/two"], "two")["rows"] == before
+    row = next(
+        row for row in runs.read_rows(scores) if (row["split"], row["views"]) == ("val", "none")
+    )
+    runs.put_scores(
+        scores,
+        [
+            row | change | dict(top1=0.99)
+            for change in (
+                dict(size=48),
+                dict(merge="gmean"),
+                dict(precision="int8"),
+                dict(temperature=2.0),
+            )
+        ],
+    )
+    assert (
+        scores.read_text() != kept
+        and record.record(["runs/one", "runs/two"], "two")["rows"] == before
+    )
     scores.write_text(kept)
     assert [(row["run"], row["split"], row["views"]) for row in before] == [
-        (run, split, views) for run in ("one", "two") for split, views in record.SHOWN]
+        (run, split, views) for run in ("one", "two") for split, views in record.SHOWN
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in record.HERE.glob("*.py")))

@@ -1,4 +1,6 @@
-"""The score room: views, merges, metrics and stored probabilities against independent references."""
+"""The score room: views, merges, metrics and stored probabilities against independent
+references.
+"""
 
 import io
 import itertools
@@ -26,7 +28,12 @@ from tinynet.score.augmented import Augmented
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import Tally, by_class, score, top_k_hits, wilson
-from tinynet.score.probabilities import Probabilities, head_probabilities, same_pictures, view_probabilities
+from tinynet.score.probabilities import (
+    Probabilities,
+    head_probabilities,
+    same_pictures,
+    view_probabilities,
+)
 from tinynet.score.selection import greedy, learn_weights, weighted_mean
 from tinynet.score.views import resize
 
@@ -36,7 +43,9 @@ quickly = settings(max_examples=25, deadline=None)
 def log_probabilities(seed, count=40, classes=7, views=None):
     draw = np.random.RandomState(seed)
     shape = (count, classes) if views is None else (views, count, classes)
-    return log_softmax(3 * draw.randn(*shape), axis=-1).astype(np.float32), draw.randint(0, classes, count)
+    return log_softmax(3 * draw.randn(*shape), axis=-1).astype(np.float32), draw.randint(
+        0, classes, count
+    )
 
 
 # --- metrics --------------------------------------------------------------------------------------
@@ -90,7 +99,9 @@ def test_certainty_scores_everything_or_nothing():
 def test_the_loss_is_that_of_scikit_learn(seed):
     found, labels = log_probabilities(seed)
     exact = log_softmax(found.astype(np.float64), axis=1)
-    assert score(found, labels)["loss"] == pytest.approx(log_loss(labels, np.exp(exact), labels=range(7)), rel=1e-5)
+    assert score(found, labels)["loss"] == pytest.approx(
+        log_loss(labels, np.exp(exact), labels=range(7)), rel=1e-5
+    )
 
 
 def test_a_score_is_made_of_its_parts():
@@ -104,7 +115,11 @@ def test_a_score_is_made_of_its_parts():
     assert all(type(value) in (int, float) for value in whole.values())  # as JSON takes them
 
 
-@given(count=st.integers(1, 20_000), share=st.floats(0, 1), confidence=st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+@given(
+    count=st.integers(1, 20_000),
+    share=st.floats(0, 1),
+    confidence=st.sampled_from([0.5, 0.9, 0.95, 0.99]),
+)
 @settings(deadline=None)
 def test_wilson_solves_the_equation_of_1927(count, share, confidence):
     hits = round(share * count)
@@ -113,8 +128,11 @@ def test_wilson_solves_the_equation_of_1927(count, share, confidence):
     p, n = hits / count, count
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    assert low == pytest.approx(middle - half, abs=1e-9) and high == pytest.approx(middle + half, abs=1e-9)
-    for bound in (low, high):  # where a hypothetical proportion is z standard errors from the one observed
+    assert low == pytest.approx(middle - half, abs=1e-9) and high == pytest.approx(
+        middle + half, abs=1e-9
+    )
+    # where a hypothetical proportion is z standard errors from the one observed
+    for bound in (low, high):
         assert abs(p - bound) == pytest.approx(z * math.sqrt(bound * (1 - bound) / n), abs=1e-6)
 
 
@@ -147,7 +165,7 @@ def test_a_tally_does_not_depend_on_the_batches(seed, size):
     found, labels = log_probabilities(seed)
     tally = Tally()
     for first in range(0, 40, size):
-        tally.add(found[first:first + size], labels[first:first + size])
+        tally.add(found[first : first + size], labels[first : first + size])
     assert tally.result() == pytest.approx(score(found, labels))
 
 
@@ -156,16 +174,19 @@ def test_a_class_is_scored_on_its_own_pictures():
     best = np.array([0, 0, 0, 1, 1, 2, 2, 0, 2, 2, 2, 2])
     rows = by_class(np.log(np.eye(4)[best] * 0.9 + 0.025), labels)
     assert [(r["label"], r["n"], r["top1"], r["taken_for"], r["share"]) for r in rows] == [
-        (0, 4, 0.75, 1, 0.25), (1, 4, 0.25, 2, 0.5), (2, 4, 1.0, None, 0)]
+        (0, 4, 0.75, 1, 0.25),
+        (1, 4, 0.25, 2, 0.5),
+        (2, 4, 1.0, None, 0),
+    ]
     assert all((r["low"], r["high"]) == wilson(round(4 * r["top1"]), 4) for r in rows)
 
 
-# --- comparisons, calibration, choice ---------------------------------------------------------------
+# --- comparisons, calibration, choice ---
 
 
 def test_mcnemar_is_the_exact_binomial_of_the_books():
     right, other = np.zeros(314, bool), np.zeros(314, bool)
-    right[:4 + 5] = other[:5] = True  # Lachenbruch's kind of table: 4 against 15
+    right[: 4 + 5] = other[:5] = True  # Lachenbruch's kind of table: 4 against 15
     other[9:24] = True
     found = mcnemar(right, other)
     assert (found["wins"], found["losses"]) == (4, 15) and found["gain"] == pytest.approx(-11 / 314)
@@ -187,7 +208,8 @@ def test_a_comparison_turned_round_changes_its_sign(seed):
 
 def test_the_interval_of_a_gain_holds_it_as_often_as_it_says():
     draw, held = np.random.RandomState(0), 0
-    for _ in range(600):  # outcomes of a pair: both 0.5, first alone 0.2, second alone 0.1: a gain of 0.1
+    # outcomes of a pair: both 0.5, first alone 0.2, second alone 0.1: a gain of 0.1
+    for _ in range(600):
         drawn = draw.rand(150)
         found = mcnemar(drawn < 0.7, (drawn < 0.5) | (drawn > 0.9))
         held += found["gain_low"] <= 0.1 <= found["gain_high"]
@@ -221,7 +243,9 @@ def test_greedy_takes_what_helps_most_next():
     own = np.exp(found[:, np.arange(3000), labels].astype(np.float64))
     losses = {view: -np.log(own[[0, view]].mean(0)).mean() for view in (1, 2, 3)}
     assert min(losses, key=losses.get) == order[1]
-    assert greedy(found, labels, most=2, first=3) == [3, 0] and greedy(found, labels, most=9) == order
+    assert (
+        greedy(found, labels, most=2, first=3) == [3, 0] and greedy(found, labels, most=9) == order
+    )
 
 
 def test_learned_weights_are_the_best_mixture():
@@ -235,7 +259,9 @@ def test_learned_weights_are_the_best_mixture():
     draw = np.random.RandomState(0)
     assert all(loss(weights) <= loss(other) + 1e-6 for other in draw.dirichlet(np.ones(4), 300))
     np.testing.assert_allclose(np.exp(weighted_mean(found, weights)).sum(1), 1, atol=1e-6)
-    np.testing.assert_allclose(weighted_mean(found, np.full(4, 0.25)), merged("mean", found), atol=1e-5)
+    np.testing.assert_allclose(
+        weighted_mean(found, np.full(4, 0.25)), merged("mean", found), atol=1e-5
+    )
 
 
 # --- merges ---------------------------------------------------------------------------------------
@@ -248,13 +274,27 @@ def merged(name, found):
 HAND = np.log([[[0.5, 0.3, 0.2]], [[0.1, 0.6, 0.3]]])  # two views of one picture
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("mean", [0.3, 0.45, 0.25]), ("sum", [0.3, 0.45, 0.25]),
-    ("gmean", [v / (0.05**0.5 + 0.18**0.5 + 0.06**0.5) for v in (0.05**0.5, 0.18**0.5, 0.06**0.5)]),
-    ("max", [0.5 / 1.4, 0.6 / 1.4, 0.3 / 1.4]),
-    ("vote", [1.3 / 3, 1.45 / 3, 0.25 / 3]),
-    ("sharpen", [(0.25 / 0.38 + 0.01 / 0.46) / 2, (0.09 / 0.38 + 0.36 / 0.46) / 2, (0.04 / 0.38 + 0.09 / 0.46) / 2]),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mean", [0.3, 0.45, 0.25]),
+        ("sum", [0.3, 0.45, 0.25]),
+        (
+            "gmean",
+            [v / (0.05**0.5 + 0.18**0.5 + 0.06**0.5) for v in (0.05**0.5, 0.18**0.5, 0.06**0.5)],
+        ),
+        ("max", [0.5 / 1.4, 0.6 / 1.4, 0.3 / 1.4]),
+        ("vote", [1.3 / 3, 1.45 / 3, 0.25 / 3]),
+        (
+            "sharpen",
+            [
+                (0.25 / 0.38 + 0.01 / 0.46) / 2,
+                (0.09 / 0.38 + 0.36 / 0.46) / 2,
+                (0.04 / 0.38 + 0.09 / 0.46) / 2,
+            ],
+        ),
+    ],
+)
 def test_merges_are_what_is_computed_by_hand(name, expected):
     np.testing.assert_allclose(np.exp(merged(name, HAND)[0]), expected, rtol=1e-9)
 
@@ -268,16 +308,24 @@ def test_merges_are_ttachs_where_those_are_right(name, theirs):
     for view in found:
         merger.append(torch.from_numpy(np.exp(view)))
     other = merger.result.numpy()
-    np.testing.assert_allclose(np.exp(merged(name, found)), other / other.sum(1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.exp(merged(name, found)), other / other.sum(1, keepdims=True), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", merges.MERGES)
 @quickly
-@given(logits=arrays(np.float32, (3, 4, 5), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
+@given(
+    logits=arrays(
+        np.float32, (3, 4, 5), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+    )
+)
 def test_every_merge_of_finite_logits_is_a_distribution(name, logits):
     found = merges.get(name)(torch.log_softmax(torch.from_numpy(logits), 2))
     assert found.shape == (4, 5) and not found.isnan().any()
-    torch.testing.assert_close(found.double().exp().sum(1), torch.ones(4, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found.double().exp().sum(1), torch.ones(4, dtype=torch.float64), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", merges.MERGES)
@@ -295,10 +343,13 @@ def test_a_merge_knows_no_order_and_leaves_equal_views_alone(name, seed, views):
 @pytest.mark.parametrize("name", ["mean", "gmean"])
 @pytest.mark.parametrize("tiny", [1e-30, 1e-60, 1e-300])
 def test_nothing_underflows(name, tiny):
-    found = np.log(np.array([[[tiny, 1.0]], [[4 * tiny, 1.0]]] * 5))  # ten views: their product is no float
+    # ten views: their product is no float
+    found = np.log(np.array([[[tiny, 1.0]], [[4 * tiny, 1.0]]] * 5))
     expected = {"mean": 2.5 * tiny, "gmean": 2 * tiny}[name]
     for dtype, digits in ((np.float32, 1e-5), (np.float64, 1e-13)):
-        assert merged(name, found.astype(dtype))[0, 0] == pytest.approx(math.log(expected), rel=digits)
+        assert merged(name, found.astype(dtype))[0, 0] == pytest.approx(
+            math.log(expected), rel=digits
+        )
 
 
 def test_a_class_ruled_out_by_one_view():
@@ -307,7 +358,8 @@ def test_a_class_ruled_out_by_one_view():
     np.testing.assert_allclose(np.exp(merged("mean", found)), [[0.25, 0.75]])
     np.testing.assert_allclose(np.exp(merged("gmean", found)), [[0, 1]])
     both = np.where([[[True, False]], [[False, True]]], 0.0, -np.inf)
-    np.testing.assert_allclose(np.exp(merged("gmean", both)), [[0.5, 0.5]])  # each rules out the other's class
+    # each rules out the other's class
+    np.testing.assert_allclose(np.exp(merged("gmean", both)), [[0.5, 0.5]])
 
 
 def test_votes_that_are_equal_are_decided_by_the_mean():
@@ -316,9 +368,18 @@ def test_votes_that_are_equal_are_decided_by_the_mean():
 
 
 def test_what_cannot_be_logarithms_of_probabilities_is_refused():
-    for wrong in (torch.tensor([[[0.2, 0.8]]]), torch.tensor([[[3.0, -1.0]]]), torch.zeros(2, 2), torch.zeros(0, 2, 2)):
+    for wrong in (
+        torch.tensor([[[0.2, 0.8]]]),
+        torch.tensor([[[3.0, -1.0]]]),
+        torch.zeros(2, 2),
+        torch.zeros(0, 2, 2),
+    ):
         for name in merges.MERGES:
-            complaint(lambda name=name, wrong=wrong: merges.get(name)(wrong), "log-probabilities", tuple(wrong.shape))
+            complaint(
+                lambda name=name, wrong=wrong: merges.get(name)(wrong),
+                "log-probabilities",
+                tuple(wrong.shape),
+            )
     complaint(lambda: merges.get("median"), "median", "gmean", "sharpen")
 
 
@@ -326,7 +387,9 @@ def test_what_cannot_be_logarithms_of_probabilities_is_refused():
 
 
 class Corner(nn.Module):
-    """Logits are the red pixels of the first row: which picture it is and which way round are plain to see."""
+    """Logits are the red pixels of the first row: which picture it is and which way round are plain
+    to see.
+    """
 
     def forward(self, pictures):
         return 20 * pictures[:, 0, 0, :]
@@ -350,7 +413,9 @@ def test_ten_crops_are_torchvisions_pixel_by_pixel(side, size):
 def test_five_crops_of_pictures_that_are_not_square_are_torchvisions():
     pictures = noise(2, 3, 90, 75)
     expected = tv.five_crop(tv.resize(pictures, [80], antialias=True), [64, 64])
-    for ours, theirs in zip(views.get("resize:80+five", 64)(pictures).values(), expected, strict=True):
+    for ours, theirs in zip(
+        views.get("resize:80+five", 64)(pictures).values(), expected, strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
@@ -369,8 +434,13 @@ def test_moving_repeats_the_border():
     seen = views.get("shift:2")(pictures)
     assert list(seen) == ["plain", "left 2", "right 2", "up 2", "down 2"]
     wide = torch.nn.functional.pad(pictures, (2, 2, 2, 2), mode="replicate")
-    for name, (top, left) in {"left 2": (2, 4), "right 2": (2, 0), "up 2": (4, 2), "down 2": (0, 2)}.items():
-        assert torch.equal(seen[name], wide[..., top:top + 8, left:left + 8])
+    for name, (top, left) in {
+        "left 2": (2, 4),
+        "right 2": (2, 0),
+        "up 2": (4, 2),
+        "down 2": (0, 2),
+    }.items():
+        assert torch.equal(seen[name], wide[..., top : top + 8, left : left + 8])
 
 
 @pytest.mark.parametrize("degrees", [5, -30])
@@ -382,14 +452,16 @@ def test_turning_is_torchvisions_inside(degrees, shape):
     found = views.turn(pictures, degrees)
     assert inside.float().mean() > 0.5
     torch.testing.assert_close(found[inside], expected[inside], rtol=0, atol=2e-4)
-    assert found.amin() >= 0 and found[~inside].min() > 0  # beyond the border there is picture, not black
+    # beyond the border there is picture, not black
+    assert found.amin() >= 0 and found[~inside].min() > 0
 
 
 def test_zoom_shows_the_middle_larger():
     pictures = noise(1, 3, 60, 60)
     seen = views.get("zoom:1.5")(pictures)["zoom 1.5"]
-    torch.testing.assert_close(seen, tv.resize(pictures[..., 10:50, 10:50], [60, 60], antialias=True), rtol=0,
-                               atol=2e-6)
+    torch.testing.assert_close(
+        seen, tv.resize(pictures[..., 10:50, 10:50], [60, 60], antialias=True), rtol=0, atol=2e-6
+    )
 
 
 def test_steps_are_multiplied_the_left_one_first():
@@ -397,8 +469,11 @@ def test_steps_are_multiplied_the_left_one_first():
     seen = views.get("flip+scales:48,80")(pictures)
     assert list(seen) == ["48 px", "80 px", "mirror 48 px", "mirror 80 px"]
     for name, found in seen.items():
-        expected = tv.resize(pictures.flip(-1) if "mirror" in name else pictures, [int(name.split()[-2])] * 2,
-                             antialias=True)
+        expected = tv.resize(
+            pictures.flip(-1) if "mirror" in name else pictures,
+            [int(name.split()[-2])] * 2,
+            antialias=True,
+        )
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
     crops = views.get("resize:73+five+flip", 64)(pictures)
     assert list(crops)[:3] == ["top-left", "top-left mirror", "top-right"] and len(crops) == 10
@@ -407,8 +482,22 @@ def test_steps_are_multiplied_the_left_one_first():
     assert list(views.get("none+flip")(pictures)) == ["plain", "mirror"]
 
 
-SETS = ["none", "flip", "five", "ten", "shift", "shift:3", "rotate", "rotate:7.5", "zoom", "scales:48,64,100",
-        "flip+shift+rotate", "resize:73+five+flip", "zoom+ten", "dense:96"]
+SETS = [
+    "none",
+    "flip",
+    "five",
+    "ten",
+    "shift",
+    "shift:3",
+    "rotate",
+    "rotate:7.5",
+    "zoom",
+    "scales:48,64,100",
+    "flip+shift+rotate",
+    "resize:73+five+flip",
+    "zoom+ten",
+    "dense:96",
+]
 
 
 @pytest.mark.parametrize("text", SETS)
@@ -422,7 +511,7 @@ def test_each_view_is_of_its_own_picture_and_differs_from_the_others(text):
     assert torch.equal(pictures, kept) and len(seen) == len(views.view_set(text, 64))
     for name, found in seen.items():
         middle = found.shape[-1] // 2
-        read = found[:, :, middle - 4:middle + 4, middle - 4:middle + 4].mean((1, 2, 3))
+        read = found[:, :, middle - 4 : middle + 4, middle - 4 : middle + 4].mean((1, 2, 3))
         assert ((read - 0.01) * 8 - 1).round().tolist() == list(range(7)), name
         alone = views.view_set(text, 64)(pictures[4:5])[name]
         torch.testing.assert_close(alone[0], found[4])
@@ -437,22 +526,35 @@ def test_a_network_that_looks_at_nothing_scores_the_same_under_every_view(text, 
         def forward(self, pictures):
             return torch.arange(5.0).expand(len(pictures), 5)
 
-    found = [view_probabilities(Blind(), batches(packed.val, size=9), view)
-             for view in views.view_set(text, 64).views.values()]
+    found = [
+        view_probabilities(Blind(), batches(packed.val, size=9), view)
+        for view in views.view_set(text, 64).views.values()
+    ]
     assert all(np.array_equal(one, found[0]) for one in found)
     for name in merges.MERGES:
         together = merged(name, np.stack(found))
         assert (together.argmax(1) == 4).all() and np.abs(together - together[0]).max() < 1e-5
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("tencrop", ["tencrop", "ten", "scales"]), ("flip+", ["flip+", "no views called ''"]), ("", ["no views called ''"]),
-    ("flip:3", ["flip takes no numbers"]), ("resize", ["resize takes 1 to 1 whole numbers"]),
-    ("scales:a", ["scales takes"]),
-    ("scales:64,4", ["from 8 to 4096"]), ("shift:1,2", ["shift takes 0 to 1"]), ("zoom:nan", ["zoom takes"]),
-    ("flip+flip", ["flip", "once"]), ("zoom:0.5", ["from 1 to 8"]),
-    ("scales:64,64.5", ["whole numbers"]), ("shift:1.5", ["whole numbers"]),
-    ("dense", ["not a view", "scales"])])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tencrop", ["tencrop", "ten", "scales"]),
+        ("flip+", ["flip+", "no views called ''"]),
+        ("", ["no views called ''"]),
+        ("flip:3", ["flip takes no numbers"]),
+        ("resize", ["resize takes 1 to 1 whole numbers"]),
+        ("scales:a", ["scales takes"]),
+        ("scales:64,4", ["from 8 to 4096"]),
+        ("shift:1,2", ["shift takes 0 to 1"]),
+        ("zoom:nan", ["zoom takes"]),
+        ("flip+flip", ["flip", "once"]),
+        ("zoom:0.5", ["from 1 to 8"]),
+        ("scales:64,64.5", ["whole numbers"]),
+        ("shift:1.5", ["whole numbers"]),
+        ("dense", ["not a view", "scales"]),
+    ],
+)
 def test_views_that_there_are_not_are_refused(text, words):
     complaint(lambda: views.get(text), *words)
 
@@ -463,13 +565,17 @@ def test_a_crop_larger_than_the_picture_is_refused():
 
 def test_each_view_is_of_the_picture_whose_row_it_stands_in(packed):
     rows = np.random.RandomState(0).permutation(len(packed.train))[:23]
-    plain, mirror = (view_probabilities(Corner(), batches(packed.train, rows, size=5), view)
-                     for view in views.view_set("flip", 64).views.values())
+    plain, mirror = (
+        view_probabilities(Corner(), batches(packed.train, rows, size=5), view)
+        for view in views.view_set("flip", 64).views.values()
+    )
     assert plain.shape == (23, 64) and plain.dtype == np.float32
     for place, row in enumerate(rows):
         logits = packed.train.pictures[row, 0, :, 0] / 255 * 20
         expected = log_softmax(np.stack([logits, logits[::-1]]), axis=1)
-        np.testing.assert_allclose(np.stack([plain[place], mirror[place]]), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            np.stack([plain[place], mirror[place]]), expected, rtol=1e-4, atol=1e-4
+        )
     assert np.abs(plain - mirror).max(1).min() > 0.1
     np.testing.assert_allclose(mirror[:, ::-1], plain, rtol=1e-5, atol=1e-5)
 
@@ -482,15 +588,21 @@ def test_probabilities_do_not_depend_on_the_batches(packed, text):
             few = view_probabilities(Corner(), batches(packed.val, size=size), view)
             np.testing.assert_allclose(few, whole, rtol=1e-4, atol=1e-4)
         turned = np.arange(len(packed.val))[::-1]
-        np.testing.assert_allclose(view_probabilities(Corner(), batches(packed.val, turned), view)[::-1], whole,
-                                   rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            view_probabilities(Corner(), batches(packed.val, turned), view)[::-1],
+            whole,
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 @pytest.mark.parametrize("size", [7, 31, 48, 64, 65, 100])
 def test_resize_is_that_of_torchvision(size):
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     found = resize(pictures.contiguous(memory_format=torch.channels_last), size)
-    torch.testing.assert_close(found, tv.resize(pictures, [size, size], antialias=True), rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        found, tv.resize(pictures, [size, size], antialias=True), rtol=0, atol=2e-6
+    )
     if size < 64:
         assert (found - tv.resize(pictures, [size, size], antialias=False)).abs().max() > 0.01
 
@@ -509,14 +621,23 @@ def test_log_probabilities_are_normalised_whatever_the_precision_of_the_network(
     found = head_probabilities(nn.Identity(), logits.split(16))
     assert found.shape == (50, 200) and found.dtype == np.float32
     np.testing.assert_allclose(np.exp(found.astype(np.float64)).sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(found, log_softmax(logits.double().numpy(), axis=1), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        found, log_softmax(logits.double().numpy(), axis=1), rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.fixture
 def probabilities():
     found, labels = log_probabilities(1, views=2)
-    return Probabilities(("plain", "mirror"), found, np.arange(40)[::-1].copy(), labels, tuple("abcdefg"),
-                         np.array([1.5, np.nan]), {"split": "val", "data": "0" * 16})
+    return Probabilities(
+        ("plain", "mirror"),
+        found,
+        np.arange(40)[::-1].copy(),
+        labels,
+        tuple("abcdefg"),
+        np.array([1.5, np.nan]),
+        {"split": "val", "data": "0" * 16},
+    )
 
 
 def test_probabilities_are_read_as_they_were_written(probabilities, tmp_path):
@@ -525,13 +646,17 @@ def test_probabilities_are_read_as_they_were_written(probabilities, tmp_path):
         first = replace(probabilities, labels=labels)
         first.save(path)
         again = Probabilities.load(path)
-        assert again.views == first.views and again.wnids == first.wnids and again.about == first.about
+        assert (
+            again.views == first.views and again.wnids == first.wnids and again.about == first.about
+        )
         np.testing.assert_array_equal(again.seconds, first.seconds)
         assert again.log_probabilities.dtype == np.float32
         assert np.array_equal(again.log_probabilities, first.log_probabilities)
         assert np.array_equal(again.rows, first.rows)
         assert again.labels is None if labels is None else np.array_equal(again.labels, labels)
-    np.testing.assert_allclose(np.exp(again.log_probabilities.astype(np.float64)).sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(again.log_probabilities.astype(np.float64)).sum(-1), 1, atol=1e-5
+    )
 
 
 class Colours(nn.Module):
@@ -546,8 +671,11 @@ class Colours(nn.Module):
 def test_an_augmented_network_says_what_its_views_say_together(merge):
     pictures = noise(6, 3, 48, 48)
     found = Augmented(Colours(), "flip+scales:48,64", merge)(pictures)
-    each = [torch.log_softmax(Colours()(tv.resize(seen, [side, side], antialias=True)), 1)
-            for seen in (pictures, pictures.flip(-1)) for side in (48, 64)]
+    each = [
+        torch.log_softmax(Colours()(tv.resize(seen, [side, side], antialias=True)), 1)
+        for seen in (pictures, pictures.flip(-1))
+        for side in (48, 64)
+    ]
     np.testing.assert_allclose(found, merged(merge, np.stack(each)), rtol=1e-4, atol=1e-5)
     assert (found.exp().sum(1) - 1).abs().max() < 1e-5
     buffer = io.BytesIO()
@@ -562,13 +690,20 @@ def test_views_that_are_larger_than_any_picture_are_refused():
 def test_probabilities_of_other_pictures_are_refused(probabilities):
     names = ("a.npz", "b.npz")
     same_pictures(probabilities, probabilities, names)
-    for change, words in ((dict(about={"split": "holdout", "data": "0" * 16}), ["holdout", "val"]),
-                          (dict(about={"split": "val", "data": "1" * 16}), ["other data"]),
-                          (dict(wnids=tuple("gfedcba")), ["other classes"]),
-                          (dict(rows=probabilities.rows[::-1]), ["another order"]),
-                          (dict(rows=probabilities.rows + 1), ["other pictures"])):
-        complaint(lambda change=change: same_pictures(probabilities, replace(probabilities, **change), names),
-                  *names, *words)
+    for change, words in (
+        (dict(about={"split": "holdout", "data": "0" * 16}), ["holdout", "val"]),
+        (dict(about={"split": "val", "data": "1" * 16}), ["other data"]),
+        (dict(wnids=tuple("gfedcba")), ["other classes"]),
+        (dict(rows=probabilities.rows[::-1]), ["another order"]),
+        (dict(rows=probabilities.rows + 1), ["other pictures"]),
+    ):
+        complaint(
+            lambda change=change: same_pictures(
+                probabilities, replace(probabilities, **change), names
+            ),
+            *names,
+            *words,
+        )
 
 
 class Harmful:
@@ -582,13 +717,21 @@ def test_a_foreign_file_is_refused(probabilities, tmp_path, monkeypatch):
     whole = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "text.npz").write_text("no probabilities at all")
-    (tmp_path / "short.npz").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "short.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "broken.npz").write_bytes(whole[:200] + bytes(50) + whole[250:])
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "other.npz", views=np.array(["plain"]))
     np.savez(tmp_path / "harmful.npz", views=np.array([Harmful()], object))
-    for name in ("empty.npz", "text.npz", "short.npz", "broken.npz", "array.npy", "other.npz", "harmful.npz",
-                 "missing.npz"):
+    for name in (
+        "empty.npz",
+        "text.npz",
+        "short.npz",
+        "broken.npz",
+        "array.npy",
+        "other.npz",
+        "harmful.npz",
+        "missing.npz",
+    ):
         with pytest.raises(InputError, match=f"{name}.*tinynet.evaluate") as caught:
             Probabilities.load(tmp_path / name)
         assert "\n" not in str(caught.value)

@@ -1,4 +1,6 @@
-"""Weight files of common forms: wrappers stripped, reported, checked; for backbones and for whole networks alike."""
+"""Weight files of common forms: wrappers stripped, reported, checked; for backbones and for whole
+networks alike.
+"""
 
 import argparse
 import pickle
@@ -17,7 +19,10 @@ from tinynet.models.vgg import Backbone, Classifier
 from tinynet.models.weights import load_backbone
 from tinynet.runs import StageFolder
 
-OPTIMIZER = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(7)}}, "param_groups": [{"lr": 0.1}]}
+OPTIMIZER = {
+    "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(7)}},
+    "param_groups": [{"lr": 0.1}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +35,12 @@ def small():
 def backbone(small):
     """The state of a whole VGG16, thin, and how one is read from a file."""
     torch.manual_seed(1)
-    state = {f"features.{name}": tensor for name, tensor in Backbone().features.state_dict().items()}
-    return state | {"classifier.0.weight": torch.rand(3, 2)}, lambda path: load_backbone(path).features.state_dict()
+    state = {
+        f"features.{name}": tensor for name, tensor in Backbone().features.state_dict().items()
+    }
+    return state | {"classifier.0.weight": torch.rand(3, 2)}, lambda path: load_backbone(
+        path
+    ).features.state_dict()
 
 
 @pytest.fixture
@@ -55,27 +64,72 @@ DRESSES = {
     "DataParallel": (lambda state: prefixed(state, "module."), ["module."]),
     "compiled": (lambda state: prefixed(state, "_orig_mod."), ["_orig_mod."]),
     "both": (lambda state: prefixed(state, "_orig_mod.module."), ["_orig_mod.", "module."]),
-    "both the other way": (lambda state: prefixed(state, "module._orig_mod."), ["_orig_mod.", "module."]),
-    "a part in DataParallel": (lambda state: {name.replace("features.", "features.module.", 1): tensor
-                                              for name, tensor in state.items()}, ["module."]),
-    "state_dict": (lambda state: {"state_dict": state, "optimizer": OPTIMIZER, "epoch": 3}, ["'state_dict'"]),
-    "model": (lambda state: {"optimizer": OPTIMIZER, "model": state, "scaler": {}, "args": "text"}, ["'model'"]),
-    "nested": (lambda state: {"checkpoint": {"net": prefixed(state, "module.")}}, ["'checkpoint.net'", "module."]),
+    "both the other way": (
+        lambda state: prefixed(state, "module._orig_mod."),
+        ["_orig_mod.", "module."],
+    ),
+    "a part in DataParallel": (
+        lambda state: {
+            name.replace("features.", "features.module.", 1): tensor
+            for name, tensor in state.items()
+        },
+        ["module."],
+    ),
+    "state_dict": (
+        lambda state: {"state_dict": state, "optimizer": OPTIMIZER, "epoch": 3},
+        ["'state_dict'"],
+    ),
+    "model": (
+        lambda state: {"optimizer": OPTIMIZER, "model": state, "scaler": {}, "args": "text"},
+        ["'model'"],
+    ),
+    "nested": (
+        lambda state: {"checkpoint": {"net": prefixed(state, "module.")}},
+        ["'checkpoint.net'", "module."],
+    ),
     "a prefix": (lambda state: prefixed(state, "encoder.backbone."), ["'encoder.backbone.'"]),
-    "other parts beside": (lambda state: {"head.weight": torch.rand(3), **prefixed(state, "model.")}, ["'model.'"]),
-    "half": (lambda state: {name: tensor.half() if tensor.is_floating_point() else tensor
-                            for name, tensor in state.items()}, ["float16"]),
-    "bfloat16": (lambda state: {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
-                                for name, tensor in state.items()}, ["bfloat16"]),
-    "averaged": (lambda state: {"model": doubled(state),
-                                "model_ema": {"n_averaged": torch.tensor(9), **prefixed(state, "module.")}},
-                 ["'model_ema'"]),
-    "averaged under a prefix": (lambda state: {**prefixed(doubled(state), "model."),
-                                               **prefixed(state, "net_ema.module.")}, ["'net_ema.'", "module."]),
-    "the same twice": (lambda state: {"last": state, "best": {name: tensor.clone() for name, tensor in state.items()}},
-                       ["'last'"]),
-    "a profiler's counts": (lambda state: state | {"total_ops": torch.zeros(1),
-                                                   "features.total_params": torch.zeros(1)}, []),
+    "other parts beside": (
+        lambda state: {"head.weight": torch.rand(3), **prefixed(state, "model.")},
+        ["'model.'"],
+    ),
+    "half": (
+        lambda state: {
+            name: tensor.half() if tensor.is_floating_point() else tensor
+            for name, tensor in state.items()
+        },
+        ["float16"],
+    ),
+    "bfloat16": (
+        lambda state: {
+            name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+            for name, tensor in state.items()
+        },
+        ["bfloat16"],
+    ),
+    "averaged": (
+        lambda state: {
+            "model": doubled(state),
+            "model_ema": {"n_averaged": torch.tensor(9), **prefixed(state, "module.")},
+        },
+        ["'model_ema'"],
+    ),
+    "averaged under a prefix": (
+        lambda state: {**prefixed(doubled(state), "model."), **prefixed(state, "net_ema.module.")},
+        ["'net_ema.'", "module."],
+    ),
+    "the same twice": (
+        lambda state: {
+            "last": state,
+            "best": {name: tensor.clone() for name, tensor in state.items()},
+        },
+        ["'last'"],
+    ),
+    "a profiler's counts": (
+        lambda state: (
+            state | {"total_ops": torch.zeros(1), "features.total_params": torch.zeros(1)}
+        ),
+        [],
+    ),
 }
 
 
@@ -96,14 +150,27 @@ def test_wrappers_are_stripped_and_reported(request, tmp_path, capsys, kind, dre
 
 
 @pytest.mark.parametrize("kind", ["backbone", "whole"])
-@pytest.mark.parametrize("put, words", [
-    (lambda state: {**prefixed(state, "left."), **prefixed(doubled(state), "right.")},
-     ["several networks", "left", "right"]),
-    (lambda state: {"model": state, "best_model": doubled(state)},
-     ["several networks", "best_model", "torch.load('weights.pth')['model']"]),
-    (lambda state: {"last": state, "best": doubled(state)}, ["several networks", "last", "best"]),
-    (lambda state: {**state, **prefixed(doubled(state), "module.")}, ["with and without", "two networks"]),
-])
+@pytest.mark.parametrize(
+    "put, words",
+    [
+        (
+            lambda state: {**prefixed(state, "left."), **prefixed(doubled(state), "right.")},
+            ["several networks", "left", "right"],
+        ),
+        (
+            lambda state: {"model": state, "best_model": doubled(state)},
+            ["several networks", "best_model", "torch.load('weights.pth')['model']"],
+        ),
+        (
+            lambda state: {"last": state, "best": doubled(state)},
+            ["several networks", "last", "best"],
+        ),
+        (
+            lambda state: {**state, **prefixed(doubled(state), "module.")},
+            ["with and without", "two networks"],
+        ),
+    ],
+)
 def test_two_different_networks_in_a_file_are_refused(request, tmp_path, kind, put, words):
     state, read = request.getfixturevalue(kind)
     torch.save(put(state), tmp_path / "weights.pth")
@@ -111,14 +178,31 @@ def test_two_different_networks_in_a_file_are_refused(request, tmp_path, kind, p
 
 
 @pytest.mark.parametrize("kind", ["backbone", "whole"])
-@pytest.mark.parametrize("put", [
-    lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, layers=[1, 2])},
-    lambda state: {"state_dict": state, "best_acc": np.float64(0.5), "epoch": np.int64(3), "history": np.zeros(3)},
-    lambda state: {name: tensor.numpy() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
-    lambda state: {"student": prefixed(doubled(state), "module.backbone."), "teacher": prefixed(state, "backbone.")},
-    lambda state: {**prefixed(state, "encoder_q."), **prefixed(doubled(state), "encoder_k.")},
-    lambda state: {**prefixed(state, "online_encoder."), **prefixed(doubled(state), "target_encoder.")},
-])
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, layers=[1, 2])},
+        lambda state: {
+            "state_dict": state,
+            "best_acc": np.float64(0.5),
+            "epoch": np.int64(3),
+            "history": np.zeros(3),
+        },
+        lambda state: {
+            name: tensor.numpy() if tensor.is_floating_point() else tensor
+            for name, tensor in state.items()
+        },
+        lambda state: {
+            "student": prefixed(doubled(state), "module.backbone."),
+            "teacher": prefixed(state, "backbone."),
+        },
+        lambda state: {**prefixed(state, "encoder_q."), **prefixed(doubled(state), "encoder_k.")},
+        lambda state: {
+            **prefixed(state, "online_encoder."),
+            **prefixed(doubled(state), "target_encoder."),
+        },
+    ],
+)
 def test_checkpoints_of_common_training_scripts_are_read(request, tmp_path, kind, put):
     state, read = request.getfixturevalue(kind)
     torch.save(put(state), tmp_path / "weights.pth")
@@ -130,13 +214,21 @@ def test_checkpoints_of_common_training_scripts_are_read(request, tmp_path, kind
 def test_what_is_no_state_dict_is_named(tmp_path, whole):
     _, read = whole
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
-    complaint(lambda: read(str(tmp_path / "module.pth")), "torch.nn.modules.linear.Linear", "cannot be read safely")
-    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    complaint(
+        lambda: read(str(tmp_path / "module.pth")),
+        "torch.nn.modules.linear.Linear",
+        "cannot be read safely",
+    )
+    (tmp_path / "pointer.pth").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+    )
     complaint(lambda: read(str(tmp_path / "pointer.pth")), "Git LFS", "git lfs pull")
 
 
 def test_a_wrapped_checkpoint_keeps_its_mean_and_std(small, tmp_path):
-    model = Classifier(Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), ["pool5:mean"], [4], 3, 0.0, True)
+    model = Classifier(
+        Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), ["pool5:mean"], [4], 3, 0.0, True
+    )
     torch.save(prefixed(model.state_dict(), "net."), tmp_path / "weights.pth")
     again = load_backbone(str(tmp_path / "weights.pth"))
     assert again.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
@@ -146,8 +238,10 @@ def test_a_wrapped_checkpoint_keeps_its_mean_and_std(small, tmp_path):
 def test_compressed_weights_are_refused(backbone, tmp_path):
     state, read = backbone
     torch.save(state, tmp_path / "plain.pth")
-    with (zipfile.ZipFile(tmp_path / "plain.pth") as source,
-          zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as target):
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as source,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for name in source.namelist():
             target.writestr(name, source.read(name))
     complaint(lambda: read(str(tmp_path / "packed.pth")), "packed.pth", "torch.save")
@@ -155,17 +249,43 @@ def test_compressed_weights_are_refused(backbone, tmp_path):
 
 def test_names_without_features_are_read(backbone, tmp_path):
     state, read = backbone
-    bare = {name.removeprefix("features."): tensor for name, tensor in state.items() if name.startswith("features.")}
+    bare = {
+        name.removeprefix("features."): tensor
+        for name, tensor in state.items()
+        if name.startswith("features.")
+    }
     torch.save(bare, tmp_path / "bare.pth")
     weights = read(str(tmp_path / "bare.pth"))
     assert all(torch.equal(weights[name], tensor) for name, tensor in bare.items())
 
 
-def test_a_checkpoint_of_tinynet_gives_its_backbone_and_its_normalisation(archive_path, tmp_path, monkeypatch, small):
+def test_a_checkpoint_of_tinynet_gives_its_backbone_and_its_normalisation(
+    archive_path, tmp_path, monkeypatch, small
+):
     monkeypatch.chdir(tmp_path)
-    small.setattr("tinynet.models.weights.Backbone", lambda *given: Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
-    assert call(train, "--stage", "all", "--data", archive_path, *SMALL, "--crop-side", "28", "32", "--learn", "head",
-                "--views", "0", "--out", "run").status == 0
+    small.setattr(
+        "tinynet.models.weights.Backbone", lambda *given: Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    )
+    assert (
+        call(
+            train,
+            "--stage",
+            "all",
+            "--data",
+            archive_path,
+            *SMALL,
+            "--crop-side",
+            "28",
+            "32",
+            "--learn",
+            "head",
+            "--views",
+            "0",
+            "--out",
+            "run",
+        ).status
+        == 0
+    )
     small.undo()
     with thin_network():
         best = StageFolder("run", "finetune").best
@@ -173,15 +293,24 @@ def test_a_checkpoint_of_tinynet_gives_its_backbone_and_its_normalisation(archiv
         for path in (best, StageFolder("run", "finetune").last):
             again = load_backbone(str(path))
             assert again.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
-            assert all(torch.equal(a, b) for a, b in zip(again.features.state_dict().values(),
-                                                          model.backbone.features.state_dict().values(), strict=True))
+            assert all(
+                torch.equal(a, b)
+                for a, b in zip(
+                    again.features.state_dict().values(),
+                    model.backbone.features.state_dict().values(),
+                    strict=True,
+                )
+            )
 
 
 @pytest.mark.parametrize("kind", ["backbone", "whole"])
 def test_mismatched_weights_are_reported(request, tmp_path, kind):
     state, read = request.getfixturevalue(kind)
-    first, last = [name for name in state if name.startswith("features") and name.endswith("weight")][0:15:14] \
-        if kind == "whole" else ("features.0.weight", "features.28.weight")
+    first, last = (
+        [name for name in state if name.startswith("features") and name.endswith("weight")][0:15:14]
+        if kind == "whole"
+        else ("features.0.weight", "features.28.weight")
+    )
     count = len(state) if kind == "whole" else 26
 
     def refusal(content, *words):
@@ -191,18 +320,32 @@ def test_mismatched_weights_are_reported(request, tmp_path, kind):
     lacking = {name: tensor for name, tensor in state.items() if name != last}
     refusal(lacking, f"1 of {count} tensors missing (first: {last})")
     foreign = last.replace(".weight", ".strange") if kind == "whole" else "features.31.weight"
-    refusal(lacking | {foreign: torch.rand(2)}, f"missing (first: {last})", f"1 unexpected (first: {foreign})")
+    refusal(
+        lacking | {foreign: torch.rand(2)},
+        f"missing (first: {last})",
+        f"1 unexpected (first: {foreign})",
+    )
     refusal(state | {last: torch.rand(2, 3)}, last, "(2, 3)")
     refusal(state | {last: state[last].to(torch.int8)}, last, "int8")
     refusal(state | {last: state[last].to_sparse()}, last)
-    refusal(state | {last: torch.zeros(1).expand(state[last].shape)}, last, "more values than the file contains")
+    refusal(
+        state | {last: torch.zeros(1).expand(state[last].shape)},
+        last,
+        "more values than the file contains",
+    )
     for number in (float("nan"), float("inf"), -float("inf")):
         broken = state[last].clone()
         broken.view(-1)[3] = number
         refusal(state | {last: broken}, last, "1 of its", "NaN or infinite")
-        refusal({"state_dict": prefixed(state | {last: broken}, "module.")}, last, "NaN or infinite")
-    for content, word in (([1, 2], "list"), ({}, "no named tensors"), ({"epoch": 3}, "no named tensors"),
-                          (torch.ones(3), "Tensor")):
+        refusal(
+            {"state_dict": prefixed(state | {last: broken}, "module.")}, last, "NaN or infinite"
+        )
+    for content, word in (
+        ([1, 2], "list"),
+        ({}, "no named tensors"),
+        ({"epoch": 3}, "no named tensors"),
+        (torch.ones(3), "Tensor"),
+    ):
         refusal(content, word)
     refusal({"model": {"conv1.weight": torch.rand(3)}}, f"missing (first: {first})")
 
@@ -219,8 +362,10 @@ def test_safetensors_are_read(backbone, tmp_path, monkeypatch):
     state, read = backbone
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file(state, tmp_path / "weights.safetensors")
-    assert all(torch.equal(tensor, state[f"features.{name}"])
-               for name, tensor in read(str(tmp_path / "weights.safetensors")).items())
+    assert all(
+        torch.equal(tensor, state[f"features.{name}"])
+        for name, tensor in read(str(tmp_path / "weights.safetensors")).items()
+    )
     (tmp_path / "broken.safetensors").write_bytes(b"\x09" * 40)
     complaint(lambda: read(str(tmp_path / "broken.safetensors")), "broken.safetensors")
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
@@ -247,8 +392,13 @@ def test_a_nan_neither_trains_nor_scores(archive_path, tmp_path, monkeypatch, sm
         torch.save(state, "nan.pth")
         flags = [*SMALL, "--data", archive_path, "--out", "run"]
         for precision in ("float32", "auto"):
-            refused(train, ["--stage", "base", *flags, "--weights", "nan.pth", "--precision", precision],
-                    "nan.pth", "features.5.weight", "NaN")
+            refused(
+                train,
+                ["--stage", "base", *flags, "--weights", "nan.pth", "--precision", precision],
+                "nan.pth",
+                "features.5.weight",
+                "NaN",
+            )
         assert call(train, "--stage", "base", *flags).status == 0
         stored = torch.load("run/base/best.pt", weights_only=True)
         stored["weights"]["head.0.running_mean"][2] = float("nan")
@@ -259,23 +409,52 @@ def test_a_nan_neither_trains_nor_scores(archive_path, tmp_path, monkeypatch, sm
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small):
     with thin_network():
         model = Classifier(Backbone(), ["pool5:mean"], [4], 3, 0.0, True)
-        content = {"format": 1, "kind": "model", "wnids": ["a", "b", "c"], "network": model.shape,
-                   "weights": model.state_dict(), "size": 32}
-        for change in (dict(network={}), dict(network=model.shape | dict(hidden=[10**9])), dict(size="64"),
-                       dict(size=-1), dict(network=model.shape | dict(taps=["pool9:mean"])), dict(weights={}),
-                       dict(wnids=None), dict(network=3),
-                       dict(weights=model.state_dict() | {"head.1.weight": torch.rand(4)})):
+        content = {
+            "format": 1,
+            "kind": "model",
+            "wnids": ["a", "b", "c"],
+            "network": model.shape,
+            "weights": model.state_dict(),
+            "size": 32,
+        }
+        for change in (
+            dict(network={}),
+            dict(network=model.shape | dict(hidden=[10**9])),
+            dict(size="64"),
+            dict(size=-1),
+            dict(network=model.shape | dict(taps=["pool9:mean"])),
+            dict(weights={}),
+            dict(wnids=None),
+            dict(network=3),
+            dict(weights=model.state_dict() | {"head.1.weight": torch.rand(4)}),
+        ):
             torch.save(content | change, tmp_path / "best.pt")
             complaint(lambda: load_model(tmp_path / "best.pt", ("a", "b", "c")), "best.pt")
 
 
-@pytest.mark.parametrize("change, wnids, words", [
-    (lambda weights: weights, "abcd", "3 outputs for 4 classes"),
-    (lambda weights: weights, "aab", "no list of classes"),
-    (lambda weights: weights | {"head.0.running_var": -weights["head.0.running_var"]}, "abc", "running_var is below 0"),
-])
+@pytest.mark.parametrize(
+    "change, wnids, words",
+    [
+        (lambda weights: weights, "abcd", "3 outputs for 4 classes"),
+        (lambda weights: weights, "aab", "no list of classes"),
+        (
+            lambda weights: weights | {"head.0.running_var": -weights["head.0.running_var"]},
+            "abc",
+            "running_var is below 0",
+        ),
+    ],
+)
 def test_a_checkpoint_that_contradicts_itself_is_refused(tmp_path, small, change, wnids, words):
     model = Classifier(Backbone(), ["pool5:mean"], [4], 3, 0.0, True)
-    torch.save({"format": 1, "kind": "model", "wnids": list(wnids), "network": model.shape, "size": 32,
-                "weights": change(model.state_dict())}, tmp_path / "best.pt")
+    torch.save(
+        {
+            "format": 1,
+            "kind": "model",
+            "wnids": list(wnids),
+            "network": model.shape,
+            "size": 32,
+            "weights": change(model.state_dict()),
+        },
+        tmp_path / "best.pt",
+    )
     complaint(lambda: load_model(tmp_path / "best.pt", tuple(wnids)), "best.pt", words)

@@ -1,4 +1,6 @@
-"""What every command shares: flags, flags out of a dataclass, one-line errors, progress. Imports no torch."""
+"""What every command shares: flags, flags out of a dataclass, one-line errors, progress. Imports no
+torch.
+"""
 
 import argparse
 import dataclasses
@@ -38,38 +40,74 @@ _WAYS_OUT = {
     errno.ENOMEM: ("close other programs, or use a smaller batch", ()),
 }
 
+
 def path(text: str) -> str:
-    """A path of the command line, for argparse; `~` is the user's home, also where no shell has written it out."""
+    """A path of the command line, for argparse; `~` is the user's home, also where no shell has
+    written it out.
+    """
     return os.path.expanduser(text)
 
 
 COMMON: dict[str, dict[str, Any]] = {
-    "data": dict(type=path, metavar="PATH",
-                 help="the data: a zip or tar, an extracted folder, parquet files, or a folder that contains one of "
-                      "these (default: the run's data, else $TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded "
-                      "if absent)"),
-    "cache": dict(type=path, metavar="DIR",
-                  help="where packed pictures and features are kept (default: 'cache' beside the data)"),
-    "weights": dict(type=path, metavar="NAME|FILE",
-                    help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none"),
+    "data": dict(
+        type=path,
+        metavar="PATH",
+        help="the data: a zip or tar, an extracted folder, parquet files, or a folder that "
+        "contains one of these (default: the run's data, else $TINYNET_DATA, else "
+        "data/tiny-imagenet-200.zip, downloaded if absent)",
+    ),
+    "cache": dict(
+        type=path,
+        metavar="DIR",
+        help="where packed pictures and features are kept (default: 'cache' beside the data)",
+    ),
+    "weights": dict(
+        type=path,
+        metavar="NAME|FILE",
+        help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none",
+    ),
     "run": dict(type=path, metavar="DIR", help="the run to read (default: the newest that fits)"),
     "out": dict(type=path, metavar="DIR", help="where results go"),
-    "seed": dict(type=int, metavar="N",
-                 help="seed of initial weights, order, augmentation and dropout (default: 0; a later stage has its "
-                      "run's)"),
-    "split": dict(default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"),
-    "device": dict(default="auto", choices=("auto", "cpu", "cuda", "mps"),
-                   help="default: cuda where there is one, else cpu"),
-    "precision": dict(default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"),
-                      help="of the network's arithmetic; int8: 8-bit integers for a backbone that does not learn, "
-                           "the fastest floats for the rest (default: the fastest the device really has)"),
-    "tta": dict(nargs="+", default=[], metavar="VIEWS",
-                help="sets of views whose probabilities are merged: none, flip, five, ten, shift, rotate, zoom, "
-                     "scales:64,80, resize:72, dense, and products of them: flip+scales:64,80 (default: none)"),
-    "format": dict(default="table", choices=("table", "markdown", "csv", "json"),
-                   help="of the result on standard output (default: table)"),
-    "json": dict(action="store_const", dest="format", const="json", default="table",
-                 help="print the rows of the result as one JSON array on standard output"),
+    "seed": dict(
+        type=int,
+        metavar="N",
+        help="seed of initial weights, order, augmentation and dropout (default: 0; a later stage "
+        "has its run's)",
+    ),
+    "split": dict(
+        default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"
+    ),
+    "device": dict(
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="default: cuda where there is one, else cpu",
+    ),
+    "precision": dict(
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16", "int8"),
+        help="of the network's arithmetic; int8: 8-bit integers for a backbone that does not "
+        "learn, the fastest floats for the rest (default: the fastest the device really has)",
+    ),
+    "tta": dict(
+        nargs="+",
+        default=[],
+        metavar="VIEWS",
+        help="sets of views whose probabilities are merged: none, flip, five, ten, shift, rotate, "
+        "zoom, scales:64,80, resize:72, dense, and products of them: flip+scales:64,80 (default: "
+        "none)",
+    ),
+    "format": dict(
+        default="table",
+        choices=("table", "markdown", "csv", "json"),
+        help="of the result on standard output (default: table)",
+    ),
+    "json": dict(
+        action="store_const",
+        dest="format",
+        const="json",
+        default="table",
+        help="print the rows of the result as one JSON array on standard output",
+    ),
 }
 
 
@@ -80,20 +118,35 @@ class Parser(argparse.ArgumentParser):
     """
 
     current: "Parser | None" = None
-    refused: frozenset[str] = frozenset()  # flags that the command does not take in this way of using it
+    # flags that the command does not take in this way of using it
+    refused: frozenset[str] = frozenset()
 
     def __init__(self, module: str, description: str, **kwargs: Any):
-        super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-        self.add_argument("--quiet", nargs=0, action=_Quiet, default=argparse.SUPPRESS, dest=argparse.SUPPRESS,
-                          help="say nothing but results and errors, draw no progress")
+        super().__init__(
+            prog=f"python -m {module}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+        self.add_argument(
+            "--quiet",
+            nargs=0,
+            action=_Quiet,
+            default=argparse.SUPPRESS,
+            dest=argparse.SUPPRESS,
+            help="say nothing but results and errors, draw no progress",
+        )
 
     def parse_args(self, *given: Any, **kwargs: Any) -> Any:
+        """Parse a command line, as argparse does; `--quiet` starts unset."""
         _Quiet.asked = False  # one process may run several commands
         return super().parse_args(*given, **kwargs)
 
     def parse_known_args(self, *given: Any, **kwargs: Any) -> Any:
-        Parser.current, Parser.refused = self, frozenset()  # of several, that of the subcommand comes last
+        """Parse a command line and become the parser of the running command."""
+        # of several, that of the subcommand comes last
+        Parser.current, Parser.refused = self, frozenset()
         return super().parse_known_args(*given, **kwargs)
 
     @classmethod
@@ -103,10 +156,17 @@ class Parser(argparse.ArgumentParser):
         return [flag for flag in map(flag_name, names) if flag in known and flag not in cls.refused]
 
     def error(self, message: str) -> NoReturn:
+        """Print one line, with the nearest flag for an unknown one, and exit with status 2."""
         unknown = message.split() if message.startswith("unrecognized arguments: ") else []
-        near = [flag for word in unknown if word.startswith("--")
-                for flag in get_close_matches(word, self._option_string_actions, 1, 0.75)]
-        self.exit(2, f"{self.prog}: {message}; {f'did you mean {near[0]}? ' if near else ''}see --help\n")
+        near = [
+            flag
+            for word in unknown
+            if word.startswith("--")
+            for flag in get_close_matches(word, self._option_string_actions, 1, 0.75)
+        ]
+        self.exit(
+            2, f"{self.prog}: {message}; {f'did you mean {near[0]}? ' if near else ''}see --help\n"
+        )
 
 
 class _Quiet(argparse.Action):
@@ -124,16 +184,33 @@ def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def add_pretrained(parser: argparse._ActionsContainer) -> None:
     """Add the flags of pretrained networks and of how ImageNet's procedure prepares pictures."""
-    parser.add_argument("--arch", metavar="NAME", help="a classifier of torchvision's, or timm/NAME of timm's")
-    parser.add_argument("--weights", type=path, metavar="NAME|FILE",
-                        help="a name of the publisher's, a state-dict file, or none (default: the newest published)")
-    parser.add_argument("--resize", type=positive, metavar="N",
-                        help="side before the crop (default: the published one)")
-    parser.add_argument("--resize-mode", choices=("shorter", "squash"),
-                        help="the shorter side is resized and the aspect ratio kept, or both are (default: the "
-                             "published one)")
-    parser.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
-                        help="PIL's, of the resize (default: the published one)")
+    parser.add_argument(
+        "--arch", metavar="NAME", help="a classifier of torchvision's, or timm/NAME of timm's"
+    )
+    parser.add_argument(
+        "--weights",
+        type=path,
+        metavar="NAME|FILE",
+        help="a name of the publisher's, a state-dict file, or none (default: the newest "
+        "published)",
+    )
+    parser.add_argument(
+        "--resize",
+        type=positive,
+        metavar="N",
+        help="side before the crop (default: the published one)",
+    )
+    parser.add_argument(
+        "--resize-mode",
+        choices=("shorter", "squash"),
+        help="the shorter side is resized and the aspect ratio kept, or both are (default: the "
+        "published one)",
+    )
+    parser.add_argument(
+        "--interpolation",
+        choices=("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
+        help="PIL's, of the resize (default: the published one)",
+    )
 
 
 def positive(text: str) -> int:
@@ -145,7 +222,9 @@ def positive(text: str) -> int:
 
 
 def refuse_others(parser: Parser, asked: argparse.Namespace, way: str, takes: set[str]) -> None:
-    """End with status 2 where a flag was given that `way` does not take: it is not passed over in silence."""
+    """End with status 2 where a flag was given that `way` does not take: it is not passed over in
+    silence.
+    """
     given = {name for name in vars(asked) if getattr(asked, name) != parser.get_default(name)}
     if wrong := sorted(given - takes):
         parser.error(f"{way} takes no {', '.join(map(flag_name, wrong))}")
@@ -156,20 +235,26 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def add_fields(parser: argparse._ActionsContainer, cls: type, recipe: str, values: Sequence[Any]) -> None:
+def add_fields(
+    parser: argparse._ActionsContainer, cls: type, recipe: str, values: Sequence[Any]
+) -> None:
     """Add a flag for every field of the dataclass `cls`; flags that are not given leave no trace.
 
     A field's help is its metadata `help`, and what the instances `values` of the `recipe` have; its
-    annotation gives the type: int, float, str, bool, a Literal, an optional of these (`none`), or a tuple
-    (several values; none at all is the empty tuple).
+    annotation gives the type: int, float, str, bool, a Literal, an optional of these (`none`), or a
+    tuple (several values; none at all is the empty tuple).
     """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         each = [_show(getattr(value, field.name)) for value in values]
         shown = each[0] if len(set(each)) == 1 else " / ".join(each)
-        parser.add_argument(flag_name(field.name), dest=field.name, default=argparse.SUPPRESS,
-                            help=f"{field.metadata['help']} ({recipe}: {shown})".replace("%", "%%"),
-                            **_flag_type(hints[field.name]))
+        parser.add_argument(
+            flag_name(field.name),
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=f"{field.metadata['help']} ({recipe}: {shown})".replace("%", "%%"),
+            **_flag_type(hints[field.name]),
+        )
 
 
 def _show(value: Any) -> str:
@@ -204,14 +289,16 @@ class _Tuple(argparse.Action):
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run a command: mistakes in the input take one line and status 2, Ctrl-C one line and status 130.
+    """Run a command: mistakes in the input take one line and status 2, Ctrl-C one line and status
+    130.
 
     SIGTERM and SIGHUP do what Ctrl-C does, with status 143 and 129.
     """
     write_always()
     try:
         _run(main)
-    except (InputError, FloatingPointError) as error:  # the latter: a training that diverged says what to lower
+    except (InputError, FloatingPointError) as error:
+        # the latter: a training that diverged says what to lower
         _end(f"error: {error}", 2)
     except Interrupted as error:
         _stopped(error)
@@ -220,23 +307,33 @@ def run(main: Callable[[], None]) -> NoReturn:
     except BrokenPipeError as error:
         if not _reader_has_left():
             _end(f"error: {_what_failed(error)}", 2)  # it was another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        # else the flush at exit fails again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except OSError as error:
         _end(f"error: {_what_failed(error)}", 2)
     except ImportError as error:
         if (error.name or "").startswith("tinynet"):
             raise
-        _end(f"error: a library cannot be loaded ({error}); allow more memory (ulimit -v), or install tinynet again", 2)
+        _end(
+            f"error: a library cannot be loaded ({error}); allow more memory (ulimit -v), or "
+            "install tinynet again",
+            2,
+        )
     except Exception as error:
-        if isinstance(error.__context__, Interrupted):  # libraries that were interrupted raise their own
+        # libraries that were interrupted raise their own
+        if isinstance(error.__context__, Interrupted):
             _stopped(error.__context__)
         if isinstance(error.__context__, KeyboardInterrupt):
             _end("interrupted", 130)
         if not _is_out_of_memory(error):
             raise
         flags = " or ".join(Parser.flags("batch", "size", "workers"))
-        _end(f"error: out of memory; close other programs{f', or use a smaller {flags}' if flags else ''}", 2)
+        _end(
+            "error: out of memory; close other "
+            f"programs{f', or use a smaller {flags}' if flags else ''}",
+            2,
+        )
     finally:
         Parser.current = None
     raise SystemExit(0)
@@ -266,31 +363,47 @@ def _run(main: Callable[[], None]) -> None:
 
 def _what_failed(error: OSError) -> str:
     """What an `OSError` is about, and what to do, naming flags of this command alone."""
-    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    names = [
+        os.fsdecode(name)
+        for name in (error.filename, error.filename2)
+        if isinstance(name, (str, bytes))
+    ]
     what = f"{' -> '.join(names) or 'disk'}: {error.strerror or str(error) or type(error).__name__}"
     reason, places = _WAYS_OUT.get(error.errno or 0, ("", ()))
     flags = Parser.flags(*places)
-    return "; ".join(filter(None, (what, reason, f"use another place with {' or '.join(flags)}" if flags else "")))
+    return "; ".join(
+        filter(
+            None, (what, reason, f"use another place with {' or '.join(flags)}" if flags else "")
+        )
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     if not isinstance(error, RuntimeError):
         return isinstance(error, MemoryError)
-    device = sys.modules.get("tinynet.device")  # where torch is not loaded, none of its errors can be meant
+    # where torch is not loaded, none of its errors can be meant
+    device = sys.modules.get("tinynet.device")
     return device is not None and device.out_of_memory(error)
 
 
 def _end(line: str, status: int) -> NoReturn:
-    start = "\r" if sys.stderr.isatty() else ""  # over a progress bar; in a file it would be a line of its own
+    # over a progress bar; in a file it would be a line of its own
+    start = "\r" if sys.stderr.isatty() else ""
     print(start + printable(" ".join(line.split())), file=sys.stderr)
     raise SystemExit(status)
 
 
 def advice(text: str) -> str:
-    """`text`, or nothing where the running command lacks a flag that it names: nobody could follow it."""
+    """`text`, or nothing where the running command lacks a flag that it names: nobody could follow
+    it.
+    """
     known = Parser.current._option_string_actions if Parser.current else None
     flags = re.findall(r"--[a-z][a-z-]*", text)
-    return text if known is None or all(flag in known and flag not in Parser.refused for flag in flags) else ""
+    return (
+        text
+        if known is None or all(flag in known and flag not in Parser.refused for flag in flags)
+        else ""
+    )
 
 
 def typed(*words: Any) -> str:
@@ -301,11 +414,17 @@ def typed(*words: Any) -> str:
 def command() -> list[str]:
     """What was typed, such that it can be typed again."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec else list(sys.argv)
+    return (
+        ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
+        if spec
+        else list(sys.argv)
+    )
 
 
 def printable(line: str) -> str:
-    """The line, with question marks for what would command a terminal: names of files may hold anything."""
+    """The line, with question marks for what would command a terminal: names of files may hold
+    anything.
+    """
     return "".join(letter if letter.isprintable() or letter == "\t" else "?" for letter in line)
 
 
@@ -320,14 +439,33 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable | None = None, *, total: int | None = None, label: str = "", unit: str = "it",
-             done: int = 0) -> Any:
-    """A tqdm bar on standard error with rate and time remaining; in a file it says so less often."""
+def progress(
+    items: Iterable | None = None,
+    *,
+    total: int | None = None,
+    label: str = "",
+    unit: str = "it",
+    done: int = 0,
+) -> Any:
+    """A tqdm bar on standard error with rate and time remaining; in a file it says so less
+    often.
+    """
     from tqdm import tqdm
 
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(items, total=total, desc=label, unit=unit, initial=done, file=sys.stderr, dynamic_ncols=True,
-                mininterval=0.5 if watched else 30, smoothing=0.1, unit_scale=unit == "B", disable=_quiet())
+    return tqdm(
+        items,
+        total=total,
+        desc=label,
+        unit=unit,
+        initial=done,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        mininterval=0.5 if watched else 30,
+        smoothing=0.1,
+        unit_scale=unit == "B",
+        disable=_quiet(),
+    )
 
 
 def _quiet() -> bool:
@@ -336,10 +474,11 @@ def _quiet() -> bool:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed, SIGTERM or SIGHUP came; a second Ctrl-C raises.
+    """Yield a function that says whether Ctrl-C was pressed, SIGTERM or SIGHUP came; a second
+    Ctrl-C raises.
 
-    A `KeyboardInterrupt` that the block raises names the signal. Outside the main thread, where signals cannot be
-    caught, it never says so.
+    A `KeyboardInterrupt` that the block raises names the signal. Outside the main thread, where
+    signals cannot be caught, it never says so.
     """
     first: int | None = None
 

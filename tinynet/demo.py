@@ -2,8 +2,8 @@
 
     python -m tinynet.demo
 
-It draws a small archive in the official layout, trains both stages of the tuned recipe in small, scores
-hold-out and val, and leaves a run in --out that looks like a real one.
+It draws a small archive in the official layout, trains both stages of the tuned recipe in small,
+scores hold-out and val, and leaves a run in --out that looks like a real one.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from tinynet.jobs.plan import Plan, open_data
 from tinynet.runs import StageFolder
 
 CLASSES, SIDE = 8, 32
-_NEXT = """The network began with random weights and saw drawn pictures: all this says is that everything works.
+_NEXT = """The network began with random weights on synthetic images: this only shows that it works.
 Look at the run:
   {report} --open
   {predict}
@@ -32,11 +32,15 @@ def small_recipe() -> Recipe:
     recipe = recipe.override(dict(epochs=20), ("base",))
     # Random convolutions have more to learn than pretrained ones, so all parts get one rate.
     one_rate = dict(lr=5e-4, lr_factors=(1.0,) * 6)
-    return recipe.override(dict(epochs=8, batch=32, crop_side=(28, SIDE), ema=0.9, **one_rate), ("finetune",))
+    return recipe.override(
+        dict(epochs=8, batch=32, crop_side=(28, SIDE), ema=0.9, **one_rate), ("finetune",)
+    )
 
 
 def drawn_plan(run: Path, seed: int = 0) -> Plan:
-    """A plan for both stages of `small_recipe`, on pictures that are drawn below `run` where they are not there yet."""
+    """A plan for both stages of `small_recipe`, on pictures that are drawn below `run` where they
+    are not there yet.
+    """
     from tinynet.data.synthetic import synthetic
 
     source = run / "data" / f"drawn-{seed}.zip"
@@ -65,16 +69,25 @@ def main(argv: list[str] | None = None) -> None:
     plan = drawn_plan(run, asked.seed or 0)
     train(run, plan, device)
     packed = open_data(None, None, plan)
-    rows = [row for stage in runs.WHOLE
-            for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))]
+    rows = [
+        row
+        for stage in runs.WHOLE
+        for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))
+    ]
     show(rows, asked.format)
     last, chance = rows[-1], 1 / CLASSES
     cli.say(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}")
     if last["low"] < 2 * chance:
-        cli.say(f"val top-1 of {last['top1']:.1%} is not clearly above chance: something is broken here")
+        cli.say(
+            f"val top-1 of {last['top1']:.1%} is not clearly above chance: something is broken here"
+        )
         raise SystemExit(1)
-    cli.say(_NEXT.format(report=cli.typed("tinynet.report", run),
-                         predict=cli.typed("tinynet.predict", "PICTURE", "--run", run)))
+    cli.say(
+        _NEXT.format(
+            report=cli.typed("tinynet.report", run),
+            predict=cli.typed("tinynet.predict", "PICTURE", "--run", run),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # asked from outside
+# asked from outside
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 _AGAIN = 0.02  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
-    """This process was asked to end by the signal `number`, of `ENDING`, as Ctrl-C asks by another."""
+    """This process was asked to end by the signal `number`, of `ENDING`, as Ctrl-C asks by
+    another.
+    """
 
     def __init__(self, number: int):
         super().__init__()
@@ -25,8 +28,8 @@ class Interrupted(KeyboardInterrupt):
 def interrupt(number: int, frame: Any) -> None:
     """A handler of signals: raise `Interrupted`, or `KeyboardInterrupt` for Ctrl-C.
 
-    While a module is being imported the signal is sent again a moment later: an import that is interrupted swallows the
-    exception, or leaves half a module behind.
+    While a module is being imported the signal is sent again a moment later: an import that is
+    interrupted swallows the exception, or leaves half a module behind.
     """
     if _imports(frame):
         again = threading.Timer(_AGAIN, signal.raise_signal, (number,))
@@ -73,7 +76,8 @@ def interrupted_by(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Delay signals that ask to end until the block is over: for a write of seconds, in the main thread.
+    """Delay signals that ask to end until the block is over: for a write of seconds, in the main
+    thread.
 
     Libraries that are interrupted within their own code lose the exception, or raise another one.
     """
@@ -96,21 +100,26 @@ def write_always() -> None:
             stream.reconfigure(errors="replace")
     if not isinstance(sys.stderr, Messages):
         sys.stderr = Messages(sys.stderr)
-    sys.unraisablehook = lambda ignored: None  # of objects that go while a command ends: it says nothing to a user
+    # of objects that go while a command ends: it says nothing to a user
+    sys.unraisablehook = lambda ignored: None
 
 
 class Messages:
-    """A stream for messages: where nobody can read them any more, they are lost without an error."""
+    """A stream for messages: where nobody can read them any more, they are lost without an
+    error.
+    """
 
     def __init__(self, stream: Any):
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write `text` if anybody reads it; returns its length."""
         with suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Flush the stream if anybody reads it."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 

@@ -31,8 +31,8 @@ def _sync(path: Path) -> None:
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes the name `path` only when the block ends without an exception.
 
-    Missing parent folders are made. An earlier file of that name is replaced in one step; where the name is a link, the
-    file that it leads to. Devices such as /dev/null are written to.
+    Missing parent folders are made. An earlier file of that name is replaced in one step; where the
+    name is a link, the file that it leads to. Devices such as /dev/null are written to.
     """
     path = Path(path)
     if path.is_absolute() and path.parts[1:2] == ("dev",) and not path.is_file():
@@ -55,14 +55,21 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def _behind_link(path: Path) -> Path:
-    """Where a link leads to a file or folder, or to where one can be made; any other path as it is."""
+    """Where a link leads to a file or folder, or to where one can be made; any other path as it
+    is.
+    """
     target = Path(os.path.realpath(path))
-    return target if path.is_symlink() and (target.is_file() or target.is_dir() or not target.exists()) else path
+    return (
+        target
+        if path.is_symlink() and (target.is_file() or target.is_dir() or not target.exists())
+        else path
+    )
 
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the name `path` only when the block ends without an exception.
+    """Yield an empty folder that takes the name `path` only when the block ends without an
+    exception.
 
     An earlier folder of that name is replaced. One process at a time may write it (see `locked`).
     """
@@ -79,7 +86,9 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`, removed after the block, or by a later process where this one is killed."""
+    """Yield an empty folder beside `path`, removed after the block, or by a later process where
+    this one is killed.
+    """
     partial = _partial(Path(path))
     partial.mkdir()
     try:
@@ -88,26 +97,36 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-# --- what is not whole yet, and whose it is --------------------------------------------------------
+# --- what is not whole yet, and whose it is ---
+
 
 def _machine() -> str:
-    """A word for where numbers of processes mean the same: a machine since its start, or a container on it."""
+    """A word for where numbers of processes mean the same: a machine since its start, or a
+    container on it.
+    """
     words = [platform.node()[:40]]
-    with suppress(OSError):  # Linux alone tells: nodes of a cluster, or containers, may share one name
-        words += [Path("/proc/sys/kernel/random/boot_id").read_text()[:8], str(os.stat("/proc/self/ns/pid").st_ino)]
+    # Linux alone tells: nodes of a cluster, or containers, may share one name
+    with suppress(OSError):
+        words += [
+            Path("/proc/sys/kernel/random/boot_id").read_text()[:8],
+            str(os.stat("/proc/self/ns/pid").st_ino),
+        ]
     return re.sub(r"\W", "-", "-".join(words))
 
 
 _HOST = _machine()
 _OWNER = re.compile(r"\..+\.tinynet-(?P<host>[\w-]+)-(?P<process>\d+)\.partial")
 _LOCK = re.compile(r"\..+\.tinynet\.lock")
-_LIVES = 3600.0  # seconds without a change after which what a process of another machine left is taken for dead
+# seconds without a change after which what a process of another machine left is taken for dead
+_LIVES = 3600.0
 _cleared: set[tuple[int, Path]] = set()
 _mine: set[tuple[int, Path]] = set()  # partial files of this process
 
 
 def _partial(path: Path) -> Path:
-    """A name beside `path` of this process alone: two that write the same file must not share it."""
+    """A name beside `path` of this process alone: two that write the same file must not share
+    it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
     for old in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
@@ -122,9 +141,11 @@ def _partial(path: Path) -> Path:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what processes that are gone have left in `folder`, unfinished files and locks; each process looks once.
+    """Remove what processes that are gone have left in `folder`, unfinished files and locks; each
+    process looks once.
 
-    The owner of a file stands in its name: its machine, and its number there. A lock has none if it can be had.
+    The owner of a file stands in its name: its machine, and its number there. A lock has none if it
+    can be had.
     """
     if (os.getpid(), folder) in _cleared:
         return
@@ -177,16 +198,16 @@ def _remove(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-# --- locks -----------------------------------------------------------------------------------------
+# --- locks ---
 
 
 @contextmanager
 def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of the file or folder `path` for the block: a hidden file beside it.
 
-    While another process holds it, `busy` is called: it may raise, or say that this one waits.
-    The lock ends with the process, however that ends; the file goes with the block. Where the system or the file
-    system has no locks, nothing is held, which is said once.
+    While another process holds it, `busy` is called: it may raise, or say that this one waits. The
+    lock ends with the process, however that ends; the file goes with the block. Where the system or
+    the file system has no locks, nothing is held, which is said once.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +250,8 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.
 
 
 def _lock(stream: Any, wait: bool) -> None:
-    """Lock an open file for this process, by flock or, where a file system has no such locks, by fcntl's own.
+    """Lock an open file for this process, by flock or, where a file system has no such locks, by
+    fcntl's own.
 
     Raises `BlockingIOError` where another process holds it, unless `wait`.
     """
@@ -240,7 +262,8 @@ def _lock(stream: Any, wait: bool) -> None:
             lock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             return
         except OSError as error:
-            if isinstance(error, BlockingIOError) or error.errno == errno.EACCES:  # lockf has either
+            # lockf has either
+            if isinstance(error, BlockingIOError) or error.errno == errno.EACCES:
                 raise BlockingIOError(*error.args) from None
             if error.errno not in _NO_LOCKS:
                 raise
@@ -283,7 +306,8 @@ def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memma
 
 
 def can_hold(path: str | Path) -> Path:
-    """The path, once its folder exists, can be written to, and the path is no folder: told before the work, not after.
+    """The path, once its folder exists, can be written to, and the path is no folder: told before
+    the work, not after.
 
     Raises `OSError` where that is not so.
     """
@@ -313,15 +337,18 @@ def refuse_existing(flag: str, path: str | Path) -> None:
 
 
 def no_pipe(path: str | Path) -> Path:
-    """The path of a file; raises `FileNotFoundError` where there is none, or a pipe, which would be waited for."""
+    """The path of a file; raises `FileNotFoundError` where there is none, or a pipe, which would be
+    waited for.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     return Path(path)
 
 
 def read_text(path: str | Path, most: int = 2**26) -> str:
-    """The text of a file in UTF-8; raises `OSError`, and `ValueError` where it is not text or has more than `most`
-    bytes."""
+    """The text of a file in UTF-8; raises `OSError`, and `ValueError` where it is not text or has
+    more than `most` bytes.
+    """
     with open(path, "rb") as stream:
         if (size := os.fstat(stream.fileno()).st_size) > most:
             raise ValueError(f"{size:,} bytes are too many")
@@ -362,6 +389,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all; what UTF-8 has no letter for becomes a question mark."""
+    """Write `text` as UTF-8, whole or not at all; what UTF-8 has no letter for becomes a question
+    mark.
+    """
     with whole_file(path) as stream:
         stream.write(text.encode("utf-8", "replace"))

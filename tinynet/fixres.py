@@ -1,15 +1,16 @@
 """Test a run at other sizes than its own: how good, how dear, why, and what mends the difference.
 
-    python -m tinynet.fixres --sizes 64 80 96 128          the newest finished run
-    python -m tinynet.fixres --run runs/a --sizes 64 80 96 --fit 80      its head trained on at 80 px alone
-    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger    the run with batch norms of a larger size, kept
-    python -m tinynet.fixres --run runs/a --beside runs/b --sizes 64 96 --no-fit     training against test size
-    python -m tinynet.fixres --policy                      how large objects appear, for the recipes
-    python -m tinynet.fixres --policy --train-scale 0.08 1 --train-size 224 --test-resize 256 --test-size 224
+    python -m tinynet.fixres --sizes 64 80 96 128    the newest finished run
+    python -m tinynet.fixres --run runs/a --sizes 64 80 96 --fit 80    its head trained at 80 px
+    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger    a larger size, kept
+    python -m tinynet.fixres --run runs/a --beside runs/b --sizes 64 96 --no-fit    two runs
+    python -m tinynet.fixres --policy    how large objects appear, for the recipes
+    python -m tinynet.fixres --policy --train-scale 0.08 1 --train-size 224 --test-resize 256
 
-Touvron et al. 2019, "Fixing the train-test resolution discrepancy". The hold-out chooses, val reports. Corrections
-change the features that the head sees: `frechet` and `quantile` give them the distribution of the training size,
-`batch norm` measures the head's statistics at the test size, `fine-tuned` trains the head on at it (stage fixres).
+Touvron et al. 2019, "Fixing the train-test resolution discrepancy". The hold-out chooses, val
+reports. Corrections change the features that the head sees: `frechet` and `quantile` give them the
+distribution of the training size, `batch norm` measures the head's statistics at the test size,
+`fine-tuned` trains the head on at it (stage fixres).
 """
 
 from pathlib import Path
@@ -22,9 +23,31 @@ from tinynet.runs import STAGES, WHOLE, finished_stage
 if TYPE_CHECKING:
     from tinynet.score.sizes import Policy
 
-_POLICY = {"policy", "train_scale", "train_ratio", "train_size", "test_resize", "test_size", "out", "format"}
-_RUN = {"run", "beside", "stage", "sizes", "fit", "methods", "data", "cache", "device", "precision", "out", "keep",
-        "format"}
+_POLICY = {
+    "policy",
+    "train_scale",
+    "train_ratio",
+    "train_size",
+    "test_resize",
+    "test_size",
+    "out",
+    "format",
+}
+_RUN = {
+    "run",
+    "beside",
+    "stage",
+    "sizes",
+    "fit",
+    "methods",
+    "data",
+    "cache",
+    "device",
+    "precision",
+    "out",
+    "keep",
+    "format",
+}
 SIZES = (64, 80, 96, 128, 160)
 _DRAWN, _SIDE = 20_000, 64  # crops drawn for a histogram, from pictures of that side
 
@@ -33,32 +56,79 @@ def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.fixres", __doc__)
     made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
-    made.add_argument("--sizes", type=cli.positive, nargs="+", metavar="N",
-                      help=f"test sizes in pixels (default: {' '.join(map(str, SIZES))}), beside the training size")
+    made.add_argument(
+        "--sizes",
+        type=cli.positive,
+        nargs="+",
+        metavar="N",
+        help=f"test sizes in pixels (default: {' '.join(map(str, SIZES))}), beside the training "
+        "size",
+    )
     fit = made.add_mutually_exclusive_group()
-    fit.add_argument("--fit", type=cli.positive, nargs="+", metavar="N",
-                     help="sizes at which the head is trained on, and at the training size to compare with (default: "
-                          "all sizes)")
+    fit.add_argument(
+        "--fit",
+        type=cli.positive,
+        nargs="+",
+        metavar="N",
+        help="sizes at which the head is trained on, and at the training size to compare with "
+        "(default: all sizes)",
+    )
     fit.add_argument("--no-fit", dest="fit", action="store_const", const=[], help="at none")
-    made.add_argument("--methods", nargs="+", default=["antialias"], metavar="METHOD",
-                      help="how pictures are enlarged: antialias (bilinear), bilinear, bicubic, nearest, area, "
-                           "lanczos; the first for everything, the others compared with it (default: antialias)")
-    made.add_argument("--beside", nargs="+", type=cli.path, default=[], metavar="RUN",
-                      help="runs shown beside it, as they are: trained at other sizes, or with other taps")
-    made.add_argument("--keep", type=cli.path, metavar="DIR",
-                      help="a new folder for the run with its batch norms measured at the size where the hold-out "
-                           "likes that best: evaluate and predict take it")
+    made.add_argument(
+        "--methods",
+        nargs="+",
+        default=["antialias"],
+        metavar="METHOD",
+        help="how pictures are enlarged: antialias (bilinear), bilinear, bicubic, nearest, area, "
+        "lanczos; the first for everything, the others compared with it (default: antialias)",
+    )
+    made.add_argument(
+        "--beside",
+        nargs="+",
+        type=cli.path,
+        default=[],
+        metavar="RUN",
+        help="runs shown beside it, as they are: trained at other sizes, or with other taps",
+    )
+    made.add_argument(
+        "--keep",
+        type=cli.path,
+        metavar="DIR",
+        help="a new folder for the run with its batch norms measured at the size where the "
+        "hold-out likes that best: evaluate and predict take it",
+    )
     cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
-    group = made.add_argument_group("--policy: how large objects appear in testing, for a way of cropping")
-    group.add_argument("--policy", action="store_true", help="of the recipes, or of the flags below; needs no run")
-    group.add_argument("--train-scale", type=float, nargs=2, metavar="X", help="area of crops (default: 1 1)")
-    group.add_argument("--train-ratio", type=float, nargs=2, metavar="X",
-                       help="width over height of crops (default: torchvision's 0.75 1.3333)")
-    group.add_argument("--train-size", type=cli.positive, metavar="N", help="side that crops are resized to")
-    group.add_argument("--test-resize", type=cli.positive, metavar="N",
-                       help="side of the whole test picture (default: --test-size)")
-    group.add_argument("--test-size", type=cli.positive, metavar="N",
-                       help="side of the test crop (default: --train-size)")
+    group = made.add_argument_group(
+        "--policy: how large objects appear in testing, for a way of cropping"
+    )
+    group.add_argument(
+        "--policy", action="store_true", help="of the recipes, or of the flags below; needs no run"
+    )
+    group.add_argument(
+        "--train-scale", type=float, nargs=2, metavar="X", help="area of crops (default: 1 1)"
+    )
+    group.add_argument(
+        "--train-ratio",
+        type=float,
+        nargs=2,
+        metavar="X",
+        help="width over height of crops (default: torchvision's 0.75 1.3333)",
+    )
+    group.add_argument(
+        "--train-size", type=cli.positive, metavar="N", help="side that crops are resized to"
+    )
+    group.add_argument(
+        "--test-resize",
+        type=cli.positive,
+        metavar="N",
+        help="side of the whole test picture (default: --test-size)",
+    )
+    group.add_argument(
+        "--test-size",
+        type=cli.positive,
+        metavar="N",
+        help="side of the test crop (default: --train-size)",
+    )
     return made
 
 
@@ -66,7 +136,9 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     made = parser()
     asked = made.parse_args(argv)
-    cli.refuse_others(made, asked, "--policy" if asked.policy else "a run", _POLICY if asked.policy else _RUN)
+    cli.refuse_others(
+        made, asked, "--policy" if asked.policy else "a run", _POLICY if asked.policy else _RUN
+    )
     from tinynet.report.tables import show
 
     rows = _policies(made, asked) if asked.policy else _study(asked)
@@ -81,15 +153,31 @@ def _policies(made: cli.Parser, asked: Any) -> list[dict[str, Any]]:
 
     chosen = _asked_policies(made, asked) if asked.train_size else _recipes(made, asked)
     if asked.out:
-        drawn = [(name, draw_shares(policy, _DRAWN, _SIDE if policy.sides else policy.resize), policy.seen_in_test)
-                 for name, policy in chosen.items()]
+        drawn = [
+            (
+                name,
+                draw_shares(policy, _DRAWN, _SIDE if policy.sides else policy.resize),
+                policy.seen_in_test,
+            )
+            for name, policy in chosen.items()
+        ]
         place = Path(asked.out) / "seen.png"
         save_figure(shares_seen(drawn, "Share of the picture that is seen"), place)
         cli.say(f"shares of the picture seen in training and testing: {place}")
-    return [{"policy": name, "trained": policy.train, "resize": policy.resize, "size": policy.test,
-             "F": policy.mean_side, "object_ratio": policy.object_ratio, "cure": policy.cure,
-             "test_at": round(policy.resize * policy.cure), "seen": policy.seen_in_test}
-            for name, policy in chosen.items()]
+    return [
+        {
+            "policy": name,
+            "trained": policy.train,
+            "resize": policy.resize,
+            "size": policy.test,
+            "F": policy.mean_side,
+            "object_ratio": policy.object_ratio,
+            "cure": policy.cure,
+            "test_at": round(policy.resize * policy.cure),
+            "seen": policy.seen_in_test,
+        }
+        for name, policy in chosen.items()
+    ]
 
 
 def _recipes(made: cli.Parser, asked: Any) -> dict[str, "Policy"]:
@@ -98,12 +186,17 @@ def _recipes(made: cli.Parser, asked: Any) -> dict[str, "Policy"]:
 
     if asked.train_scale or asked.train_ratio or asked.test_resize or asked.test_size:
         made.error("--policy with flags of its own takes --train-size")
-    return {f"{recipe.name}, {stage}": Policy.of(recipe.stage(stage), _SIDE)
-            for recipe in RECIPES.values() for stage in WHOLE}
+    return {
+        f"{recipe.name}, {stage}": Policy.of(recipe.stage(stage), _SIDE)
+        for recipe in RECIPES.values()
+        for stage in WHOLE
+    }
 
 
 def _asked_policies(made: cli.Parser, asked: Any) -> dict[str, "Policy"]:
-    """The policy of the flags; beside crops of any ratio the square ones that the paper's formula is for."""
+    """The policy of the flags; beside crops of any ratio the square ones that the paper's formula
+    is for.
+    """
     from tinynet.score.sizes import Policy
 
     area, size = tuple(asked.train_scale or (1.0, 1.0)), asked.test_size or asked.train_size
@@ -111,8 +204,9 @@ def _asked_policies(made: cli.Parser, asked: Any) -> dict[str, "Policy"]:
     ratio = tuple(asked.train_ratio or ((3 / 4, 4 / 3) if asked.train_scale else (1.0, 1.0)))
     found = {"square crops": Policy(**common)}
     if ratio != (1.0, 1.0):
-        found[f"crops of ratio {ratio[0]:.4g} to {ratio[1]:.4g}, drawn as torchvision does"] = \
+        found[f"crops of ratio {ratio[0]:.4g} to {ratio[1]:.4g}, drawn as torchvision does"] = (
             Policy(ratio=ratio, **common)
+        )
     return found
 
 
@@ -135,7 +229,9 @@ def _study(asked: Any) -> list[dict[str, Any]]:
     sizes = sorted({own, *(asked.sizes or SIZES)})
     fit = sizes if asked.fit is None else sorted({own, *asked.fit}) if asked.fit else []
     if folders[0].stage == "fixres":
-        raise InputError(f"{folders[0].path}: is fitted to a size already; name what it was before with --stage")
+        raise InputError(
+            f"{folders[0].path}: is fitted to a size already; name what it was before with --stage"
+        )
     out = Path(asked.out) if asked.out else folders[0].path / "sizes"
     found = investigate(scorers, sizes, fit, asked.methods, out, asked.keep and Path(asked.keep))
     cli.say("\n".join(("", *found.conclusions)))

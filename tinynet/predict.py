@@ -1,9 +1,10 @@
-"""Say what is in pictures: any files and folders, or the official test pictures, which have no labels.
+"""Say what is in pictures: any files and folders, or the official test pictures, which have no
+labels.
 
-    python -m tinynet.predict photo.jpg holiday/              the newest finished run
-    python -m tinynet.predict photo.jpg --arch resnet18       a pretrained ImageNet network
-    python -m tinynet.predict photo.jpg --tta ten --explain views.png      how each view votes
-    python -m tinynet.predict --out predictions.txt           `file wnid` for every official test picture
+    python -m tinynet.predict photo.jpg holiday/    the newest finished run
+    python -m tinynet.predict photo.jpg --arch resnet18    a pretrained ImageNet network
+    python -m tinynet.predict photo.jpg --tta ten --explain views.png    how each view votes
+    python -m tinynet.predict --out predictions.txt    `file wnid` for every official test picture
 
 The last is the format that the course which published the data asked for.
 """
@@ -19,25 +20,74 @@ if TYPE_CHECKING:
     from tinynet.device import Device
 
 
-_TEST_TAKES = {"tta", "merge", "size", "data", "cache", "run", "stage", "out", "device", "precision"}
-_FILES_TAKE = {"files", "tta", "merge", "size", "top", "explain", "format", "device", "precision", "resize",
-               "resize_mode", "interpolation"}
+_TEST_TAKES = {
+    "tta",
+    "merge",
+    "size",
+    "data",
+    "cache",
+    "run",
+    "stage",
+    "out",
+    "device",
+    "precision",
+}
+_FILES_TAKE = {
+    "files",
+    "tta",
+    "merge",
+    "size",
+    "top",
+    "explain",
+    "format",
+    "device",
+    "precision",
+    "resize",
+    "resize_mode",
+    "interpolation",
+}
 
 
 def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.predict", __doc__)
-    made.add_argument("files", nargs="*", type=cli.path, default=[], metavar="FILE|FOLDER",
-                      help="pictures (default: the official test pictures)")
-    made.add_argument("--tta", default="none", metavar="VIEWS",
-                      help="set of views to merge, as for tinynet.evaluate (default: none)")
-    made.add_argument("--merge", default="mean", metavar="MERGE", help="how they become one (default: mean)")
-    made.add_argument("--size", type=cli.positive, metavar="N",
-                      help="side in pixels that the network sees (default: the training size, or the published one)")
-    made.add_argument("--top", type=cli.positive, default=5, metavar="K",
-                      help="classes to name of each picture (default: 5)")
-    made.add_argument("--explain", type=cli.path, metavar="FILE.png",
-                      help="draw the views of the first picture and how each votes")
+    made.add_argument(
+        "files",
+        nargs="*",
+        type=cli.path,
+        default=[],
+        metavar="FILE|FOLDER",
+        help="pictures (default: the official test pictures)",
+    )
+    made.add_argument(
+        "--tta",
+        default="none",
+        metavar="VIEWS",
+        help="set of views to merge, as for tinynet.evaluate (default: none)",
+    )
+    made.add_argument(
+        "--merge", default="mean", metavar="MERGE", help="how they become one (default: mean)"
+    )
+    made.add_argument(
+        "--size",
+        type=cli.positive,
+        metavar="N",
+        help="side in pixels that the network sees (default: the training size, or the published "
+        "one)",
+    )
+    made.add_argument(
+        "--top",
+        type=cli.positive,
+        default=5,
+        metavar="K",
+        help="classes to name of each picture (default: 5)",
+    )
+    made.add_argument(
+        "--explain",
+        type=cli.path,
+        metavar="FILE.png",
+        help="draw the views of the first picture and how each votes",
+    )
     made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
     cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
     cli.add_pretrained(made.add_argument_group("pretrained networks"))
@@ -53,11 +103,14 @@ def main(argv: list[str] | None = None) -> None:
         _official_test(asked)
         return
     way = "--arch" if asked.arch else "a run on files"
-    cli.refuse_others(made, asked, way, _FILES_TAKE | ({"arch", "weights"} if asked.arch else {"run", "stage"}))
+    cli.refuse_others(
+        made, asked, way, _FILES_TAKE | ({"arch", "weights"} if asked.arch else {"run", "stage"})
+    )
     from tinynet.device import choose_device
     from tinynet.report.tables import show
 
-    device = choose_device(asked.device, asked.precision, int8=False)  # their ranges would need train pictures
+    # their ranges would need train pictures
+    device = choose_device(asked.device, asked.precision, int8=False)
     rows, unreadable = _files(asked, device)
     show(rows, asked.format)
     for complaint in unreadable:
@@ -75,7 +128,9 @@ def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str
         namer = pretrained_namer(asked.arch, asked.weights or "DEFAULT", device)
     else:
         namer = run_namer(_stage(asked), device)
-    how = Preparation(asked.tta, asked.merge, asked.size, asked.resize, asked.resize_mode, asked.interpolation)
+    how = Preparation(
+        asked.tta, asked.merge, asked.size, asked.resize, asked.resize_mode, asked.interpolation
+    )
     return namer.name(files, how, asked.top, asked.explain)
 
 
@@ -99,7 +154,9 @@ def _official_test(asked: Any) -> None:
     found = scorer.score("test", chosen)
     best = found.merged(merge).argmax(1)
     names = (packed.test.files[row].rsplit("/", 1)[1] for row in found.rows)
-    write_text(target, "".join(f"{name} {packed.wnids[c]}\n" for name, c in zip(names, best, strict=True)))
+    write_text(
+        target, "".join(f"{name} {packed.wnids[c]}\n" for name, c in zip(names, best, strict=True))
+    )
     print(target)
 
 

@@ -1,4 +1,6 @@
-"""A run's folder: `base/`, `finetune/` and `fixres/`, each with recipe, log, weights, scores and probabilities."""
+"""A run's folder: `base/`, `finetune/` and `fixres/`, each with recipe, log, weights, scores and
+probabilities.
+"""
 
 import json
 import shlex
@@ -14,20 +16,41 @@ from tinynet.files import locked, read_json, read_text, write_text
 
 ROOT = Path("runs")
 STAGES = ("base", "finetune", "fixres")
-WHOLE = ("base", "finetune")  # what --stage all trains; fixres begins with the choice of a test size
+# what --stage all trains; fixres begins with the choice of a test size
+WHOLE = ("base", "finetune")
 
 NOT_A_RUN = "not a run (no recipe.json in base/, finetune/ or fixres/)"
 # What the files of a stage must hold, by type; a float may be written without a point.
-_IN_RECIPE = {"recipe": dict, "data": str, "weights": str, "seed": int, "data_digest": str, "split_digest": str,
-              "start_digest": str, "pictures": {"train": int, "holdout": int}, "versions": dict, "command": list,
-              "device": {"type": str, "precision": str}}
+_IN_RECIPE = {
+    "recipe": dict,
+    "data": str,
+    "weights": str,
+    "seed": int,
+    "data_digest": str,
+    "split_digest": str,
+    "start_digest": str,
+    "pictures": {"train": int, "holdout": int},
+    "versions": dict,
+    "command": list,
+    "device": {"type": str, "precision": str},
+}
 _SCORES = {"top1": float, "top5": float, "loss": float, "low": float, "high": float}
 _IN_SCORES = {"split": str, "views": str, "merge": str, "size": int, "top1": float}
-_NUMBERS = {"n": int, "ece": float, "forwards": int, **_SCORES}  # of a row of scores, where it has them
+# of a row of scores, where it has them
+_NUMBERS = {"n": int, "ece": float, "forwards": int, **_SCORES}
 _IN_LOG = {"kind": str, "step": int, "epoch": int}
-_IN_KIND = {"step": {"lr": float, "loss": float}, "epoch": {"loss": float, "seconds": float, "holdout": _SCORES}}
+_IN_KIND = {
+    "step": {"lr": float, "loss": float},
+    "epoch": {"loss": float, "seconds": float, "holdout": _SCORES},
+}
 _LARGEST = 2**30  # bytes of a log: ten million steps
-_KINDS = {str: "a string", int: "an integer", float: "a finite number", list: "a list", dict: "an object"}
+_KINDS = {
+    str: "a string",
+    int: "an integer",
+    float: "a finite number",
+    list: "a list",
+    dict: "an object",
+}
 _GREATEST = 1e30  # no loss, rate or time is beyond, and figures could not show it
 _AS_IT_WAS = "restore the file, or move it away"
 
@@ -35,7 +58,8 @@ _AS_IT_WAS = "restore the file, or move it away"
 class StageFolder:
     """The files of one stage of a run; nothing is made before something is written.
 
-    `results`: the folder for what evaluation keeps, scores and probabilities; None: the stage's own.
+    `results`: the folder for what evaluation keeps, scores and probabilities; None: the stage's
+    own.
     """
 
     def __init__(self, run: Path, stage: str, results: Path | None = None):
@@ -44,7 +68,10 @@ class StageFolder:
         self.best, self.last = self.path / "best.pt", self.path / "last.pt"
         self.curves = self.path / "curves.png"
         self.results = results or self.path
-        self.scores, self.probabilities = self.results / "scores.jsonl", self.results / "probabilities"
+        self.scores, self.probabilities = (
+            self.results / "scores.jsonl",
+            self.results / "probabilities",
+        )
 
     def with_results(self, out: str | Path | None) -> "StageFolder":
         """The same stage, with results saved in `out`/RUN/STAGE; None: in the stage's own folder.
@@ -55,7 +82,9 @@ class StageFolder:
         return StageFolder(self.run, self.stage, results)
 
     def kept_probabilities(self, pattern: str) -> list[Path]:
-        """The files of probabilities whose names fit a pattern, oldest first, those kept elsewhere too."""
+        """The files of probabilities whose names fit a pattern, oldest first, those kept elsewhere
+        too.
+        """
         places = dict.fromkeys((self.path / "probabilities", self.probabilities))
         files = [file for place in places for file in place.glob(pattern) if file.is_file()]
         return sorted(files, key=lambda file: file.stat().st_mtime)
@@ -65,11 +94,14 @@ class StageFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be made ({error.strerror}); "
-                             "name a place you may write to with --out") from None
+            raise InputError(
+                f"{self.path}: cannot be made ({error.strerror}); "
+                "name a place you may write to with --out"
+            ) from None
 
     @property
     def started(self) -> bool:
+        """Whether training has written its recipe."""
         return self.recipe.is_file()
 
     @property
@@ -79,17 +111,23 @@ class StageFolder:
 
     @property
     def origin(self) -> str:
-        """The digest that this stage's checkpoints carry; empty where its recipe is of before they had one."""
+        """The digest that this stage's checkpoints carry; empty where its recipe is of before they
+        had one.
+        """
         origin = self.read_recipe({}).get("origin")
         return origin if isinstance(origin, str) else ""
 
     def read_recipe(self, keys: dict[str, Any] = _IN_RECIPE) -> dict[str, Any]:
-        """What `recipe.json` says; raises `InputError` where it cannot be read, or lacks one of `keys`, by type."""
+        """What `recipe.json` says; raises `InputError` where it cannot be read, or lacks one of
+        `keys`, by type.
+        """
         try:
             stored = read_json(self.recipe)
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.recipe}: cannot be read ({_reason(error)}); choose a run that tinynet.train "
-                             "wrote") from None
+            raise InputError(
+                f"{self.recipe}: cannot be read ({_reason(error)}); choose a run that "
+                "tinynet.train wrote"
+            ) from None
         if wrong := _lacks(stored, keys):
             raise InputError(f"{self.recipe}: {wrong}; choose a run that tinynet.train wrote")
         return stored
@@ -103,7 +141,9 @@ class StageFolder:
         return rows
 
     def read_scores(self) -> list[dict[str, Any]]:
-        """The rows of `scores.jsonl`, those kept elsewhere too; raises `InputError` for a line that is none."""
+        """The rows of `scores.jsonl`, those kept elsewhere too; raises `InputError` for a line that
+        is none.
+        """
         places = dict.fromkeys((self.path / "scores.jsonl", self.scores))
         return list({_kind(row): row for place in places for row in _score_rows(place)}.values())
 
@@ -151,18 +191,26 @@ def finished_stage(run: str | None, stage: str | None) -> StageFolder:
     wanted = (stage,) if stage else STAGES
     if run is not None:
         _refuse_unfinished(Path(run), wanted)
-    path = find_run(run, lambda path: any(StageFolder(path, s).finished for s in wanted),
-                    f"train one to its end before: python -m tinynet.train --stage {wanted[0]}")
+    path = find_run(
+        run,
+        lambda path: any(StageFolder(path, s).finished for s in wanted),
+        f"train one to its end before: python -m tinynet.train --stage {wanted[0]}",
+    )
     return [StageFolder(path, s) for s in wanted if StageFolder(path, s).finished][-1]
 
 
 def _refuse_unfinished(run: Path, stages: Iterable[str]) -> None:
-    """Raise `InputError` with what to do where stages of a run were begun, and none of them is finished."""
+    """Raise `InputError` with what to do where stages of a run were begun, and none of them is
+    finished.
+    """
     folders = [folder for folder in (StageFolder(run, stage) for stage in stages) if folder.started]
     if folders and not any(folder.finished for folder in folders):
         resume = typed("tinynet.train", "--resume", run)
         if (folders[-1].path / "scores.jsonl").is_file():
-            raise InputError(f"{folders[-1].best} is missing; restore it, or start the stage over: {resume} --restart")
+            raise InputError(
+                f"{folders[-1].best} is missing; restore it, or start the stage over: {resume} "
+                "--restart"
+            )
         raise InputError(f"{folders[-1].path} is not finished; continue with: {resume}")
 
 
@@ -173,7 +221,9 @@ def started(run: Path) -> list[StageFolder]:
 
 def stage_before(run: Path, stage: str) -> StageFolder | None:
     """What `stage` goes on from: the last finished one of the stages before it, or None."""
-    done = [StageFolder(run, s) for s in STAGES[:STAGES.index(stage)] if StageFolder(run, s).finished]
+    done = [
+        StageFolder(run, s) for s in STAGES[: STAGES.index(stage)] if StageFolder(run, s).finished
+    ]
     return done[-1] if done else None
 
 
@@ -192,9 +242,11 @@ def _lines(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def read_rows(path: Path, keys: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, or none where there is no such file; a last line cut short is left out.
+    """The rows of a JSON-lines file, or none where there is no such file; a last line cut short is
+    left out.
 
-    `keys`: what each row must have, by type. Raises `InputError` with the number of a line that is no such row.
+    `keys`: what each row must have, by type. Raises `InputError` with the number of a line that is
+    no such row.
     """
     if not path.is_file():
         return []
@@ -207,7 +259,9 @@ def read_rows(path: Path, keys: dict[str, Any] | None = None) -> list[dict[str, 
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            raise InputError(f"{path}, line {number}: {line[:40]!r} is not JSON; {_AS_IT_WAS}") from None
+            raise InputError(
+                f"{path}, line {number}: {line[:40]!r} is not JSON; {_AS_IT_WAS}"
+            ) from None
         if wrong := _lacks(row, keys or {}):
             raise InputError(f"{path}, line {number}: {wrong}; {_AS_IT_WAS}")
         rows.append(row)
@@ -230,14 +284,19 @@ def _lacks(row: Any, keys: dict[str, Any]) -> str:
         if isinstance(kind, dict):
             if wrong := _lacks(value, kind):
                 return f"{name} {wrong}"
-        elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind) or (
-                kind is float and not abs(value) < _GREATEST):
+        elif (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float) if kind is float else kind)
+            or (kind is float and not abs(value) < _GREATEST)
+        ):
             return f"{name} is {str(value)[:40]!r}, not {_KINDS[kind]}"
     return ""
 
 
 def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Add rows to a file of scores, whole or not at all; a row takes the place of an earlier one of its kind."""
+    """Add rows to a file of scores, whole or not at all; a row takes the place of an earlier one of
+    its kind.
+    """
     with locked(path, lambda: None):  # another command may score the same run
         scores = {_kind(row): row for row in (*_score_rows(path), *rows)}
         write_text(path, _lines(scores.values()))
@@ -259,5 +318,7 @@ def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def cut_log(path: Path, step: int) -> None:
     """Drop the rows that come after `step`: a checkpoint may be older than the log."""
-    rows = [row for row in read_rows(path, _IN_LOG) if row["step"] <= step and row["kind"] != "stopped"]
+    rows = [
+        row for row in read_rows(path, _IN_LOG) if row["step"] <= step and row["kind"] != "stopped"
+    ]
     write_text(path, _lines(rows))

@@ -1,10 +1,11 @@
-"""Train the head on a frozen VGG16 (`base`), then all of it (`finetune`); fit a run to a test size (`fixres`).
+"""Train the head on a frozen VGG16 (`base`), then all of it (`finetune`); fit a run to a test size
+(`fixres`).
 
-    python -m tinynet.train --stage base                    the tuned recipe, from the official archive
-    python -m tinynet.train --stage finetune                goes on from the newest finished base
-    python -m tinynet.train --recipe reference --stage all  the published system as written
-    python -m tinynet.train --stage fixres --size 96        the head of the newest run, learnt on at its test size
-    python -m tinynet.train --resume runs/...               continue where Ctrl-C stopped it
+    python -m tinynet.train --stage base    the tuned recipe, from the official archive
+    python -m tinynet.train --stage finetune    goes on from the newest finished base
+    python -m tinynet.train --recipe reference --stage all    the published system as written
+    python -m tinynet.train --stage fixres --size 96    the newest run's head, at its test size
+    python -m tinynet.train --resume runs/...    continue where Ctrl-C stopped it
 
 Every hyper-parameter of the recipe is a flag; with --stage all it applies to both stages.
 """
@@ -24,26 +25,54 @@ from tinynet.runs import STAGES, WHOLE, StageFolder, stage_before
 def parser() -> cli.Parser:
     """The command's flags."""
     made = cli.Parser("tinynet.train", __doc__)
-    made.add_argument("--stage", choices=(*STAGES, "all"),
-                      help="what to train (default: all, which is base and finetune)")
-    made.add_argument("--recipe", choices=tuple(RECIPES), help="default: tuned; for a later stage, that of its run")
-    made.add_argument("--resume", type=cli.path, metavar="RUN",
-                      help="continue all stages of this run with its own recipe; if files have moved, give their new "
-                           "places with --data, --cache, --weights and --run")
-    made.add_argument("--restart", action="store_true",
-                      help="with --resume: start an unfinished stage over, for instance if its last.pt is lost")
-    made.add_argument("--summary", action="store_true", help="print the network layer by layer and stop")
-    made.add_argument("--compile", action=BooleanOptionalAction,
-                      help="compile the steps of training, which takes a minute; for long training on a GPU")
-    made.add_argument("--tensorboard", action="store_true",
-                      help="show what happens in TensorBoard too: tensorboard --logdir RUN")
-    cli.add_common(made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json")
+    made.add_argument(
+        "--stage",
+        choices=(*STAGES, "all"),
+        help="what to train (default: all, which is base and finetune)",
+    )
+    made.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="default: tuned; for a later stage, that of its run",
+    )
+    made.add_argument(
+        "--resume",
+        type=cli.path,
+        metavar="RUN",
+        help="continue all stages of this run with its own recipe; if files have moved, give their "
+        "new places with --data, --cache, --weights and --run",
+    )
+    made.add_argument(
+        "--restart",
+        action="store_true",
+        help="with --resume: start an unfinished stage over, for instance if its last.pt is lost",
+    )
+    made.add_argument(
+        "--summary", action="store_true", help="print the network layer by layer and stop"
+    )
+    made.add_argument(
+        "--compile",
+        action=BooleanOptionalAction,
+        help="compile the steps of training, which takes a minute; for long training on a GPU",
+    )
+    made.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="show what happens in TensorBoard too: tensorboard --logdir RUN",
+    )
+    cli.add_common(
+        made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json"
+    )
     made.set_defaults(floats=None, frozen=None)  # a resumed run's own
     tuned = [TUNED.stage(stage) for stage in STAGES]
     for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, tuned)):
         text = kind.__doc__.splitlines()[0].removesuffix(".")
-        group = made.add_argument_group(f"{kind.__name__}: {text}", "where the recipe has several values they are of " +
-                                        " / ".join(STAGES) if kind is Stage else None)
+        group = made.add_argument_group(
+            f"{kind.__name__}: {text}",
+            "where the recipe has several values they are of " + " / ".join(STAGES)
+            if kind is Stage
+            else None,
+        )
         cli.add_fields(group, kind, "tuned", values)
     return made
 
@@ -65,12 +94,21 @@ def main(argv: list[str] | None = None) -> None:
         return
     before = asked.precision if asked.resume and not named else None
     try:
-        device = choose_device(asked.device, asked.precision, compiled=bool(asked.compile), floats=asked.floats,
-                               frozen=asked.frozen)
+        device = choose_device(
+            asked.device,
+            asked.precision,
+            compiled=bool(asked.compile),
+            floats=asked.floats,
+            frozen=asked.frozen,
+        )
     except InputError as error:
-        raise InputError(f"{run}: was started with precision {before}; {error}") if before else error from None
+        raise (
+            InputError(f"{run}: was started with precision {before}; {error}") if before else error
+        ) from None
     cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
-    rows = stages.train(run, plan, device, resume=bool(asked.resume), restart=asked.restart, live=asked.tensorboard)
+    rows = stages.train(
+        run, plan, device, resume=bool(asked.resume), restart=asked.restart, live=asked.tensorboard
+    )
     show(rows, asked.format)
 
 
@@ -83,7 +121,10 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
         run, plan = _later(asked, given)
     else:
         if asked.run:
-            raise InputError("--run names the run that finetune or fixres goes on from; a new base is named with --out")
+            raise InputError(
+                "--run names the run that finetune or fixres goes on from; a new base is named "
+                "with --out"
+            )
         stages = ("base",) if asked.stage == "base" else WHOLE
         recipe = RECIPES[asked.recipe or "tuned"].override(given, stages)
         weights = _weights(asked.weights or WEIGHTS)
@@ -91,25 +132,38 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
         plan = Plan(recipe, asked.data or "", stages, weights, asked.seed or 0, asked.cache)
     for stage in plan.stages:
         if StageFolder(run, stage).started:
-            raise InputError(f"{run}: already contains {stage}; continue it with "
-                             f"{cli.typed('tinynet.train', '--resume', run)}, or use another folder with --out")
-        if later := [s for s in STAGES[STAGES.index(stage) + 1:] if StageFolder(run, s).started and s not in WHOLE]:
+            raise InputError(
+                f"{run}: already contains {stage}; continue it with "
+                f"{cli.typed('tinynet.train', '--resume', run)}, or use another folder with --out"
+            )
+        if later := [
+            s
+            for s in STAGES[STAGES.index(stage) + 1 :]
+            if StageFolder(run, s).started and s not in WHOLE
+        ]:
             raise InputError(f"{run}: already contains {later[0]}; use another folder with --out")
     data = str(find_data(plan.data or None).resolve())
     return run, replace(plan, data=data, cache=plan.cache and str(Path(plan.cache).resolve()))
 
 
 def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
-    """The folder and the plan of a stage that goes on from a run, on its pictures and with its network."""
+    """The folder and the plan of a stage that goes on from a run, on its pictures and with its
+    network.
+    """
     stage = asked.stage
-    start = runs.find_run(asked.run, lambda run: stage_before(run, stage) is not None,
-                          "train its first stage before: python -m tinynet.train --stage base")
+    start = runs.find_run(
+        asked.run,
+        lambda run: stage_before(run, stage) is not None,
+        "train its first stage before: python -m tinynet.train --stage base",
+    )
     last = stage_before(start, stage)
     before = Plan.of(last)
     fixed = [cli.flag_name(name) for name in sorted(set(given) & set(_fields(DataPlan, Network)))]
     if fixed or asked.weights:
-        raise InputError(f"{', '.join(fixed or ['--weights'])}: fixed by the base that {stage} goes on from; "
-                         "train another base for another value")
+        raise InputError(
+            f"{', '.join(fixed or ['--weights'])}: fixed by the base that {stage} goes on from; "
+            "train another base for another value"
+        )
     chosen = RECIPES[asked.recipe or before.recipe.name].override(given, (stage,))
     recipe = replace(before.recipe, name=chosen.name, **{stage: chosen.stage(stage)})
     run = Path(asked.out) if asked.out else start
@@ -118,26 +172,42 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
     if sizes[0] != sizes[1]:
         cli.say(f"note: {last.stage} was trained at {sizes[0]} px, {stage} at {sizes[1]}")
     elsewhere = None if run.resolve() == start.resolve() else str(start.resolve())
-    return run, Plan(recipe, asked.data or before.data, (stage,), before.weights,
-                     before.seed if asked.seed is None else asked.seed,
-                     asked.cache or before.cache, elsewhere, last.stage)
+    return run, Plan(
+        recipe,
+        asked.data or before.data,
+        (stage,),
+        before.weights,
+        before.seed if asked.seed is None else asked.seed,
+        asked.cache or before.cache,
+        elsewhere,
+        last.stage,
+    )
 
 
 def _resumed(asked: Any) -> tuple[Path, Plan]:
-    """The folder and the plan of the run to continue; only where it finds what it was started with can be told anew.
+    """The folder and the plan of the run to continue; only where it finds what it was started with
+    can be told anew.
 
     Device, precision and compiled steps are those it was started with, unless others are named.
     """
-    flags = [f"--{name}" for name in ("stage", "recipe", "seed", "out") if getattr(asked, name) is not None]
+    flags = [
+        f"--{name}"
+        for name in ("stage", "recipe", "seed", "out")
+        if getattr(asked, name) is not None
+    ]
     flags += [cli.flag_name(name) for name in sorted(_given(asked))]
     if flags:
-        raise InputError(f"{', '.join(flags)}: a resumed run keeps what it was started with; "
-                         "start another run for another value")
+        raise InputError(
+            f"{', '.join(flags)}: a resumed run keeps what it was started with; "
+            "start another run for another value"
+        )
     cli.Parser.refused = frozenset({"--out"})
     run = Path(asked.resume)
     started = runs.started(run)
     if not started:
-        raise InputError(f"--resume {run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote")
+        raise InputError(
+            f"--resume {run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote"
+        )
     # The last one, unless that is finished and one before it is not.
     folder = ([folder for folder in started if not folder.finished] or started)[-1]
     stored = folder.read_recipe()
@@ -147,10 +217,17 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
     if asked.device == stored["device"]["type"]:
         if asked.precision == "auto":
             asked.precision = stored["device"]["precision"]
-            asked.floats, asked.frozen = stored["device"].get("floats"), stored["device"].get("frozen")
+            asked.floats, asked.frozen = (
+                stored["device"].get("floats"),
+                stored["device"].get("frozen"),
+            )
         if asked.compile is None:
             asked.compile = stored["device"].get("compiled", False)
-    elsewhere = {name: str(Path(getattr(asked, name)).resolve()) for name in ("data", "cache") if getattr(asked, name)}
+    elsewhere = {
+        name: str(Path(getattr(asked, name)).resolve())
+        for name in ("data", "cache")
+        if getattr(asked, name)
+    }
     if asked.weights:
         elsewhere["weights"] = _weights(asked.weights)
     if asked.run:

@@ -24,10 +24,15 @@ class Way:
 
 
 SAME = Way(right.gives(right.packed), right.gives(right.verified))
-EITHER = Way(right.either(right.part_packed), right.any_of(right.refused(), right.faults, right.gives(right.rows)))
+EITHER = Way(
+    right.either(right.part_packed),
+    right.any_of(right.refused(), right.faults, right.gives(right.rows)),
+)
 # An image that can be passed over as well as named.
-PASSED_OR_NAMED = Way(right.either(right.without_boxes, NAME), right.any_of(
-    right.refused(NAME), right.faults, right.gives(right.rows)))
+PASSED_OR_NAMED = Way(
+    right.either(right.without_boxes, NAME),
+    right.any_of(right.refused(NAME), right.faults, right.gives(right.rows)),
+)
 UNREADABLE = Way(right.refused(NAME), right.any_of(right.refused(NAME), right.faults))
 
 
@@ -39,7 +44,10 @@ def refusal(*words: str) -> Way:
 def either(*words: str, boxes: bool = True) -> Way:
     """Refused, or the images that the maker returned, all of them."""
     check = right.packed if boxes else right.without_boxes
-    return Way(right.either(check, *words), right.any_of(right.refused(*words), right.faults, right.gives(right.rows)))
+    return Way(
+        right.either(check, *words),
+        right.any_of(right.refused(*words), right.faults, right.gives(right.rows)),
+    )
 
 
 def pack(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Case:
@@ -50,18 +58,37 @@ def pack(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Case
 
 def verify(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Case:
     """`data verify` of the source."""
-    return Case(kind, f"{name}-verify", MODULE, ("verify", "--data", source, "--json", "--quiet"), make, way.verify)
+    return Case(
+        kind,
+        f"{name}-verify",
+        MODULE,
+        ("verify", "--data", source, "--json", "--quiet"),
+        make,
+        way.verify,
+    )
 
 
 def info(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Case:
     """`data info` of the source, which reads one image."""
-    expected = right.gives(right.counted) if way is SAME else right.any_of(
-        right.refused(), right.gives(right.rows))
-    return Case(kind, f"{name}-info", MODULE, ("info", "--data", source, "--json", "--quiet"), make, expected)
+    expected = (
+        right.gives(right.counted)
+        if way is SAME
+        else right.any_of(right.refused(), right.gives(right.rows))
+    )
+    return Case(
+        kind,
+        f"{name}-info",
+        MODULE,
+        ("info", "--data", source, "--json", "--quiet"),
+        make,
+        expected,
+    )
 
 
 def both(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Iterator[Case]:
-    """`data pack`, which reads everything, and for some of the cases `data verify` or `data info` too."""
+    """`data pack`, which reads everything, and for some of the cases `data verify` or `data info`
+    too.
+    """
     yield pack(kind, name, make, way, source)
     turn = zlib.crc32(name.encode()) % 6
     if turn < 3:

@@ -1,4 +1,6 @@
-"""Hostile caches: packed arrays and features that are not what their names say, and folders that are not tinynet's."""
+"""Hostile caches: packed arrays and features that are not what their names say, and folders that
+are not tinynet's.
+"""
 
 import json
 import os
@@ -28,7 +30,11 @@ _COMMANDS: dict[str, tuple[str, tuple[str, ...], Right]] = {
     "train": ("tinynet.train", commands.train(f"{WORLD}/thin.pt"), right.either(right.trained)),
     "pack": (MODULE, ("pack", *_SOURCE, "--quiet"), right.either(right.packed)),
     "list": (MODULE, ("cache", *_SOURCE, "--json", "--quiet"), right.either(right.rows)),
-    "clear": (MODULE, ("cache", *_SOURCE, "--clear", "--json", "--quiet"), right.either(right.rows)),
+    "clear": (
+        MODULE,
+        ("cache", *_SOURCE, "--clear", "--json", "--quiet"),
+        right.either(right.rows),
+    ),
 }
 _PACKED, _FEATURES = "*.packed", "features-*"
 
@@ -41,11 +47,16 @@ def designed() -> Iterator[Case]:
             yield from _in_turn(f"{_PACKED}/{part}.{kind}.npy", _ARRAYS, readers)
     yield from _in_turn(f"{_PACKED}/val.boxes.npy", _ARRAYS, ("pack",))
     yield from _in_turn(f"{_PACKED}/val.files.txt", _TEXTS, ("evaluate", "pack"))
-    yield from _in_turn(f"{_PACKED}/manifest.json", {**_JSONS, **_MANIFESTS}, ("evaluate", "pack", "train"))
+    yield from _in_turn(
+        f"{_PACKED}/manifest.json", {**_JSONS, **_MANIFESTS}, ("evaluate", "pack", "train")
+    )
     yield from _in_turn(f"{_FEATURES}/*.npy", _ARRAYS, ("evaluate", "train"))
     yield from _in_turn(f"{_FEATURES}/manifest.json", _JSONS, ("evaluate", "list", "train"))
-    yield from _in_turn(f"{_PACKED}/manifest.json", {f"{name}-in-list": change for name, change in _JSONS.items()},
-                        ("list", "clear"))
+    yield from _in_turn(
+        f"{_PACKED}/manifest.json",
+        {f"{name}-in-list": change for name, change in _JSONS.items()},
+        ("list", "clear"),
+    )
     for name, change in _FOLDERS.items():
         for command in ("list", "clear"):
             yield _case("", name, change, command)
@@ -58,8 +69,14 @@ def designed() -> Iterator[Case]:
 
 def random(number: int) -> Case:
     """Damage at a place that chance chooses: in the head of an array, or anywhere in a text."""
-    patterns = (*(f"{_PACKED}/{file}" for file in ("*.pictures.npy", "*.labels.npy", "manifest.json", "*.files.txt")),
-                f"{_FEATURES}/*.npy", f"{_FEATURES}/manifest.json")
+    patterns = (
+        *(
+            f"{_PACKED}/{file}"
+            for file in ("*.pictures.npy", "*.labels.npy", "manifest.json", "*.files.txt")
+        ),
+        f"{_FEATURES}/*.npy",
+        f"{_FEATURES}/manifest.json",
+    )
     command = ("evaluate", "train")[number // len(patterns) % 2]
 
     def make(place: Place, draw: Random) -> None:
@@ -73,8 +90,11 @@ def random(number: int) -> Case:
 
     module, flags, expected = _COMMANDS[command]
     # Another manifest may be of other classes or images, which gives another result.
-    loose = right.either(right.rows) if command == "evaluate" and patterns[number % len(patterns)].startswith(
-        _PACKED) else expected
+    loose = (
+        right.either(right.rows)
+        if command == "evaluate" and patterns[number % len(patterns)].startswith(_PACKED)
+        else expected
+    )
     return Case(KIND, f"damaged-{number:04d}-{command}", module, flags, make, loose)
 
 
@@ -85,7 +105,9 @@ def _in_turn(pattern: str, changes: dict[str, Change], readers: Sequence[str]) -
 
 def _copied(place: Place) -> None:
     """The run without what it has kept, so that the cache is read."""
-    shutil.copytree(place.world / "run", place.out / "run", ignore=shutil.ignore_patterns("probabilities"))
+    shutil.copytree(
+        place.world / "run", place.out / "run", ignore=shutil.ignore_patterns("probabilities")
+    )
     shutil.copytree(place.world / "cache", place.out / "cache")
 
 
@@ -94,7 +116,9 @@ def _case(pattern: str, name: str, change: Change, command: str) -> Case:
         _copied(place)
         if command == "train":
             shutil.rmtree(place.out / "run")
-        for path in sorted((place.out / "cache").glob(pattern)) if pattern else [place.out / "cache"]:
+        for path in (
+            sorted((place.out / "cache").glob(pattern)) if pattern else [place.out / "cache"]
+        ):
             change(path)
 
     kind = {_PACKED: "packed", _FEATURES: "features"}.get(pattern.split("/")[0], "folder")
@@ -112,7 +136,10 @@ def _only_ours_is_gone(expected: Right) -> Right:
     def check(ended: Ended) -> str:
         outcome = expected(ended)
         others = ended.place.inputs / "precious"
-        right.need(not others.exists() or (others / "manifest.json").exists(), "what a link leads to is gone")
+        right.need(
+            not others.exists() or (others / "manifest.json").exists(),
+            "what a link leads to is gone",
+        )
         return outcome
 
     return check
@@ -203,7 +230,11 @@ def _set(name: str, value: Any) -> Change:
 
 def _without(name: str) -> Change:
     def change(path: Path) -> None:
-        path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+        path.write_text(
+            json.dumps(
+                {key: value for key, value in json.loads(path.read_text()).items() if key != name}
+            )
+        )
 
     return change
 

@@ -1,4 +1,6 @@
-"""The values that everything here passes around: a case, the place where it happens, and how its command ended."""
+"""The values that everything here passes around: a case, the place where it happens, and how its
+command ended.
+"""
 
 import shlex
 from collections.abc import Callable
@@ -14,7 +16,8 @@ WORLD = "../../../world"  # the good inputs, as a command sees them from the fol
 class Place:
     """The folders of one case; a command may write below `out` alone, and to `tmp` if it tidies up.
 
-    `world`: the good inputs that all cases share. `trap`: a file that code makes which must not run.
+    `world`: the good inputs that all cases share. `trap`: a file that code makes which must not
+    run.
     """
 
     folder: Path
@@ -50,9 +53,10 @@ class Place:
 class Ended:
     """How a command ended.
 
-    `status`: of its exit, None where it had to be stopped. `memory`: its peak in bytes. `events`: what it wrote to
-    outside its folders, and what it executed, as (`wrote` or `executed`, what). `fresh`: files that it left below
-    `out` and its temporary folder. `truth`: what the maker of the case returned.
+    `status`: of its exit, None where it had to be stopped. `memory`: its peak in bytes. `events`:
+    what it wrote to outside its folders, and what it executed, as (`wrote` or `executed`, what).
+    `fresh`: files that it left below `out` and its temporary folder. `truth`: what the maker of the
+    case returned.
     """
 
     status: int | None
@@ -82,8 +86,8 @@ Right = Callable[[Ended], str]  # the outcome's name; raises `Unlike`
 class Case:
     """A hostile input, the command that reads it, and what is right.
 
-    `make(place, draw)` writes the input and returns plain values that `right` needs. `flags` are those of the shell,
-    seen from the folder of the case.
+    `make(place, draw)` writes the input and returns plain values that `right` needs. `flags` are
+    those of the shell, seen from the folder of the case.
     """
 
     kind: str

@@ -49,9 +49,13 @@ def _nan(tensor: torch.Tensor) -> torch.Tensor:
 _TYPES = {"none": None, "text": "x", "list": [1], "dict": {"a": 1}, "float": 0.5}
 _LAYER, _CONVOLUTION = "head.1.weight", "backbone.features.0.weight"
 BEST: dict[str, Change] = {
-    **{f"without-{name}": _without(name) for name in ("format", "kind", "wnids", "network", "weights", "size")},
     **{
-        f"without-{name}": _without("network", name) for name in ("taps", "hidden", "classes", "dropout", "standardise")
+        f"without-{name}": _without(name)
+        for name in ("format", "kind", "wnids", "network", "weights", "size")
+    },
+    **{
+        f"without-{name}": _without("network", name)
+        for name in ("taps", "hidden", "classes", "dropout", "standardise")
     },
     **_each("format", "format", values={"2": 2, "text": "1", "none": None, "list": [1]}),
     **_each("kind", "kind", values={"training": "training", "none": None, "list": ["model"]}),
@@ -123,11 +127,16 @@ BEST: dict[str, Change] = {
         values={**_TYPES, "more": 5, "fewer": 3, "zero": 0, "negative": -4, "huge": 10**9},
     ),
     **_each("standardise", "network", "standardise", values={"off": False, "text": ""}),
-    **_each("dropout", "network", "dropout", values={"2": 2.0, "text": "x", "none": None, "list": []}),
+    **_each(
+        "dropout", "network", "dropout", values={"2": 2.0, "text": "x", "none": None, "list": []}
+    ),
     "network-one-more": lambda content: {**content, "network": {**content["network"], "more": 1}},
     **_each("weights", "weights", values={**_TYPES, "empty": {}, "numbers": {1: 2}}),
     "tensor-missing": _without("weights", _LAYER),
-    "tensor-more": lambda content: {**content, "weights": {**content["weights"], "more": torch.zeros(1)}},
+    "tensor-more": lambda content: {
+        **content,
+        "weights": {**content["weights"], "more": torch.zeros(1)},
+    },
     "tensor-nan": _tensor(_LAYER, _nan),
     "tensor-nan-in-backbone": _tensor(_CONVOLUTION, _nan),
     "tensor-inf": _tensor(_LAYER, lambda tensor: tensor / 0),
@@ -143,7 +152,12 @@ BEST: dict[str, Change] = {
     "std-zero": _tensor("backbone.std", lambda tensor: tensor * 0),
     "a-list": lambda content: [content],
     "nothing": lambda content: {},
-    "a-training": lambda content: {"format": 1, "kind": "training", "wnids": content["wnids"], "state": {}},
+    "a-training": lambda content: {
+        "format": 1,
+        "kind": "training",
+        "wnids": content["wnids"],
+        "state": {},
+    },
 }
 OTHERS = _set("wnids", to=["a", "b", "c", "d"])
 # Of a prediction other names are no fault: the classes are those that the checkpoint says.
@@ -229,9 +243,13 @@ LAST: dict[str, Change] = {
     "groups-none": _state("optimizer", "param_groups", to=None),
     "groups-fewer": _state("optimizer", "param_groups", to=lambda groups: groups[:1]),
     "groups-empty": _state("optimizer", "param_groups", to=[]),
-    "rate-text": _state("optimizer", "param_groups", to=lambda groups: [{**group, "lr": "x"} for group in groups]),
+    "rate-text": _state(
+        "optimizer", "param_groups", to=lambda groups: [{**group, "lr": "x"} for group in groups]
+    ),
     "rate-nan": _state(
-        "optimizer", "param_groups", to=lambda groups: [{**group, "lr": float("nan")} for group in groups]
+        "optimizer",
+        "param_groups",
+        to=lambda groups: [{**group, "lr": float("nan")} for group in groups],
     ),
     "rng-short": _state("rng", to=lambda state: state[:10]),
     "rng-floats": _state("rng", to=lambda state: state.float()),
@@ -242,7 +260,8 @@ LAST_DOUBTFUL: dict[str, Change] = {
         f"scaler-{title}": _state("scaler", to=value)
         for title, value in {"none": None, "text": "x", "list": [1], "number": 3}.items()
     },
-    **{f"{name}-text": _state(name, to="x") for name in ("seen", "loss_sum", "seconds")},  # an epoch begins with 0
+    # an epoch begins with 0
+    **{f"{name}-text": _state(name, to="x") for name in ("seen", "loss_sum", "seconds")},
     "best-none": _state("best", to=None),
     "epoch-huge": _state("epoch", to=10**9),
     "step-huge": _state("step", to=10**9),
@@ -254,7 +273,10 @@ LAST_DOUBTFUL: dict[str, Change] = {
     "moments-float64": _moments(torch.Tensor.double),
     "moments-empty": _state("optimizer", "state", to={}),
     "one-more": lambda content: {**content, "more": 1},
-    "device-rng-text": lambda content: {**content, "state": {**content["state"], "device_rng": "x"}},
+    "device-rng-text": lambda content: {
+        **content,
+        "state": {**content["state"], "device_rng": "x"},
+    },
     "groups-one-more-key": _state(
         "optimizer", "param_groups", to=lambda groups: [{**group, "more": 1} for group in groups]
     ),
@@ -262,6 +284,8 @@ LAST_DOUBTFUL: dict[str, Change] = {
     "schedule-huge": _state("schedule", to=lambda state: {**state, "last_epoch": 10**12}),
     "schedule-count-text": _state("schedule", to=lambda state: {**state, "last_epoch": "x"}),
     "fused-off": _state(
-        "optimizer", "param_groups", to=lambda groups: [{**group, "fused": False, "foreach": True} for group in groups]
+        "optimizer",
+        "param_groups",
+        to=lambda groups: [{**group, "fused": False, "foreach": True} for group in groups],
     ),
 }

@@ -1,4 +1,6 @@
-"""Hostile checkpoints of a run: best.pt, which names and scores, and last.pt, from which training continues."""
+"""Hostile checkpoints of a run: best.pt, which names and scores, and last.pt, from which training
+continues.
+"""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,7 +27,16 @@ def designed() -> Iterator[Case]:
         yield _scored(f"code-{name}", _code(name, "zipped"), right.refused("best.pt"))
     for name, data in weights.FILES.items():
         yield _best(name, _ignoring_place(data), right.refused("best.pt"))
-    for name in ("empty", "text", "half", "module", "script", "no-numbers", "pickle-bomb", "numbers-bomb"):
+    for name in (
+        "empty",
+        "text",
+        "half",
+        "module",
+        "script",
+        "no-numbers",
+        "pickle-bomb",
+        "numbers-bomb",
+    ):
         yield _last(name, _ignoring_place(weights.FILES[name]), right.refused("last.pt"))
     for name, change in changes.BEST.items():
         yield _best(name, _changed(change), right.refused("best.pt"))
@@ -58,18 +69,36 @@ def random(number: int) -> Case:
 
 
 def _best(name: str, data: Callable[..., bytes], expected: Right) -> Case:
-    return Case(KIND, f"best-{name}-predict", "tinynet.predict", commands.predict_run("out/run"),
-                _maker("run", "best.pt", data), expected)
+    return Case(
+        KIND,
+        f"best-{name}-predict",
+        "tinynet.predict",
+        commands.predict_run("out/run"),
+        _maker("run", "best.pt", data),
+        expected,
+    )
 
 
 def _scored(name: str, data: Callable[..., bytes], expected: Right) -> Case:
-    return Case(KIND, f"best-{name}-evaluate", "tinynet.evaluate", commands.evaluate_run("out/run", "--split", "val"),
-                _maker("run", "best.pt", data), expected)
+    return Case(
+        KIND,
+        f"best-{name}-evaluate",
+        "tinynet.evaluate",
+        commands.evaluate_run("out/run", "--split", "val"),
+        _maker("run", "best.pt", data),
+        expected,
+    )
 
 
 def _last(name: str, data: Callable[..., bytes], expected: Right) -> Case:
-    return Case(KIND, f"last-{name}-resume", "tinynet.train", commands.resume("out/run"),
-                _maker("stopped", "last.pt", data), expected)
+    return Case(
+        KIND,
+        f"last-{name}-resume",
+        "tinynet.train",
+        commands.resume("out/run"),
+        _maker("stopped", "last.pt", data),
+        expected,
+    )
 
 
 def _maker(run: str, file: str, data: Callable[..., bytes]) -> Callable[[Place, Random], None]:
@@ -87,7 +116,9 @@ def _code(name: str, form: str) -> Callable[..., bytes]:
 
 
 def _ignoring_place(data: Callable[[Any], bytes]) -> Callable[..., bytes]:
-    return lambda place, content, draw: data(content["weights"] if "weights" in content else content["state"]["module"])
+    return lambda place, content, draw: data(
+        content["weights"] if "weights" in content else content["state"]["module"]
+    )
 
 
 def _changed(change: changes.Change) -> Callable[..., bytes]:

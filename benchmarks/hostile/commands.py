@@ -3,8 +3,8 @@
 from benchmarks.hostile.case import WORLD
 from benchmarks.hostile.world import ON, SIDE, SQUEEZE
 
-# Every class is named, so that the colours can be computed from the probabilities; not quiet, because then it would
-# not name unreadable files.
+# Every class is named, so that the colours can be computed from the probabilities; not quiet,
+# because then it would not name unreadable files.
 _SEEING = ("--size", str(SIDE), "--top", "13", "--json", *ON)
 
 
@@ -15,14 +15,44 @@ def predict(*files: str, run: str = f"{WORLD}/probe") -> tuple[str, ...]:
 
 def evaluate_folder(data: str, *more: str, weights: str = f"{WORLD}/squeeze.pt") -> tuple[str, ...]:
     """Flags of `tinynet.evaluate --dataset imagefolder`, which keeps what it says of each image."""
-    return ("--dataset", "imagefolder", "--data", data, "--arch", SQUEEZE, "--weights", weights, "--size", str(SIDE),
-            "--resize", str(SIDE), "--workers", "0", "--save-probabilities", "out/saved.npz", "--json", "--quiet", *ON,
-            *more)
+    return (
+        "--dataset",
+        "imagefolder",
+        "--data",
+        data,
+        "--arch",
+        SQUEEZE,
+        "--weights",
+        weights,
+        "--size",
+        str(SIDE),
+        "--resize",
+        str(SIDE),
+        "--workers",
+        "0",
+        "--save-probabilities",
+        "out/saved.npz",
+        "--json",
+        "--quiet",
+        *ON,
+        *more,
+    )
 
 
 def evaluate_run(run: str, *more: str) -> tuple[str, ...]:
     """Flags of `tinynet.evaluate` of a run on the drawn archive."""
-    return ("--run", run, "--data", f"{WORLD}/drawn.zip", "--cache", "out/cache", "--json", "--quiet", *ON, *more)
+    return (
+        "--run",
+        run,
+        "--data",
+        f"{WORLD}/drawn.zip",
+        "--cache",
+        "out/cache",
+        "--json",
+        "--quiet",
+        *ON,
+        *more,
+    )
 
 
 def predict_run(run: str) -> tuple[str, ...]:
@@ -32,22 +62,76 @@ def predict_run(run: str) -> tuple[str, ...]:
 
 def predict_pretrained(weights: str) -> tuple[str, ...]:
     """Flags of `tinynet.predict` of the red image with SqueezeNet; all classes are named."""
-    return (f"{WORLD}/red.png", "--arch", SQUEEZE, "--weights", weights, "--resize", str(SIDE), "--size", str(SIDE),
-            "--top", "1000", "--json", *ON)
+    return (
+        f"{WORLD}/red.png",
+        "--arch",
+        SQUEEZE,
+        "--weights",
+        weights,
+        "--resize",
+        str(SIDE),
+        "--size",
+        str(SIDE),
+        "--top",
+        "1000",
+        "--json",
+        *ON,
+    )
 
 
 def resume(run: str) -> tuple[str, ...]:
     """Flags of `tinynet.train` that continue a run on the drawn archive."""
-    return ("--resume", run, "--data", f"{WORLD}/drawn.zip", "--cache", "out/cache", "--json", "--quiet", *ON)
+    return (
+        "--resume",
+        run,
+        "--data",
+        f"{WORLD}/drawn.zip",
+        "--cache",
+        "out/cache",
+        "--json",
+        "--quiet",
+        *ON,
+    )
 
 
 def train(weights: str) -> tuple[str, ...]:
     """Flags of `tinynet.train` of a base from these weights, in one epoch on the drawn archive."""
-    return ("--stage", "base", "--weights", weights, "--hidden", "16", "--holdout", "0.25", "--size", str(SIDE),
-            "--batch", "6", "--epochs", "1", "--data", f"{WORLD}/drawn.zip", "--cache", "out/cache", "--out", "out/run",
-            "--json", "--quiet", *ON)
+    return (
+        "--stage",
+        "base",
+        "--weights",
+        weights,
+        "--hidden",
+        "16",
+        "--holdout",
+        "0.25",
+        "--size",
+        str(SIDE),
+        "--batch",
+        "6",
+        "--epochs",
+        "1",
+        "--data",
+        f"{WORLD}/drawn.zip",
+        "--cache",
+        "out/cache",
+        "--out",
+        "out/run",
+        "--json",
+        "--quiet",
+        *ON,
+    )
 
 
 def report(run: str) -> tuple[str, ...]:
     """Flags of `tinynet.report` of a run on the drawn archive."""
-    return (run, "--data", f"{WORLD}/drawn.zip", "--cache", "out/cache", "--out", "out/pages", "--quiet")
+    return (
+        run,
+        "--data",
+        f"{WORLD}/drawn.zip",
+        "--cache",
+        "out/cache",
+        "--out",
+        "out/pages",
+        "--quiet",
+    )

@@ -5,11 +5,33 @@ from itertools import islice
 from random import Random
 from types import ModuleType
 
-from benchmarks.hostile import caches, checkpoints, folders, images, labels, records, stored, texts, weights, zips
+from benchmarks.hostile import (
+    caches,
+    checkpoints,
+    folders,
+    images,
+    labels,
+    records,
+    stored,
+    texts,
+    weights,
+    zips,
+)
 from benchmarks.hostile.case import Case
 from tinynet.errors import InputError
 
-KINDS: tuple[ModuleType, ...] = (zips, texts, folders, images, labels, weights, checkpoints, records, stored, caches)
+KINDS: tuple[ModuleType, ...] = (
+    zips,
+    texts,
+    folders,
+    images,
+    labels,
+    weights,
+    checkpoints,
+    records,
+    stored,
+    caches,
+)
 NAMES = tuple(kind.KIND for kind in KINDS)
 
 
@@ -19,8 +41,8 @@ _DAMAGE = 6  # one case in so many is damage by chance
 def corpus(count: int, seed: int, only: str | None = None) -> list[Case]:
     """`count` cases over all kinds, or over `only` one, which may be the title of one case too.
 
-    Of each kind come as many ideas as it has its share of all, drawn by the seed where there is no room for all of
-    them, and damage by chance for the rest.
+    Of each kind come as many ideas as it has its share of all, drawn by the seed where there is no
+    room for all of them, and damage by chance for the rest.
     """
     if only and "/" in only:
         return [_called(only)]

@@ -8,47 +8,77 @@ from typing import Any
 
 Span = tuple[int, int]
 _EXTREMES = ("00000000", "ffffffff", "ffffff7f", "00000080", "01000000", "0000ffff", "feffffff")
-VALUES: tuple[Any, ...] = (None, "x", "", -1, 0, 3, 1e308, float("nan"), float("inf"), [], {}, [[]], {"a": 1}, 10**400,
-                           "\0", "../../x", True, 0.5, "9" * 5000, ["x"], -(2**63), 2**64)
+VALUES: tuple[Any, ...] = (
+    None,
+    "x",
+    "",
+    -1,
+    0,
+    3,
+    1e308,
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    10**400,
+    "\0",
+    "../../x",
+    True,
+    0.5,
+    "9" * 5000,
+    ["x"],
+    -(2**63),
+    2**64,
+)
 
 
 def damaged(data: bytes, spans: Sequence[Span], draw: Random) -> bytes:
-    """One change of `data` within one of `spans`: bits, a byte, a number of four bytes, a cut, bytes less or more."""
+    """One change of `data` within one of `spans`: bits, a byte, a number of four bytes, a cut,
+    bytes less or more.
+    """
     start, end = draw.choice(spans)
     place = draw.randrange(start, max(end, start + 1))
-    way = draw.choice(("bit", "bit", "byte", "number", "number", "cut", "less", "more", "again", "zeros"))
+    way = draw.choice(
+        ("bit", "bit", "byte", "number", "number", "cut", "less", "more", "again", "zeros")
+    )
     count = draw.choice((1, 2, 4, 16, 100))
     if way == "bit":
-        return data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1:]
+        return data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :]
     if way == "byte":
-        return data[:place] + bytes([draw.randrange(256)]) + data[place + 1:]
+        return data[:place] + bytes([draw.randrange(256)]) + data[place + 1 :]
     if way == "number":
-        return data[:place] + bytes.fromhex(draw.choice(_EXTREMES)) + data[place + 4:]
+        return data[:place] + bytes.fromhex(draw.choice(_EXTREMES)) + data[place + 4 :]
     if way == "cut":
         return data[:place]
     if way == "less":
-        return data[:place] + data[place + count:]
+        return data[:place] + data[place + count :]
     if way == "more":
         return data[:place] + draw.randbytes(count) + data[place:]
     if way == "again":
         return data[:place] + data[start:place] + data[place:]
-    return data[:place] + bytes(count) + data[place + count:]
+    return data[:place] + bytes(count) + data[place + count :]
 
 
 def zip_spans(data: bytes) -> dict[str, list[Span]]:
     """Where the structures of a zip without a comment lie."""
     _, _, _, _, count, size, start, _ = struct.unpack("<4s4H2LH", data[-22:])
-    spans: dict[str, list[Span]] = {"central directory": [], "local header": [], "data": [],
-                                    "end record": [(len(data) - 22, len(data))]}
+    spans: dict[str, list[Span]] = {
+        "central directory": [],
+        "local header": [],
+        "data": [],
+        "end record": [(len(data) - 22, len(data))],
+    }
     place = start
     for _ in range(count):
-        lengths = struct.unpack("<3H", data[place + 28:place + 34])
-        local, = struct.unpack("<L", data[place + 42:place + 46])
-        name, extra = struct.unpack("<2H", data[local + 26:local + 30])
+        lengths = struct.unpack("<3H", data[place + 28 : place + 34])
+        (local,) = struct.unpack("<L", data[place + 42 : place + 46])
+        name, extra = struct.unpack("<2H", data[local + 26 : local + 30])
         body = local + 30 + name + extra
         spans["central directory"].append((place, place + 46 + sum(lengths)))
         spans["local header"].append((local, body))
-        spans["data"].append((body, body + struct.unpack("<L", data[place + 20:place + 24])[0]))
+        spans["data"].append((body, body + struct.unpack("<L", data[place + 20 : place + 24])[0]))
         place += 46 + sum(lengths)
     return spans
 
@@ -56,8 +86,11 @@ def zip_spans(data: bytes) -> dict[str, list[Span]]:
 def altered(value: Any, draw: Random) -> Any:
     """A JSON value of which one part, somewhere inside, is another value or is not there."""
     whole = copy.deepcopy(value)
-    places = [(holder, key) for holder in _holders(whole)
-              for key in (holder if isinstance(holder, dict) else range(len(holder)))]
+    places = [
+        (holder, key)
+        for holder in _holders(whole)
+        for key in (holder if isinstance(holder, dict) else range(len(holder)))
+    ]
     holder, key = draw.choice(places)
     if draw.random() < 0.2:
         del holder[key]

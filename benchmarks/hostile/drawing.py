@@ -1,4 +1,6 @@
-"""Images for the networks that say what they see: four quarters of one colour each, or one colour."""
+"""Images for the networks that say what they see: four quarters of one colour each, or one
+colour.
+"""
 
 import io
 from collections.abc import Sequence
@@ -10,10 +12,13 @@ from benchmarks.hostile.world import SIDE
 
 Colour = tuple[int, int, int]
 GOOD: tuple[Colour, ...] = ((250, 20, 90), (10, 240, 130), (60, 70, 230), (200, 190, 30))
-HUES: tuple[Colour, ...] = ((240, 20, 10), (30, 230, 20), (15, 25, 250))  # of the classes 0, 1 and 2
+# of the classes 0, 1 and 2
+HUES: tuple[Colour, ...] = ((240, 20, 10), (30, 230, 20), (15, 25, 250))
 
 
-def quartered(colours: Sequence[Sequence[float]] = GOOD, side: int = SIDE, dtype: type = np.uint8) -> np.ndarray:
+def quartered(
+    colours: Sequence[Sequence[float]] = GOOD, side: int = SIDE, dtype: type = np.uint8
+) -> np.ndarray:
     """(side, side, numbers of a colour): top left, top right, bottom left, bottom right."""
     cells = np.array(colours, dtype).reshape(2, 2, -1)
     return cells.repeat(side // 2, 0).repeat(side // 2, 1)

@@ -1,4 +1,6 @@
-"""Hostile folders: links, pipes, sockets, folders that machines leave behind, names that are no text."""
+"""Hostile folders: links, pipes, sockets, folders that machines leave behind, names that are no
+text.
+"""
 
 import json
 import os
@@ -24,15 +26,33 @@ _GOOD = ("a.png", "b.png", "c.png")
 def designed() -> Iterator[Case]:
     """One hostile idea each, for an archive, a folder for each class, and files to name."""
     for name, obstacle in obstacles.UNREADABLE.items():
-        yield from _archives(name, obstacle, Way(right.refused(obstacles.STRANGE), right.any_of(
-            right.refused(obstacles.STRANGE), right.faults)))
+        yield from _archives(
+            name,
+            obstacle,
+            Way(
+                right.refused(obstacles.STRANGE),
+                right.any_of(right.refused(obstacles.STRANGE), right.faults),
+            ),
+        )
         yield _classes(name, obstacle, right.refused(obstacles.STRANGE))
-        yield _prediction(name, obstacle, right.names(right.colours(dict.fromkeys(_GOOD, GOOD)), obstacles.STRANGE))
+        yield _prediction(
+            name,
+            obstacle,
+            right.names(right.colours(dict.fromkeys(_GOOD, GOOD)), obstacles.STRANGE),
+        )
     for name, obstacle in obstacles.UNCLEAR.items():
         yield from _archives(name, obstacle, archives.either(boxes=False))
-        yield _classes(name, obstacle, right.any_of(right.refused(obstacles.STRANGE), right.gives(_answered())))
-        yield _prediction(name, obstacle, right.any_of(
-            right.names(right.colours(dict.fromkeys(_GOOD, GOOD)), obstacles.STRANGE), _predicted()))
+        yield _classes(
+            name, obstacle, right.any_of(right.refused(obstacles.STRANGE), right.gives(_answered()))
+        )
+        yield _prediction(
+            name,
+            obstacle,
+            right.any_of(
+                right.names(right.colours(dict.fromkeys(_GOOD, GOOD)), obstacles.STRANGE),
+                _predicted(),
+            ),
+        )
     for name, obstacle in obstacles.PASSED_OVER.items():
         yield from _archives(name, obstacle, SAME)
         yield _classes(name, obstacle, right.gives(_answered()))
@@ -42,15 +62,32 @@ def designed() -> Iterator[Case]:
         yield _prediction(name, obstacle, _predicted(*more))
     for name, (obstacle, *more) in obstacles.STRANGE_NAMES.items():
         unreadable = Way(right.refused(), right.any_of(right.refused(), right.faults))
-        yield from _archives(name, obstacle, archives.either(boxes=False) if more else unreadable, *more)
-        yield _classes(name, obstacle, right.any_of(right.refused(), right.gives(_answered(len(more)))))
-        yield _prediction(name, obstacle, right.any_of(right.refused(), right.names(
-            right.colours(dict.fromkeys(_GOOD, GOOD)), ""), _predicted(*more)))
+        yield from _archives(
+            name, obstacle, archives.either(boxes=False) if more else unreadable, *more
+        )
+        yield _classes(
+            name, obstacle, right.any_of(right.refused(), right.gives(_answered(len(more))))
+        )
+        yield _prediction(
+            name,
+            obstacle,
+            right.any_of(
+                right.refused(),
+                right.names(right.colours(dict.fromkeys(_GOOD, GOOD)), ""),
+                _predicted(*more),
+            ),
+        )
     for name, (change, way) in _ARCHIVES.items():
         yield from archives.both(KIND, f"archive-{name}", _changed(change), way, FOLDER)
     for name, (change, expected) in _TREES.items():
-        yield Case(KIND, f"{name}-imagefolder", "tinynet.evaluate", evaluate_folder("in/tree"), _tree(change),
-                   expected)
+        yield Case(
+            KIND,
+            f"{name}-imagefolder",
+            "tinynet.evaluate",
+            evaluate_folder("in/tree"),
+            _tree(change),
+            expected,
+        )
 
 
 def random(number: int) -> Case:
@@ -71,7 +108,9 @@ def random(number: int) -> Case:
 
 
 def _archives(name: str, obstacle: obstacles.Obstacle, way: Way, *more: str) -> Iterator[Case]:
-    """The obstacle stands among the train images of the first class; `more`: the images that it adds."""
+    """The obstacle stands among the train images of the first class; `more`: the images that it
+    adds.
+    """
     yield from archives.both(KIND, f"archive-{name}", _archive_maker(obstacle, *more), way, FOLDER)
 
 
@@ -82,7 +121,11 @@ def _archive_maker(obstacle: obstacles.Obstacle, *more: str) -> Callable[[Place,
         first, folder = min(images.iterdir()), images.relative_to(root).as_posix()
         truth = json.loads((place.world / "truth.json").read_text())
         for inner in more:
-            truth["train"][f"{folder}/{inner}"] = [0, [-1] * 4, truth["train"][f"{folder}/{first.name}"][2]]
+            truth["train"][f"{folder}/{inner}"] = [
+                0,
+                [-1] * 4,
+                truth["train"][f"{folder}/{first.name}"][2],
+            ]
         obstacle(images, first.read_bytes())
         return truth
 
@@ -106,7 +149,14 @@ def _classes(name: str, obstacle: obstacles.Obstacle, expected: Right) -> Case:
     def change(root: Path) -> None:
         obstacle(root / imagenet_wnids()[2], encoded(flat(HUES[2])))
 
-    return Case(KIND, f"{name}-imagefolder", "tinynet.evaluate", evaluate_folder("in/tree"), _tree(change), expected)
+    return Case(
+        KIND,
+        f"{name}-imagefolder",
+        "tinynet.evaluate",
+        evaluate_folder("in/tree"),
+        _tree(change),
+        expected,
+    )
 
 
 def _tree(change: Callable[[Path], Any]) -> Callable[[Place, Random], Any]:
@@ -174,18 +224,39 @@ _PUT: dict[str, Callable[[Path], Any]] = {
     "socket": obstacles.socket_at,
 }
 _ARCHIVES: dict[str, tuple[Callable[[Path], Any], Way]] = {
-    **{f"val_annotations-is-a-{name}": (_replaced(_LABELS, put), archives.refusal()) for name, put in _PUT.items()},
-    **{f"wnids-is-a-{name}": (_replaced(_LIST, put), archives.either()) for name, put in _PUT.items()},
-    **{f"train-is-a-{name}": (_replaced("train", put), archives.refusal()) for name, put in _PUT.items()},
-    **{f"words-is-a-{name}": (_replaced("words.txt", put), archives.either()) for name, put in _PUT.items()},
+    **{
+        f"val_annotations-is-a-{name}": (_replaced(_LABELS, put), archives.refusal())
+        for name, put in _PUT.items()
+    },
+    **{
+        f"wnids-is-a-{name}": (_replaced(_LIST, put), archives.either())
+        for name, put in _PUT.items()
+    },
+    **{
+        f"train-is-a-{name}": (_replaced("train", put), archives.refusal())
+        for name, put in _PUT.items()
+    },
+    **{
+        f"words-is-a-{name}": (_replaced("words.txt", put), archives.either())
+        for name, put in _PUT.items()
+    },
     **{
         f"{inner.rsplit('/')[-1].removesuffix('.txt')}-is-a-link": (_moved(inner), SAME)
         for inner in (_LIST, _LABELS, "train", "val", "val/images", "words.txt")
     },
-    "is-a-link": (lambda root: (shutil.move(root, root.parent / "moved"), root.symlink_to("moved")), SAME),
-    "is-a-loop": (lambda root: (shutil.rmtree(root), root.symlink_to(root.name)), archives.refusal()),
+    "is-a-link": (
+        lambda root: (shutil.move(root, root.parent / "moved"), root.symlink_to("moved")),
+        SAME,
+    ),
+    "is-a-loop": (
+        lambda root: (shutil.rmtree(root), root.symlink_to(root.name)),
+        archives.refusal(),
+    ),
     "is-a-pipe": (lambda root: (shutil.rmtree(root), os.mkfifo(root)), archives.refusal()),
-    "is-a-socket": (lambda root: (shutil.rmtree(root), obstacles.socket_at(root)), archives.refusal()),
+    "is-a-socket": (
+        lambda root: (shutil.rmtree(root), obstacles.socket_at(root)),
+        archives.refusal(),
+    ),
     "is-empty": (lambda root: (shutil.rmtree(root), root.mkdir()), archives.refusal()),
     "holds-a-zip-that-is-a-pipe": (
         lambda root: (shutil.rmtree(root), root.mkdir(), os.mkfifo(root / f"{ROOT}.zip")),
@@ -199,11 +270,23 @@ _TREES: dict[str, tuple[Callable[[Path], Any], Right]] = {
         lambda root: (root / imagenet_wnids()[3]).symlink_to("nowhere"),
         right.either(_answered(), imagenet_wnids()[3]),
     ),
-    "class-is-a-file": (lambda root: (root / imagenet_wnids()[3]).write_text("x"), right.gives(_answered())),
-    "class-is-a-pipe": (lambda root: os.mkfifo(root / imagenet_wnids()[3]), right.gives(_answered())),
+    "class-is-a-file": (
+        lambda root: (root / imagenet_wnids()[3]).write_text("x"),
+        right.gives(_answered()),
+    ),
+    "class-is-a-pipe": (
+        lambda root: os.mkfifo(root / imagenet_wnids()[3]),
+        right.gives(_answered()),
+    ),
     "class-is-empty": (lambda root: (root / imagenet_wnids()[3]).mkdir(), right.gives(_answered())),
-    "class-unknown": (lambda root: obstacles.write(root / "n99999999/x.png", GOOD_FILE), right.refused("n99999999")),
-    "class-no-text": (lambda root: obstacles.write(root / os.fsdecode(b"n\xff") / "x.png", GOOD_FILE), right.refused()),
+    "class-unknown": (
+        lambda root: obstacles.write(root / "n99999999/x.png", GOOD_FILE),
+        right.refused("n99999999"),
+    ),
+    "class-no-text": (
+        lambda root: obstacles.write(root / os.fsdecode(b"n\xff") / "x.png", GOOD_FILE),
+        right.refused(),
+    ),
     "class-of-machines": (
         lambda root: [
             obstacles.write(root / name / "x.png", GOOD_FILE)
@@ -216,8 +299,14 @@ _TREES: dict[str, tuple[Callable[[Path], Any], Right]] = {
         right.either(_answered(), "x.png"),
     ),
     "tree-is-empty": (lambda root: (shutil.rmtree(root), root.mkdir()), right.refused("in/tree")),
-    "tree-is-a-loop": (lambda root: (shutil.rmtree(root), root.symlink_to("tree")), right.refused("in/tree")),
-    "tree-is-a-pipe": (lambda root: (shutil.rmtree(root), os.mkfifo(root)), right.refused("in/tree")),
+    "tree-is-a-loop": (
+        lambda root: (shutil.rmtree(root), root.symlink_to("tree")),
+        right.refused("in/tree"),
+    ),
+    "tree-is-a-pipe": (
+        lambda root: (shutil.rmtree(root), os.mkfifo(root)),
+        right.refused("in/tree"),
+    ),
     "tree-is-a-link": (
         lambda root: (shutil.move(root, root.parent / "moved"), root.symlink_to("moved")),
         right.gives(_answered()),

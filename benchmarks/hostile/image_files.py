@@ -1,4 +1,6 @@
-"""Bytes of image files: all modes and formats that Pillow writes, and files that no program would write."""
+"""Bytes of image files: all modes and formats that Pillow writes, and files that no program would
+write.
+"""
 
 import io
 import struct
@@ -23,7 +25,10 @@ _VALUES: dict[str, tuple[Sequence[Any], type]] = {
     "P": ((0, 1, 2, 3), np.uint8),
     "PA": (((0, 255), (1, 128), (2, 0), (3, 64)), np.uint8),
     "RGB": (GOOD, np.uint8),
-    "RGBA": (tuple((*colour, alpha) for colour, alpha in zip(GOOD, (255, 128, 0, 64), strict=True)), np.uint8),
+    "RGBA": (
+        tuple((*colour, alpha) for colour, alpha in zip(GOOD, (255, 128, 0, 64), strict=True)),
+        np.uint8,
+    ),
     "CMYK": (((10, 200, 30, 0), (0, 0, 0, 128), (255, 20, 20, 20), (90, 0, 160, 60)), np.uint8),
     "YCbCr": (((80, 90, 200), (200, 100, 100), (120, 200, 60), (30, 128, 128)), np.uint8),
     "LAB": (((80, 10, 20), (200, 100, 100), (120, 20, 60), (30, 128, 128)), np.uint8),
@@ -35,7 +40,22 @@ _VALUES: dict[str, tuple[Sequence[Any], type]] = {
 
 WRITTEN = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B"),
-    "TIFF": ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16", "I;16B"),
+    "TIFF": (
+        "1",
+        "L",
+        "LA",
+        "P",
+        "PA",
+        "RGB",
+        "RGBA",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "I",
+        "F",
+        "I;16",
+        "I;16B",
+    ),
     "JPEG": ("L", "RGB", "CMYK", "YCbCr"),
     "GIF": ("1", "L", "P", "RGBA"),
     "WEBP": ("L", "LA", "RGB", "RGBA"),
@@ -86,7 +106,10 @@ def saved(image: Image.Image, form: str, **options: Any) -> bytes:
 def transparent() -> Named:
     """Files whose transparency is no channel of its own."""
     yield "png-p-one-index", partial(saved, image_of("P"), "PNG", transparency=2)
-    yield "png-p-all-indices", partial(saved, image_of("P"), "PNG", transparency=bytes((255, 128, 0, 64)))
+    yield (
+        "png-p-all-indices",
+        partial(saved, image_of("P"), "PNG", transparency=bytes((255, 128, 0, 64))),
+    )
     yield "png-l-one-value", partial(saved, image_of("L"), "PNG", transparency=90)
     yield "png-rgb-one-colour", partial(saved, image_of("RGB"), "PNG", transparency=GOOD[1])
     yield "png-1-one-value", partial(saved, image_of("1"), "PNG", transparency=0)
@@ -98,12 +121,22 @@ def transparent() -> Named:
 
 def floats() -> Named:
     """Floats that are not in [0, 1], and some that are."""
-    for name, values in {"0-to-255": (0, 64, 128, 255), "negative": (-1, 0, 0.5, 1), "nan": (float("nan"), 0, 0.5, 1),
-                         "inf": (float("inf"), 0, 0.5, 1), "tiny": (1e-30, 0, 0.5, 1), "huge": (1e30, 0, 1, 1),
-                         "all-nan": (float("nan"),) * 4, "just-above": (1.001, 0, 0.5, 1)}.items():
+    for name, values in {
+        "0-to-255": (0, 64, 128, 255),
+        "negative": (-1, 0, 0.5, 1),
+        "nan": (float("nan"), 0, 0.5, 1),
+        "inf": (float("inf"), 0, 0.5, 1),
+        "tiny": (1e-30, 0, 0.5, 1),
+        "huge": (1e30, 0, 1, 1),
+        "all-nan": (float("nan"),) * 4,
+        "just-above": (1.001, 0, 0.5, 1),
+    }.items():
         yield f"tiff-f-{name}", partial(saved, image_of("F", values), "TIFF")
-    for name, values in {"negative": (-5, 0, 9, 99), "beyond-16-bits": (0, 1, 2, 2_000_000_000),
-                         "all-beyond": (70_000,) * 4}.items():
+    for name, values in {
+        "negative": (-5, 0, 9, 99),
+        "beyond-16-bits": (0, 1, 2, 2_000_000_000),
+        "all-beyond": (70_000,) * 4,
+    }.items():
         yield f"tiff-i-{name}", partial(saved, image_of("I", values), "TIFF")
 
 
@@ -112,36 +145,53 @@ def first_frames() -> Named:
     others = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("black", "white")]
     first = image_of("RGB")
     for form in ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO"):
-        yield f"frames-{form.lower()}", partial(saved, first, form, save_all=True, append_images=others)
-    yield "frames-many-gif", lambda: saved(image_of("P"), "GIF", save_all=True, append_images=[
-        Image.new("P", (SIDE, SIDE), at % 4) for at in range(3000)])
-    yield "frames-many-tiff", partial(saved, first, "TIFF", save_all=True, append_images=others * 500)
+        yield (
+            f"frames-{form.lower()}",
+            partial(saved, first, form, save_all=True, append_images=others),
+        )
+    yield (
+        "frames-many-gif",
+        lambda: saved(
+            image_of("P"),
+            "GIF",
+            save_all=True,
+            append_images=[Image.new("P", (SIDE, SIDE), at % 4) for at in range(3000)],
+        ),
+    )
+    yield (
+        "frames-many-tiff",
+        partial(saved, first, "TIFF", save_all=True, append_images=others * 500),
+    )
 
 
 def tiffs() -> Named:
     """Compressions and layouts."""
     for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4"):
-        yield f"tiff-{name.removeprefix('tiff_')}", partial(saved, image_of("1" if name == "group4" else "RGB"), "TIFF",
-                                                          compression=name)
+        yield (
+            f"tiff-{name.removeprefix('tiff_')}",
+            partial(saved, image_of("1" if name == "group4" else "RGB"), "TIFF", compression=name),
+        )
     yield "tiff-big", partial(saved, image_of("RGB"), "TIFF", big_tiff=True)
     good = saved(image_of("RGB"), "TIFF")
     first = struct.unpack("<L", good[4:8])[0]
-    count = struct.unpack("<H", good[first:first + 2])[0]
+    count = struct.unpack("<H", good[first : first + 2])[0]
     after = first + 2 + 12 * count
-    yield "tiff-loop", good[:after] + struct.pack("<L", first) + good[after + 4:]
-    yield "tiff-many-tags", good[:first] + struct.pack("<H", 65535) + good[first + 2:]
+    yield "tiff-loop", good[:after] + struct.pack("<L", first) + good[after + 4 :]
+    yield "tiff-many-tags", good[:first] + struct.pack("<H", 65535) + good[first + 2 :]
     yield "tiff-directory-behind-the-end", good[:4] + struct.pack("<L", len(good) + 10) + good[8:]
     for at in range(count):
         entry = first + 2 + 12 * at
-        tag, = struct.unpack("<H", good[entry:entry + 2])
-        yield f"tiff-tag-{tag}-count", good[:entry + 4] + b"\xff\xff\xff\x7f" + good[entry + 8:]
-        yield f"tiff-tag-{tag}-value", good[:entry + 8] + b"\xff\xff\xff\x7f" + good[entry + 12:]
+        (tag,) = struct.unpack("<H", good[entry : entry + 2])
+        yield f"tiff-tag-{tag}-count", good[: entry + 4] + b"\xff\xff\xff\x7f" + good[entry + 8 :]
+        yield f"tiff-tag-{tag}-value", good[: entry + 8] + b"\xff\xff\xff\x7f" + good[entry + 12 :]
 
 
 def exif(block: bytes) -> bytes:
     """A JPEG with this block of EXIF data."""
     jpeg = saved(image_of("RGB"), "JPEG", quality=95, subsampling=0)
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block + jpeg[2:]
+    return (
+        jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block + jpeg[2:]
+    )
 
 
 def orientation(value: int, kind: int = 3, count: int = 1, after: int = 0) -> bytes:
@@ -153,12 +203,23 @@ def exifs() -> Named:
     """JPEGs, and others, with EXIF data that are right or wrong."""
     for value in (*range(10), 65_535):
         yield f"exif-turned-{value}", partial(exif, orientation(value))
-    broken = {"garbage": b"garbage" * 100, "no-bytes": b"", "header-alone": b"II*\0", "loop": orientation(1, after=8),
-              "beyond": b"II*\0\xff\xff\xff\x7f", "kind-0": orientation(6, kind=0), "kind-99": orientation(6, kind=99),
-              "many": orientation(6, count=2**31 - 1), "text": orientation(6, kind=2, count=4),
-              "fraction": orientation(0, kind=5), "none": orientation(6, count=0), "two": orientation(6, count=2),
-              "big-endian": b"MM\0*" + struct.pack(">LH2HLLL", 8, 1, 0x112, 3, 1, 6 << 16, 0),
-              "half": orientation(6)[:15], "many-entries": b"II*\0" + struct.pack("<LH", 8, 65_535) + bytes(600)}
+    broken = {
+        "garbage": b"garbage" * 100,
+        "no-bytes": b"",
+        "header-alone": b"II*\0",
+        "loop": orientation(1, after=8),
+        "beyond": b"II*\0\xff\xff\xff\x7f",
+        "kind-0": orientation(6, kind=0),
+        "kind-99": orientation(6, kind=99),
+        "many": orientation(6, count=2**31 - 1),
+        "text": orientation(6, kind=2, count=4),
+        "fraction": orientation(0, kind=5),
+        "none": orientation(6, count=0),
+        "two": orientation(6, count=2),
+        "big-endian": b"MM\0*" + struct.pack(">LH2HLLL", 8, 1, 0x112, 3, 1, 6 << 16, 0),
+        "half": orientation(6)[:15],
+        "many-entries": b"II*\0" + struct.pack("<LH", 8, 65_535) + bytes(600),
+    }
     for name, block in broken.items():
         yield f"exif-{name}", partial(exif, block)
     tagged = Image.Exif()
@@ -173,7 +234,10 @@ def _xmp() -> PngImagePlugin.PngInfo:
     """Entities within entities, ten to the ninth of them, where the orientation may stand too."""
     entities = "".join(f'<!ENTITY l{at} "{f"&l{at - 1};" * 10}">' for at in range(1, 10))
     more = PngImagePlugin.PngInfo()
-    more.add_itxt("XML:com.adobe.xmp", f'<!DOCTYPE x [<!ENTITY l0 "l">{entities}]><x tiff:Orientation="6">&l9;</x>')
+    more.add_itxt(
+        "XML:com.adobe.xmp",
+        f'<!DOCTYPE x [<!ENTITY l0 "l">{entities}]><x tiff:Orientation="6">&l9;</x>',
+    )
     return more
 
 
@@ -181,7 +245,10 @@ def foreign() -> Named:
     """Files that are no images, or none that anybody means by one."""
     drawn = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
     yield "postscript", drawn
-    yield "postscript-dos", b"\xc5\xd0\xd3\xc6" + struct.pack("<2L", 30, len(drawn)) + bytes(18) + drawn
+    yield (
+        "postscript-dos",
+        b"\xc5\xd0\xd3\xc6" + struct.pack("<2L", 30, len(drawn)) + bytes(18) + drawn,
+    )
     yield "text", b"no image\n"
     yield "empty", b""
     yield "html", b"<!DOCTYPE html><html><img src=x onerror=alert(1)></html>"
@@ -191,7 +258,13 @@ def foreign() -> Named:
     yield "zip", b"PK\3\4" + bytes(100)
     yield "elf", b"\x7fELF" + bytes(100)
     yield "metafile", b"\xd7\xcd\xc6\x9a" + bytes(200)
-    yield "fits", b"SIMPLE  =                    T" + b" " * 50 + b"NAXIS   =                    2" + b" " * 3000
+    yield (
+        "fits",
+        b"SIMPLE  =                    T"
+        + b" " * 50
+        + b"NAXIS   =                    2"
+        + b" " * 3000,
+    )
     yield "hdf5", b"\x89HDF\r\n\x1a\n" + bytes(500)
     yield "grib", b"GRIB\0\0\0\1" + bytes(100)
     yield "bufr", b"BUFR\0\0\0\4" + bytes(100)

@@ -1,4 +1,6 @@
-"""Hostile images: named by a network that says what it sees, in a folder that is scored, and inside an archive."""
+"""Hostile images: named by a network that says what it sees, in a folder that is scored, and inside
+an archive.
+"""
 
 from collections.abc import Callable, Iterator
 from random import Random
@@ -43,11 +45,36 @@ _DAMAGED: dict[str, Callable[[], bytes]] = {
     "tga": lambda: saved(image_of("RGBA"), "TGA"),
     "ico": lambda: saved(image_of("RGBA"), "ICO"),
 }
-_FILES = (image_files.transparent, image_files.floats, image_files.first_frames, image_files.tiffs, image_files.exifs,
-          image_files.foreign, image_bombs.sides, image_bombs.bombs, image_bombs.large)
-_ENDINGS = (("png", ".jpg"), ("jpeg", ".gif"), ("webp", ".png"), ("gif", ".txt"), ("png", ""), ("bmp", ".exe"),
-            ("png", ".PNG"), ("tiff", ".eps"))
-_EVERYWHERE = ("postscript", "text", "empty", "postscript-dos", "bomb-png", "bomb-png-135-megapixels", "bomb-png-ztxt")
+_FILES = (
+    image_files.transparent,
+    image_files.floats,
+    image_files.first_frames,
+    image_files.tiffs,
+    image_files.exifs,
+    image_files.foreign,
+    image_bombs.sides,
+    image_bombs.bombs,
+    image_bombs.large,
+)
+_ENDINGS = (
+    ("png", ".jpg"),
+    ("jpeg", ".gif"),
+    ("webp", ".png"),
+    ("gif", ".txt"),
+    ("png", ""),
+    ("bmp", ".exe"),
+    ("png", ".PNG"),
+    ("tiff", ".eps"),
+)
+_EVERYWHERE = (
+    "postscript",
+    "text",
+    "empty",
+    "postscript-dos",
+    "bomb-png",
+    "bomb-png-135-megapixels",
+    "bomb-png-ztxt",
+)
 
 
 def _known(name: str) -> dict[str, Any] | None:
@@ -55,7 +82,10 @@ def _known(name: str) -> dict[str, Any] | None:
     if name == "bomb-scans":
         return {"quarters": [GOOD[0]] * 4, "doubtful": True}
     if name.startswith("large-"):
-        return {"quarters": [GOOD[0] if name.endswith("jpeg") else (0, 0, 0)] * 4, "doubtful": False}
+        return {
+            "quarters": [GOOD[0] if name.endswith("jpeg") else (0, 0, 0)] * 4,
+            "doubtful": False,
+        }
     return None
 
 
@@ -76,12 +106,17 @@ def designed() -> Iterator[Case]:
                 yield _packed(name, _lazily(data))
                 yield _scored(name, _lazily(data))
     for name, ending in _ENDINGS:
-        yield _predicted(f"ending-{name}{ending.replace('.', '-called-') or '-without'}", _lazily(_DAMAGED[name]),
-                         f"strange{ending}")
+        yield _predicted(
+            f"ending-{name}{ending.replace('.', '-called-') or '-without'}",
+            _lazily(_DAMAGED[name]),
+            f"strange{ending}",
+        )
 
 
 def _elsewhere(mode: str, form: str) -> Iterator[Case]:
-    """An image of this mode in an archive, and one of a single colour among files that are scored."""
+    """An image of this mode in an archive, and one of a single colour among files that are
+    scored.
+    """
     name = f"mode-{mode.replace(';', '')}".lower()
     yield _packed(name, _lazily(lambda: saved(image_of(mode), form)))
     yield _scored(name, _lazily(lambda: saved(image_of(mode, one_colour(mode)), form)))
@@ -127,11 +162,20 @@ def _predicted(name: str, data: Bytes, file: str = "strange.png", truth: Any = N
         named = right.names(right.colours({"good.png": GOOD}), file)
         if ended.truth["quarters"] is None:
             return named(ended)
-        both = right.gives(right.colours({file: ended.truth["quarters"], "good.png": GOOD}, _TOLERANCE))
+        both = right.gives(
+            right.colours({file: ended.truth["quarters"], "good.png": GOOD}, _TOLERANCE)
+        )
         may_refuse = ended.truth["doubtful"] or name.startswith("damaged")
         return (right.any_of(named, both) if may_refuse else both)(ended)
 
-    return Case(KIND, f"{name}-predict", "tinynet.predict", predict(f"in/{file}", "in/good.png"), make, expected)
+    return Case(
+        KIND,
+        f"{name}-predict",
+        "tinynet.predict",
+        predict(f"in/{file}", "in/good.png"),
+        make,
+        expected,
+    )
 
 
 def _packed(name: str, data: Bytes) -> Case:
@@ -140,17 +184,24 @@ def _packed(name: str, data: Bytes) -> Case:
     def make(place: Place, draw: Random) -> Any:
         content = data(place, draw)
         members = {**zipping.members(place.world / "drawn.zip"), IMAGE: content}
-        (place.inputs / "archive.zip").write_bytes(zip_bytes(entry(*member) for member in members.items()))
+        (place.inputs / "archive.zip").write_bytes(
+            zip_bytes(entry(*member) for member in members.items())
+        )
         _trapped(place, content)
         known = oracle.meaning(content)
         square = known.pixels is not None and known.pixels.shape == (32, 32, 3)
-        return {"quarters": oracle.quarters(known.pixels) if square else None, "doubtful": known.doubtful}
+        return {
+            "quarters": oracle.quarters(known.pixels) if square else None,
+            "doubtful": known.doubtful,
+        }
 
     def expected(ended: Ended) -> str:
         if ended.truth["quarters"] is None:
             return right.refused(NAME)(ended)
         may_refuse = ended.truth["doubtful"] or name.startswith("damaged")
-        return (right.either(_image_packed, NAME) if may_refuse else right.gives(_image_packed))(ended)
+        return (right.either(_image_packed, NAME) if may_refuse else right.gives(_image_packed))(
+            ended
+        )
 
     return archives.pack(KIND, name, make, archives.Way(expected, expected), ZIP)
 
@@ -160,8 +211,11 @@ def _image_packed(ended: Ended) -> None:
     place = (folder / "val.files.txt").read_text().splitlines().index(IMAGE.split("/", 1)[1])
     got = oracle.quarters(np.load(folder / "val.pictures.npy")[place].astype(float))
     difference = np.abs(np.array(got) - np.array(ended.truth["quarters"])).max()
-    right.need(difference <= _TOLERANCE, f"the quarters are {np.round(got).tolist()}, not "
-                                         f"{np.round(ended.truth['quarters']).tolist()}")
+    right.need(
+        difference <= _TOLERANCE,
+        f"the quarters are {np.round(got).tolist()}, not "
+        f"{np.round(ended.truth['quarters']).tolist()}",
+    )
 
 
 def _scored(name: str, data: Bytes) -> Case:
@@ -177,26 +231,40 @@ def _scored(name: str, data: Bytes) -> Case:
         known = oracle.meaning(content)
         readable = known.pixels is not None
         even = readable and np.ptp(known.pixels, (0, 1)).max() < 1
-        return {"readable": readable, "doubtful": known.doubtful,
-                "colour": known.pixels[0, 0].tolist() if even else None}
+        return {
+            "readable": readable,
+            "doubtful": known.doubtful,
+            "colour": known.pixels[0, 0].tolist() if even else None,
+        }
 
     def expected(ended: Ended) -> str:
         if not ended.truth["readable"]:
             return right.refused("strange.png")(ended)
         may_refuse = ended.truth["doubtful"] or name.startswith("damaged")
-        return (right.either(_image_scored, "strange.png") if may_refuse else right.gives(_image_scored))(ended)
+        return (
+            right.either(_image_scored, "strange.png") if may_refuse else right.gives(_image_scored)
+        )(ended)
 
-    return Case(KIND, f"{name}-imagefolder", "tinynet.evaluate", evaluate_folder("in/tree"), make, expected)
+    return Case(
+        KIND, f"{name}-imagefolder", "tinynet.evaluate", evaluate_folder("in/tree"), make, expected
+    )
 
 
 def _image_scored(ended: Ended) -> None:
-    """Four images are seen; the colours of one that has several are none that this network could tell."""
-    row, = right.rows(ended)
+    """Four images are seen; the colours of one that has several are none that this network could
+    tell.
+    """
+    (row,) = right.rows(ended)
     right.need(row["n"] == 4, f"{row['n']} images in place of 4")
     hues = [*HUES, *([ended.truth["colour"]] if ended.truth["colour"] else [])]
     with np.load(ended.place.out / "saved.npz") as saved_file:
-        labels, logs = saved_file["labels"].tolist(), saved_file["log_probabilities"][0, :len(hues)]
+        labels, logs = (
+            saved_file["labels"].tolist(),
+            saved_file["log_probabilities"][0, : len(hues)],
+        )
     right.need(labels == [0, 1, 2, 2], f"labels {labels}")
     colours = (logs[:, :3] - logs[:, 999:]) / SHARPNESS * 255
-    right.need(np.abs(colours - np.array(hues)).max() <= _TOLERANCE,
-               f"colours {np.round(colours).tolist()} in place of {np.round(hues).tolist()}")
+    right.need(
+        np.abs(colours - np.array(hues)).max() <= _TOLERANCE,
+        f"colours {np.round(colours).tolist()} in place of {np.round(hues).tolist()}",
+    )

@@ -22,7 +22,8 @@ KIND = "labels"
 _TABLE, _TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 _LABELS = (0, 2, 1, 0, 1, 2)
 _FILES = tuple(f"{letter}.png" for letter in "abcdef")
-_NUMBERS = tuple(f"{number}.png" for number in (1, 2, 3, 10, 11, 20))  # sorted as text: 1, 10, 11, 2, 20, 3
+# sorted as text: 1, 10, 11, 2, 20, 3
+_NUMBERS = tuple(f"{number}.png" for number in (1, 2, 3, 10, 11, 20))
 Content = str | bytes | Callable[[Path], Any]
 
 
@@ -39,11 +40,24 @@ def designed() -> Iterator[Case]:
         yield _case(name, content, right.either(_answered(), "in/labels"))
     # The first file of these is not the first label for everybody.
     yield _case("numbers-by-place", by_place, right.refused("in/labels"), _NUMBERS)
-    yield _case("numbers-by-place-indices", "".join(f"{label}\n" for label in _LABELS), right.refused("in/labels"),
-                _NUMBERS)
-    yield _case("numbers-by-name", "".join(f"{file} {wnid}\n" for file, wnid in zip(_NUMBERS, wnids, strict=True)),
-                right.gives(_answered(_NUMBERS)), _NUMBERS)
-    yield _case("numbers-padded", by_place, right.gives(_answered()), tuple(f"{at:08d}.png" for at in range(6)))
+    yield _case(
+        "numbers-by-place-indices",
+        "".join(f"{label}\n" for label in _LABELS),
+        right.refused("in/labels"),
+        _NUMBERS,
+    )
+    yield _case(
+        "numbers-by-name",
+        "".join(f"{file} {wnid}\n" for file, wnid in zip(_NUMBERS, wnids, strict=True)),
+        right.gives(_answered(_NUMBERS)),
+        _NUMBERS,
+    )
+    yield _case(
+        "numbers-padded",
+        by_place,
+        right.gives(_answered()),
+        tuple(f"{at:08d}.png" for at in range(6)),
+    )
     for name, change in _DEVKITS.items():
         yield _devkit(name, change, right.refused("in/devkit"))
     yield _devkit("whole", lambda folder: None, right.gives(_answered()))
@@ -60,8 +74,14 @@ def random(number: int) -> Case:
         _images(place, _FILES)
         (place.inputs / "labels.txt").write_bytes(damaged(text, [(0, len(text))], draw))
 
-    return Case(KIND, f"damaged-list-{number:04d}", "tinynet.evaluate", _flags("in/labels.txt"), make,
-                right.either(_counted, "in/labels"))
+    return Case(
+        KIND,
+        f"damaged-list-{number:04d}",
+        "tinynet.evaluate",
+        _flags("in/labels.txt"),
+        make,
+        right.either(_counted, "in/labels"),
+    )
 
 
 def _flags(labels: str) -> tuple[str, ...]:
@@ -94,7 +114,7 @@ def _answered(files: Sequence[str] = _FILES) -> right.Check:
 
 def _counted(ended: right.Ended) -> None:
     """Damage may give another label that is allowed, never another number of images."""
-    row, = right.rows(ended)
+    (row,) = right.rows(ended)
     right.need(row["n"] == len(_LABELS), f"{row['n']} images in place of {len(_LABELS)}")
 
 
@@ -124,7 +144,10 @@ def _read(by_place: str, by_name: str) -> dict[str, Content]:
         "by-name-other-files": by_name + "z.png n01440764\n",
         "by-path": by_name.replace("a.png", "elsewhere/a.png"),
         "by-name-other-path": by_name + "x/a.png n01484850\n",
-        "link": lambda path: (path.with_name("other.txt").write_text(by_name), path.symlink_to("other.txt")),
+        "link": lambda path: (
+            path.with_name("other.txt").write_text(by_name),
+            path.symlink_to("other.txt"),
+        ),
     }
 
 
@@ -177,7 +200,9 @@ def _doubtful(by_place: str, by_name: str) -> dict[str, Content]:
         "csv-spaces": by_name.replace(" ", ", "),
         "semicolons": by_name.replace(" ", ";"),
         "quotes": "".join(f'"{line}"\n' for line in by_place.splitlines()),
-        "quotes-by-name": "".join('"{}" "{}"\n'.format(*line.split()) for line in by_name.splitlines()),
+        "quotes-by-name": "".join(
+            '"{}" "{}"\n'.format(*line.split()) for line in by_name.splitlines()
+        ),
         "csv-quotes": "".join('"{}","{}"\n'.format(*line.split()) for line in by_name.splitlines()),
         "other-digits": by_place.replace(by_place.splitlines()[-1], "\u0662"),
         "utf-32": by_name.encode("utf-32"),
@@ -237,7 +262,9 @@ def _table(data: Callable[[], bytes]) -> Callable[[Path], Any]:
 def _inflating() -> bytes:
     """A table whose one element inflates to two gigabytes of zeros."""
     packer, block = zlib.compressobj(9), bytes(1 << 20)
-    body = packer.compress(struct.pack("<2L", 14, 2**31 - 8)) + b"".join(packer.compress(block) for _ in range(2048))
+    body = packer.compress(struct.pack("<2L", 14, 2**31 - 8)) + b"".join(
+        packer.compress(block) for _ in range(2048)
+    )
     body += packer.flush()
     return _meta(packed=False)[:128] + struct.pack("<2L", 15, len(body)) + body
 

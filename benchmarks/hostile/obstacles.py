@@ -1,4 +1,6 @@
-"""What stands in the way in a folder of images: the tables of cases, and how each obstacle is made."""
+"""What stands in the way in a folder of images: the tables of cases, and how each obstacle is
+made.
+"""
 
 import os
 import socket
@@ -6,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Obstacle = Callable[[Path, bytes], Any]  # puts something into a folder of images, of which it has one
+# puts something into a folder of images, of which it has one
+Obstacle = Callable[[Path, bytes], Any]
 STRANGE = "zz_strange.JPEG"
 
 
@@ -53,7 +56,9 @@ def _many_links(folder: Path, image: bytes) -> None:
 
 UNREADABLE: dict[str, Obstacle] = {
     "broken-link": lambda folder, image: (folder / STRANGE).symlink_to("nowhere.JPEG"),
-    "broken-link-outside": lambda folder, image: (folder / STRANGE).symlink_to("/nowhere/at/all.JPEG"),
+    "broken-link-outside": lambda folder, image: (folder / STRANGE).symlink_to(
+        "/nowhere/at/all.JPEG"
+    ),
     "link-to-itself": lambda folder, image: (folder / STRANGE).symlink_to(STRANGE),
     "link-to-text": lambda folder, image: (folder / STRANGE).symlink_to("/etc/passwd"),
     "link-into-a-file": lambda folder, image: (folder / STRANGE).symlink_to("a.png/x.JPEG"),
@@ -74,7 +79,10 @@ UNCLEAR: dict[str, Obstacle] = {
     "link-to-zeros": lambda folder, image: (folder / STRANGE).symlink_to("/dev/zero"),
     "pipe": lambda folder, image: os.mkfifo(folder / STRANGE),
     "socket": lambda folder, image: socket_at(folder / STRANGE),
-    "link-to-a-pipe": lambda folder, image: (os.mkfifo(folder / "pipe"), (folder / STRANGE).symlink_to("pipe")),
+    "link-to-a-pipe": lambda folder, image: (
+        os.mkfifo(folder / "pipe"),
+        (folder / STRANGE).symlink_to("pipe"),
+    ),
     "link-to-a-terminal": lambda folder, image: (folder / STRANGE).symlink_to("/dev/tty"),
     "link-to-nothing": lambda folder, image: (folder / STRANGE).symlink_to("/dev/null"),
 }
@@ -84,7 +92,15 @@ PASSED_OVER: dict[str, Obstacle] = {
         f"folder-{name.strip('.@#_$').lower().replace(' ', '-')}": (
             lambda folder, image, name=name: write(folder / name / "copy.JPEG", image)
         )
-        for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".cache", ".git", ".Trashes", "__pycache__")
+        for name in (
+            ".ipynb_checkpoints",
+            "__MACOSX",
+            "@eaDir",
+            ".cache",
+            ".git",
+            ".Trashes",
+            "__pycache__",
+        )
     },
     "hidden-file": lambda folder, image: write(folder / "._copy.JPEG", b"Mac OS X"),
     "folder-called-image": lambda folder, image: (folder / "folder.JPEG").mkdir(),
@@ -95,7 +111,10 @@ PASSED_OVER: dict[str, Obstacle] = {
     "loop": lambda folder, image: (folder / "loop").symlink_to("."),
     "loop-above": lambda folder, image: (folder / "loop").symlink_to("../.."),
     "loop-absolute": lambda folder, image: (folder / "loop").symlink_to(folder.parent),
-    "loop-of-two": lambda folder, image: ((folder / "one").symlink_to("two"), (folder / "two").symlink_to("one")),
+    "loop-of-two": lambda folder, image: (
+        (folder / "one").symlink_to("two"),
+        (folder / "two").symlink_to("one"),
+    ),
     "broken-link-to-a-folder": lambda folder, image: (folder / "folder").symlink_to("nowhere/"),
     "many-links": _many_links,
     "pipe-without-ending": lambda folder, image: os.mkfifo(folder / "pipe"),
@@ -105,11 +124,15 @@ PASSED_OVER: dict[str, Obstacle] = {
 # What is put there, and the images that it adds.
 FOLLOWED: dict[str, tuple[Any, ...]] = {
     "link-to-a-file": (
-        lambda folder, image: (folder / "zz_x.png").symlink_to(_elsewhere(folder, image, "x.png") / "x.png"),
+        lambda folder, image: (folder / "zz_x.png").symlink_to(
+            _elsewhere(folder, image, "x.png") / "x.png"
+        ),
         "zz_x.png",
     ),
     "link-to-a-folder": (
-        lambda folder, image: (folder / "zz_link").symlink_to(_elsewhere(folder, image, "x.png", "y.png")),
+        lambda folder, image: (folder / "zz_link").symlink_to(
+            _elsewhere(folder, image, "x.png", "y.png")
+        ),
         "x.png",
         "y.png",
     ),
@@ -122,16 +145,25 @@ FOLLOWED: dict[str, tuple[Any, ...]] = {
     ),
     "two-links-to-a-folder": (
         lambda folder, image: [
-            (folder / name).symlink_to(_elsewhere(folder, image, "x.png")) for name in ("zz_one", "zz_two")
+            (folder / name).symlink_to(_elsewhere(folder, image, "x.png"))
+            for name in ("zz_one", "zz_two")
         ],
         "x.png",
     ),
     "link-called-image": (
-        lambda folder, image: (folder / "zz_link.JPEG").symlink_to(_elsewhere(folder, image, "x.png")),
+        lambda folder, image: (folder / "zz_link.JPEG").symlink_to(
+            _elsewhere(folder, image, "x.png")
+        ),
         "x.png",
     ),
-    "image-in-a-folder-called-image": (lambda folder, image: write(folder / "zz.JPEG/x.png", image), "x.png"),
-    "folders-100-deep": (lambda folder, image: write(folder.joinpath(*["z"] * 100, "x.png"), image), "x.png"),
+    "image-in-a-folder-called-image": (
+        lambda folder, image: write(folder / "zz.JPEG/x.png", image),
+        "x.png",
+    ),
+    "folders-100-deep": (
+        lambda folder, image: write(folder.joinpath(*["z"] * 100, "x.png"), image),
+        "x.png",
+    ),
     "link-chain": (
         lambda folder, image: (
             [(folder / "zz_chain").symlink_to("zz_chain0")]
@@ -148,12 +180,23 @@ STRANGE_NAMES: dict[str, tuple[Any, ...]] = {
         os.fsdecode(b"zz\xff\xfe.JPEG"),
     ),
     "name-newline": (lambda folder, image: write(folder / "zz\nx.JPEG", image), "zz\nx.JPEG"),
-    "name-escape": (lambda folder, image: write(folder / "zz\x1b[31m.JPEG", image), "zz\x1b[31m.JPEG"),
-    "name-long": (lambda folder, image: write(folder / ("z" * 250 + ".JPEG"), image), "z" * 250 + ".JPEG"),
+    "name-escape": (
+        lambda folder, image: write(folder / "zz\x1b[31m.JPEG", image),
+        "zz\x1b[31m.JPEG",
+    ),
+    "name-long": (
+        lambda folder, image: write(folder / ("z" * 250 + ".JPEG"), image),
+        "z" * 250 + ".JPEG",
+    ),
     "name-spaces": (lambda folder, image: write(folder / "zz  x .JPEG", image), "zz  x .JPEG"),
     "name-dash": (lambda folder, image: write(folder / "zz--help.JPEG", image), "zz--help.JPEG"),
-    "name-right-to-left": (lambda folder, image: write(folder / "zz\u202egpj.JPEG", image), "zz\u202egpj.JPEG"),
-    "name-no-text-unreadable": (lambda folder, image: write(folder / os.fsdecode(b"zz\xff.JPEG"), b"x"),),
+    "name-right-to-left": (
+        lambda folder, image: write(folder / "zz\u202egpj.JPEG", image),
+        "zz\u202egpj.JPEG",
+    ),
+    "name-no-text-unreadable": (
+        lambda folder, image: write(folder / os.fsdecode(b"zz\xff.JPEG"), b"x"),
+    ),
     "name-newline-unreadable": (lambda folder, image: write(folder / "zz\nx.JPEG", b"x"),),
     "name-escape-unreadable": (lambda folder, image: write(folder / "zz\x1b[31m.JPEG", b"x"),),
     "path-too-long": (lambda folder, image: _deep(folder, image, 120),),

@@ -1,7 +1,7 @@
 """What an image file is to a network, by the rules that tinynet has to follow, without tinynet.
 
-16 bits become 8 by dividing by 257, floats in [0, 1] are scaled by 255, transparent pixels lie on white. Other floats
-have no one meaning, and are refused, as are more than 110 megapixels.
+16 bits become 8 by dividing by 257, floats in [0, 1] are scaled by 255, transparent pixels lie on
+white. Other floats have no one meaning, and are refused, as are more than 110 megapixels.
 """
 
 import io
@@ -17,7 +17,8 @@ from benchmarks.hostile.world import SIDE
 MOST = 110_000_000  # pixels
 _PHOTOMETRIC = 262  # a tag of TIFF
 _ROUNDED = 1e-4  # beyond 0 and 1, which rounding may have left
-_NO_IMAGES = ("EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS")  # programs that draw, and foreign containers
+# programs that draw, and foreign containers
+_NO_IMAGES = ("EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def meaning(data: bytes, upright: bool = False) -> Meaning:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image turned as its EXIF data say; as it is where those are broken, which may be refused too."""
+    """The image turned as its EXIF data say; as it is where those are broken, which may be refused
+    too.
+    """
     try:
         return ImageOps.exif_transpose(image), False
     except Exception:  # a reader of EXIF data may raise anything
@@ -69,7 +72,11 @@ def of(image: Image.Image) -> Meaning:
     if image.mode == "I":
         # 32 bits usually hold 16; whoever refuses them is right too.
         values = np.asarray(image)
-        return Meaning(_grey(values / 257), doubtful=True) if 0 <= values.min() <= values.max() <= 65535 else REFUSED
+        return (
+            Meaning(_grey(values / 257), doubtful=True)
+            if 0 <= values.min() <= values.max() <= 65535
+            else REFUSED
+        )
     if image.mode == "F":
         values = np.asarray(image).astype(np.float64)
         if not (values.min() >= -_ROUNDED and values.max() <= 1 + _ROUNDED):
@@ -94,15 +101,19 @@ def _on_white(image: Image.Image) -> np.ndarray:
 
 
 def quarters(pixels: np.ndarray) -> list[list[float]]:
-    """Means over the four quarters of the square of `SIDE` pixels that a network sees of an image."""
+    """Means over the four quarters of the square of `SIDE` pixels that a network sees of an
+    image.
+    """
     height, width = pixels.shape[:2]
     if min(height, width) != SIDE:
         scale = SIDE / min(height, width)
         sides = max(SIDE, int(width * scale)), max(SIDE, int(height * scale))
-        whole = Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8)).resize(sides, Image.Resampling.BILINEAR)
+        whole = Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8)).resize(
+            sides, Image.Resampling.BILINEAR
+        )
         pixels = np.asarray(whole, np.float64)
     top, left = round((pixels.shape[0] - SIDE) / 2), round((pixels.shape[1] - SIDE) / 2)
-    square = pixels[top:top + SIDE, left:left + SIDE]
+    square = pixels[top : top + SIDE, left : left + SIDE]
     half = SIDE // 2
     cells = square.reshape(2, half, 2, half, 3).mean((1, 3)).reshape(4, 3)
     return cells.tolist()
@@ -111,4 +122,7 @@ def quarters(pixels: np.ndarray) -> list[list[float]]:
 def truth(data: bytes, upright: bool = True) -> dict[str, Any]:
     """What the maker of a case hands on: the quarters, or None, and whether it may be refused."""
     known = meaning(data, upright)
-    return {"quarters": None if known.pixels is None else quarters(known.pixels), "doubtful": known.doubtful}
+    return {
+        "quarters": None if known.pixels is None else quarters(known.pixels),
+        "doubtful": known.doubtful,
+    }

@@ -29,9 +29,12 @@ def payloads(place: Place) -> dict[str, Calls]:
     """Objects that leave the trap behind where they are unpickled."""
     touch, opened = f"touch '{place.trap}'", f"open({str(place.trap)!r}, 'w').close()"
     return {
-        "system": Calls(os.system, touch), "popen": Calls(subprocess.Popen, ["touch", str(place.trap)]),
-        "eval": Calls(builtins.eval, opened), "exec": Calls(builtins.exec, opened),
-        "open": Calls(builtins.open, str(place.trap), "w"), "mkdir": Calls(os.mkdir, str(place.trap)),
+        "system": Calls(os.system, touch),
+        "popen": Calls(subprocess.Popen, ["touch", str(place.trap)]),
+        "eval": Calls(builtins.eval, opened),
+        "exec": Calls(builtins.exec, opened),
+        "open": Calls(builtins.open, str(place.trap), "w"),
+        "mkdir": Calls(os.mkdir, str(place.trap)),
         "hub": Calls(torch.hub.load, _hub(place), "network", "local"),
         "load": Calls(torch.load, _inner(place), None, None),
         "import": Calls(builtins.__import__, "antigravity"),
@@ -72,7 +75,9 @@ def legacy(value: Any) -> bytes:
 
 
 def rewritten(data: bytes, change: Callable[[str, bytes], zipping.Entry | None]) -> bytes:
-    """A file of torch whose members are written anew: `change(name, content)`, None leaves the member out."""
+    """A file of torch whose members are written anew: `change(name, content)`, None leaves the
+    member out.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as stored:
         entries = [change(name, stored.read(name)) for name in stored.namelist()]
     return zipping.zip_bytes(one for one in entries if one is not None)

@@ -10,7 +10,9 @@ Change = Callable[[Path], Any]
 
 
 def _puts(content: bytes | str) -> Change:
-    return lambda path: path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return lambda path: path.write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
 
 
 def _instead(put: Change) -> Change:
@@ -48,8 +50,11 @@ def _row(change: Callable[[dict[str, Any]], Any], kind: str | None = None) -> Ch
 
     def changed(path: Path) -> None:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        at = max((number for number, row in enumerate(rows) if kind in (None, row.get("kind"))), default=0)
-        rows[at:at + 1] = [change(row) for row in rows[at:at + 1]]
+        at = max(
+            (number for number, row in enumerate(rows) if kind in (None, row.get("kind"))),
+            default=0,
+        )
+        rows[at : at + 1] = [change(row) for row in rows[at : at + 1]]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     return changed
@@ -85,8 +90,17 @@ ANY_FILE: dict[str, Change] = {
 
 INSTEAD = ("folder", "pipe", "loop", "zeros")
 _KEYS = ("recipe", "data", "stages", "weights", "seed", "cache", "start_run", "start_stage")
-_FACTS = ("pictures", "device", "versions", "command", "classes", "data_digest", "split_digest", "start_digest",
-          "stage")
+_FACTS = (
+    "pictures",
+    "device",
+    "versions",
+    "command",
+    "classes",
+    "data_digest",
+    "split_digest",
+    "start_digest",
+    "stage",
+)
 _TYPES = {"null": None, "text": "x", "number": 3, "list": [1], "dict": {"a": 1}}
 RECIPES: dict[str, Change] = {
     **{f"without-{name}": _without(name) for name in _KEYS},
@@ -101,7 +115,13 @@ RECIPES: dict[str, Change] = {
     },
     **{
         f"size-{title}": _set("recipe", "base", "size", to=value)
-        for title, value in {"text": "32", "null": None, "0": 0, "negative": -32, "nan": float("nan")}.items()
+        for title, value in {
+            "text": "32",
+            "null": None,
+            "0": 0,
+            "negative": -32,
+            "nan": float("nan"),
+        }.items()
     },
     **{
         f"batch-{title}": _set("recipe", "base", "batch", to=value)
@@ -123,7 +143,9 @@ RECIPES_DOUBTFUL: dict[str, Change] = {
     },
     "bom": lambda path: path.write_text(path.read_text(), encoding="utf-8-sig"),
     "utf-16": lambda path: path.write_text(path.read_text(), encoding="utf-16"),
-    "keys-twice": lambda path: path.write_text(path.read_text().replace('"seed": 0', '"seed": 0, "seed": "x"')),
+    "keys-twice": lambda path: path.write_text(
+        path.read_text().replace('"seed": 0', '"seed": 0, "seed": "x"')
+    ),
     "seed-text": _set("seed", to="x"),
     "seed-huge": _set("seed", to=10**400),
     "seed-nan": _set("seed", to=float("nan")),
@@ -205,27 +227,50 @@ LOGS: dict[str, Change] = {
     "bom": lambda path: path.write_text(path.read_text(), encoding="utf-8-sig"),
     "utf-16": lambda path: path.write_text(path.read_text(), encoding="utf-16"),
     **{
-        f"epoch-without-{name}": _row(lambda row, name=name: {k: v for k, v in row.items() if k != name}, _EPOCH)
+        f"epoch-without-{name}": _row(
+            lambda row, name=name: {k: v for k, v in row.items() if k != name}, _EPOCH
+        )
         for name in ("kind", "epoch", "step", "loss", "seconds", "holdout")
     },
     **{
-        f"epoch-{name}-{title}": _row(lambda row, name=name, value=value: {**row, name: value}, _EPOCH)
+        f"epoch-{name}-{title}": _row(
+            lambda row, name=name, value=value: {**row, name: value}, _EPOCH
+        )
         for name in ("epoch", "step", "loss", "seconds", "holdout")
-        for title, value in {"null": None, "text": "x", "list": [1], "nan": float("nan"), "huge": 10**400}.items()
+        for title, value in {
+            "null": None,
+            "text": "x",
+            "list": [1],
+            "nan": float("nan"),
+            "huge": 10**400,
+        }.items()
     },
     **{
-        f"step-without-{name}": _row(lambda row, name=name: {k: v for k, v in row.items() if k != name}, _STEP)
+        f"step-without-{name}": _row(
+            lambda row, name=name: {k: v for k, v in row.items() if k != name}, _STEP
+        )
         for name in ("step", "lr", "loss")
     },
     **{
-        f"step-{name}-{title}": _row(lambda row, name=name, value=value: {**row, name: value}, _STEP)
+        f"step-{name}-{title}": _row(
+            lambda row, name=name, value=value: {**row, name: value}, _STEP
+        )
         for name in ("lr", "loss", "step")
-        for title, value in {"null": None, "text": "x", "infinite": float("inf"), "huge": 1e308}.items()
+        for title, value in {
+            "null": None,
+            "text": "x",
+            "infinite": float("inf"),
+            "huge": 1e308,
+        }.items()
     },
     "holdout-top1-2": _row(lambda row: {**row, "holdout": {**row["holdout"], "top1": 2}}, _EPOCH),
-    "holdout-top1-text": _row(lambda row: {**row, "holdout": {**row["holdout"], "top1": "x"}}, _EPOCH),
+    "holdout-top1-text": _row(
+        lambda row: {**row, "holdout": {**row["holdout"], "top1": "x"}}, _EPOCH
+    ),
     "holdout-without-top1": _row(lambda row: {**row, "holdout": {}}, _EPOCH),
-    "epochs-10,000": lambda path: path.write_text(path.read_text() + path.read_text().splitlines(True)[-1] * 10_000),
+    "epochs-10,000": lambda path: path.write_text(
+        path.read_text() + path.read_text().splitlines(True)[-1] * 10_000
+    ),
 }
 SCORES: dict[str, Change] = {
     "a-line-more-text": _more("no json"),

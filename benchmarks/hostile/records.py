@@ -14,13 +14,21 @@ from benchmarks.hostile.damage import altered, damaged
 KIND = "records"
 # Each command with the run that it reads, and what is right where it gives a result.
 _COMMANDS: dict[str, tuple[str, tuple[str, ...], str, right.Check]] = {
-    "evaluate": ("tinynet.evaluate", commands.evaluate_run("out/run", "--split", "val"), "run", right.scored(("val",))),
+    "evaluate": (
+        "tinynet.evaluate",
+        commands.evaluate_run("out/run", "--split", "val"),
+        "run",
+        right.scored(("val",)),
+    ),
     "report": ("tinynet.report.__main__", commands.report("out/run"), "run", right.page),
     "resume": ("tinynet.train", commands.resume("out/run"), "stopped", right.trained),
     "predict": ("tinynet.predict", commands.predict_run("out/run"), "run", right.named),
 }
-_READS = {"recipe.json": ("evaluate", "report", "resume", "predict"), "log.jsonl": ("report", "resume"),
-          "scores.jsonl": ("evaluate", "report")}
+_READS = {
+    "recipe.json": ("evaluate", "report", "resume", "predict"),
+    "log.jsonl": ("report", "resume"),
+    "scores.jsonl": ("evaluate", "report"),
+}
 
 
 def designed() -> Iterator[Case]:
@@ -29,20 +37,42 @@ def designed() -> Iterator[Case]:
         for number, (name, change) in enumerate(changes.ANY_FILE.items()):
             for command in {readers[0], readers[number % len(readers)]}:
                 # A file without a whole row says nothing, and one that is no file is none.
-                doubtful = file != "recipe.json" and name in ("empty", "blank", "nuls", *changes.INSTEAD)
+                doubtful = file != "recipe.json" and name in (
+                    "empty",
+                    "blank",
+                    "nuls",
+                    *changes.INSTEAD,
+                )
                 words = () if name in changes.INSTEAD else (file,)
-                yield _case(file, name, change, command, _either(command) if doubtful else right.refused(*words))
-    yield from _in_turn("recipe.json", changes.RECIPES, ("evaluate", "resume", "report"), right.refused("recipe.json"))
+                yield _case(
+                    file,
+                    name,
+                    change,
+                    command,
+                    _either(command) if doubtful else right.refused(*words),
+                )
+    yield from _in_turn(
+        "recipe.json",
+        changes.RECIPES,
+        ("evaluate", "resume", "report"),
+        right.refused("recipe.json"),
+    )
     yield from _in_turn("recipe.json", changes.RECIPES_DOUBTFUL, ("evaluate", "resume", "report"))
     yield from _in_turn("recipe.json", changes.CLASSES, ("predict", "report"))
     yield from _in_turn("log.jsonl", changes.LOGS, ("report", "resume"))
     yield from _in_turn("scores.jsonl", changes.SCORES, ("evaluate", "report"))
     for command in _COMMANDS:
-        yield _case("recipe.json", "whole", lambda path: None, command, right.gives(_COMMANDS[command][3]))
+        yield _case(
+            "recipe.json", "whole", lambda path: None, command, right.gives(_COMMANDS[command][3])
+        )
 
 
-def _in_turn(file: str, table: dict[str, changes.Change], readers: Sequence[str],
-             expected: Right | None = None) -> Iterator[Case]:
+def _in_turn(
+    file: str,
+    table: dict[str, changes.Change],
+    readers: Sequence[str],
+    expected: Right | None = None,
+) -> Iterator[Case]:
     for number, (name, change) in enumerate(table.items()):
         command = readers[number % len(readers)]
         yield _case(file, name, change, command, expected or _either(command))
@@ -67,9 +97,12 @@ def random(number: int) -> Case:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     module, flags, _, check = _COMMANDS[command]
-    # A recipe of other numbers is another recipe: what it gives has to be a result, not the same one.
+    # A recipe of other numbers is another recipe: what it gives has to be a result, not the same
+    # one.
     expected = right.either(right.rows if command in ("evaluate", "resume") else check)
-    return Case(KIND, f"damaged-{file.split('.')[0]}-{number:04d}-{command}", module, flags, make, expected)
+    return Case(
+        KIND, f"damaged-{file.split('.')[0]}-{number:04d}-{command}", module, flags, make, expected
+    )
 
 
 def _either(command: str) -> Right:

@@ -10,7 +10,9 @@ from tinynet.report.tables import columns
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """Kinds and outcomes, as text; outcomes that are wrong stand in columns of their own where there are any."""
+    """Kinds and outcomes, as text; outcomes that are wrong stand in columns of their own where
+    there are any.
+    """
     counts = Counter((verdict.case.kind, verdict.outcome) for verdict in verdicts)
     kinds = list(dict.fromkeys(verdict.case.kind for verdict in verdicts))
     wrong = [outcome for outcome in WRONG if any(counts[kind, outcome] for kind in kinds)]
@@ -26,8 +28,22 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 def results(verdicts: Sequence[Verdict], options: dict[str, Any]) -> dict[str, Any]:
     """Every case with its command line and outcome, for programs."""
-    return {"what": "hostile files, and what the commands of tinynet make of them",
-            "cases": options["cases"], "seed": options["seed"], "wrong": sum(verdict.wrong for verdict in verdicts),
-            "rows": [{"kind": verdict.case.kind, "case": verdict.case.name, "command": verdict.case.line,
-                      "outcome": verdict.outcome, "wrong": verdict.wrong, "reason": verdict.reason,
-                      "seconds": round(verdict.seconds, 3), "MB": round(verdict.memory / 1e6)} for verdict in verdicts]}
+    return {
+        "what": "hostile files, and what the commands of tinynet make of them",
+        "cases": options["cases"],
+        "seed": options["seed"],
+        "wrong": sum(verdict.wrong for verdict in verdicts),
+        "rows": [
+            {
+                "kind": verdict.case.kind,
+                "case": verdict.case.name,
+                "command": verdict.case.line,
+                "outcome": verdict.outcome,
+                "wrong": verdict.wrong,
+                "reason": verdict.reason,
+                "seconds": round(verdict.seconds, 3),
+                "MB": round(verdict.memory / 1e6),
+            }
+            for verdict in verdicts
+        ],
+    }

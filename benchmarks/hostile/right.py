@@ -14,8 +14,20 @@ from benchmarks.hostile.watching import leftovers
 from benchmarks.hostile.world import SHARPNESS, digest, quarters
 
 RIGHT, REFUSED = "right result", "refused in one line"
-WRONG = ("traceback", "not one line", "library's lines", "too long", "too much memory", "wrong status", "wrong result",
-         "other cause named", "wrote outside", "executed", "left over", "not run")
+WRONG = (
+    "traceback",
+    "not one line",
+    "library's lines",
+    "too long",
+    "too much memory",
+    "wrong status",
+    "wrong result",
+    "other cause named",
+    "wrote outside",
+    "executed",
+    "left over",
+    "not run",
+)
 NOT_RUN = WRONG[-1]  # the input could not be made, which is a fault of this package
 _JUDGING = 20  # seconds
 _LONGEST = 5000  # characters of a line that someone is to read
@@ -64,19 +76,25 @@ def _last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")[:300]
 
 
-# --- kinds of endings -------------------------------------------------------------------------------
+# --- kinds of endings ---
 
 
 def refused(*words: str) -> Right:
     """Status 2 and one line of error, which holds all `words`; nothing on standard output."""
 
     def right(ended: Ended) -> str:
-        _need(ended.status == 2, "wrong status", f"{ended.status} in place of 2: {_last_line(ended.err)}")
+        _need(
+            ended.status == 2,
+            "wrong status",
+            f"{ended.status} in place of 2: {_last_line(ended.err)}",
+        )
         _need(len(_errors(ended)) == 1, "not one line", ended.err[:300])
         _need(not ended.out, "wrong result", f"printed beside the error: {ended.out[:100]}")
         line = _errors(ended)[0]
         for word in words:
-            _need(word in line, "other cause named", f"the line does not name {word!r}: {line[:300]}")
+            _need(
+                word in line, "other cause named", f"the line does not name {word!r}: {line[:300]}"
+            )
         unasked = [name for name in ended.fresh if not name.startswith("out/cache/")]
         _need(not unasked, "left over", f"files of a refused command: {', '.join(unasked[:5])}")
         return REFUSED
@@ -88,7 +106,11 @@ def gives(check: Check) -> Right:
     """Status 0, no line of error, and a result that `check` finds right."""
 
     def right(ended: Ended) -> str:
-        _need(ended.status == 0, "wrong status", f"{ended.status} in place of 0: {_last_line(ended.err)}")
+        _need(
+            ended.status == 0,
+            "wrong status",
+            f"{ended.status} in place of 0: {_last_line(ended.err)}",
+        )
         _need(not _errors(ended), "not one line", ended.err[:300])
         check(ended)
         return RIGHT
@@ -106,14 +128,24 @@ def either(check: Check, *words: str) -> Right:
 
 
 def names(check: Check, *unreadable: str) -> Right:
-    """Status 1: a line of error for each file of `unreadable`, beside results of the others that are right."""
+    """Status 1: a line of error for each file of `unreadable`, beside results of the others that
+    are right.
+    """
 
     def right(ended: Ended) -> str:
-        _need(ended.status == 1, "wrong status", f"{ended.status} in place of 1: {_last_line(ended.err)}")
+        _need(
+            ended.status == 1,
+            "wrong status",
+            f"{ended.status} in place of 1: {_last_line(ended.err)}",
+        )
         lines = _errors(ended)
         _need(len(lines) == len(unreadable), "not one line", ended.err[:300])
         for name in unreadable:
-            _need(sum(name in line for line in lines) == 1, "wrong result", f"no line names {name}: {lines[:3]}")
+            _need(
+                sum(name in line for line in lines) == 1,
+                "wrong result",
+                f"no line names {name}: {lines[:3]}",
+            )
         check(ended)
         return REFUSED
 
@@ -149,18 +181,26 @@ def _errors(ended: Ended) -> list[str]:
     """The lines of error; all other lines must be notes of tinynet's, none of a library's."""
     errors = []
     for line in ended.err.removesuffix("\n").split("\n") if ended.err else ():
-        _need(all(character.isprintable() for character in line), "not one line",
-              f"control characters reach the terminal: {line[:200]!r}")
-        _need(len(line) <= _LONGEST, "not one line", f"a line of {len(line):,} characters: {line[:100]}")
+        _need(
+            all(character.isprintable() for character in line),
+            "not one line",
+            f"control characters reach the terminal: {line[:200]!r}",
+        )
+        _need(
+            len(line) <= _LONGEST,
+            "not one line",
+            f"a line of {len(line):,} characters: {line[:100]}",
+        )
         if line.startswith("error: "):
             errors.append(line)
         elif not line.startswith(_NOTES):
-            broken = errors and "Warning" not in ended.err  # the rest of a line with a newline in it
+            # the rest of a line with a newline in it
+            broken = errors and "Warning" not in ended.err
             raise Unlike("not one line" if broken else "library's lines", line[:300])
     return errors
 
 
-# --- results ----------------------------------------------------------------------------------------
+# --- results ---
 
 
 def rows(ended: Ended) -> list[dict[str, Any]]:
@@ -173,46 +213,76 @@ def rows(ended: Ended) -> list[dict[str, Any]]:
 
 
 def colours(expected: dict[str, Sequence], tolerance: float = 1.5) -> Check:
-    """`predict` with the probe: file name -> the colours of its quarters; no other files were read."""
+    """`predict` with the probe: file name -> the colours of its quarters; no other files were
+    read.
+    """
 
     def check(ended: Ended) -> None:
         by_file: dict[str, dict[str, float]] = {}
         for row in rows(ended):
             by_file.setdefault(Path(row["file"]).name, {})[row["id"]] = row["probability"]
-        need(set(by_file) == set(expected), f"read {sorted(by_file)} in place of {sorted(expected)}")
+        need(
+            set(by_file) == set(expected), f"read {sorted(by_file)} in place of {sorted(expected)}"
+        )
         for name, right in expected.items():
             difference = np.abs(np.array(quarters(by_file[name])) - np.array(right)).max()
-            need(difference <= tolerance, f"{name}: the quarters are {np.round(quarters(by_file[name])).tolist()}, "
-                                          f"not {np.round(right).tolist()}")
+            need(
+                difference <= tolerance,
+                f"{name}: the quarters are {np.round(quarters(by_file[name])).tolist()}, "
+                f"not {np.round(right).tolist()}",
+            )
 
     return check
 
 
 def packed(ended: Ended, part_of_it: bool = False, boxes: bool = True, classes: int = 0) -> None:
-    """`data pack`: files, labels, boxes and pixels are those of `ended.truth`, or of the archive where that is None.
+    """`data pack`: files, labels, boxes and pixels are those of `ended.truth`, or of the archive
+    where that is None.
 
-    `part_of_it`: files may be missing, because damage can hide them. `classes`: that have no images, behind the others.
+    `part_of_it`: files may be missing, because damage can hide them. `classes`: that have no
+    images, behind the others.
     """
     expected = ended.truth or json.loads((ended.place.world / "truth.json").read_text())
     folders = list((ended.place.out / "cache").glob("*.packed"))
     need(len(folders) == 1, f"{len(folders)} packed folders")
-    need(ended.out.strip() and Path(ended.place.folder, ended.out.strip()).samefile(folders[0]), "another folder named")
+    need(
+        ended.out.strip() and Path(ended.place.folder, ended.out.strip()).samefile(folders[0]),
+        "another folder named",
+    )
     wnids = json.loads((folders[0] / "manifest.json").read_text())["wnids"]
-    need(part_of_it or wnids[:len(wnids) - classes] == sorted({name.split("/")[1] for name in expected["train"]}),
-         f"{len(wnids)} classes: {wnids[:6]}")
+    need(
+        part_of_it
+        or wnids[: len(wnids) - classes]
+        == sorted({name.split("/")[1] for name in expected["train"]}),
+        f"{len(wnids)} classes: {wnids[:6]}",
+    )
     for part, files in expected.items():
-        listed = (folders[0] / f"{part}.files.txt").read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+        listed = (
+            (folders[0] / f"{part}.files.txt")
+            .read_bytes()
+            .decode(errors="surrogateescape")
+            .split("\n")[:-1]
+        )
         pixels = np.load(folders[0] / f"{part}.pictures.npy")
         need(len(listed) == len(pixels), f"{part}: {len(listed)} names for {len(pixels)} images")
         same = set(listed) <= set(files) if part_of_it else sorted(listed) == sorted(files)
-        need(same and len(set(listed)) == len(listed), f"{part}: other files: "
-                                                       f"{sorted(set(listed) ^ set(files))[:3]}, {len(listed)}")
-        labels = [None] * len(listed) if part == "test" else np.load(folders[0] / f"{part}.labels.npy").tolist()
+        need(
+            same and len(set(listed)) == len(listed),
+            f"{part}: other files: {sorted(set(listed) ^ set(files))[:3]}, {len(listed)}",
+        )
+        labels = (
+            [None] * len(listed)
+            if part == "test"
+            else np.load(folders[0] / f"{part}.labels.npy").tolist()
+        )
         places = np.load(folders[0] / f"{part}.boxes.npy").tolist()
         for name, image, label, box in zip(listed, pixels, labels, places, strict=True):
             need(files[name][0] == label, f"{name}: label {label} in place of {files[name][0]}")
             need(files[name][2] == digest(image), f"{name}: other pixels")
-            need(not boxes or box == files[name][1], f"{name}: box {box} in place of {files[name][1]}")
+            need(
+                not boxes or box == files[name][1],
+                f"{name}: box {box} in place of {files[name][1]}",
+            )
 
 
 def part_packed(ended: Ended) -> None:
@@ -228,7 +298,9 @@ def without_boxes(ended: Ended) -> None:
 def verified(ended: Ended) -> None:
     """`data verify` says of the archive what it says of the undamaged one."""
     clean = json.loads((ended.place.world / "verify.json").read_text())
-    need(rows(ended) == clean, f"other rows: {[row for row in rows(ended) if row not in clean][:2]}")
+    need(
+        rows(ended) == clean, f"other rows: {[row for row in rows(ended) if row not in clean][:2]}"
+    )
 
 
 def counted(ended: Ended) -> None:
@@ -241,7 +313,9 @@ def counted(ended: Ended) -> None:
 
 def faults(ended: Ended) -> str:
     """`data verify` with status 1 and a row that is not ok."""
-    _need(ended.status == 1, "wrong status", f"{ended.status} in place of 1: {_last_line(ended.err)}")
+    _need(
+        ended.status == 1, "wrong status", f"{ended.status} in place of 1: {_last_line(ended.err)}"
+    )
     _need(not ended.err, "not one line", ended.err[:300])
     need(any(row["ok"] is False for row in rows(ended)), "no row is wrong")
     return REFUSED
@@ -254,30 +328,43 @@ def scored(splits: Sequence[str]) -> Check:
         clean = json.loads((ended.place.world / "scores.json").read_text())
         expected = [row for row in clean if row["split"] in splits and row["views"] == "none"]
         got = rows(ended)
-        need([row["split"] for row in got] == list(splits), f"rows of {[row['split'] for row in got]}")
+        need(
+            [row["split"] for row in got] == list(splits),
+            f"rows of {[row['split'] for row in got]}",
+        )
         for row, right in zip(got, expected, strict=True):
             for key in ("n", "top1", "top5", "loss", "ece"):
-                need(abs(row[key] - right[key]) < 1e-3, f"{key} is {row[key]} in place of {right[key]}")
+                need(
+                    abs(row[key] - right[key]) < 1e-3,
+                    f"{key} is {row[key]} in place of {right[key]}",
+                )
 
     return check
 
 
-def answered(labels: Sequence[int], hues: Sequence[Sequence[float]], tolerance: float = 1.5) -> Check:
-    """`evaluate --dataset imagefolder` with SqueezeNet: labels and colours of the images in the order of their files.
+def answered(
+    labels: Sequence[int], hues: Sequence[Sequence[float]], tolerance: float = 1.5
+) -> Check:
+    """`evaluate --dataset imagefolder` with SqueezeNet: labels and colours of the images in the
+    order of their files.
 
     What is saved with `--save-probabilities out/saved.npz` tells both.
     """
 
     def check(ended: Ended) -> None:
-        row, = rows(ended)
+        (row,) = rows(ended)
         need(row["n"] == len(labels), f"{row['n']} images in place of {len(labels)}")
         with np.load(ended.place.out / "saved.npz") as saved:
-            need(saved["labels"].tolist() == list(labels), f"labels {saved['labels'].tolist()[:12]} in place of "
-                                                           f"{list(labels)[:12]}")
+            need(
+                saved["labels"].tolist() == list(labels),
+                f"labels {saved['labels'].tolist()[:12]} in place of {list(labels)[:12]}",
+            )
             logs = saved["log_probabilities"][0]
         colour = (logs[:, :3] - logs[:, 999:]) / SHARPNESS * 255
-        need(np.abs(colour - np.array(hues)).max() <= tolerance, f"colours {np.round(colour).tolist()[:4]} in place of "
-                                                                 f"{np.round(hues).tolist()[:4]}")
+        need(
+            np.abs(colour - np.array(hues)).max() <= tolerance,
+            f"colours {np.round(colour).tolist()[:4]} in place of {np.round(hues).tolist()[:4]}",
+        )
         hits = float(np.mean(logs.argmax(1) == np.array(labels)))
         need(abs(row["top1"] - hits) < 1e-6, f"top-1 {row['top1']} in place of {hits}")
 
@@ -285,29 +372,43 @@ def answered(labels: Sequence[int], hues: Sequence[Sequence[float]], tolerance: 
 
 
 def named(ended: Ended) -> None:
-    """`predict` of the red image with the run: classes and probabilities are those of the undamaged run."""
+    """`predict` of the red image with the run: classes and probabilities are those of the undamaged
+    run.
+    """
     clean = json.loads((ended.place.world / "predicted.json").read_text())
     got = rows(ended)
-    need([row["id"] for row in got] == [row["id"] for row in clean], f"classes {[row['id'] for row in got]}")
+    need(
+        [row["id"] for row in got] == [row["id"] for row in clean],
+        f"classes {[row['id'] for row in got]}",
+    )
     for row, right in zip(got, clean, strict=True):
-        need(abs(row["probability"] - right["probability"]) < 1e-4, f"{row['id']}: probability {row['probability']} in "
-                                                                    f"place of {right['probability']}")
+        need(
+            abs(row["probability"] - right["probability"]) < 1e-4,
+            f"{row['id']}: probability {row['probability']} in place of {right['probability']}",
+        )
 
 
 def red(ended: Ended) -> None:
-    """`predict` of the red image with SqueezeNet: the first class, and the colour that its logits tell."""
+    """`predict` of the red image with SqueezeNet: the first class, and the colour that its logits
+    tell.
+    """
     got = sorted(rows(ended), key=lambda row: row["id"])
     need(len(got) == 1000, f"{len(got)} classes")
     logs = np.log([row["probability"] for row in got])
     colour = (logs[:3] - logs[999]) / SHARPNESS * 255
-    need(np.abs(colour - np.array((240, 20, 10))).max() < 1.5, f"colour {np.round(colour).tolist()}")
+    need(
+        np.abs(colour - np.array((240, 20, 10))).max() < 1.5, f"colour {np.round(colour).tolist()}"
+    )
 
 
 def trained(ended: Ended) -> None:
     """`train`: one row of the hold-out, with numbers in their ranges, and a checkpoint."""
-    row, = rows(ended)
+    (row,) = rows(ended)
     need(row["n"] == 4 and row["split"] == "holdout", f"n {row['n']} of {row['split']}")
-    need(0 <= row["top1"] <= row["top5"] <= 1 and 0 <= row["loss"] < 1e4, f"top-1 {row['top1']}, loss {row['loss']}")
+    need(
+        0 <= row["top1"] <= row["top5"] <= 1 and 0 <= row["loss"] < 1e4,
+        f"top-1 {row['top1']}, loss {row['loss']}",
+    )
     need((ended.place.out / "run/base/best.pt").is_file(), "no best.pt")
 
 

@@ -1,6 +1,7 @@
 """A case runs in a process of its own, with limits.
 
-The process is forked from one that has imported torch already: an import for each case would take an hour.
+The process is forked from one that has imported torch already: an import for each case would take
+an hour.
 """
 
 import faulthandler
@@ -27,7 +28,8 @@ from tinynet import cli
 
 _POLL = 0.005  # seconds
 _MAKING = 60.0  # seconds that the maker of a case may take
-_MACHINE = 6 << 30  # bytes of address space and of a file: beyond them other programs of the machine would suffer
+# bytes of address space and of a file: beyond them other programs of the machine would suffer
+_MACHINE = 6 << 30
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,21 @@ def run(case: Case, room: Path, seed: int, limits: Limits) -> Ended:
     before, old = watching.listing(place), watching.files(place)
     process = _forked(lambda: _command(case, place), place, limits.seconds)
     events = watching.events(place, before)
-    out, err = ((place.folder / name).read_bytes().decode(errors="backslashreplace") for name in ("stdout", "stderr"))
-    return Ended(process.status, out, err, process.seconds, process.memory, events,
-                 tuple(sorted(watching.files(place) - old)), place, truth)
+    out, err = (
+        (place.folder / name).read_bytes().decode(errors="backslashreplace")
+        for name in ("stdout", "stderr")
+    )
+    return Ended(
+        process.status,
+        out,
+        err,
+        process.seconds,
+        process.memory,
+        events,
+        tuple(sorted(watching.files(place) - old)),
+        place,
+        truth,
+    )
 
 
 def in_child(action: Callable[[], Any], place: Place, seconds: float = _MAKING) -> None:
@@ -69,11 +83,15 @@ def in_child(action: Callable[[], Any], place: Place, seconds: float = _MAKING) 
         return 0
 
     if _forked(work, place, seconds).status != 0:
-        raise RuntimeError((place.folder / "stderr").read_text(errors="replace")[-2000:] or "took too long")
+        raise RuntimeError(
+            (place.folder / "stderr").read_text(errors="replace")[-2000:] or "took too long"
+        )
 
 
 def _truth(case: Case, place: Place, seed: int) -> Any:
-    """What the maker returns. It works in a process of its own, so that this one stays small and whole."""
+    """What the maker returns. It works in a process of its own, so that this one stays small and
+    whole.
+    """
     target = place.folder / "truth.json"
 
     def make() -> None:
@@ -105,11 +123,15 @@ def _forked(action: Callable[[], int], place: Place, seconds: float) -> _Process
             time.sleep(_POLL)
     taken = time.monotonic() - started - delay
     _end_group(child)
-    return _Process(None if stopped else os.waitstatus_to_exitcode(state), taken, usage.ru_maxrss * 1024)
+    return _Process(
+        None if stopped else os.waitstatus_to_exitcode(state), taken, usage.ru_maxrss * 1024
+    )
 
 
 def _delay(process: int, before: float) -> float:
-    """Seconds that a process was ready to run while the processors did other work, which is not its fault."""
+    """Seconds that a process was ready to run while the processors did other work, which is not its
+    fault.
+    """
     try:
         return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError):  # it has ended, or the system does not count
@@ -136,7 +158,9 @@ def _live(action: Callable[[], int], place: Place) -> NoReturn:
         empty = os.open(os.devnull, os.O_RDONLY)
         os.dup2(empty, 0)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
-        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace")
+        sys.stderr = io.TextIOWrapper(
+            io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace"
+        )
         _limit()
         status = action()
     except BaseException:
@@ -162,8 +186,12 @@ def _command(case: Case, place: Place) -> int:
     os.chdir(place.folder)
     for name in ("TINYNET_DATA", "XDG_CACHE_HOME", "TORCH_HOME", "XDG_CONFIG_HOME"):
         os.environ.pop(name, None)
-    os.environ |= {"HOME": str(place.home), "TMPDIR": str(place.tmp), "TINYNET_PROGRESS": "0",
-                   "PATH": f"{place.inputs / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    os.environ |= {
+        "HOME": str(place.home),
+        "TMPDIR": str(place.tmp),
+        "TINYNET_PROGRESS": "0",
+        "PATH": f"{place.inputs / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
     tempfile.tempdir = None  # the parent's is remembered otherwise
     sys.argv = [case.command, *case.flags]
     module = importlib.import_module(case.command)

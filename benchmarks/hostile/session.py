@@ -1,4 +1,6 @@
-"""A run over cases: the shared inputs are built once, and the folders of cases that are wrong stay."""
+"""A run over cases: the shared inputs are built once, and the folders of cases that are wrong
+stay.
+"""
 
 import gc
 import importlib
@@ -13,16 +15,36 @@ from benchmarks.hostile.sandbox import Limits
 
 # What the commands import late: a case must not pay for it.
 _IMPORTED = (
-    "tinynet.data.__main__", "tinynet.data.verify", "tinynet.data.packed", "tinynet.evaluate", "tinynet.predict",
-    "tinynet.train", "tinynet.report.__main__", "tinynet.jobs.imagenet", "tinynet.jobs.prediction",
-    "tinynet.jobs.reporting", "tinynet.jobs.scoring", "tinynet.jobs.scorer", "tinynet.jobs.stages",
-    "tinynet.jobs.stored", "tinynet.report.figures", "torchinfo", "scipy.io", "scipy.stats", "jinja2", "tqdm",
-    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg")
+    "tinynet.data.__main__",
+    "tinynet.data.verify",
+    "tinynet.data.packed",
+    "tinynet.evaluate",
+    "tinynet.predict",
+    "tinynet.train",
+    "tinynet.report.__main__",
+    "tinynet.jobs.imagenet",
+    "tinynet.jobs.prediction",
+    "tinynet.jobs.reporting",
+    "tinynet.jobs.scoring",
+    "tinynet.jobs.scorer",
+    "tinynet.jobs.stages",
+    "tinynet.jobs.stored",
+    "tinynet.report.figures",
+    "torchinfo",
+    "scipy.io",
+    "scipy.stats",
+    "jinja2",
+    "tqdm",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A case, its outcome, the reason where that is wrong, and what it took: seconds, and bytes at the peak."""
+    """A case, its outcome, the reason where that is wrong, and what it took: seconds, and bytes at
+    the peak.
+    """
 
     case: Case
     outcome: str
@@ -36,7 +58,9 @@ class Verdict:
 
 
 class Session:
-    """Cases that are run in the folder `room`, one after another; raises `RuntimeError` where nothing can be built."""
+    """Cases that are run in the folder `room`, one after another; raises `RuntimeError` where
+    nothing can be built.
+    """
 
     def __init__(self, room: Path, seed: int, limits: Limits = Limits()):  # noqa: B008, it is frozen
         self.room, self.seed, self.limits = room.resolve(), seed, limits
@@ -69,7 +93,10 @@ class Session:
 
 
 def _explain(verdict: Verdict, ended: Ended) -> None:
-    lines = [verdict.case.line, f"{verdict.outcome}: {verdict.reason}",
-             f"status {ended.status}, {ended.seconds:.2f} s, {ended.memory / 1e6:,.0f} MB",
-             *(f"{kind}: {what}" for kind, what in ended.events)]
+    lines = [
+        verdict.case.line,
+        f"{verdict.outcome}: {verdict.reason}",
+        f"status {ended.status}, {ended.seconds:.2f} s, {ended.memory / 1e6:,.0f} MB",
+        *(f"{kind}: {what}" for kind, what in ended.events),
+    ]
     (ended.place.folder / "why.txt").write_text("\n".join(lines) + "\n")

@@ -1,4 +1,6 @@
-"""Hostile files of stored probabilities: alone, beside a good one, and among those that a run keeps."""
+"""Hostile files of stored probabilities: alone, beside a good one, and among those that a run
+keeps.
+"""
 
 import json
 import shutil
@@ -24,7 +26,15 @@ def designed() -> Iterator[Case]:
         yield _alone(name, _changed(change), right.either(_scored, "stored.npz"))
     for name, write in changes.FILES.items():
         yield _alone(name, write, right.refused("stored.npz"))
-    for name in ("nan", "not-normalised", "labels-beyond", "one-image-less", "objects", "shape", "about-list"):
+    for name in (
+        "nan",
+        "not-normalised",
+        "labels-beyond",
+        "one-image-less",
+        "objects",
+        "shape",
+        "about-list",
+    ):
         yield _beside(name, _changed(changes.REFUSED[name]), right.refused("stored.npz"))
     for name, change in changes.OTHERS.items():
         yield _beside(name, _changed(change), right.refused("stored.npz"))
@@ -52,8 +62,14 @@ def random(number: int) -> Case:
 
 
 def _alone(name: str, write: changes.Write, expected: Right) -> Case:
-    return Case(KIND, f"{name}-alone", "tinynet.evaluate", ("--from-probabilities", _FILE, "--json", "--quiet"),
-                _maker(write), expected)
+    return Case(
+        KIND,
+        f"{name}-alone",
+        "tinynet.evaluate",
+        ("--from-probabilities", _FILE, "--json", "--quiet"),
+        _maker(write),
+        expected,
+    )
 
 
 def _beside(name: str, write: changes.Write, expected: Right) -> Case:
@@ -78,24 +94,38 @@ def _in_run(name: str, write: changes.Write) -> Case:
         for path in list((place.out / "run/base/probabilities").glob("val-*.npz")):
             write(place, path, draw)
 
-    return Case(KIND, f"{name}-kept", "tinynet.evaluate", commands.evaluate_run("out/run", "--split", "val"), make,
-                right.either(right.scored(("val",))))
+    return Case(
+        KIND,
+        f"{name}-kept",
+        "tinynet.evaluate",
+        commands.evaluate_run("out/run", "--split", "val"),
+        make,
+        right.either(right.scored(("val",))),
+    )
 
 
 def _reported(name: str, write: changes.Write) -> Case:
     """A report of a run that has kept this."""
     inner = _in_run(name, write)
-    return Case(KIND, f"{name}-report", "tinynet.report.__main__", commands.report("out/run"), inner.make,
-                right.either(right.page))
+    return Case(
+        KIND,
+        f"{name}-report",
+        "tinynet.report.__main__",
+        commands.report("out/run"),
+        inner.make,
+        right.either(right.page),
+    )
 
 
 def _changed(change: changes.Change) -> changes.Write:
-    return lambda place, path, draw: path.write_bytes(changes.bytes_of(change(changes.arrays_of(path)))) and None
+    return lambda place, path, draw: (
+        path.write_bytes(changes.bytes_of(change(changes.arrays_of(path)))) and None
+    )
 
 
 def _scored(ended: Ended) -> None:
     """The scores are those of the undamaged run."""
-    row, = right.rows(ended)
+    (row,) = right.rows(ended)
     _like_the_run(ended, row)
 
 
@@ -108,7 +138,12 @@ def _both_scored(ended: Ended) -> None:
 
 
 def _like_the_run(ended: Ended, row: dict[str, Any]) -> None:
-    clean = next(row for row in json.loads((ended.place.world / "scores.json").read_text())
-                 if (row["split"], row["views"]) == ("val", "none"))
+    clean = next(
+        row
+        for row in json.loads((ended.place.world / "scores.json").read_text())
+        if (row["split"], row["views"]) == ("val", "none")
+    )
     for key in ("n", "top1", "top5", "loss"):
-        right.need(abs(row[key] - clean[key]) < 1e-3, f"{key} is {row[key]} in place of {clean[key]}")
+        right.need(
+            abs(row[key] - clean[key]) < 1e-3, f"{key} is {row[key]} in place of {clean[key]}"
+        )

@@ -116,7 +116,10 @@ REFUSED: dict[str, Change] = {
     "about-deep": _set("about", lambda about: "[" * 100_000),
     "about-many": _set("about", lambda about: np.repeat(about, 2)),
     "about-number": _set("about", lambda about: 3),
-    **{f"without-{name}": _without(name) for name in (_LOGS, "rows", "wnids", "views", "seconds", "about", "labels")},
+    **{
+        f"without-{name}": _without(name)
+        for name in (_LOGS, "rows", "wnids", "views", "seconds", "about", "labels")
+    },
 }
 DOUBTFUL: dict[str, Change] = {
     "wnids-numbers": _set("wnids", lambda wnids: np.arange(4)),
@@ -170,16 +173,30 @@ def _member(data: bytes) -> Callable[[Place, Path, Random], None]:
     """Another member stands for the probabilities."""
 
     def write(place: Place, path: Path, draw: Random) -> None:
-        path.write_bytes(pickles.rewritten(bytes_of(arrays_of(path)), lambda name, content: zipping.entry(
-            name, data if name.startswith(_LOGS) else content)))
+        path.write_bytes(
+            pickles.rewritten(
+                bytes_of(arrays_of(path)),
+                lambda name, content: zipping.entry(
+                    name, data if name.startswith(_LOGS) else content
+                ),
+            )
+        )
 
     return write
 
 
 def _bomb(place: Place, path: Path, draw: Random) -> None:
     """Probabilities that inflate to gigabytes."""
-    path.write_bytes(pickles.rewritten(bytes_of(arrays_of(path)), lambda name, content: zipping.bomb(
-        name, 2 << 30) if name.startswith(_LOGS) else zipping.entry(name, content)))
+    path.write_bytes(
+        pickles.rewritten(
+            bytes_of(arrays_of(path)),
+            lambda name, content: (
+                zipping.bomb(name, 2 << 30)
+                if name.startswith(_LOGS)
+                else zipping.entry(name, content)
+            ),
+        )
+    )
 
 
 def _honest_bomb(place: Place, path: Path, draw: Random) -> None:
@@ -188,8 +205,12 @@ def _honest_bomb(place: Place, path: Path, draw: Random) -> None:
     bomb = zipping.bomb(f"{_LOGS}.npy", 2 << 30)
     stored = zipping.entry(f"{_LOGS}.npy", head, zipping.DEFLATED)
     whole = zipping.joined(stored, bomb, head)
-    path.write_bytes(pickles.rewritten(bytes_of(arrays_of(path)), lambda name, content: whole if name.startswith(
-        _LOGS) else zipping.entry(name, content)))
+    path.write_bytes(
+        pickles.rewritten(
+            bytes_of(arrays_of(path)),
+            lambda name, content: whole if name.startswith(_LOGS) else zipping.entry(name, content),
+        )
+    )
 
 
 def _instead(put: Callable[[Path], Any]) -> Callable[[Place, Path, Random], None]:
@@ -211,7 +232,9 @@ FILES: dict[str, Callable[[Place, Path, Random], Any]] = {
     "an-array": _whole(_npy("(25,)")),
     "an-array-of-objects": _whole(_npy("(2,)", "|O")),
     "zeros-file": _whole(bytes(9999)),
-    "code": lambda place, path, draw: path.write_bytes(pickles.bare(pickles.payloads(place)["system"])),
+    "code": lambda place, path, draw: path.write_bytes(
+        pickles.bare(pickles.payloads(place)["system"])
+    ),
     "code-inside": lambda place, path, draw: _member(
         _npy("()", "|O")[:-100] + pickles.bare(pickles.payloads(place)["system"])
     )(place, path, draw),

@@ -23,12 +23,23 @@ def designed() -> Iterator[Case]:
     for inner, tables in _TABLES.items():
         for way, changes in tables:
             for name, change in changes.items():
-                yield from archives.both(KIND, f"{inner.rsplit('/')[-1].removesuffix('.txt')}-{name}",
-                                         _makes(inner, change), way)
+                yield from archives.both(
+                    KIND,
+                    f"{inner.rsplit('/')[-1].removesuffix('.txt')}-{name}",
+                    _makes(inner, change),
+                    way,
+                )
     for inner, way in ((_LIST, SAME), (_LABELS, archives.refusal(_LABELS)), (_BOXES, NO_BOXES)):
-        yield from archives.both(KIND, f"{inner.rsplit('/')[-1].removesuffix('.txt')}-missing", _removes(inner), way)
+        yield from archives.both(
+            KIND, f"{inner.rsplit('/')[-1].removesuffix('.txt')}-missing", _removes(inner), way
+        )
     for name, change in _NAMES.items():
-        yield archives.pack(KIND, f"words-{name}", _makes(_WORDS, change), Way(right.either(_named), right.refused()))
+        yield archives.pack(
+            KIND,
+            f"words-{name}",
+            _makes(_WORDS, change),
+            Way(right.either(_named), right.refused()),
+        )
 
 
 def random(number: int) -> Case:
@@ -40,7 +51,9 @@ def random(number: int) -> Case:
 
     command = (archives.pack, archives.verify)[number // 4 % 2]
     way = Way(right.either(_consistent), archives.EITHER.verify)
-    return command(KIND, f"damaged-{inner.rsplit('/')[-1].removesuffix('.txt')}-{number:04d}", make, way)
+    return command(
+        KIND, f"damaged-{inner.rsplit('/')[-1].removesuffix('.txt')}-{number:04d}", make, way
+    )
 
 
 def _makes(inner: str, change: Change) -> Callable[[Place, Random], Any]:
@@ -54,7 +67,9 @@ def _makes(inner: str, change: Change) -> Callable[[Place, Random], Any]:
 def _removes(inner: str) -> Callable[[Place, Random], Any]:
     def make(place: Place, draw: Random) -> Any:
         members = zipping.members(place.world / "drawn.zip")
-        entries = [entry(name, content) for name, content in members.items() if not _is(name, inner)]
+        entries = [
+            entry(name, content) for name, content in members.items() if not _is(name, inner)
+        ]
         (place.inputs / "archive.zip").write_bytes(zip_bytes(entries))
 
     return make
@@ -66,17 +81,23 @@ def _is(name: str, inner: str) -> bool:
 
 def _write(place: Place, inner: str, change: Change) -> None:
     members = zipping.members(place.world / "drawn.zip")
-    entries = [entry(name, change(content) if _is(name, inner) else content, zipping.DEFLATED)
-               for name, content in members.items()]
+    entries = [
+        entry(name, change(content) if _is(name, inner) else content, zipping.DEFLATED)
+        for name, content in members.items()
+    ]
     (place.inputs / "archive.zip").write_bytes(zip_bytes(entries))
 
 
 def _consistent(ended: Ended) -> None:
-    """Damage of a text may give another label, name or box that is allowed; classes and pixels stay."""
+    """Damage of a text may give another label, name or box that is allowed; classes and pixels
+    stay.
+    """
     clean = json.loads((ended.place.world / "truth.json").read_text())
     (manifest,) = (ended.place.out / "cache").glob("*.packed/manifest.json")
     counts = json.loads(manifest.read_text())["counts"]
-    right.need(counts == {part: len(files) for part, files in clean.items()}, f"counts are {counts}")
+    right.need(
+        counts == {part: len(files) for part, files in clean.items()}, f"counts are {counts}"
+    )
 
 
 def _named(ended: Ended) -> None:
@@ -128,8 +149,13 @@ REFUSAL = archives.refusal(f"{_LIST}")
 BAD_LABELS = archives.refusal("val_annotations.txt")
 DOUBT = archives.either()
 NO_BOX = archives.either(boxes=False)
-MORE, MANY = (Way(right.either(partial(right.packed, classes=count)), right.any_of(
-    right.refused(), right.gives(right.rows), right.faults)) for count in (1, 1_000_000))
+MORE, MANY = (
+    Way(
+        right.either(partial(right.packed, classes=count)),
+        right.any_of(right.refused(), right.gives(right.rows), right.faults),
+    )
+    for count in (1, 1_000_000)
+)
 
 _ENCODINGS: dict[str, Change] = {
     "bom": _in("utf-8-sig"),
@@ -175,7 +201,14 @@ _LISTS: list[tuple[Way, dict[str, Change]]] = [
             "comment": lambda text: b"~ classes\n" + text,
         },
     ),
-    (MANY, {"a-million-lines": lambda text: text + b"".join(b"z%08d\n" % at for at in range(1_000_000))}),
+    (
+        MANY,
+        {
+            "a-million-lines": lambda text: (
+                text + b"".join(b"z%08d\n" % at for at in range(1_000_000))
+            )
+        },
+    ),
     (
         DOUBT,
         {
@@ -252,14 +285,19 @@ _LABELS_OF_VAL: list[tuple[Way, dict[str, Change]]] = [
         {
             "blank-line": lambda text: text.replace(b"\n", b"\n\n", 1),
             "blank-end": lambda text: text + b"\n\n",
-            "other-file": lambda text: text + text.splitlines()[0].replace(b"val_0", b"val_99") + b"\n",
+            "other-file": lambda text: (
+                text + text.splitlines()[0].replace(b"val_0", b"val_99") + b"\n"
+            ),
             "path": _line(2, lambda fields: [f"images/{fields[0]}", *fields[1:]]),
             "trailing-tab": lambda text: text.replace(b"\n", b"\t\n"),
             "utf-32": _in("utf-32"),
             "form-feed": lambda text: b"\x0c" + text,
         },
     ),
-    (NO_BOX, {"twice-another-box": lambda text: text + text.splitlines(True)[0].replace(b"\n", b"1\n")}),
+    (
+        NO_BOX,
+        {"twice-another-box": lambda text: text + text.splitlines(True)[0].replace(b"\n", b"1\n")},
+    ),
 ]
 _BOXES_OF_TRAIN: list[tuple[Way, dict[str, Change]]] = [
     (SAME, {**_ENCODINGS, "other-file": lambda text: text + b"other.JPEG\t1\t2\t3\t4\n"}),
@@ -299,5 +337,7 @@ _TABLES = {
     _LIST: _LISTS,
     _LABELS: [*_BOXES_OF_VAL, *_LABELS_OF_VAL],
     _BOXES: _BOXES_OF_TRAIN,
-    _WORDS: [(SAME_NAMES, {name: change for name, change in _ENCODINGS.items() if name != "returns"})],
+    _WORDS: [
+        (SAME_NAMES, {name: change for name, change in _ENCODINGS.items() if name != "returns"})
+    ],
 }

@@ -8,17 +8,44 @@ from typing import Any
 from benchmarks.hostile.case import Ended, Place
 
 # How many arguments are paths.
-_WRITES = {"os.rename": 2, "os.link": 2, "os.symlink": 2, **dict.fromkeys((
-    "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime", "shutil.rmtree"), 1)}
-_RELATIVE = ("os.mkdir", "os.remove", "os.rmdir")  # below an open folder where their last argument says so
-_EXECUTES = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn", "webbrowser.open")
+_WRITES = {
+    "os.rename": 2,
+    "os.link": 2,
+    "os.symlink": 2,
+    **dict.fromkeys(
+        (
+            "os.mkdir",
+            "os.remove",
+            "os.rmdir",
+            "os.truncate",
+            "os.chmod",
+            "os.chown",
+            "os.utime",
+            "shutil.rmtree",
+        ),
+        1,
+    ),
+}
+# below an open folder where their last argument says so
+_RELATIVE = ("os.mkdir", "os.remove", "os.rmdir")
+_EXECUTES = (
+    "os.system",
+    "subprocess.Popen",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "pty.spawn",
+    "webbrowser.open",
+)
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.bind", "urllib.Request")
 _HARMLESS = ("/dev/null", "/dev/shm/", "/proc/self/")
 _LEFTOVERS = (".partial", ".partial.npy", ".lock")
 
 
 class _Watch:
-    """An audit hook, which sees what is written even where it is undone before the end; nothing reaches the network."""
+    """An audit hook, which sees what is written even where it is undone before the end; nothing
+    reaches the network.
+    """
 
     def __init__(self, place: Place):
         self._target = os.open(place.folder / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -38,7 +65,7 @@ class _Watch:
         if event == "open" and _for_writing(arguments[1], arguments[2]):
             self._written(arguments[0], through_link=True)
         elif event in _WRITES and not (event in _RELATIVE and arguments[-1] != -1):
-            for path in arguments[:_WRITES[event]]:
+            for path in arguments[: _WRITES[event]]:
                 self._written(path, through_link=False)  # a link is removed or replaced itself
         elif event in _EXECUTES:
             self._note("executed", f"{event} {str(arguments[0])[:100]}")
@@ -76,14 +103,18 @@ def events(place: Place, before: dict[str, tuple]) -> tuple[tuple[str, str], ...
     file = place.folder / "events"
     lines = file.read_text().splitlines() if file.exists() else []
     after = listing(place)
-    changes = [path for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
+    changes = [
+        path for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)
+    ]
     noted = [tuple(json.loads(line)) for line in dict.fromkeys(lines)]
     executed = [("executed", "the code in the input")] if place.trap.exists() else []
     return (*noted, *(("wrote", path) for path in changes), *executed)
 
 
 def listing(place: Place) -> dict[str, tuple]:
-    """Everything that no command may change: the other folders of the case, the shared inputs, and a canary's tree."""
+    """Everything that no command may change: the other folders of the case, the shared inputs, and
+    a canary's tree.
+    """
     entries: dict[str, tuple] = {}
     for top in (place.inputs, place.home, place.world, place.world.parent / "canary"):
         # Through descriptors, because the paths of some cases are longer than the system takes.
@@ -95,12 +126,21 @@ def listing(place: Place) -> dict[str, tuple]:
 
 
 def files(place: Place) -> set[str]:
-    """The files below the folder for results and the temporary one, as paths below that of the case."""
-    return {os.path.relpath(os.path.join(folder, name), place.folder) for top in (place.out, place.tmp)
-            for folder, _, names in os.walk(top) for name in names}
+    """The files below the folder for results and the temporary one, as paths below that of the
+    case.
+    """
+    return {
+        os.path.relpath(os.path.join(folder, name), place.folder)
+        for top in (place.out, place.tmp)
+        for folder, _, names in os.walk(top)
+        for name in names
+    }
 
 
 def leftovers(ended: Ended) -> list[str]:
     """Files that should be gone: half-written ones, locks, and whatever is temporary."""
-    return [name for name in ended.fresh if name.startswith("tmp/") or name.endswith(_LEFTOVERS)
-            or "/.probabilities-" in name]
+    return [
+        name
+        for name in ended.fresh
+        if name.startswith("tmp/") or name.endswith(_LEFTOVERS) or "/.probabilities-" in name
+    ]

@@ -1,4 +1,6 @@
-"""Hostile files of weights: for `--weights` of a pretrained classifier, and of the backbone that is trained on."""
+"""Hostile files of weights: for `--weights` of a pretrained classifier, and of the backbone that is
+trained on.
+"""
 
 import io
 import os
@@ -19,39 +21,66 @@ from benchmarks.hostile.drawing import GOOD_FILE
 KIND = "weights"
 State = dict[str, torch.Tensor]
 _NAMES = ("system", "popen", "eval", "exec", "open", "mkdir", "hub", "load", "import")
-_FORMATS: dict[str, Callable[[Any], bytes]] = {"bare": pickles.bare, "zipped": pickles.zipped, "legacy": pickles.legacy}
+_FORMATS: dict[str, Callable[[Any], bytes]] = {
+    "bare": pickles.bare,
+    "zipped": pickles.zipped,
+    "legacy": pickles.legacy,
+}
 
 
 def designed() -> Iterator[Case]:
     """One hostile idea each."""
     for name in _NAMES:
         for form, write in _FORMATS.items():
+
             def code(place: Place, state: State, name=name, write=write) -> bytes:
                 return write({**state, "more": pickles.payloads(place)[name]})
 
             yield _pretrained(f"code-{name}-{form}", code, right.refused("in/weights.pt"))
         yield _trained(f"code-{name}", code, right.refused("in/weights.pt"))
     for protocol in (0, 4, 5):
-        yield _pretrained(f"code-protocol-{protocol}", lambda place, state, protocol=protocol: pickles.bare(
-            pickles.payloads(place)["system"], protocol), right.refused("in/weights.pt"))
+        yield _pretrained(
+            f"code-protocol-{protocol}",
+            lambda place, state, protocol=protocol: pickles.bare(
+                pickles.payloads(place)["system"], protocol
+            ),
+            right.refused("in/weights.pt"),
+        )
     for number, (name, data) in enumerate(FILES.items()):
-        yield (_pretrained, _trained)[number % 2](name, _ignoring_place(data), right.refused("in/weights.pt"))
+        yield (_pretrained, _trained)[number % 2](
+            name, _ignoring_place(data), right.refused("in/weights.pt")
+        )
     for number, (name, change) in enumerate(_STATES.items()):
-        yield (_trained, _pretrained)[number % 2](name, _saved(change), right.refused("in/weights.pt"))
+        yield (_trained, _pretrained)[number % 2](
+            name, _saved(change), right.refused("in/weights.pt")
+        )
     for build in (_pretrained, _trained):
         check = right.red if build is _pretrained else right.trained
         for name, change in _TENSORS.items():
-            yield build(f"tensor-{name}", _saved(_one(change)), right.refused("in/weights.pt", "weight"))
+            yield build(
+                f"tensor-{name}", _saved(_one(change)), right.refused("in/weights.pt", "weight")
+            )
         for name, change in _MORE_KEYS.items():
-            yield build(name, _saved(change), right.refused("in/weights.pt") if build is _pretrained else right.either(
-                check, "in/weights.pt"))
+            yield build(
+                name,
+                _saved(change),
+                right.refused("in/weights.pt")
+                if build is _pretrained
+                else right.either(check, "in/weights.pt"),
+            )
         for name, change in _READ.items():
             yield build(name, _saved(change), right.gives(check))
         for name, change in _DOUBTFUL.items():
             yield build(name, _saved(change), right.either(check, "in/weights.pt"))
     for name, put in _PLACES.items():
-        yield Case(KIND, f"{name}-pretrained", "tinynet.predict", commands.predict_pretrained("in/weights.pt"),
-                   lambda place, draw, put=put: put(place.inputs / "weights.pt"), right.refused("in/weights.pt"))
+        yield Case(
+            KIND,
+            f"{name}-pretrained",
+            "tinynet.predict",
+            commands.predict_pretrained("in/weights.pt"),
+            lambda place, draw, put=put: put(place.inputs / "weights.pt"),
+            right.refused("in/weights.pt"),
+        )
 
 
 def random(number: int) -> Case:
@@ -66,19 +95,34 @@ def random(number: int) -> Case:
 
     build = (_pretrained, _trained)[number // 4 % 2]
     check = right.red if build is _pretrained else right.trained
-    expected = right.any_of(right.either(check, "in/weights.pt"), right.refused("features"))  # of damaged numbers
+    # of damaged numbers
+    expected = right.any_of(right.either(check, "in/weights.pt"), right.refused("features"))
     name = f"damaged-{structure.replace(' ', '-')}-{number:04d}"
     return build(name, data, expected, chance=True)
 
 
-def _pretrained(name: str, data: Callable[..., bytes], expected: Right, chance: bool = False) -> Case:
-    return Case(KIND, f"{name}-pretrained", "tinynet.predict", commands.predict_pretrained("in/weights.pt"),
-                _maker("squeeze.pt", data, chance), expected)
+def _pretrained(
+    name: str, data: Callable[..., bytes], expected: Right, chance: bool = False
+) -> Case:
+    return Case(
+        KIND,
+        f"{name}-pretrained",
+        "tinynet.predict",
+        commands.predict_pretrained("in/weights.pt"),
+        _maker("squeeze.pt", data, chance),
+        expected,
+    )
 
 
 def _trained(name: str, data: Callable[..., bytes], expected: Right, chance: bool = False) -> Case:
-    return Case(KIND, f"{name}-backbone", "tinynet.train", commands.train("in/weights.pt"),
-                _maker("thin.pt", data, chance), expected)
+    return Case(
+        KIND,
+        f"{name}-backbone",
+        "tinynet.train",
+        commands.train("in/weights.pt"),
+        _maker("thin.pt", data, chance),
+        expected,
+    )
 
 
 def _maker(good: str, data: Callable[..., bytes], chance: bool) -> Callable[[Place, Random], None]:
@@ -140,8 +184,12 @@ def _pickled(data: Callable[[bytes], zipping.Entry | None]) -> Callable[[State],
     """The file with another pickle in it."""
 
     def write(state: State) -> bytes:
-        return pickles.rewritten(pickles.zipped(state), lambda name, content: data(
-            content) if name.endswith("data.pkl") else zipping.entry(name, content))
+        return pickles.rewritten(
+            pickles.zipped(state),
+            lambda name, content: (
+                data(content) if name.endswith("data.pkl") else zipping.entry(name, content)
+            ),
+        )
 
     return write
 
@@ -150,8 +198,12 @@ def _storages(change: Callable[[str, bytes], zipping.Entry | None]) -> Callable[
     """The file with other numbers in it."""
 
     def write(state: State) -> bytes:
-        return pickles.rewritten(pickles.zipped(state), lambda name, content: change(
-            name, content) if "/data/" in name else zipping.entry(name, content))
+        return pickles.rewritten(
+            pickles.zipped(state),
+            lambda name, content: (
+                change(name, content) if "/data/" in name else zipping.entry(name, content)
+            ),
+        )
 
     return write
 
@@ -173,13 +225,23 @@ FILES: dict[str, Callable[[State], bytes]] = {
     "no-pickle": _pickled(lambda content: None),
     "empty-pickle": _pickled(lambda content: zipping.entry(_PICKLE, b"")),
     "half-pickle": _pickled(lambda content: zipping.entry(_PICKLE, content[:100])),
-    "pickle-of-marks": _pickled(lambda content: zipping.entry(_PICKLE, b"\x80\2" + b"(" * 1_000_000 + b".")),
-    "pickle-of-memory": _pickled(lambda content: zipping.entry(_PICKLE, b"\x80\2r\xff\xff\xff\x7f" + content[2:])),
-    "pickle-of-long": _pickled(lambda content: zipping.entry(_PICKLE, b"\x80\2\x8b\xff\xff\xff\x7f1.")),
+    "pickle-of-marks": _pickled(
+        lambda content: zipping.entry(_PICKLE, b"\x80\2" + b"(" * 1_000_000 + b".")
+    ),
+    "pickle-of-memory": _pickled(
+        lambda content: zipping.entry(_PICKLE, b"\x80\2r\xff\xff\xff\x7f" + content[2:])
+    ),
+    "pickle-of-long": _pickled(
+        lambda content: zipping.entry(_PICKLE, b"\x80\2\x8b\xff\xff\xff\x7f1.")
+    ),
     "pickle-bomb": _pickled(lambda content: zipping.bomb(_PICKLE, 2 << 30)),
     "no-numbers": _storages(lambda name, content: None),
-    "half-of-the-numbers": _storages(lambda name, content: zipping.entry(name, content[: len(content) // 2])),
-    "numbers-above": _storages(lambda name, content: zipping.entry(f"archive/../../{name}", content)),
+    "half-of-the-numbers": _storages(
+        lambda name, content: zipping.entry(name, content[: len(content) // 2])
+    ),
+    "numbers-above": _storages(
+        lambda name, content: zipping.entry(f"archive/../../{name}", content)
+    ),
     "numbers-bomb": _storages(lambda name, content: zipping.bomb(name, 2 << 30)),
 }
 
@@ -194,10 +256,14 @@ _STATES: dict[str, Callable[[State], Any]] = {
     "no-keys": lambda state: {},
     "deep": lambda state: _deep(100),
     "keys-are-numbers": lambda state: dict(enumerate(state.values())),
-    "one-less": lambda state: {name: value for name, value in state.items() if name != _first(state)},
+    "one-less": lambda state: {
+        name: value for name, value in state.items() if name != _first(state)
+    },
     "values-are-text": lambda state: dict.fromkeys(state, "x"),
     "values-are-none": lambda state: dict.fromkeys(state),
-    "values-are-lists": lambda state: {name: value.flatten()[:3].tolist() for name, value in state.items()},
+    "values-are-lists": lambda state: {
+        name: value.flatten()[:3].tolist() for name, value in state.items()
+    },
     "of-another-network": lambda state: nn.Linear(3, 3).state_dict(),
 }
 

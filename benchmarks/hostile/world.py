@@ -1,4 +1,5 @@
-"""The good inputs that the cases damage: a drawn archive, runs, weights, and two networks that say what they see.
+"""The good inputs that the cases damage: a drawn archive, runs, weights, and two networks that say
+what they see.
 
 What is right is computed here from the bytes of the archive, without tinynet's readers.
 """
@@ -34,7 +35,19 @@ ON = ("--device", "cpu", "--precision", "float32")
 SHARPNESS = 8.0  # by how many logits white exceeds black
 ROOT = "tiny-imagenet-200"
 SQUEEZE = "squeezenet1_1"  # the smallest of torchvision's classifiers
-_TRAINED = ("--weights", "none", "--hidden", "16", "--holdout", "0.25", "--size", str(SIDE), "--batch", "6", *ON)
+_TRAINED = (
+    "--weights",
+    "none",
+    "--hidden",
+    "16",
+    "--holdout",
+    "0.25",
+    "--size",
+    str(SIDE),
+    "--batch",
+    "6",
+    *ON,
+)
 _CLASSES = tuple(f"c{number:02d}" for number in range(13))
 
 
@@ -55,8 +68,15 @@ def build(folder: Path) -> None:
     archive = synthetic(folder / "drawn.zip", classes=4, train=4, val=2, test=1, side=SIDE, seed=1)
     with zipfile.ZipFile(archive) as stored:
         stored.extractall(folder / "extracted")
-    _write(folder / "truth.json", truth_of({name: (folder / "extracted" / name).read_bytes()
-                                            for name in zipfile.ZipFile(archive).namelist()}))
+    _write(
+        folder / "truth.json",
+        truth_of(
+            {
+                name: (folder / "extracted" / name).read_bytes()
+                for name in zipfile.ZipFile(archive).namelist()
+            }
+        ),
+    )
     with thin_network():
         torch.save(vgg.Backbone().state_dict(), folder / "thin.pt")
         _runs(folder, archive)
@@ -71,7 +91,9 @@ def _write(path: Path, value: Any) -> None:
 
 
 def truth_of(members: dict[str, bytes]) -> dict[str, dict[str, list]]:
-    """Of each part: file -> label, box, and digest of the pixels; `members`: name -> bytes, in the official layout."""
+    """Of each part: file -> label, box, and digest of the pixels; `members`: name -> bytes, in the
+    official layout.
+    """
     text = {name.removeprefix(f"{ROOT}/"): content for name, content in members.items()}
     wnids = sorted(text["wnids.txt"].decode().split())
     truth: dict[str, dict[str, list]] = {"train": {}, "val": {}, "test": {}}
@@ -81,12 +103,22 @@ def truth_of(members: dict[str, bytes]) -> dict[str, dict[str, list]]:
         part, pieces = name.split("/")[0], name.split("/")
         label, box = None, [-1] * 4
         if part == "train":
-            label, lines = wnids.index(pieces[1]), text[f"train/{pieces[1]}/{pieces[1]}_boxes.txt"].decode()
-            box = next(list(map(int, line.split("\t")[1:])) for line in lines.splitlines()
-                       if line.startswith(pieces[-1] + "\t"))
+            label, lines = (
+                wnids.index(pieces[1]),
+                text[f"train/{pieces[1]}/{pieces[1]}_boxes.txt"].decode(),
+            )
+            box = next(
+                list(map(int, line.split("\t")[1:]))
+                for line in lines.splitlines()
+                if line.startswith(pieces[-1] + "\t")
+            )
         if part == "val":
             label, box = wnids.index(annotated[pieces[-1]][0]), annotated[pieces[-1]][1]
-        truth[part][name] = [label, box, digest(np.asarray(Image.open(io.BytesIO(text[name])).convert("RGB")))]
+        truth[part][name] = [
+            label,
+            box,
+            digest(np.asarray(Image.open(io.BytesIO(text[name])).convert("RGB"))),
+        ]
     return truth
 
 
@@ -96,16 +128,31 @@ def digest(pixels: np.ndarray) -> str:
 
 
 def _runs(folder: Path, archive: Path) -> None:
-    """A finished run that has been scored, one that was stopped after the first of two epochs, and what they print."""
+    """A finished run that has been scored, one that was stopped after the first of two epochs, and
+    what they print.
+    """
     place = ("--data", str(archive), "--cache", str(folder / "cache"))
     base = ("--stage", "base", *_TRAINED, *place)
     _output(train.main, *base, "--epochs", "1", "--out", str(folder / "run"))
-    rows = _output(evaluate.main, "--run", str(folder / "run"), "--tta", "flip", "--json", *ON, *place)
+    rows = _output(
+        evaluate.main, "--run", str(folder / "run"), "--tta", "flip", "--json", *ON, *place
+    )
     _write(folder / "scores.json", json.loads(rows))
-    _output(evaluate.main, "--run", str(folder / "run"), "--split", "val", "--save-probabilities",
-          str(folder / "stored.npz"), *ON, *place)
+    _output(
+        evaluate.main,
+        "--run",
+        str(folder / "run"),
+        "--split",
+        "val",
+        "--save-probabilities",
+        str(folder / "stored.npz"),
+        *ON,
+        *place,
+    )
     Image.new("RGB", (SIDE, SIDE), (240, 20, 10)).save(folder / "red.png")
-    named = _output(predict.main, str(folder / "red.png"), "--run", str(folder / "run"), "--json", *ON)
+    named = _output(
+        predict.main, str(folder / "red.png"), "--run", str(folder / "run"), "--json", *ON
+    )
     _write(folder / "predicted.json", json.loads(named))
     _output(data.main, "verify", "--data", str(archive), "--json", into=folder / "verify.json")
     after_epoch = runs.append_rows
@@ -122,7 +169,9 @@ def _runs(folder: Path, archive: Path) -> None:
         runs.append_rows = after_epoch
 
 
-def _output(main: Callable[[list[str]], None], *flags: str, status: int = 0, into: Path | None = None) -> str:
+def _output(
+    main: Callable[[list[str]], None], *flags: str, status: int = 0, into: Path | None = None
+) -> str:
     """What a command prints on standard output."""
     usual, sys.stdout = sys.stdout, io.StringIO()
     try:
@@ -138,8 +187,12 @@ def _output(main: Callable[[list[str]], None], *flags: str, status: int = 0, int
 
 
 def _probe() -> vgg.Classifier:
-    """A network whose logits are the mean red, green and blue of the four quarters of an image; the last one is 0."""
-    model = vgg.Classifier(vgg.Backbone(), ("relu1_1:grid2",), (), len(_CLASSES), 0.0, standardise=False).eval()
+    """A network whose logits are the mean red, green and blue of the four quarters of an image; the
+    last one is 0.
+    """
+    model = vgg.Classifier(
+        vgg.Backbone(), ("relu1_1:grid2",), (), len(_CLASSES), 0.0, standardise=False
+    ).eval()
     _see_colours(model.backbone.features[0])
     layer = model.head[0]
     nn.init.zeros_(layer.weight)
@@ -160,7 +213,9 @@ def _see_colours(layer: nn.Conv2d) -> None:
 
 
 def _squeeze() -> dict[str, torch.Tensor]:
-    """SqueezeNet whose first three logits are red, green and blue of an image of one colour; the others are 0."""
+    """SqueezeNet whose first three logits are red, green and blue of an image of one colour; the
+    others are 0.
+    """
     network = torchvision.models.get_model(SQUEEZE, weights=None)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -175,6 +230,8 @@ def _squeeze() -> dict[str, torch.Tensor]:
 
 
 def quarters(row: dict[str, float]) -> list[list[float]]:
-    """The colours (0 to 255) of the four quarters that the probe saw, from the probabilities of its classes."""
+    """The colours (0 to 255) of the four quarters that the probe saw, from the probabilities of its
+    classes.
+    """
     logs = np.log([row[name] for name in _CLASSES])
     return (((logs[:12] - logs[12]) / SHARPNESS * 255).reshape(4, 3)).tolist()

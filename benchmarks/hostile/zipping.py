@@ -17,9 +17,10 @@ STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14
 class Entry:
     """A member as it is written.
 
-    `data`: the bytes as they are stored. `size`, `crc`: of the content. `packed`: the stored size that the headers
-    declare, None: the true one. `local_name`, `local_extra`: in the local header, None: as in the central directory.
-    `at`: the offset that the central directory declares, None: the true one. `described`: size and CRC follow the data.
+    `data`: the bytes as they are stored. `size`, `crc`: of the content. `packed`: the stored size
+    that the headers declare, None: the true one. `local_name`, `local_extra`: in the local header,
+    None: as in the central directory. `at`: the offset that the central directory declares, None:
+    the true one. `described`: size and CRC follow the data.
     """
 
     name: bytes
@@ -42,7 +43,9 @@ def entry(name: str | bytes, content: bytes, method: int = STORED) -> Entry:
     """An honest member."""
     encoded = name.encode() if isinstance(name, str) else name
     flags = 0 if encoded.isascii() else 0x800
-    return Entry(encoded, _compressed(content, method), len(content), zlib.crc32(content), method, flags)
+    return Entry(
+        encoded, _compressed(content, method), len(content), zlib.crc32(content), method, flags
+    )
 
 
 def _compressed(content: bytes, method: int) -> bytes:
@@ -52,19 +55,23 @@ def _compressed(content: bytes, method: int) -> bytes:
     if method == BZIP2:
         return bz2.compress(content)
     if method == LZMA:
-        # A zip wants version, size and properties of the stream where the alone format has properties and length.
+        # A zip wants version, size and properties of the stream where the alone format has
+        # properties and length.
         alone = lzma.compress(content, lzma.FORMAT_ALONE)
         return b"\x09\x04\x05\x00" + alone[:5] + alone[13:]
     return content
 
 
 def bomb(name: str, size: int, method: int = DEFLATED) -> Entry:
-    """A member of zeros, `size` bytes of them in whole megabytes, that takes a thousandth or less."""
+    """A member of zeros, `size` bytes of them in whole megabytes, that takes a thousandth or
+    less.
+    """
     block = bytes(1 << 20)
     count, crc = size >> 20, 0
     for _ in range(count):
         crc = zlib.crc32(block, crc)
-    if method == DEFLATED:  # blocks after a full flush stand for themselves, so one of them serves for all
+    # blocks after a full flush stand for themselves, so one of them serves for all
+    if method == DEFLATED:
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
         first = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
         again = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -74,9 +81,16 @@ def bomb(name: str, size: int, method: int = DEFLATED) -> Entry:
     return Entry(name.encode(), data, size, crc, method)
 
 
-def zip_bytes(entries: Iterable[Entry], prefix: bytes = b"", comment: bytes = b"", end: dict[int, bytes] | None = None,
-              before_end: bytes = b"") -> bytes:
-    """A zip of these members; `end`: bytes to put over the end record, by place; `before_end`: what precedes it."""
+def zip_bytes(
+    entries: Iterable[Entry],
+    prefix: bytes = b"",
+    comment: bytes = b"",
+    end: dict[int, bytes] | None = None,
+    before_end: bytes = b"",
+) -> bytes:
+    """A zip of these members; `end`: bytes to put over the end record, by place; `before_end`: what
+    precedes it.
+    """
     body, central, count = [prefix], [], 0
     place = len(prefix)
     for one in entries:
@@ -85,19 +99,51 @@ def zip_bytes(entries: Iterable[Entry], prefix: bytes = b"", comment: bytes = b"
         sizes = struct.pack("<3L", one.crc, *(min(n, 0xFFFFFFFF) for n in (packed, one.size)))
         name = one.name if one.local_name is None else one.local_name
         fields = struct.pack("<5H", one.version, one.flags | 8 * one.described, one.method, 0, 33)
-        local = one.signature + fields + (bytes(12) if one.described else sizes) + struct.pack(
-            "<2H", len(name), len(one.extra)) + name + one.extra
+        local = (
+            one.signature
+            + fields
+            + (bytes(12) if one.described else sizes)
+            + struct.pack("<2H", len(name), len(one.extra))
+            + name
+            + one.extra
+        )
         tail = b"PK\7\10" + sizes if one.described else b""
-        central.append(b"PK\1\2" + struct.pack("<H", 0x031E) + fields + sizes + struct.pack(
-            "<5H2L", len(one.name), len(one.extra), 0, 0, 0, one.attributes, place if one.at is None else one.at)
-            + one.name + one.extra)
+        central.append(
+            b"PK\1\2"
+            + struct.pack("<H", 0x031E)
+            + fields
+            + sizes
+            + struct.pack(
+                "<5H2L",
+                len(one.name),
+                len(one.extra),
+                0,
+                0,
+                0,
+                one.attributes,
+                place if one.at is None else one.at,
+            )
+            + one.name
+            + one.extra
+        )
         body += [local, one.data, tail]
         place += len(local) + len(one.data) + len(tail)
     directory = b"".join(central)
-    record = bytearray(b"PK\5\6" + struct.pack("<4H2LH", 0, 0, min(count, 0xFFFF), min(count, 0xFFFF), len(directory),
-                                               place, len(comment)))
+    record = bytearray(
+        b"PK\5\6"
+        + struct.pack(
+            "<4H2LH",
+            0,
+            0,
+            min(count, 0xFFFF),
+            min(count, 0xFFFF),
+            len(directory),
+            place,
+            len(comment),
+        )
+    )
     for start, content in (end or {}).items():
-        record[start:start + len(content)] = content
+        record[start : start + len(content)] = content
     return b"".join([*body, directory, before_end, bytes(record), comment])
 
 

@@ -38,12 +38,16 @@ def designed() -> Iterator[Case]:
         yield from archives.both(KIND, name, _ended(write), EITHER)
     yield from archives.both(KIND, "twice-and-different", _twice, archives.either(NAME))
     for name, label in _RENAMED.items():
-        yield from archives.both(KIND, f"image-named-{name}", _renamed(label), archives.either(boxes=False))
+        yield from archives.both(
+            KIND, f"image-named-{name}", _renamed(label), archives.either(boxes=False)
+        )
 
 
 def random(number: int) -> Case:
     """Damage at a place that chance chooses, in one of the structures of a zip."""
-    structure = ("central directory", "local header", "data", "end record", "central directory")[number % 5]
+    structure = ("central directory", "local header", "data", "end record", "central directory")[
+        number % 5
+    ]
     method = (zipping.STORED, DEFLATED)[number // 5 % 2]
     command = (archives.pack, archives.pack, archives.verify)[number % 3]
 
@@ -82,15 +86,23 @@ def _ended(write: Callable[[Entries], bytes]) -> Callable[[Place, Random], None]
 
 
 def _renamed(ending: str) -> Callable[[Place, Random], Any]:
-    """The first train image gets a strange name; it is the archive's own, and its box is not found under it."""
+    """The first train image gets a strange name; it is the archive's own, and its box is not found
+    under it.
+    """
 
     def make(place: Place, draw: Random) -> Any:
         truth = _truth(place)
         name = next(iter(truth["train"]))
         other = name.removesuffix(".JPEG") + ending
-        truth["train"] = {other if key == name else key: value for key, value in truth["train"].items()}
-        change = _on(f"{ROOT}/{name}", lambda one: replace(one, name=f"{ROOT}/{other}".encode(), flags=0x800))
-        (place.inputs / "archive.zip").write_bytes(zip_bytes(change([one for one, _ in _good(place)])))
+        truth["train"] = {
+            other if key == name else key: value for key, value in truth["train"].items()
+        }
+        change = _on(
+            f"{ROOT}/{name}", lambda one: replace(one, name=f"{ROOT}/{other}".encode(), flags=0x800)
+        )
+        (place.inputs / "archive.zip").write_bytes(
+            zip_bytes(change([one for one, _ in _good(place)]))
+        )
         return truth
 
     return make
@@ -141,7 +153,9 @@ def _of_train(inner: str) -> Change:
     """A copy of an image lies at `inner` below the images of the first class."""
 
     def change(entries: Entries) -> Entries:
-        first = next(one for one in entries if b"/train/" in one.name and one.name.endswith(b".JPEG"))
+        first = next(
+            one for one in entries if b"/train/" in one.name and one.name.endswith(b".JPEG")
+        )
         folder = first.name.decode().rsplit("/", 1)[0]
         return [*entries, replace(first, name=f"{folder}/{inner}".encode())]
 
@@ -151,8 +165,14 @@ def _of_train(inner: str) -> Change:
 # Members beside the archive's own that nothing reads, or that machines leave behind.
 _PASSED_OVER: dict[str, Change] = {
     "above": _more(entry("../../above.txt", b"x"), entry(f"{ROOT}/../../../above.JPEG", b"x")),
-    "absolute": _more(entry("/etc/tinynet-was-here", b"x"), entry("//server/share", b"x"), entry("C:\\x.txt", b"x")),
-    "backslashes": _more(entry("..\\..\\above.txt", b"x"), entry(f"{ROOT}\\other\\val_99.JPEG", b"x")),
+    "absolute": _more(
+        entry("/etc/tinynet-was-here", b"x"),
+        entry("//server/share", b"x"),
+        entry("C:\\x.txt", b"x"),
+    ),
+    "backslashes": _more(
+        entry("..\\..\\above.txt", b"x"), entry(f"{ROOT}\\other\\val_99.JPEG", b"x")
+    ),
     "newline": _more(entry("a\nb.txt", b"x"), entry("a\r\nb.JPEG", b"x")),
     "escapes": _more(entry("\x1b[31mred\x07.txt", b"x"), entry("\x00.txt", b"x")),
     "long-name": _more(entry("x" * 65000, b"x"), entry("y/" * 32000 + "y", b"x")),
@@ -173,10 +193,19 @@ _PASSED_OVER: dict[str, Change] = {
     "wrong-crc-beside": _more(replace(entry("x.txt", b"x"), crc=1)),
     "huge-beside": _more(replace(entry("x.bin", b"x"), size=0xFFFFFFFE, packed=0xFFFFFFFE)),
     "zip-beside": _more(entry("inner.zip", zip_bytes([entry("wnids.txt", b"n1\n")]))),
-    "many-beside": lambda entries: [*entries, *(entry(f"extra/{number}", b"") for number in range(70_000))],
-    "folders": _more(entry(f"{ROOT}/", b""), entry(f"{ROOT}/train/", b""), entry(f"{ROOT}/val/images/x.JPEG/", b"")),
+    "many-beside": lambda entries: [
+        *entries,
+        *(entry(f"extra/{number}", b"") for number in range(70_000)),
+    ],
+    "folders": _more(
+        entry(f"{ROOT}/", b""),
+        entry(f"{ROOT}/train/", b""),
+        entry(f"{ROOT}/val/images/x.JPEG/", b""),
+    ),
     "file-called-train": _more(entry(f"{ROOT}/train", b"x"), entry(f"{ROOT}/val/images", b"x")),
-    "other-case": _more(entry(f"{ROOT}/TRAIN/n1/images/x.JPEG", b"x"), entry(f"{ROOT}/WNIDS.TXT", b"x")),
+    "other-case": _more(
+        entry(f"{ROOT}/TRAIN/n1/images/x.JPEG", b"x"), entry(f"{ROOT}/WNIDS.TXT", b"x")
+    ),
 }
 
 # The archive's own members, written in another way that is allowed.
@@ -243,7 +272,9 @@ _TEXTS: dict[str, Change] = {
     "bomb-for-annotations": _text(_LABELS, lambda one: bomb(f"{ROOT}/{_LABELS}", GIGABYTES)),
     "bomb-for-words": _text("words.txt", lambda one: bomb(f"{ROOT}/words.txt", GIGABYTES)),
     "no-train": lambda entries: [one for one in entries if b"/train/" not in one.name],
-    "no-annotations": lambda entries: [one for one in entries if not one.name.endswith(_LABELS.encode())],
+    "no-annotations": lambda entries: [
+        one for one in entries if not one.name.endswith(_LABELS.encode())
+    ],
 }
 
 # Without a list of classes the folders name them.
@@ -262,9 +293,13 @@ _DOUBTFUL: dict[str, Change] = {
     "bad-utf-8": _more(replace(entry(b"\xff\xfe.txt", b"x"), flags=0x800)),
     "surrogate": _more(replace(entry(b"\xed\xa0\x80.txt", b"x"), flags=0x800)),
     "not-flagged-utf-8": _more(replace(entry("\u00e9.txt", b"x"), flags=0)),
-    "inflates-to-4-gb-it-says": _on(IMAGE, lambda one: replace(entry(one.name, one.data, DEFLATED), size=0xFFFFFFFE)),
+    "inflates-to-4-gb-it-says": _on(
+        IMAGE, lambda one: replace(entry(one.name, one.data, DEFLATED), size=0xFFFFFFFE)
+    ),
     "newer-version": _on(IMAGE, lambda one: replace(one, version=99)),
-    "broken-zip64": _on(IMAGE, lambda one: replace(zipping.zip64(one), extra=struct.pack("<2HB", 1, 16, 0))),
+    "broken-zip64": _on(
+        IMAGE, lambda one: replace(zipping.zip64(one), extra=struct.pack("<2HB", 1, 16, 0))
+    ),
     "broken-extra": _on(IMAGE, lambda one: replace(one, extra=b"\x01\x00\xff\xff")),
     "overlapping": lambda entries: [
         *entries,
@@ -277,7 +312,9 @@ _WHOLE = {
     "no-bytes": b"",
     "text": b"wnids.txt\n",
     "no-members": zip_bytes([]),
-    "zip-in-a-zip": zip_bytes([entry(f"{ROOT}.zip", zip_bytes([entry(f"{ROOT}/wnids.txt", b"n1\n")]))]),
+    "zip-in-a-zip": zip_bytes(
+        [entry(f"{ROOT}.zip", zip_bytes([entry(f"{ROOT}/wnids.txt", b"n1\n")]))]
+    ),
     "only-a-list": zip_bytes([entry(f"{ROOT}/wnids.txt", b"n1\n")]),
     "signature-alone": b"PK\3\4",
     "end-alone-cut": zip_bytes([])[:20],
@@ -301,8 +338,12 @@ _ENDS: dict[str, Callable[[Entries], bytes]] = {
     "directory-is-empty": lambda entries: zip_bytes(entries, end={12: b"\0\0\0\0"}),
     "directory-is-huge": lambda entries: zip_bytes(entries, end={12: b"\xff\xff\xff\x7f"}),
     "second-disk": lambda entries: zip_bytes(entries, end={4: b"\1\0\1\0"}),
-    "locator-to-nowhere": lambda entries: zip_bytes(entries, before_end=b"PK\6\7" + struct.pack("<LQL", 0, 1 << 60, 1)),
-    "locator-of-two-disks": lambda entries: zip_bytes(entries, before_end=b"PK\6\7" + struct.pack("<LQL", 1, 0, 2)),
+    "locator-to-nowhere": lambda entries: zip_bytes(
+        entries, before_end=b"PK\6\7" + struct.pack("<LQL", 0, 1 << 60, 1)
+    ),
+    "locator-of-two-disks": lambda entries: zip_bytes(
+        entries, before_end=b"PK\6\7" + struct.pack("<LQL", 1, 0, 2)
+    ),
     "zip64-end-huge": lambda entries: zip_bytes(
         entries,
         before_end=b"PK\6\6"

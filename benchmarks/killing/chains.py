@@ -1,4 +1,6 @@
-"""A chain: a command is ended again and again, goes on each time, ends by itself, and is compared."""
+"""A chain: a command is ended again and again, goes on each time, ends by itself, and is
+compared.
+"""
 
 import random
 import re
@@ -12,11 +14,13 @@ from benchmarks.killing.moments import Moment, Scene
 from benchmarks.killing.processes import Ending, Room, Strike, orphans
 from benchmarks.killing.states import differences
 
-STATUS = {"SIGTERM": 143, "SIGINT": 130}  # of a command that such a signal ended; nothing answers a SIGKILL
+# of a command that such a signal ended; nothing answers a SIGKILL
+STATUS = {"SIGTERM": 143, "SIGINT": 130}
 _ORPHANS = 8.0  # seconds after which a worker process without its parent is an orphan
 _REAL_SHARE = 0.1  # of processes that are no forks
 _CHANGE_SHARE = 0.5  # of strikes before a change to a file
-_IMPORT_SHARE, _IMPORTS = 0.2, 2.0  # of strikes of real processes while they import, and the seconds of that
+# of strikes of real processes while they import, and the seconds of that
+_IMPORT_SHARE, _IMPORTS = 0.2, 2.0
 _LONGER = 1.3  # beside other chains a command takes longer than alone
 _GO_ON = re.compile(r"continue with: (.+)")
 _RESUME = re.compile(r"continue it with python -m tinynet.train --resume (\S+?),")
@@ -26,7 +30,9 @@ Blow = tuple[Strike, bool]  # and whether the process is a real one, no fork
 
 @dataclass
 class Trial:
-    """What came of one chain, or of another part of the harness: `faults` is empty where all is as if undisturbed."""
+    """What came of one chain, or of another part of the harness: `faults` is empty where all is as
+    if undisturbed.
+    """
 
     moment: str
     kind: str
@@ -43,20 +49,31 @@ class Trial:
     @property
     def lines(self) -> list[str]:
         """Each command line with what happened to it."""
-        return [f"{ending.line}    # {'no fork; ' if ending.real else ''}{ending.struck or 'by itself'}; status "
-                f"{ending.status}" for ending in self.endings]
+        return [
+            f"{ending.line}    # "
+            f"{'no fork; ' if ending.real else ''}{ending.struck or 'by itself'}; status "
+            f"{ending.status}"
+            for ending in self.endings
+        ]
 
 
 def chain(scene: Scene, moment: Moment, kind: str, blows: Sequence[Blow]) -> Trial:
-    """A command of `moment` is struck as `blows` say, one after the other; then it goes on until it ends by itself."""
+    """A command of `moment` is struck as `blows` say, one after the other; then it goes on until it
+    ends by itself.
+    """
     trial = Trial(moment.name, kind, scene.room(moment, new_folder(scene, moment, kind)))
     line = scene.line(moment)
     for strike, real in blows:
-        ending = scene.processes.run(line, trial.room, strike, limit=limit(scene, moment), real=real)
+        ending = scene.processes.run(
+            line, trial.room, strike, limit=limit(scene, moment), real=real
+        )
         trial.endings.append(ending)
-        if not ending.struck and _RESUME.search(ending.last):  # it is the next one that is to be struck
+        # it is the next one that is to be struck
+        if not ending.struck and _RESUME.search(ending.last):
             line = next_line(ending)
-            ending = scene.processes.run(line, trial.room, strike, limit=limit(scene, moment), real=real)
+            ending = scene.processes.run(
+                line, trial.room, strike, limit=limit(scene, moment), real=real
+            )
             trial.endings.append(ending)
         trial.faults += manner(ending, kind)
         if not _struck(ending):
@@ -75,8 +92,9 @@ def draw_blows(scene: Scene, moment: Moment, kind: str, key: str, kills: int) ->
 
 
 def _draw(draw: random.Random, undisturbed: Ending, kind: str, real: bool) -> Strike:
-    """When to strike: half of the times before a change to a file, rare ones as often as others; else at any moment of
-    the whole length."""
+    """When to strike: half of the times before a change to a file, rare ones as often as others;
+    else at any moment of the whole length.
+    """
     changes = Counter(map(alike, undisturbed.traced))
     change, share = draw.choice(sorted(changes)), draw.random()
     # Two signals need time between them.
@@ -90,10 +108,13 @@ def _draw(draw: random.Random, undisturbed: Ending, kind: str, real: bool) -> St
 
 
 def go_on(scene: Scene, moment: Moment, trial: Trial) -> None:
-    """Run what comes after the last ending, until the command ends by itself; a refusal that names --resume is
-    followed, once."""
+    """Run what comes after the last ending, until the command ends by itself; a refusal that names
+    --resume is followed, once.
+    """
     line = next_line(trial.endings[-1]) if trial.endings else scene.line(moment)
-    if trial.endings and (trial.endings[-1].status == 0 or any(ending.still for ending in trial.endings)):
+    if trial.endings and (
+        trial.endings[-1].status == 0 or any(ending.still for ending in trial.endings)
+    ):
         return
     for _ in range(2):
         ending = scene.processes.run(line, trial.room, limit=limit(scene, moment))
@@ -117,15 +138,21 @@ def next_line(ending: Ending) -> str:
 
 
 def judge(scene: Scene, moment: Moment, trial: Trial) -> None:
-    """Add the workers that ended processes left, and, once all is done, what differs from the undisturbed room."""
-    trial.faults += [f"orphans: workers live {_ORPHANS:.0f} s after their parent ended by {trial.kind}"
-                     for _ in orphans(trial.endings, _ORPHANS)]
+    """Add the workers that ended processes left, and, once all is done, what differs from the
+    undisturbed room.
+    """
+    trial.faults += [
+        f"orphans: workers live {_ORPHANS:.0f} s after their parent ended by {trial.kind}"
+        for _ in orphans(trial.endings, _ORPHANS)
+    ]
     if trial.endings[-1].status == 0:
         trial.faults += differences(scene.go(moment).room, trial.room)
 
 
 def manner(ending: Ending, kind: str) -> list[str]:
-    """What is wrong with how a struck process ended: of one signal it should tell in a line and by its status."""
+    """What is wrong with how a struck process ended: of one signal it should tell in a line and by
+    its status.
+    """
     if ending.still:
         return [f"stands still after {kind}"]
     name = kind.removesuffix(" group")
@@ -133,18 +160,28 @@ def manner(ending: Ending, kind: str) -> list[str]:
         return []
     faults = []
     if ending.status != STATUS[name]:
-        faults.append(f"{kind} ends it " + ("at once, nothing being saved or cleared" if ending.status is None else
-                                            f"with status {ending.status}, not {STATUS[name]}"))
+        faults.append(
+            f"{kind} ends it "
+            + (
+                "at once, nothing being saved or cleared"
+                if ending.status is None
+                else f"with status {ending.status}, not {STATUS[name]}"
+            )
+        )
     if has_traceback(ending.err):
         faults.append(f"{kind} ends it with a traceback: {ending.last}")
     return faults
 
 
 def has_traceback(err: str) -> bool:
-    """Whether a traceback was printed, other than of what Python ignores while it clears up, torch's for the most."""
+    """Whether a traceback was printed, other than of what Python ignores while it clears up,
+    torch's for the most.
+    """
     lines = err.replace("\r", "\n").split("\n")
-    return any(line.startswith("Traceback") and not before.startswith("Exception ignored")
-               for before, line in zip(["", *lines], lines, strict=False))
+    return any(
+        line.startswith("Traceback") and not before.startswith("Exception ignored")
+        for before, line in zip(["", *lines], lines, strict=False)
+    )
 
 
 def limit(scene: Scene, moment: Moment) -> float:

@@ -1,6 +1,6 @@
 """`tinynet.data.download` as a command, and a site on loopback to download from.
 
-    python -m benchmarks.killing.download TARGET URL SIZE MD5
+python -m benchmarks.killing.download TARGET URL SIZE MD5
 """
 
 import hashlib
@@ -18,7 +18,9 @@ _BLOCK, _PAUSE = 1 << 16, 0.02  # bytes and seconds: an archive takes most of a 
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Sends the archive slowly, closes the first connection in the middle, and goes on from there when asked to."""
+    """Sends the archive slowly, closes the first connection in the middle, and goes on from there
+    when asked to.
+    """
 
     def do_GET(self) -> None:
         body, start = self.server.body, 0
@@ -30,7 +32,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         end = len(body) if part else len(body) // 2
         try:
             for first in range(start, end, _BLOCK):
-                self.wfile.write(body[first:min(first + _BLOCK, end)])
+                self.wfile.write(body[first : min(first + _BLOCK, end)])
                 time.sleep(_PAUSE)
         except OSError:
             pass  # the process that asked was killed

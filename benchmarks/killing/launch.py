@@ -2,13 +2,14 @@
 
     python -m benchmarks.killing.launch -m tinynet.train --stage base ...
 
-It runs as `python -m tinynet.train ...` does, but the network is thin, and what tinynet saves every few minutes it
-saves every few steps. The environment says the rest:
+It runs as `python -m tinynet.train ...` does, but the network is thin, and what tinynet saves every
+few minutes it saves every few steps. The environment says the rest:
 
-    FAULTS_MARK     a file that gets lines: time, word and text; the words are `pid`, `began`, `first` (before its first
-                    change to a file), `change`, `struck`, `done` (the command has done all) and `left` (its status)
+    FAULTS_MARK     a file that gets lines: time, word and text; the words are `pid`, `began`,
+                    `first` (before its first change to a file), `change`, `struck`,
+                    `done` (the command has done all) and `left` (its status)
     FAULTS_ROOM     the folder in which changes to files are counted
-    FAULTS_STRIKE   "SIGKILL|3|open work/run/base/last.pt": that signal before the third change that is alike
+    FAULTS_STRIKE   "SIGKILL|3|open work/run/base/last.pt": that signal before the third such change
     FAULTS_TRACE    every change gets a line
     FAULTS_WORKER   the image at which a worker process runs out of memory
     FAULTS_ALSO     a Python file that is run first, to break something
@@ -31,7 +32,15 @@ from typing import Any
 THIN = (4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M")
 
 # Audit events that change a file or folder -> which of their arguments is the path that matters.
-_EVENTS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.truncate": 0, "os.link": 1}
+_EVENTS = {
+    "open": 0,
+    "os.rename": 1,
+    "os.remove": 0,
+    "os.mkdir": 0,
+    "os.rmdir": 0,
+    "os.truncate": 0,
+    "os.link": 1,
+}
 
 _mark = -1  # file descriptor of FAULTS_MARK
 
@@ -48,8 +57,9 @@ def alike(text: str) -> str:
 
 
 def send(kind: str, pid: int) -> None:
-    """Send what `kind` says: `SIGTERM` to the process, `SIGTERM group` to its group, `SIGINT twice`, or
-    `SIGTERM KILL`: a SIGTERM, and a SIGKILL a moment later."""
+    """Send what `kind` says: `SIGTERM` to the process, `SIGTERM group` to its group, `SIGINT
+    twice`, or `SIGTERM KILL`: a SIGTERM, and a SIGKILL a moment later.
+    """
     name, _, more = kind.partition(" ")
     number = signal.Signals[name]
     if more == "group":
@@ -62,9 +72,13 @@ def send(kind: str, pid: int) -> None:
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Changes modules right after they are imported: a process that waits for torch does so where tinynet does."""
+    """Changes modules right after they are imported: a process that waits for torch does so where
+    tinynet does.
+    """
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         change = _CHANGES.get(name)
         spec = change and importlib.machinery.PathFinder.find_spec(name, path)
         if not spec or not spec.loader:
@@ -84,16 +98,24 @@ def _thin(vgg: Any) -> None:
 
 
 def _sooner(name: str, seconds: float) -> Callable[[Any], None]:
-    """Sets an interval of a module, which must be there: else the harness would test less than it says."""
+    """Sets an interval of a module, which must be there: else the harness would test less than it
+    says.
+    """
+
     def change(module: Any) -> None:
         if not hasattr(module, name):
-            raise AttributeError(f"{module.__name__} has no {name} any more; benchmarks/killing/launch.py sets it")
+            raise AttributeError(
+                f"{module.__name__} has no {name} any more; benchmarks/killing/launch.py sets it"
+            )
         setattr(module, name, seconds)
+
     return change
 
 
 def _telling(cli: Any) -> None:
-    """`cli.run` says when the command begins, its signals being handled, and when it has done all."""
+    """`cli.run` says when the command begins, its signals being handled, and when it has done
+    all.
+    """
     run = cli.run
 
     def telling(main: Callable[[], None], *more: Any, **named: Any) -> Any:
@@ -101,7 +123,9 @@ def _telling(cli: Any) -> None:
             mark("began")
             main()
             mark("done")
+
         return run(told, *more, **named)
+
     cli.run = telling
 
 
@@ -116,13 +140,18 @@ def _forgetful(image: Any) -> None:
             if decoded == int(os.environ["FAULTS_WORKER"]):
                 raise MemoryError("of a worker process")
         return convert(self, *more, **named)
+
     image.Image.convert = convert_or_fail
 
 
 _CHANGES: dict[str, Callable[[Any], None]] = {
-    "tinynet.cli": _telling, "tinynet.models.vgg": _thin, "PIL.Image": _forgetful,
-    "tinynet.fit.loop": _sooner("_FLUSH_AFTER", 0.02), "tinynet.fit.features": _sooner("_SAVE_EVERY", 0.05),
-    "tinynet.jobs.stages": _sooner("_SAVE_EVERY", 0.03)}
+    "tinynet.cli": _telling,
+    "tinynet.models.vgg": _thin,
+    "PIL.Image": _forgetful,
+    "tinynet.fit.loop": _sooner("_FLUSH_AFTER", 0.02),
+    "tinynet.fit.features": _sooner("_SAVE_EVERY", 0.05),
+    "tinynet.jobs.stages": _sooner("_SAVE_EVERY", 0.03),
+}
 
 
 def small() -> None:
@@ -131,7 +160,9 @@ def small() -> None:
 
 
 class _Watch:
-    """Counts what this process changes in a folder, workers aside, and strikes it before one of the changes."""
+    """Counts what this process changes in a folder, workers aside, and strikes it before one of the
+    changes.
+    """
 
     def __init__(self, room: str, strike: str, trace: bool):
         self.room, self.trace, self.count, self.pid = room + os.sep, trace, 0, os.getpid()
@@ -159,7 +190,9 @@ class _Watch:
         """What is about to change in the room; None where nothing is."""
         if event == "os.fork":
             return "fork"
-        if event == "open" and not (isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR)):
+        if event == "open" and not (
+            isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
             return None
         path = values[_EVENTS[event]]
         if isinstance(path, int) or path is None:
@@ -179,8 +212,11 @@ def run(words: list[str]) -> None:
     with suppress(PermissionError):  # the leader of a session already
         os.setsid()  # so that a signal to the group reaches this process and its workers alone
     mark("pid", str(os.getpid()))
-    watch = _Watch(setting.get("FAULTS_ROOM", os.getcwd()), setting.get("FAULTS_STRIKE", ""),
-                   "FAULTS_TRACE" in setting)
+    watch = _Watch(
+        setting.get("FAULTS_ROOM", os.getcwd()),
+        setting.get("FAULTS_STRIKE", ""),
+        "FAULTS_TRACE" in setting,
+    )
     if path := setting.get("FAULTS_ALSO"):
         exec(compile(Path(path).read_text(), path, "exec"), {"__name__": "also"})
     sys.addaudithook(watch)

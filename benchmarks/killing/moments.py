@@ -1,4 +1,6 @@
-"""The moments at which processes are ended: command lines, what they begin with, and how they end undisturbed."""
+"""The moments at which processes are ended: command lines, what they begin with, and how they end
+undisturbed.
+"""
 
 import shutil
 import threading
@@ -18,13 +20,16 @@ from tinynet.errors import InputError
 
 _DATA = "--data data.zip --cache cache"
 _PLAIN = "--device cpu --precision float32"
-_BASE = f"--stage base --weights none --hidden 16 --holdout 0.25 --size 32 --batch 16 --out run {_PLAIN}"
+_SMALL = "--hidden 16 --holdout 0.25 --size 32 --batch 16"
+_BASE = f"--stage base --weights none {_SMALL} --out run {_PLAIN}"
 _ARCH = "shufflenet_v2_x0_5"
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A command line, and what its folder begins with: the result of another moment, less some of it."""
+    """A command line, and what its folder begins with: the result of another moment, less some of
+    it.
+    """
 
     name: str
     line: str
@@ -32,36 +37,62 @@ class Moment:
     without: tuple[str, ...] = ()
 
 
-MOMENTS = {moment.name: moment for moment in (
-    Moment("download", "python -m benchmarks.killing.download data.zip {url} {size} {md5}"),
-    Moment("pack", f"python -m tinynet.data pack {_DATA}", "download"),
-    Moment("features", f"python -m tinynet.train {_BASE} {_DATA} --epochs 1", "pack"),
-    Moment("base", f"python -m tinynet.train {_BASE} {_DATA} --epochs 6", "features", ("run",)),
-    Moment("finetune", f"python -m tinynet.train --stage finetune --run run {_DATA} --epochs 2 --batch 32 --size 32 "
-                       f"--crop-side 28 32 {_PLAIN}", "base"),
-    Moment("fixres", f"python -m tinynet.train --stage fixres --run run {_DATA} --epochs 4 --batch 32 --size 48 "
-                     f"{_PLAIN}", "base"),
-    Moment("evaluate", f"python -m tinynet.evaluate --run run {_DATA} --tta flip five --merge mean gmean --size 32 48 "
-                       f"{_PLAIN}", "base"),
-    Moment("report", f"python -m tinynet.report run {_DATA}", "evaluate"),
-    Moment("predict", f"python -m tinynet.predict --run run {_DATA} --tta ten --size 48 --out predictions.txt "
-                      f"{_PLAIN}", "base"),
-    Moment("imagefolder", f"python -m tinynet.evaluate --dataset imagefolder --data {{images}} --arch {_ARCH} "
-                          f"--weights {{weights}} --resize 40 --size 32 --tta flip --workers 2 --save-probabilities "
-                          f"saved/probabilities.npz {_PLAIN}"),
-)}
+MOMENTS = {
+    moment.name: moment
+    for moment in (
+        Moment("download", "python -m benchmarks.killing.download data.zip {url} {size} {md5}"),
+        Moment("pack", f"python -m tinynet.data pack {_DATA}", "download"),
+        Moment("features", f"python -m tinynet.train {_BASE} {_DATA} --epochs 1", "pack"),
+        Moment("base", f"python -m tinynet.train {_BASE} {_DATA} --epochs 6", "features", ("run",)),
+        Moment(
+            "finetune",
+            f"python -m tinynet.train --stage finetune --run run {_DATA} --epochs 2 --batch 32 "
+            f"--size 32 --crop-side 28 32 {_PLAIN}",
+            "base",
+        ),
+        Moment(
+            "fixres",
+            f"python -m tinynet.train --stage fixres --run run {_DATA} --epochs 4 --batch 32 "
+            f"--size 48 {_PLAIN}",
+            "base",
+        ),
+        Moment(
+            "evaluate",
+            f"python -m tinynet.evaluate --run run {_DATA} --tta flip five --merge mean gmean "
+            f"--size 32 48 {_PLAIN}",
+            "base",
+        ),
+        Moment("report", f"python -m tinynet.report run {_DATA}", "evaluate"),
+        Moment(
+            "predict",
+            f"python -m tinynet.predict --run run {_DATA} --tta ten --size 48 --out "
+            f"predictions.txt {_PLAIN}",
+            "base",
+        ),
+        Moment(
+            "imagefolder",
+            f"python -m tinynet.evaluate --dataset imagefolder --data {{images}} --arch {_ARCH} "
+            f"--weights {{weights}} --resize 40 --size 32 --tta flip --workers 2 "
+            f"--save-probabilities saved/probabilities.npz {_PLAIN}",
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """How a moment goes when nothing disturbs it: its room, how long it takes, which changes to files it makes."""
+    """How a moment goes when nothing disturbs it: its room, how long it takes, which changes to
+    files it makes.
+    """
 
     room: Room
     ending: Ending
 
 
 class Scene:
-    """The processes, and the moments that were gone through undisturbed, below the folder `root`."""
+    """The processes, and the moments that were gone through undisturbed, below the folder
+    `root`.
+    """
 
     def __init__(self, root: Path, processes: Processes):
         self.root, self.processes = root, processes
@@ -82,8 +113,13 @@ class Scene:
                 _draw_images(self._images)
                 torch.manual_seed(0)
                 torch.save(torchvision.models.get_model(_ARCH).state_dict(), self._weights)
-        return moment.line.format(url=self._site.url, size=self._site.size, md5=self._site.md5, images=self._images,
-                                  weights=self._weights)
+        return moment.line.format(
+            url=self._site.url,
+            size=self._site.size,
+            md5=self._site.md5,
+            images=self._images,
+            weights=self._weights,
+        )
 
     def room(self, moment: Moment, path: Path, disk: Path | None = None) -> Room:
         """A room in `path`, or on a disk of its own, that holds what the moment begins with."""
@@ -100,8 +136,10 @@ class Scene:
                 room = self.room(moment, self.root / "undisturbed" / moment.name)
                 ending = self.processes.run(self.line(moment), room, FAULTS_TRACE="1")
                 if ending.status != 0:
-                    raise InputError(f"{moment.name}: does not even end well undisturbed, with status "
-                                     f"{ending.status}: {ending.last}; see {room.logs}")
+                    raise InputError(
+                        f"{moment.name}: does not even end well undisturbed, with status "
+                        f"{ending.status}: {ending.last}; see {room.logs}"
+                    )
                 self.undisturbed[moment.name] = Undisturbed(room, ending)
         return self.undisturbed[moment.name]
 

@@ -1,4 +1,6 @@
-"""What else may happen: a disk that is full, workers that fail, two processes at once, a process that is no fork."""
+"""What else may happen: a disk that is full, workers that fail, two processes at once, a process
+that is no fork.
+"""
 
 import os
 import random
@@ -11,7 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.killing.chains import Trial, chain, draw_blows, go_on, has_traceback, judge, limit, new_folder
+from benchmarks.killing.chains import (
+    Trial,
+    chain,
+    draw_blows,
+    go_on,
+    has_traceback,
+    judge,
+    limit,
+    new_folder,
+)
 from benchmarks.killing.moments import Moment, Scene
 from benchmarks.killing.processes import Ending, Running, Strike, in_session
 from benchmarks.killing.states import differences, file_differences, names
@@ -23,8 +34,12 @@ Part = Callable[[Scene, Moment, str], Trial]
 
 
 def full_disk(scene: Scene, moment: Moment, key: str) -> Trial:
-    """The disk is full at some moment: one line, status 2, nothing left but what the next one goes on from."""
-    trial = Trial(moment.name, "full disk", scene.room(moment, new_folder(scene, moment, "full disk")))
+    """The disk is full at some moment: one line, status 2, nothing left but what the next one goes
+    on from.
+    """
+    trial = Trial(
+        moment.name, "full disk", scene.room(moment, new_folder(scene, moment, "full disk"))
+    )
     disk = trial.room.path / "disk"
     size = _size(trial.room.work)
     need = max(_PAGE, _size(scene.go(moment).room.work) - size)
@@ -32,7 +47,9 @@ def full_disk(scene: Scene, moment: Moment, key: str) -> Trial:
     try:
         with _small_disk(disk, size + need + _SPARE):
             trial.room = scene.room(moment, trial.room.path, disk)
-            _fill_and_go(scene, moment, trial, random.Random(f"{key}: {moment.name}, disk").randint(0, need))
+            _fill_and_go(
+                scene, moment, trial, random.Random(f"{key}: {moment.name}, disk").randint(0, need)
+            )
             if trial.faults:
                 shutil.copytree(trial.room.work, trial.room.path / "work")
     except PermissionError as error:
@@ -44,14 +61,19 @@ def _fill_and_go(scene: Scene, moment: Moment, trial: Trial, space: int) -> None
     """Run with `space` bytes on the disk, then, after room was made, again."""
     filler = trial.room.disk / "filler"
     with open(filler, "wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, max(_PAGE, shutil.disk_usage(trial.room.disk).free - space))
+        os.posix_fallocate(
+            stream.fileno(), 0, max(_PAGE, shutil.disk_usage(trial.room.disk).free - space)
+        )
     ending = scene.processes.run(scene.line(moment), trial.room, limit=limit(scene, moment))
     trial.endings.append(ending)
     trial.note = f"{space:,} bytes of room"
     if ending.status != 0:
         trial.faults += [f"on a full disk: {fault}" for fault in one_line(ending)]
-        trial.faults += [f"left behind on a full disk: {name}" for name in sorted(names(trial.room.work))
-                         if any(piece.startswith(".") for piece in Path(name).parts)]
+        trial.faults += [
+            f"left behind on a full disk: {name}"
+            for name in sorted(names(trial.room.work))
+            if any(piece.startswith(".") for piece in Path(name).parts)
+        ]
     filler.unlink()
     go_on(scene, moment, trial)
     judge(scene, moment, trial)
@@ -59,7 +81,9 @@ def _fill_and_go(scene: Scene, moment: Moment, trial: Trial, space: int) -> None
 
 @contextmanager
 def _small_disk(folder: Path, size: int) -> Iterator[None]:
-    """A file system of that size in `folder`; raises `PermissionError` where mounting is not allowed."""
+    """A file system of that size in `folder`; raises `PermissionError` where mounting is not
+    allowed.
+    """
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
@@ -72,7 +96,9 @@ def _small_disk(folder: Path, size: int) -> Iterator[None]:
 
 def _size(folder: Path) -> int:
     """Bytes that a folder takes, in whole pages."""
-    return sum(-(-path.stat().st_size // _PAGE) * _PAGE for path in folder.rglob("*") if path.is_file())
+    return sum(
+        -(-path.stat().st_size // _PAGE) * _PAGE for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def one_line(ending: Ending) -> list[str]:
@@ -88,7 +114,9 @@ def one_line(ending: Ending) -> list[str]:
 def worker_killed(scene: Scene, moment: Moment, key: str) -> Trial:
     """A worker process is killed, as by a machine that is out of memory."""
     draw = random.Random(f"{key}: {moment.name}, worker")
-    trial = Trial(moment.name, "worker killed", scene.room(moment, new_folder(scene, moment, "worker killed")))
+    trial = Trial(
+        moment.name, "worker killed", scene.room(moment, new_folder(scene, moment, "worker killed"))
+    )
     running = scene.processes.start(scene.line(moment), trial.room)
     length = scene.go(moment).ending.seconds
     if workers := _workers(running, limit(scene, moment)):
@@ -104,9 +132,15 @@ def worker_killed(scene: Scene, moment: Moment, key: str) -> Trial:
 def worker_fails(scene: Scene, moment: Moment, key: str) -> Trial:
     """An exception is raised in a worker process, which has no memory left to decode an image."""
     draw = random.Random(f"{key}: {moment.name}, worker")
-    trial = Trial(moment.name, "worker fails", scene.room(moment, new_folder(scene, moment, "worker fails")))
-    ending = scene.processes.run(scene.line(moment), trial.room, limit=limit(scene, moment),
-                                 FAULTS_WORKER=str(draw.randint(1, 100)))
+    trial = Trial(
+        moment.name, "worker fails", scene.room(moment, new_folder(scene, moment, "worker fails"))
+    )
+    ending = scene.processes.run(
+        scene.line(moment),
+        trial.room,
+        limit=limit(scene, moment),
+        FAULTS_WORKER=str(draw.randint(1, 100)),
+    )
     _refused_or_right(scene, moment, trial, ending)
     return trial
 
@@ -134,37 +168,59 @@ def _workers(running: Running, seconds: float) -> list[int]:
 def two_at_once(scene: Scene, moment: Moment, key: str) -> Trial:
     """Two processes at one cache: both end well, and what a lock guards is done once."""
     draw = random.Random(f"{key}: {moment.name}, two")
-    trial = Trial(moment.name, "two at once", scene.room(moment, new_folder(scene, moment, "two at once")))
+    trial = Trial(
+        moment.name, "two at once", scene.room(moment, new_folder(scene, moment, "two at once"))
+    )
     pair = _start_two(scene, moment, trial, draw.random() * scene.go(moment).ending.seconds / 2)
     trial.endings = [running.ending(limit(scene, moment)) for running in pair]
-    trial.faults += [f"two at once: status {ending.status}: {ending.last}" for ending in trial.endings
-                     if ending.status != 0]
-    # Of what is renamed into the cache manifests are written by both: they say where the archive is.
-    places = Counter(change for ending in trial.endings for change in ending.traced
-                     if change.startswith("os.rename work/cache/") and not change.endswith(".json"))
+    trial.faults += [
+        f"two at once: status {ending.status}: {ending.last}"
+        for ending in trial.endings
+        if ending.status != 0
+    ]
+    # Of what is renamed into the cache manifests are written by both: they say where the archive
+    # is.
+    places = Counter(
+        change
+        for ending in trial.endings
+        for change in ending.traced
+        if change.startswith("os.rename work/cache/") and not change.endswith(".json")
+    )
     trial.faults += [f"done twice: {change}" for change, count in places.items() if count > 1]
     _judge_two(scene, moment, trial)
     return trial
 
 
 def one_of_two_killed(scene: Scene, moment: Moment, key: str) -> Trial:
-    """Of two processes at one cache the first is killed, for which the other may be waiting: that one ends well."""
+    """Of two processes at one cache the first is killed, for which the other may be waiting: that
+    one ends well.
+    """
     draw = random.Random(f"{key}: {moment.name}, one of two")
-    trial = Trial(moment.name, "one of two killed", scene.room(moment, new_folder(scene, moment, "one of two")))
+    trial = Trial(
+        moment.name,
+        "one of two killed",
+        scene.room(moment, new_folder(scene, moment, "one of two")),
+    )
     first, second = _start_two(scene, moment, trial, 0.05)
-    first.strike(Strike("SIGKILL", draw.random() * scene.go(moment).ending.seconds), limit(scene, moment))
+    first.strike(
+        Strike("SIGKILL", draw.random() * scene.go(moment).ending.seconds), limit(scene, moment)
+    )
     trial.endings = [second.ending(limit(scene, moment)), first.ending(limit(scene, moment))]
     if trial.endings[0].still:
         trial.faults.append(f"stands still when the other is killed: {second.line}")
     elif trial.endings[0].status != 0:
-        trial.faults.append(f"one of two: status {trial.endings[0].status}: {trial.endings[0].last}")
+        trial.faults.append(
+            f"one of two: status {trial.endings[0].status}: {trial.endings[0].last}"
+        )
     go_on(scene, moment, trial)
     _judge_two(scene, moment, trial)
     return trial
 
 
 def _start_two(scene: Scene, moment: Moment, trial: Trial, apart: float) -> tuple[Running, Running]:
-    """The moment's command and, so many seconds later, the same again, into another folder where it has one."""
+    """The moment's command and, so many seconds later, the same again, into another folder where it
+    has one.
+    """
     first = scene.processes.start(scene.line(moment), trial.room, FAULTS_TRACE="1")
     time.sleep(apart)
     line = first.line.replace("--out run ", "--out other ")
@@ -175,16 +231,21 @@ def _judge_two(scene: Scene, moment: Moment, trial: Trial) -> None:
     """Both folders are compared with the one that there should be."""
     if (trial.room.work / "other").is_dir():
         for name in ("best.pt", "last.pt", "log.jsonl"):
-            trial.faults += file_differences(f"run/base/{name}", f"other/base/{name}", scene.go(moment).room,
-                                             trial.room)
+            trial.faults += file_differences(
+                f"run/base/{name}", f"other/base/{name}", scene.go(moment).room, trial.room
+            )
         shutil.rmtree(trial.room.work / "other")
     judge(scene, moment, trial)
 
 
 def no_fork(scene: Scene, moment: Moment, key: str) -> Trial:
-    """Undisturbed, as a process of its own: whether the forks of the harness do what `python -m` does."""
+    """Undisturbed, as a process of its own: whether the forks of the harness do what `python -m`
+    does.
+    """
     trial = Trial(moment.name, "no fork", scene.room(moment, new_folder(scene, moment, "no fork")))
-    trial.endings = [scene.processes.run(scene.line(moment), trial.room, limit=limit(scene, moment), real=True)]
+    trial.endings = [
+        scene.processes.run(scene.line(moment), trial.room, limit=limit(scene, moment), real=True)
+    ]
     if trial.endings[0].status != 0:
         trial.faults.append(f"status {trial.endings[0].status}: {trial.endings[0].last}")
     trial.faults += differences(scene.go(moment).room, trial.room)
@@ -194,12 +255,16 @@ def no_fork(scene: Scene, moment: Moment, key: str) -> Trial:
 def _struck_by(kind: str) -> Part:
     def part(scene: Scene, moment: Moment, key: str) -> Trial:
         return chain(scene, moment, kind, draw_blows(scene, moment, kind, key, 2))
+
     return part
 
 
 # What happens, at which moments.
 PARTS: dict[str, tuple[Part, tuple[str, ...]]] = {
-    "full disk": (full_disk, ("download", "pack", "features", "base", "finetune", "evaluate", "report", "imagefolder")),
+    "full disk": (
+        full_disk,
+        ("download", "pack", "features", "base", "finetune", "evaluate", "report", "imagefolder"),
+    ),
     "worker killed": (worker_killed, ("pack", "imagefolder")),
     "worker fails": (worker_fails, ("pack", "imagefolder")),
     "two at once": (two_at_once, ("pack", "features", "evaluate")),

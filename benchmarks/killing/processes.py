@@ -1,4 +1,5 @@
-"""Processes of command lines: started in a shell, struck by a signal, waited for, and looked for when they are orphans.
+"""Processes of command lines: started in a shell, struck by a signal, waited for, and looked for
+when they are orphans.
 
 It needs Linux: `/proc` says which processes a session has.
 """
@@ -18,18 +19,25 @@ from benchmarks.killing.launch import send
 
 ROOT = Path(__file__).parents[2]
 _LOOK_EVERY = 0.002  # seconds
-# Both ways run what the shell calls `python`: by the server, whose forks start at once, or as a process of its own.
+# Both ways run what the shell calls `python`: by the server, whose forks start at once, or as a
+# process of its own.
 _PYTHON = """#!/bin/sh
 if [ -n "$FAULTS_SERVER" ]; then exec '{python}' -I -S '{client}' "$@"; fi
 exec '{python}' -m benchmarks.killing.launch "$@"
 """
-_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "no_proxy": "*",
-             "SOURCE_DATE_EPOCH": "0"}  # the last: figures would hold the time
+_SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "no_proxy": "*",
+    "SOURCE_DATE_EPOCH": "0",
+}  # the last: figures would hold the time
 
 
 @dataclass(frozen=True)
 class Room:
-    """The folder of one trial: `work`, in which commands run, `tmp` for temporary files, `logs` of the processes.
+    """The folder of one trial: `work`, in which commands run, `tmp` for temporary files, `logs` of
+    the processes.
 
     `disk`: where the first two are, if not in `path`.
     """
@@ -66,8 +74,10 @@ class Room:
 
 @dataclass(frozen=True)
 class Strike:
-    """Which signals, and when: `after` so many seconds since the command `began`, or since its `first` change to a
-    file, which comes after its imports; or before the change called `change`, the one of that `number`."""
+    """Which signals, and when: `after` so many seconds since the command `began`, or since its
+    `first` change to a file, which comes after its imports; or before the change called `change`,
+    the one of that `number`.
+    """
 
     kind: str
     after: float = 0.0
@@ -78,11 +88,12 @@ class Strike:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process ended. `status`: None where a signal ended it; `struck`: at what moment, empty where it was not.
+    """How a process ended. `status`: None where a signal ended it; `struck`: at what moment, empty
+    where it was not.
 
-    `complete`: it had done all when it was struck. `still`: it had not ended in time. `seconds`: of the command,
-    start-up of the interpreter aside. `real`: no fork. `traced`: its changes to files. `pid`: of the process, which is
-    its session too.
+    `complete`: it had done all when it was struck. `still`: it had not ended in time. `seconds`: of
+    the command, start-up of the interpreter aside. `real`: no fork. `traced`: its changes to files.
+    `pid`: of the process, which is its session too.
     """
 
     line: str
@@ -146,7 +157,8 @@ class Running:
             time.sleep(max(0.0, min(_LOOK_EVERY, due - time.monotonic())))
         with suppress(ProcessLookupError):
             send(strike.kind, int(self.first("pid")[1]))
-            self.struck = f"{strike.after:.3f} s after it {'began' if strike.since == 'began' else 'changed a file'}"
+            since = "began" if strike.since == "began" else "changed a file"
+            self.struck = f"{strike.after:.3f} s after it {since}"
 
     def ending(self, limit: float) -> Ending:
         """Wait for the end; after `limit` seconds the process is killed, and `still` says so."""
@@ -166,55 +178,113 @@ class Running:
         status = code if leave or 0 <= code < 128 else None
         began, now = first.get("began"), time.monotonic()
         struck = first["struck"][1] if "struck" in first else self.struck
-        out, err = (self.mark.with_suffix(kind).read_text(errors="replace") for kind in (".out", ".err"))
-        return Ending(self.line, int(first.get("pid", (0, "0"))[1]), status, struck, began is not None,
-                      "done" in first and ("struck" not in first or first["done"][0] < first["struck"][0]), still,
-                      (leave[0] if leave else now) - began[0] if began else 0.0, self.real,
-                      [rest for _, word, rest in self.marks() if word == "change"], now, out, err)
+        out, err = (
+            self.mark.with_suffix(kind).read_text(errors="replace") for kind in (".out", ".err")
+        )
+        return Ending(
+            self.line,
+            int(first.get("pid", (0, "0"))[1]),
+            status,
+            struck,
+            began is not None,
+            "done" in first and ("struck" not in first or first["done"][0] < first["struck"][0]),
+            still,
+            (leave[0] if leave else now) - began[0] if began else 0.0,
+            self.real,
+            [rest for _, word, rest in self.marks() if word == "change"],
+            now,
+            out,
+            err,
+        )
 
 
 class Processes:
     """Starts command lines in a shell whose `python` runs tinynet in small (`launch.py`)."""
 
     def __init__(self, root: Path):
-        self._sockets = Path(tempfile.mkdtemp(prefix="faults-"))  # the path of a socket must be short
+        # the path of a socket must be short
+        self._sockets = Path(tempfile.mkdtemp(prefix="faults-"))
         folder = root / "bin"
         folder.mkdir(parents=True)
         python = folder / "python"
-        python.write_text(_PYTHON.format(python=sys.executable, client=Path(__file__).with_name("client.py")))
+        python.write_text(
+            _PYTHON.format(python=sys.executable, client=Path(__file__).with_name("client.py"))
+        )
         python.chmod(0o755)
         drop = {name for name in os.environ if name.startswith(("TINYNET", "FAULTS"))}
-        self.environment = {name: value for name, value in os.environ.items() if name not in drop} | _SETTINGS | {
-            "PATH": f"{folder}:{os.environ.get('PATH', os.defpath)}", "PYTHONPATH": str(ROOT),
-            "MPLCONFIGDIR": str(root / "matplotlib")}
+        self.environment = (
+            {name: value for name, value in os.environ.items() if name not in drop}
+            | _SETTINGS
+            | {
+                "PATH": f"{folder}:{os.environ.get('PATH', os.defpath)}",
+                "PYTHONPATH": str(ROOT),
+                "MPLCONFIGDIR": str(root / "matplotlib"),
+            }
+        )
         self._address = str(self._sockets / "s")
-        self._server = subprocess.Popen([sys.executable, "-m", "benchmarks.killing.server", self._address],
-                                        stdin=subprocess.PIPE, env=self.environment, cwd=root, start_new_session=True)
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.killing.server", self._address],
+            stdin=subprocess.PIPE,
+            env=self.environment,
+            cwd=root,
+            start_new_session=True,
+        )
         end = time.monotonic() + 120
         while not os.path.exists(self._address):
             if self._server.poll() is not None or time.monotonic() > end:
                 raise RuntimeError("the server of forks did not start; its error stands above")
             time.sleep(0.05)
 
-    def start(self, line: str, room: Room, strike: Strike | None = None, *, real: bool = False,
-              **more: str) -> Running:
-        """Start a command line in a room; `more`: environment. A strike before a change is the process's own to carry
-        out, one after a time is `Running.strike`'s."""
+    def start(
+        self,
+        line: str,
+        room: Room,
+        strike: Strike | None = None,
+        *,
+        real: bool = False,
+        **more: str,
+    ) -> Running:
+        """Start a command line in a room; `more`: environment. A strike before a change is the
+        process's own to carry out, one after a time is `Running.strike`'s.
+        """
         mark = room.logs / f"{len(list(room.logs.glob('*.mark'))) + 1:02}.mark"
         mark.touch()
-        variables = self.environment | {"FAULTS_MARK": str(mark), "FAULTS_ROOM": str(room.inside),
-                                        "TMPDIR": str(room.tmp), **more}
+        variables = self.environment | {
+            "FAULTS_MARK": str(mark),
+            "FAULTS_ROOM": str(room.inside),
+            "TMPDIR": str(room.tmp),
+            **more,
+        }
         if not real:
             variables["FAULTS_SERVER"] = self._address
         if strike and strike.change:
             variables["FAULTS_STRIKE"] = f"{strike.kind}|{strike.number}|{strike.change}"
-        with open(mark.with_suffix(".out"), "wb") as out, open(mark.with_suffix(".err"), "wb") as err:
-            shell = subprocess.Popen(line, shell=True, cwd=room.work, env=variables, stdin=subprocess.DEVNULL,
-                                     stdout=out, stderr=err, start_new_session=True)
+        with (
+            open(mark.with_suffix(".out"), "wb") as out,
+            open(mark.with_suffix(".err"), "wb") as err,
+        ):
+            shell = subprocess.Popen(
+                line,
+                shell=True,
+                cwd=room.work,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
         return Running(line, shell, mark, real)
 
-    def run(self, line: str, room: Room, strike: Strike | None = None, *, limit: float = 120.0, real: bool = False,
-            **more: str) -> Ending:
+    def run(
+        self,
+        line: str,
+        room: Room,
+        strike: Strike | None = None,
+        *,
+        limit: float = 120.0,
+        real: bool = False,
+        **more: str,
+    ) -> Ending:
         """Start a command line, strike it, and wait for its end."""
         running = self.start(line, room, strike, real=real, **more)
         if strike and not strike.change:
@@ -222,8 +292,10 @@ class Processes:
         ending = running.ending(limit)
         how = f"{strike.kind}, {ending.struck or 'not reached'}" if strike else "by itself"
         with open(room.logs / "lines.txt", "a") as stream:
-            stream.write(f"{line}\n    # {'python' if real else 'fork'} {ending.pid}; {how}; status {ending.status}; "
-                         f"{ending.last}\n")
+            stream.write(
+                f"{line}\n    # {'python' if real else 'fork'} {ending.pid}; {how}; status "
+                f"{ending.status}; {ending.last}\n"
+            )
         return ending
 
     def close(self) -> None:
@@ -246,7 +318,9 @@ def in_session(session: int) -> list[int]:
 
 
 def orphans(endings: list[Ending], seconds: float) -> list[Ending]:
-    """Those of ended processes whose workers still live when `seconds` have passed since; those workers are killed."""
+    """Those of ended processes whose workers still live when `seconds` have passed since; those
+    workers are killed.
+    """
     parents = [ending for ending in endings if ending.pid and in_session(ending.pid)]
     while parents and time.monotonic() < max(ending.ended for ending in parents) + seconds:
         time.sleep(0.1)

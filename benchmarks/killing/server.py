@@ -1,9 +1,11 @@
-"""A process that has imported torch and forks another one for every command: a start takes milliseconds.
+"""A process that has imported torch and forks another one for every command: a start takes
+milliseconds.
 
     python -m benchmarks.killing.server SOCKET
 
-What is forked behaves as `python -m` does: it is the main thread, leads a session, has Python's own handlers of
-signals, and goes through the interpreter's own ending. The server ends when its standard input does.
+What is forked behaves as `python -m` does: it is the main thread, leads a session, has Python's own
+handlers of signals, and goes through the interpreter's own ending. The server ends when its
+standard input does.
 """
 
 import gc
@@ -19,8 +21,16 @@ import tempfile
 
 from benchmarks.killing import launch
 
-_ELSEWHERE = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "jinja2",
-              "scipy.stats", "scipy.optimize", "torchvision.models", "tqdm")
+_ELSEWHERE = (
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "jinja2",
+    "scipy.stats",
+    "scipy.optimize",
+    "torchvision.models",
+    "tqdm",
+)
 
 
 def main() -> None:
@@ -42,7 +52,9 @@ def main() -> None:
 
 
 def _serve(listener: socket.socket) -> list[str]:
-    """Fork for every command that comes, tell each client how it ended; in a fork, return its words."""
+    """Fork for every command that comes, tell each client how it ended; in a fork, return its
+    words.
+    """
     clients: dict[int, socket.socket] = {}
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [], 0.005)
@@ -78,7 +90,8 @@ def _become(order: dict, streams: list[int]) -> list[str]:
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
+    # a job in the background of a shell ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     np.random.seed()  # else all forks would draw the same
     tempfile.tempdir = None

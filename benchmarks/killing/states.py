@@ -1,4 +1,6 @@
-"""What a room holds, compared with what an undisturbed one holds: bits, rows and pages, without times and rates."""
+"""What a room holds, compared with what an undisturbed one holds: bits, rows and pages, without
+times and rates.
+"""
 
 import json
 import re
@@ -16,15 +18,19 @@ _MOST = 3  # values of a file that are named
 
 
 def differences(expected: Room, room: Room) -> list[str]:
-    """A line for whatever is missing, is another, or was left behind, temporary files included; none where all is the
-    same."""
+    """A line for whatever is missing, is another, or was left behind, temporary files included;
+    none where all is the same.
+    """
     theirs, ours = names(expected.work), names(room.work)
     lines = [f"missing: {name}" for name in _topmost(theirs - ours)]
     lines += [f"left behind: {name}" for name in _topmost(ours - theirs)]
-    # Python's own folder of a worker process that was killed is nobody's to remove, nor the file by which torch asks
-    # whether more files can be opened.
-    lines += [f"left behind: {name} in the temporary folder" for name in _topmost(names(room.tmp))
-              if not re.fullmatch(r"pymp-\w+|tmp\w{8}", name)]
+    # Python's own folder of a worker process that was killed is nobody's to remove, nor the file by
+    # which torch asks whether more files can be opened.
+    lines += [
+        f"left behind: {name} in the temporary folder"
+        for name in _topmost(names(room.tmp))
+        if not re.fullmatch(r"pymp-\w+|tmp\w{8}", name)
+    ]
     for name in sorted(theirs & ours):
         if (expected.work / name).is_file():
             lines += file_differences(name, name, expected, room)
@@ -38,11 +44,15 @@ def names(folder: Path) -> set[str]:
 
 def _topmost(paths: set[str]) -> list[str]:
     """Those that lie in none of the others."""
-    return sorted(path for path in paths if not any(str(folder) in paths for folder in Path(path).parents))
+    return sorted(
+        path for path in paths if not any(str(folder) in paths for folder in Path(path).parents)
+    )
 
 
 def file_differences(theirs: str, ours: str, expected: Room, room: Room) -> list[str]:
-    """A line where the file `ours` of a room holds other values than the file `theirs` of the expected one."""
+    """A line where the file `ours` of a room holds other values than the file `theirs` of the
+    expected one.
+    """
     paths = expected.work / theirs, room.work / ours
     if not paths[1].is_file():
         return [f"{ours}: is no file"]
@@ -50,17 +60,24 @@ def file_differences(theirs: str, ours: str, expected: Room, room: Room) -> list
         return []
     read = _READERS.get(Path(ours).suffix, _bytes)
     try:
-        values = [dict(_leaves(read(path, one.inside))) for path, one in zip(paths, (expected, room), strict=True)]
+        values = [
+            dict(_leaves(read(path, one.inside)))
+            for path, one in zip(paths, (expected, room), strict=True)
+        ]
     except Exception as error:  # what was written in part raises nearly anything
         return [f"{ours}: cannot be read ({type(error).__name__})"]
-    other = [place for place in values[0] | values[1] if values[0].get(place) != values[1].get(place)]
+    other = [
+        place for place in values[0] | values[1] if values[0].get(place) != values[1].get(place)
+    ]
     more = [f"and {len(other) - _MOST} more"] if len(other) > _MOST else []
     places = ", ".join([place or "its content" for place in other[:_MOST]] + more)
     return [f"{ours}: differs in {places}"] if other else []
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value and array inside a value, with its place, such that equal bits are equal."""
+    """Every plain value and array inside a value, with its place, such that equal bits are
+    equal.
+    """
     if isinstance(value, dict):
         for key, inner in value.items():
             if key not in _TIMES:
@@ -113,4 +130,10 @@ def _drawing(path: Path, _: Path) -> bool:
 
 
 _READERS: dict[str, Callable[[Path, Path], Any]] = {
-    ".json": _json, ".jsonl": _rows, ".pt": _checkpoint, ".npz": _arrays, ".svg": _drawing, ".html": _text}
+    ".json": _json,
+    ".jsonl": _rows,
+    ".pt": _checkpoint,
+    ".npz": _arrays,
+    ".svg": _drawing,
+    ".html": _text,
+}

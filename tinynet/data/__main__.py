@@ -33,14 +33,20 @@ def _verify(arguments: argparse.Namespace) -> None:
     report = verify(Archive(place))
     said = {True: "ok", False: "WRONG", None: ""}
     rows = [asdict(row) for row in report.rows]
-    _show_rows(rows if arguments.format == "json" else [row | {"ok": said[row["ok"]]} for row in rows],
-               arguments.format)
+    _show_rows(
+        rows if arguments.format == "json" else [row | {"ok": said[row["ok"]]} for row in rows],
+        arguments.format,
+    )
     for fault in report.faults:
         say(fault)
-    scope = {"complete": "all pictures of the official archive are here", "other": "not the official set of pictures",
-             "part": "a part of the official archive, judged by its own consistency"}[report.scope]
-    say(f"{place}: {scope}: {'nothing is wrong' if report.ok else 'something is wrong, see the rows above'}"
-        f"{f'; converted to 8-bit RGB: {report.other_modes}' if report.other_modes else ''}")
+    scope = {
+        "complete": "all pictures of the official archive are here",
+        "other": "not the official set of pictures",
+        "part": "a part of the official archive, judged by its own consistency",
+    }[report.scope]
+    verdict = "nothing is wrong" if report.ok else "something is wrong, see the rows above"
+    modes = f"; converted to 8-bit RGB: {report.other_modes}" if report.other_modes else ""
+    say(f"{place}: {scope}: {verdict}{modes}")
     if not report.ok:
         raise SystemExit(1)
 
@@ -61,11 +67,18 @@ def _info(arguments: argparse.Namespace) -> None:
     place = find_data(arguments.data)
     archive = Archive(place)
     split, first = split_train(archive.train.labels), archive.train.files[0]
-    facts = {"path": str(place), "digest": archive.digest(), "classes": len(archive.wnids),
-             "side": len(decode(archive.read(first), first))}
+    facts = {
+        "path": str(place),
+        "digest": archive.digest(),
+        "classes": len(archive.wnids),
+        "side": len(decode(archive.read(first), first)),
+    }
     facts |= {f"{name} pictures": len(archive.part(name).files) for name in SPLITS}
-    facts |= {"of train, without hold-out": len(split.train), "of train, hold-out": len(split.holdout),
-              "split digest": split.digest}
+    facts |= {
+        "of train, without hold-out": len(split.train),
+        "of train, hold-out": len(split.holdout),
+        "split digest": split.digest,
+    }
     _show_rows([{"what": what, "value": value} for what, value in facts.items()], arguments.format)
 
 
@@ -88,14 +101,23 @@ def _show(arguments: argparse.Namespace) -> None:
     if arguments.named:
         if part.labels is None:
             raise InputError("--class: pictures of test have no class; choose another --split")
-        rows = rows[np.isin(part.labels[rows], classes_called(arguments.named, archive.wnids, archive.names))]
+        rows = rows[
+            np.isin(
+                part.labels[rows], classes_called(arguments.named, archive.wnids, archive.names)
+            )
+        ]
     count = min(40, len(rows)) if arguments.count is None else arguments.count
     if not 1 <= count <= len(rows):
-        raise InputError(f"--count {count}: {arguments.split} has {len(rows):,} pictures; "
-                         "show any number from 1 to that")
+        raise InputError(
+            f"--count {count}: {arguments.split} has {len(rows):,} pictures; "
+            "show any number from 1 to that"
+        )
     rows = np.random.RandomState(arguments.seed).choice(rows, count, replace=False)
     pictures = [decode(archive.read(part.files[row]), part.files[row]) for row in rows]
-    titles = [archive.names[part.labels[row]].split(",")[0] if part.labels is not None else "" for row in rows]
+    titles = [
+        archive.names[part.labels[row]].split(",")[0] if part.labels is not None else ""
+        for row in rows
+    ]
     boxes = part.boxes[rows]
     if arguments.recipe:
         pictures, boxes = _as_learnt(pictures, rows, arguments), np.full_like(boxes, -1)
@@ -113,29 +135,54 @@ def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list
     from tinynet.fit.recipes import RECIPES
 
     stage = RECIPES[arguments.recipe].stage(arguments.stage or "finetune")
-    changed = change_pictures(to_float(torch.from_numpy(np.stack(pictures))), torch.from_numpy(rows), stage,
-                              seed=arguments.seed)
+    changed = change_pictures(
+        to_float(torch.from_numpy(np.stack(pictures))),
+        torch.from_numpy(rows),
+        stage,
+        seed=arguments.seed,
+    )
     return list(changed.permute(0, 2, 3, 1).clamp(0, 1).numpy())
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:
     from tinynet.data.synthetic import synthetic
 
-    show_paths([synthetic(arguments.out, arguments.classes, arguments.train, arguments.val, arguments.test,
-                          arguments.side, arguments.seed)], arguments.format)
+    show_paths(
+        [
+            synthetic(
+                arguments.out,
+                arguments.classes,
+                arguments.train,
+                arguments.val,
+                arguments.test,
+                arguments.side,
+                arguments.seed,
+            )
+        ],
+        arguments.format,
+    )
 
 
 def _cache(arguments: argparse.Namespace) -> None:
     from tinynet.data.packed import cache_folder
     from tinynet.data.places import DEFAULT_PATH, locate
 
-    folder = cache_folder(locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache)
+    folder = cache_folder(
+        locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache
+    )
     rows = list(_cached(folder))
     _show_rows(rows, arguments.format)
     for row in rows if arguments.clear else ():
         shutil.rmtree(folder / row["name"])
-    count, size = f"{len(rows)} folder{'s' * (len(rows) != 1)}", f"{sum(row['MB'] for row in rows):,.1f} MB"
-    say(f"{folder}: {count} removed, {size} freed" if arguments.clear else f"{folder}: {count}, {size}")
+    count, size = (
+        f"{len(rows)} folder{'s' * (len(rows) != 1)}",
+        f"{sum(row['MB'] for row in rows):,.1f} MB",
+    )
+    say(
+        f"{folder}: {count} removed, {size} freed"
+        if arguments.clear
+        else f"{folder}: {count}, {size}"
+    )
 
 
 def _cached(folder: Path) -> Iterator[dict[str, Any]]:
@@ -147,7 +194,8 @@ def _cached(folder: Path) -> Iterator[dict[str, Any]]:
             manifest = read_json(place)
         except (OSError, ValueError):
             continue
-        # Programs of all kinds write a manifest.json; `format` is ours, and what is not ours is not removed.
+        # Programs of all kinds write a manifest.json; `format` is ours, and what is not ours is not
+        # removed.
         if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
             continue
         size = sum(file.stat().st_size for file in place.parent.rglob("*") if file.is_file())
@@ -161,8 +209,10 @@ def _show_rows(rows: list[dict[str, Any]], form: str) -> None:
     if form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif rows:
-        table = [list(rows[0])] + [[f"{v:,}" if isinstance(v, (int, float)) else str(v) for v in row.values()]
-                                   for row in rows]
+        table = [list(rows[0])] + [
+            [f"{v:,}" if isinstance(v, (int, float)) else str(v) for v in row.values()]
+            for row in rows
+        ]
         print(columns(table))
 
 
@@ -170,41 +220,89 @@ def main(argv: list[str] | None = None) -> None:
     """Read the command line and do what it says."""
     parser = Parser("tinynet.data", __doc__)
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="COMMAND",
-        parser_class=lambda prog, description, **more: Parser(prog.removeprefix("python -m "), description, **more))
+        title="commands",
+        required=True,
+        metavar="COMMAND",
+        parser_class=lambda prog, description, **more: Parser(
+            prog.removeprefix("python -m "), description, **more
+        ),
+    )
 
-    def add(name: str, do: Callable[[argparse.Namespace], None], text: str, *common: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, do: Callable[[argparse.Namespace], None], text: str, *common: str
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(do=do)
         add_common(command, *common, "json")
         return command
 
     command = add("get", _get, "fetch the official archive to --data, if it is not there", "data")
-    command.add_argument("--force", action="store_true", help="replace another archive that is there")
-    add("verify", _verify, "decode every picture and compare with the official figures; status 1 if something is wrong",
-        "data")
-    add("pack", _pack, "decode every picture once into arrays in the cache and name their folder", "data", "cache")
+    command.add_argument(
+        "--force", action="store_true", help="replace another archive that is there"
+    )
+    add(
+        "verify",
+        _verify,
+        "decode every picture and compare with the official figures; status 1 if something is "
+        "wrong",
+        "data",
+    )
+    add(
+        "pack",
+        _pack,
+        "decode every picture once into arrays in the cache and name their folder",
+        "data",
+        "cache",
+    )
     add("info", _info, "path, digest, counts, and the digest of the default split", "data")
 
-    command = add("show", _show, "write a PNG of random pictures with their names and boxes", "data")
-    command.add_argument("--out", type=path, default="pictures.png", metavar="FILE", help="default: pictures.png")
-    command.add_argument("--split", default="train", choices=("train", "holdout", "val", "test"), help="default: train")
-    command.add_argument("--class", dest="named", metavar="NAME", help="only of classes called so: a name, part of one "
-                                                                       "(coral), or a wnid")
-    command.add_argument("--recipe", choices=("tuned", "reference"), help="as a recipe changes them for training")
+    command = add(
+        "show", _show, "write a PNG of random pictures with their names and boxes", "data"
+    )
+    command.add_argument(
+        "--out", type=path, default="pictures.png", metavar="FILE", help="default: pictures.png"
+    )
+    command.add_argument(
+        "--split",
+        default="train",
+        choices=("train", "holdout", "val", "test"),
+        help="default: train",
+    )
+    command.add_argument(
+        "--class",
+        dest="named",
+        metavar="NAME",
+        help="only of classes called so: a name, part of one (coral), or a wnid",
+    )
+    command.add_argument(
+        "--recipe", choices=("tuned", "reference"), help="as a recipe changes them for training"
+    )
     command.add_argument("--stage", choices=STAGES, help="of the recipe (default: finetune)")
-    command.add_argument("--count", type=int, metavar="N", help="how many (default: 40, or all there are)")
+    command.add_argument(
+        "--count", type=int, metavar="N", help="how many (default: 40, or all there are)"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="which (default: 0)")
 
     command = add("synthetic", _synthetic, "draw a small archive in the official layout")
-    command.add_argument("out", type=path, metavar="OUT", help="a name ending in .zip, or else a folder")
-    for name, value, text in (("classes", 10, "number of classes"), ("train", 50, "train pictures a class"),
-                              ("val", 10, "val pictures a class"), ("test", 10, "test pictures a class"),
-                              ("side", 64, "side of a picture in pixels"), ("seed", 0, "which pictures")):
-        command.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default: {value})")
+    command.add_argument(
+        "out", type=path, metavar="OUT", help="a name ending in .zip, or else a folder"
+    )
+    for name, value, text in (
+        ("classes", 10, "number of classes"),
+        ("train", 50, "train pictures a class"),
+        ("val", 10, "val pictures a class"),
+        ("test", 10, "test pictures a class"),
+        ("side", 64, "side of a picture in pixels"),
+        ("seed", 0, "which pictures"),
+    ):
+        command.add_argument(
+            f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default: {value})"
+        )
 
     command = add("cache", _cache, "list what is kept in the cache", "data", "cache")
-    command.add_argument("--clear", action="store_true", help="remove it and say how much was freed")
+    command.add_argument(
+        "--clear", action="store_true", help="remove it and say how much was freed"
+    )
     arguments = parser.parse_args(argv)
     arguments.do(arguments)
 

@@ -1,4 +1,6 @@
-"""The texts of the archive: boxes and the labels of val, by file name with or without its ending."""
+"""The texts of the archive: boxes and the labels of val, by file name with or without its
+ending.
+"""
 
 import codecs
 from collections.abc import Sequence
@@ -13,13 +15,15 @@ _WIDEST = 2**15  # pixels, which an int16 holds
 
 
 def as_text(data: bytes) -> str:
-    """The text that a file holds, in UTF-8 or UTF-16, without the mark of the byte order that Windows puts first.
+    """The text that a file holds, in UTF-8 or UTF-16, without the mark of the byte order that
+    Windows puts first.
 
     Raises `ValueError` where it is not text.
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = data.decode("utf-16" if wide else "utf-8-sig")
-    plain = sum(character < "\x7f" for character in text)  # file names and class ids are, for the most part
+    # file names and class ids are, for the most part
+    plain = sum(character < "\x7f" for character in text)
     if "\0" in text or (wide and 2 * plain < len(text)):
         raise ValueError("not text")
     return text
@@ -28,8 +32,8 @@ def as_text(data: bytes) -> str:
 def read_annotations(text: str, wnids: Sequence[str]) -> dict[str, tuple[str, Box]]:
     """The text of `val_annotations.txt` as file -> (wnid, box); a box may be missing.
 
-    Raises `ValueError` with the line that cannot be read, names a class that is not one of `wnids`, or says something
-    else of a file than one before.
+    Raises `ValueError` with the line that cannot be read, names a class that is not one of `wnids`,
+    or says something else of a file than one before.
     """
     known = set(wnids)
     annotations: dict[str, tuple[str, Box]] = {}
@@ -40,13 +44,18 @@ def read_annotations(text: str, wnids: Sequence[str]) -> dict[str, tuple[str, Bo
         try:
             entry = row[1], read_box(row[2:6]) if row[2:] else NO_BOX
         except (IndexError, ValueError):
-            raise ValueError(f"line {number}: {line[:60]!r} is not "
-                             "'file TAB wnid TAB x0 TAB y0 TAB x1 TAB y1'") from None
+            raise ValueError(
+                f"line {number}: {line[:60]!r} is not 'file TAB wnid TAB x0 TAB y0 TAB x1 TAB y1'"
+            ) from None
         if row[1] not in known:
-            raise ValueError(f"line {number}: {row[1][:60]} is not one of the {len(known)} classes of wnids.txt")
+            raise ValueError(
+                f"line {number}: {row[1][:60]} is not one of the {len(known)} classes of wnids.txt"
+            )
         if (before := annotations.setdefault(row[0], entry)[0]) != row[1]:
-            raise ValueError(f"line {number}: labels {row[0][:60]} as {row[1][:60]}, but an earlier line says "
-                             f"{before[:60]}")
+            raise ValueError(
+                f"line {number}: labels {row[0][:60]} as {row[1][:60]}, but an earlier line says "
+                f"{before[:60]}"
+            )
     return annotations
 
 
@@ -59,7 +68,9 @@ def read_box(numbers: Sequence[str]) -> Box:
 
 
 def by_stem(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """The same, each file also without its ending: images may have been saved again in another format."""
+    """The same, each file also without its ending: images may have been saved again in another
+    format.
+    """
     return {file.rsplit(".", 1)[0]: entry for file, entry in entries.items()} | entries
 
 

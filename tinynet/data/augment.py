@@ -1,8 +1,9 @@
-"""Changes to a batch of pictures, per sample, on its device: what to change is drawn apart from changing it.
+"""Changes to a batch of pictures, per sample, on its device: what to change is drawn apart from
+changing it.
 
-Pictures are float (N, 3, H, W) in [0, 1]. The functions that change take one parameter a picture and
-agree with torchvision's functional of the same name on each picture alone; the functions `draw_*`
-draw those parameters from an explicit generator, on its device.
+Pictures are float (N, 3, H, W) in [0, 1]. The functions that change take one parameter a picture
+and agree with torchvision's functional of the same name on each picture alone; the functions
+`draw_*` draw those parameters from an explicit generator, on its device.
 """
 
 import torch
@@ -23,8 +24,11 @@ def alternating_flags(rows: Tensor, epoch: int) -> Tensor:
     return (rows + epoch) % 2 == 1
 
 
-def resized_crop(pictures: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
-    """Crop each picture by its own rectangle and resize it to `size` x `size`, bilinear with antialias.
+def resized_crop(
+    pictures: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
+) -> Tensor:
+    """Crop each picture by its own rectangle and resize it to `size` x `size`, bilinear with
+    antialias.
 
     `top`, `left`, `height`, `width`: (N,) in pixels, inside the picture. As torchvision's
     `resized_crop(..., antialias=True)`; two small matrix products a picture instead of a loop.
@@ -47,7 +51,9 @@ def _resize_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tens
 
 
 def adjust_saturation(pictures: Tensor, factors: Tensor) -> Tensor:
-    """Blend each picture with its grey version: factor 0 is grey, 1 the picture; `factors`: (N,)."""
+    """Blend each picture with its grey version: factor 0 is grey, 1 the picture; `factors`:
+    (N,).
+    """
     red, green, blue = pictures.split(1, 1)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue
     return torch.lerp(grey, pictures, factors[:, None, None, None]).clamp(0, 1)
@@ -70,13 +76,17 @@ def _rgb_to_hsv(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     spread = value - pictures.min(1).values
     red, green, blue = pictures.unbind(1)
     step = torch.where(spread > 0, spread, torch.ones_like(spread))
-    candidates = torch.stack([(green - blue) / step, 2 + (blue - red) / step, 4 + (red - green) / step], 1)
+    candidates = torch.stack(
+        [(green - blue) / step, 2 + (blue - red) / step, 4 + (red - green) / step], 1
+    )
     hue = candidates.gather(1, brightest[:, None])[:, 0] / 6 % 1
     return hue, spread / torch.where(value > 0, value, torch.ones_like(value)), value
 
 
 def colour_jitter(pictures: Tensor, saturation: Tensor, hue: Tensor, hue_first: Tensor) -> Tensor:
-    """Adjust saturation and hue in either order; `hue_first`: (N,) bool, as ColorJitter shuffles them."""
+    """Adjust saturation and hue in either order; `hue_first`: (N,) bool, as ColorJitter shuffles
+    them.
+    """
     first = hue_first[:, None, None, None]
     changed = torch.where(first, adjust_hue(pictures, hue), adjust_saturation(pictures, saturation))
     return torch.where(first, adjust_saturation(changed, saturation), adjust_hue(changed, hue))
@@ -92,7 +102,9 @@ def draw_sides(count: int, generator: torch.Generator, low: int, high: int) -> T
     return torch.randint(low, high + 1, (count,), generator=generator, device=generator.device)
 
 
-def draw_sides_by_area(count: int, generator: torch.Generator, side: int, low: float, high: float) -> Tensor:
+def draw_sides_by_area(
+    count: int, generator: torch.Generator, side: int, low: float, high: float
+) -> Tensor:
     """(count,) crop sides in pixels whose *area* is a fraction of side², uniform in low..high.
 
     torchvision's RandomResizedCrop with ratio (1, 1): the side is rounded to whole pixels.
@@ -102,9 +114,14 @@ def draw_sides_by_area(count: int, generator: torch.Generator, side: int, low: f
 
 
 def draw_corners(sides: Tensor, generator: torch.Generator, side: int) -> tuple[Tensor, Tensor]:
-    """Top and left of square crops, (N,) each, uniform over all places inside a picture of `side`."""
+    """Top and left of square crops, (N,) each, uniform over all places inside a picture of
+    `side`.
+    """
     places = side - sides + 1
-    top, left = (torch.minimum((_uniform(len(sides), generator) * places).long(), places - 1) for _ in range(2))
+    top, left = (
+        torch.minimum((_uniform(len(sides), generator) * places).long(), places - 1)
+        for _ in range(2)
+    )
     return top, left
 
 

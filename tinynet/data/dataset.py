@@ -21,26 +21,36 @@ _SPLITS = ("train", "holdout", "val", "test")
 class TinyImageNet(VisionDataset):
     """Pictures of Tiny ImageNet with their labels, read in place from the zip or folder.
 
-    `root`: the zip, the extracted folder, or a folder that holds either.
-    `split`: `train` and `holdout` divide the official train pictures between them and never overlap;
-    `val` and `test` are the official ones. `holdout` is the hold-out's share of every class and
-    `split_seed` draws it; `holdout=0` leaves all official train pictures in `train`.
-    `transform` and `target_transform` belong to this split alone: two datasets, `train` and `holdout`,
-    carry their own. `download` fetches the official archive to `root` if no archive is there.
+    `root`: the zip, the extracted folder, or a folder that holds either. `split`: `train` and
+    `holdout` divide the official train pictures between them and never overlap; `val` and `test`
+    are the official ones. `holdout` is the hold-out's share of every class and `split_seed` draws
+    it; `holdout=0` leaves all official train pictures in `train`. `transform` and
+    `target_transform` belong to this split alone: two datasets, `train` and `holdout`, carry their
+    own. `download` fetches the official archive to `root` if no archive is there.
 
-    Items are `(picture, class)`: a PIL image in RGB and an int; in `test`, which has no labels, the picture alone.
-    `classes`: wnids in sorted order, whose rank is the class. `class_names`: their human names.
-    `class_to_idx`: wnid -> class. `files`: names in the archive. `targets`: list of int, None for `test`.
-    `boxes`: (N, 4) int16, x0, y0, x1, y1 in pixels, inclusive; -1 where there is none.
+    Items are `(picture, class)`: a PIL image in RGB and an int; in `test`, which has no labels, the
+    picture alone. `classes`: wnids in sorted order, whose rank is the class. `class_names`: their
+    human names. `class_to_idx`: wnid -> class. `files`: names in the archive. `targets`: list of
+    int, None for `test`. `boxes`: (N, 4) int16, x0, y0, x1, y1 in pixels, inclusive; -1 where there
+    is none.
 
-    A worker opens the zip anew, which takes a second: give the DataLoader `persistent_workers=True`.
+    A worker opens the zip anew, which takes a second: give the DataLoader
+    `persistent_workers=True`.
 
     Raises `InputError` for an unknown split and where `root` holds no usable archive.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", transform: Callable | None = None,
-                 target_transform: Callable | None = None, download: bool = False,
-                 *, holdout: float = 0.05, split_seed: int = 42):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Callable | None = None,
+        target_transform: Callable | None = None,
+        download: bool = False,
+        *,
+        holdout: float = 0.05,
+        split_seed: int = 42,
+    ):
         if split not in _SPLITS:
             raise InputError(f"split {split!r} is unknown; there are {', '.join(_SPLITS)}")
         root = home(root)
@@ -77,6 +87,7 @@ class TinyImageNet(VisionDataset):
         return picture, target if self.target_transform is None else self.target_transform(target)
 
     def extra_repr(self) -> str:
+        """A line for `repr`, as torchvision's datasets have."""
         return f"Split: {self.split}"
 
 

@@ -2,11 +2,12 @@
 
 Every mode that Pillow opens is converted as it looks, or refused by name:
 
-    1, L, P, RGB, CMYK, YCbCr, LAB, HSV    as Pillow converts them; grey becomes three equal channels
-    with transparency                      shown over white
-    integers of 16 bits (I;16)             by their range: 0 is black, 65,535 is white (in a TIFF of 12 bits 4,095)
-    integers of 32 bits (I)                refused: files do not agree on what is white
-    floats (F)                             0 is black, 1 is white; anything beyond is refused
+    1, L, P, RGB, CMYK, YCbCr, LAB, HSV   as Pillow converts them; grey becomes three equal channels
+    with transparency                     shown over white
+    integers of 16 bits (I;16)            by their range: 0 is black, 65,535 is white (in a TIFF of
+                                          12 bits 4,095)
+    integers of 32 bits (I)               refused: files do not agree on what is white
+    floats (F)                            0 is black, 1 is white; anything beyond is refused
 """
 
 import io
@@ -32,8 +33,10 @@ _NO_IMAGES = {"EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS", "IPTC
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong is told in one line
 PLAIN_MODES = ("L", "RGB")  # modes that need no rule
 LARGEST = 110_000_000  # pixels: a phone's photo has 108 million, which take 0.4 GB in RGB
-_MUCH, _SHRINK = 2**26, 4  # the sides of an image of more pixels are divided by this, to save memory
-_MOST_SCANS = 500  # of a progressive JPEG; encoders write about ten, and each goes over the whole image
+# the sides of an image of more pixels are divided by this, to save memory
+_MUCH, _SHRINK = 2**26, 4
+# of a progressive JPEG; encoders write about ten, and each goes over the whole image
+_MOST_SCANS = 500
 _THINNEST = 50  # a longer side by more than this is no image, and resizing it would fill memory
 _TOLERANCE = 1e-4  # beyond 0 and 1 that rounding may have left in floats
 _STRIP = 2**22  # numbers that are converted at once
@@ -56,14 +59,15 @@ class Decoded:
 def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
     """Decode `source`, bytes or a path, to RGB; `upright` applies the EXIF orientation.
 
-    `name`: what an error calls it. Raises `InputError` where it cannot be read, is too large, or has a mode or values
-    that cannot be shown in 8 bits.
+    `name`: what an error calls it. Raises `InputError` where it cannot be read, is too large, or
+    has a mode or values that cannot be shown in 8 bits.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), _long_texts():
-            warnings.simplefilter("ignore")  # of bombs, which are looked at here, and of harmless oddities in files
+            # of bombs, which are looked at here, and of harmless oddities in files
+            warnings.simplefilter("ignore")
             stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
             with stream, Image.open(stream, formats=_formats()) as image:
                 _refuse_many_scans(image, stream)
@@ -76,7 +80,11 @@ def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
     except MemoryError:
         raise InputError(f"{name}: out of memory while decoding") from None
     except Exception as error:  # a broken or hostile file raises nearly anything
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:80] or type(error).__name__
+        reason = (
+            getattr(error, "strerror", None)
+            or " ".join(str(error).split())[:80]
+            or type(error).__name__
+        )
         raise InputError(f"{name}: cannot be read as an image ({reason})") from None
 
 
@@ -86,16 +94,24 @@ def image_endings() -> frozenset[str]:
     from PIL import Image
 
     Image.init()
-    return frozenset(ending for ending, kind in Image.registered_extensions().items()
-                     if kind in Image.OPEN and kind not in _NO_IMAGES)
+    return frozenset(
+        ending
+        for ending, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in _NO_IMAGES
+    )
 
 
 @contextmanager
 def _long_texts() -> Iterator[None]:
-    """Let a PNG have texts and colour profiles of more than a megabyte; Pillow refuses such images whole."""
+    """Let a PNG have texts and colour profiles of more than a megabyte; Pillow refuses such images
+    whole.
+    """
     from PIL import PngImagePlugin
 
-    most, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    most, PngImagePlugin.MAX_TEXT_CHUNK = (
+        PngImagePlugin.MAX_TEXT_CHUNK,
+        PngImagePlugin.MAX_TEXT_MEMORY,
+    )
     try:
         yield
     finally:
@@ -108,7 +124,9 @@ class _Unfit(ValueError):
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """The formats that may be opened, whatever a file is called: an EPS file would start another program."""
+    """The formats that may be opened, whatever a file is called: an EPS file would start another
+    program.
+    """
     from PIL import Image
 
     Image.init()
@@ -126,8 +144,10 @@ def _in_rgb(image: "Image.Image", upright: bool) -> "Image.Image":
     if not min(width, height):
         raise _Unfit(f"has no pixels ({width}x{height})")
     if max(width, height) > _THINNEST * min(width, height):
-        raise _Unfit(f"is {width}x{height} pixels; the long side may be at most {_THINNEST} times the short side, so "
-                     "crop it")
+        raise _Unfit(
+            f"is {width}x{height} pixels; the long side may be at most {_THINNEST} times the short "
+            "side, so crop it"
+        )
     if width * height > LARGEST:
         raise _Unfit(f"is {width}x{height} pixels; at most {LARGEST:,} are allowed, so resize it")
     rgb = _reduced(image) if width * height > _MUCH else _visible(image)
@@ -146,7 +166,10 @@ def _reduced(image: "Image.Image") -> "Image.Image":
     if image.width * image.height <= _MUCH:
         return _visible(image)
     width, height = image.size
-    whole, tags = Image.new("RGB", (-(-width // _SHRINK), -(-height // _SHRINK))), getattr(image, "tag_v2", None)
+    whole, tags = (
+        Image.new("RGB", (-(-width // _SHRINK), -(-height // _SHRINK))),
+        getattr(image, "tag_v2", None),
+    )
     rows = max(1, _STRIP // width // _SHRINK) * _SHRINK
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(height, top + rows)))
@@ -157,19 +180,26 @@ def _reduced(image: "Image.Image") -> "Image.Image":
 
 
 def _refuse_many_scans(image: "Image.Image", stream: BinaryIO) -> None:
-    """Raise `_Unfit` for a JPEG that would take minutes: libjpeg's own tools stop at a number of scans too."""
+    """Raise `_Unfit` for a JPEG that would take minutes: libjpeg's own tools stop at a number of
+    scans too.
+    """
     if image.info.get("progressive"):
         at = stream.tell()
         stream.seek(0)
         scans = stream.read().count(b"\xff\xda")  # within a scan 0xFF is followed by 0
         stream.seek(at)
         if scans > _MOST_SCANS:
-            raise _Unfit(f"has {scans:,} progressive scans; at most {_MOST_SCANS} are allowed, so save it again")
+            raise _Unfit(
+                f"has {scans:,} progressive scans; at most {_MOST_SCANS} are allowed, so save it "
+                "again"
+            )
 
 
 @contextmanager
 def _mute(image: "Image.Image") -> Iterator[None]:
-    """Keep what libtiff writes to standard error from the user: what is wrong is told in one line."""
+    """Keep what libtiff writes to standard error from the user: what is wrong is told in one
+    line.
+    """
     if image.format != "TIFF":
         yield
         return
@@ -197,7 +227,8 @@ def _visible(image: "Image.Image") -> "Image.Image":
         tags = getattr(image, "tag_v2", {})
         if _first(tags.get(_TIFF_PHOTOMETRIC, 1)) == _WHITE_IS_ZERO:
             np.subtract(255, grey, out=grey)
-        if isinstance(key := image.info.get("transparency"), int):  # this number stands for nothing, and white shows
+        # this number stands for nothing, and white shows
+        if isinstance(key := image.info.get("transparency"), int):
             grey[np.asarray(image) == key] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
@@ -215,13 +246,18 @@ def _integers(image: "Image.Image") -> np.ndarray:
     """(H, W) uint8 of greys of up to 16 bits."""
     tags = getattr(image, "tag_v2", None)
     if tags is not None and image.mode == "I":
-        raise _Unfit("has 32-bit or signed integer pixels, whose range is unknown; convert it to 8 or 16 bits")
+        raise _Unfit(
+            "has 32-bit or signed integer pixels, whose range is unknown; convert it to 8 or 16 "
+            "bits"
+        )
     values = np.asarray(image)
     bits = _first(tags.get(_TIFF_BITS, 16)) if tags is not None else 16
     white = 2 ** min(bits, 16) - 1
     if values.min() < 0 or values.max() > white:
-        raise _Unfit(f"has pixel values from {values.min():,} to {values.max():,}; 0 to {white:,} are allowed, so "
-                     "convert it to 8 bits")
+        raise _Unfit(
+            f"has pixel values from {values.min():,} to {values.max():,}; 0 to {white:,} are "
+            "allowed, so convert it to 8 bits"
+        )
     return _in_strips(values, lambda some: (some.astype(np.uint32) * 255 + white // 2) // white)
 
 
@@ -230,7 +266,10 @@ def _floats(image: "Image.Image") -> np.ndarray:
     values = np.asarray(image)
     least, most = float(values.min()), float(values.max())
     if not (least >= -_TOLERANCE and most <= 1 + _TOLERANCE):  # NaN neither
-        raise _Unfit(f"has float pixels from {least:.4g} to {most:.4g}; 0 to 1 is allowed, so convert it to 8 bits")
+        raise _Unfit(
+            f"has float pixels from {least:.4g} to {most:.4g}; 0 to 1 is allowed, so convert it to "
+            "8 bits"
+        )
     return _in_strips(values, lambda some: (some.clip(0, 1) * 255).round())
 
 
@@ -243,5 +282,5 @@ def _in_strips(values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) 
     converted = np.empty(values.shape, np.uint8)
     rows = max(1, _STRIP // values.shape[1])
     for first in range(0, len(values), rows):
-        converted[first:first + rows] = convert(values[first:first + rows])
+        converted[first : first + rows] = convert(values[first : first + rows])
     return converted

@@ -1,4 +1,6 @@
-"""ImageNet's devkit: class indices of its val images, whose numbers are not those of any network."""
+"""ImageNet's devkit: class indices of its val images, whose numbers are not those of any
+network.
+"""
 
 import io
 import struct
@@ -29,19 +31,23 @@ def devkit_labels(folder: Path, classes: Sequence[str]) -> list[int]:
         numbers = [int(line) for line in read_text(no_pipe(truth)).split()]
         return [classes.index(wnids[number]) for number in numbers]
     except Exception as error:  # a broken or foreign file raises nearly anything
-        raise InputError(f"--labels {folder}: is not ImageNet's devkit, or not for these classes "
-                         f"({type(error).__name__}: {error}); it needs data/{TRUTH} and data/{_TABLE}") from None
+        raise InputError(
+            f"--labels {folder}: is not ImageNet's devkit, or not for these classes "
+            f"({type(error).__name__}: {error}); it needs data/{TRUTH} and data/{_TABLE}"
+        ) from None
 
 
 def _checked(table: Path) -> bytes:
-    """The bytes of a MATLAB file, format 5; raises `ValueError` where they inflate to more than a table has."""
+    """The bytes of a MATLAB file, format 5; raises `ValueError` where they inflate to more than a
+    table has.
+    """
     if table.stat().st_size > _LARGEST:
         raise ValueError("is too large")
     data = table.read_bytes()
     order, at = "<" if data[126:128] == b"IM" else ">", 128  # behind the header
     while at + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}2L", data, at)
-        body = data[at + 8:at + 8 + size]
+        body = data[at + 8 : at + 8 + size]
         if kind == _COMPRESSED and len(zlib.decompressobj().decompress(body, _LARGEST)) == _LARGEST:
             raise ValueError("inflates to too much")
         at += 8 + size

@@ -26,14 +26,21 @@ _BLOCK = 1 << 18
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def download(target: str | Path, url: str = URL, size: int = SIZE, md5: str = MD5,
-             tries: int = 4, pause: float = 2.0) -> Path:
+def download(
+    target: str | Path,
+    url: str = URL,
+    size: int = SIZE,
+    md5: str = MD5,
+    tries: int = 4,
+    pause: float = 2.0,
+) -> Path:
     """Fetch `url` into the file `target`, which appears only when its size and MD5 are right.
 
     `size` in bytes, `md5` in hex. Network errors are tried again up to `tries` times in all, after
     `pause` seconds and then twice as long each time; what has arrived is kept between tries.
 
-    Raises `InputError` where the site does not answer or sends another file; nothing is left behind then.
+    Raises `InputError` where the site does not answer or sends another file; nothing is left behind
+    then.
     """
     target = home(target)
     by_hand = f"fetch {url} elsewhere and put it at {target}, or name the file with --data"
@@ -46,7 +53,11 @@ def download(target: str | Path, url: str = URL, size: int = SIZE, md5: str = MD
                 if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                     raise  # trying again makes no room
                 status = error.code if isinstance(error, urllib.error.HTTPError) else None
-                reason = f"status {status}" if status else " ".join(str(getattr(error, "reason", error)).split())
+                reason = (
+                    f"status {status}"
+                    if status
+                    else " ".join(str(getattr(error, "reason", error)).split())
+                )
                 if wait is None or (status and status < 500):
                     raise InputError(f"{url}: cannot be fetched ({reason}); {by_hand}") from None
             say(f"{url}: {reason}; trying again in {wait:g} s")
@@ -57,14 +68,18 @@ def download(target: str | Path, url: str = URL, size: int = SIZE, md5: str = MD
 
 
 def _receive(url: str, stream: BinaryIO, size: int) -> None:
-    """Write the body behind what `stream` holds if the site can go on from there, else from the start."""
+    """Write the body behind what `stream` holds if the site can go on from there, else from the
+    start.
+    """
     have = stream.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:
         if have and reply.status != http.client.PARTIAL_CONTENT:
             have = stream.seek(0)
             stream.truncate()
-        promised = int(length) if (length := reply.headers["Content-Length"] or "").isdecimal() else 0
+        promised = (
+            int(length) if (length := reply.headers["Content-Length"] or "").isdecimal() else 0
+        )
         with progress(total=size, label=f"fetching {url}", unit="B", done=have) as bar:
             while block := reply.read(_BLOCK):
                 stream.write(block)
@@ -78,9 +93,14 @@ def _receive(url: str, stream: BinaryIO, size: int) -> None:
 
 def _check(path: Path, url: str, size: int, md5: str, by_hand: str) -> None:
     if path.stat().st_size != size:
-        raise InputError(f"{url}: sent {path.stat().st_size:,} bytes and the official archive has {size:,}; {by_hand}")
+        raise InputError(
+            f"{url}: sent {path.stat().st_size:,} bytes and the official archive has {size:,}; "
+            f"{by_hand}"
+        )
     if (found := _md5(path)) != md5:
-        raise InputError(f"{url}: sent a file with MD5 {found} and the official archive has {md5}; {by_hand}")
+        raise InputError(
+            f"{url}: sent a file with MD5 {found} and the official archive has {md5}; {by_hand}"
+        )
 
 
 def _md5(path: Path) -> str:
@@ -92,9 +112,11 @@ def _md5(path: Path) -> str:
 
 
 def get(target: Path, force: bool = False) -> Path:
-    """The official archive at `target` (a zip's name, or a folder for it), fetched if no archive is there.
+    """The official archive at `target` (a zip's name, or a folder for it), fetched if no archive is
+    there.
 
-    A zip that is cut short is replaced; anything else than the official archive is kept unless `force`.
+    A zip that is cut short is replaced; anything else than the official archive is kept unless
+    `force`.
     """
     try:
         there = locate(target, 1)
@@ -106,8 +128,10 @@ def get(target: Path, force: bool = False) -> Path:
         say(f"{there}: already here, size and MD5 are the official ones")
         return there
     if there and not force:
-        say(f"{there}: already here, but not byte by byte the official zip; `python -m tinynet.data verify` looks "
-            "at its content, and `get --force` fetches the official one")
+        say(
+            f"{there}: already here, but not byte by byte the official zip; `python -m "
+            "tinynet.data verify` looks at its content, and `get --force` fetches the official one"
+        )
         return there
     return download(target if target.suffix == ".zip" else target / DEFAULT_PATH.name)
 
@@ -115,7 +139,8 @@ def get(target: Path, force: bool = False) -> Path:
 def find_data(data: str | Path | None) -> Path:
     """The zip or extracted folder that `--data` stands for.
 
-    None is what the environment variable TINYNET_DATA names, or else the default place, filled if it is empty.
+    None is what the environment variable TINYNET_DATA names, or else the default place, filled if
+    it is empty.
 
     Raises `InputError` when there is no such file, or when the official archive cannot be fetched.
     """

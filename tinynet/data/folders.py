@@ -1,7 +1,7 @@
 """Pictures of any folder: which files, with which labels, decoded one at a time in any size.
 
-Three layouts are known: a folder for each class; one flat folder and a file of labels (`data.labels`); ImageNet's val
-folder and its devkit.
+Three layouts are known: a folder for each class; one flat folder and a file of labels
+(`data.labels`); ImageNet's val folder and its devkit.
 """
 
 import stat
@@ -36,14 +36,20 @@ def imagenet_wnids() -> tuple[str, ...]:
 
     The list is the one that timm publishes as `imagenet_synsets.txt`.
     """
-    return tuple((resources.files("tinynet.data") / "imagenet_wnids.txt").read_text(encoding="ascii").split())
+    return tuple(
+        (resources.files("tinynet.data") / "imagenet_wnids.txt").read_text(encoding="ascii").split()
+    )
 
 
-def labelled_pictures(folder: str | Path, classes: Sequence[str], labels: str | None = None) -> Pictures:
-    """The pictures of `folder` with the index of their class in `classes` (wnids, or names of class folders).
+def labelled_pictures(
+    folder: str | Path, classes: Sequence[str], labels: str | None = None
+) -> Pictures:
+    """The pictures of `folder` with the index of their class in `classes` (wnids, or names of class
+    folders).
 
-    `labels`: None for a folder for each class; else a file of labels, or a folder that holds ImageNet's devkit.
-    Raises `InputError` where the folder, a class or a label is not what it must be.
+    `labels`: None for a folder for each class; else a file of labels, or a folder that holds
+    ImageNet's devkit. Raises `InputError` where the folder, a class or a label is not what it must
+    be.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -58,23 +64,33 @@ def labelled_pictures(folder: str | Path, classes: Sequence[str], labels: str | 
     elif Path(labels).is_file():
         indices = Labels(labels, classes, names).read()
     else:
-        raise InputError(f"--labels {labels}: no such file; name one with a wnid or class index a line, or the devkit")
+        raise InputError(
+            f"--labels {labels}: no such file; name one with a wnid or class index a line, or the "
+            "devkit"
+        )
     left_out.report(root)
     return Pictures(tuple(root / name for name in names), tuple(indices))
 
 
-def _class_folders(root: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[list[str], list[int]]:
+def _class_folders(
+    root: Path, names: Sequence[str], classes: Sequence[str]
+) -> tuple[list[str], list[int]]:
     """The names of files that lie in a folder of a class, and the indices of the classes."""
     index = {name: number for number, name in enumerate(classes)}
     inside = [name for name in names if "/" in name]
     counts = Counter(name.split("/")[0] for name in inside)
     if not inside:
-        raise InputError(f"--data {root}: contains no folders of images; where all images lie in one folder, name a "
-                         "file of labels with --labels")
+        raise InputError(
+            f"--data {root}: contains no folders of images; where all images lie in one folder, "
+            "name a file of labels with --labels"
+        )
     foreign = [name for name in counts if name not in index]
     if foreign:
-        raise InputError(f"--data {root}: {len(foreign)} of {len(counts)} class folders are not among the network's "
-                         f"{len(classes)} classes (first: {foreign[0]!r}); name the folders like {classes[0]!r}")
+        raise InputError(
+            f"--data {root}: {len(foreign)} of {len(counts)} class folders are not among the "
+            f"network's {len(classes)} classes (first: {foreign[0]!r}); name the folders like "
+            f"{classes[0]!r}"
+        )
     if flat := len(names) - len(inside):
         say(f"note: {root}: skipped {flat:,} images outside class folders")
     return inside, [index[name.split("/")[0]] for name in inside]

@@ -16,17 +16,20 @@ _MOST = 500  # folders of one level that are looked at
 
 
 def locate(path: str | Path, depth: int = _DEPTH) -> Path:
-    """The zip, tar, extracted folder or folder of parquet files that `path` stands for: itself, or what lies in it.
+    """The zip, tar, extracted folder or folder of parquet files that `path` stands for: itself, or
+    what lies in it.
 
-    `depth`: how many folders within one another are looked into.
-    Raises `InputError` when there is no such file, or when a folder holds nothing that fits, or several that do.
+    `depth`: how many folders within one another are looked into. Raises `InputError` when there is
+    no such file, or when a folder holds nothing that fits, or several that do.
     """
     path = home(path)
     if path.is_file():
         return path.parent if path.suffix == ".parquet" else path
     if not path.is_dir():
-        raise InputError(f"{path}: no such file; `python -m tinynet.data get` fetches the official archive to "
-                         f"{DEFAULT_PATH}, and --data or TINYNET_DATA names another place")
+        raise InputError(
+            f"{path}: no such file; `python -m tinynet.data get` fetches the official archive to "
+            f"{DEFAULT_PATH}, and --data or TINYNET_DATA names another place"
+        )
     if _is_root(path) or (path / "train").is_dir():
         return path
     level = [path]
@@ -36,9 +39,11 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
         level = [folder for above in level for folder in _folders(above)][:_MOST]
     if packed := _packed_otherwise(path):
         return _one_of(packed, path)
-    raise InputError(f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {depth} folders deep for "
-                     f"{DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the archive or its "
-                     "folder with --data")
+    raise InputError(
+        f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {depth} folders "
+        f"deep for {DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the "
+        "archive or its folder with --data"
+    )
 
 
 def home(path: str | Path) -> Path:
@@ -62,20 +67,36 @@ def _roots(folder: Path) -> list[Path]:
 
 def _packed_otherwise(folder: Path) -> list[Path]:
     """Zips and tars of any name in a folder."""
-    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(_ENDINGS) and file.is_file()
-                  and not reason_to_leave_out(file.name))
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.name.lower().endswith(_ENDINGS)
+        and file.is_file()
+        and not reason_to_leave_out(file.name)
+    )
 
 
 def _is_root(folder: Path) -> bool:
     """Whether an archive is here; the list of its classes may be missing."""
-    return ((folder / "wnids.txt").is_file() or bool(parquet_files(folder))
-            or ((folder / "train").is_dir() and ((folder / "val").is_dir() or (folder / "test").is_dir())))
+    return (
+        (folder / "wnids.txt").is_file()
+        or bool(parquet_files(folder))
+        or (
+            (folder / "train").is_dir()
+            and ((folder / "val").is_dir() or (folder / "test").is_dir())
+        )
+    )
 
 
 def _folders(above: Path) -> Iterator[Path]:
     try:
-        yield from sorted(folder for folder in above.iterdir() if folder.is_dir()
-                          and folder.name not in _NOT_ENTERED and not reason_to_leave_out(folder.name))
+        yield from sorted(
+            folder
+            for folder in above.iterdir()
+            if folder.is_dir()
+            and folder.name not in _NOT_ENTERED
+            and not reason_to_leave_out(folder.name)
+        )
     except OSError:  # what cannot be looked into is not where the archive is
         return
 
@@ -84,6 +105,8 @@ def _one_of(roots: list[Path], path: Path) -> Path:
     """The only one of these, or the one of the official name."""
     official = [place for place in roots if place.name.split(".")[0] == DEFAULT_PATH.stem]
     if len(official or roots) > 1:
-        raise InputError(f"{path}: contains several data sets ({', '.join(map(str, roots[:3]))}); name one of "
-                         "them with --data")
+        raise InputError(
+            f"{path}: contains several data sets ({', '.join(map(str, roots[:3]))}); name one of "
+            "them with --data"
+        )
     return (official or roots)[0]

@@ -1,7 +1,8 @@
 """Where an archive's bytes are: a zip or a tar, read in place, or a folder.
 
-A source has a `table()` of its files (name with `/`, size in bytes, a mark that changes with the content) and reads
-one by its name. `travels`: whether it can be sent to worker processes that do not share this one's open files.
+A source has a `table()` of its files (name with `/`, size in bytes, a mark that changes with the
+content) and reads one by its name. `travels`: whether it can be sent to worker processes that do
+not share this one's open files.
 """
 
 import errno
@@ -24,7 +25,8 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _BLOCK = 2**20  # bytes that are decompressed at once
 _PART = 2**14  # bytes that are read of a zip's file at once; most images are smaller
 _MOST_LARGER = 20  # a tar of images is hardly larger than its compressed file
-LARGEST_FILE = 2**28  # bytes; no image or text of an archive is larger, and one that says so is a bomb
+# bytes; no image or text of an archive is larger, and one that says so is a bomb
+LARGEST_FILE = 2**28
 
 Row = tuple[str, int, int]
 
@@ -36,19 +38,28 @@ class Source(Protocol):
     travels: bool
     left_out: LeftOut
 
-    def table(self) -> list[Row]: ...
-    def read(self, name: str) -> bytes: ...
+    def table(self) -> list[Row]:
+        """The files, in the source's order."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file; raises `InputError` where they are damaged."""
 
 
 def open_source(path: Path) -> "Source":
     """The source at `path`, a file or a folder; raises `InputError` for a file of another kind."""
     if path.is_dir():
-        return FolderSource(path) if (path / "wnids.txt").is_file() or not parquet_files(path) else ParquetSource(path)
+        return (
+            FolderSource(path)
+            if (path / "wnids.txt").is_file() or not parquet_files(path)
+            else ParquetSource(path)
+        )
     try:
         with path.open("rb") as stream:
             start = stream.read(2)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name another with --data") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); name another with --data"
+        ) from None
     # A zip at the end of a tar would pass for the zip itself, so the start decides.
     return TarSource(path) if start != b"PK" and _is_tar(path) else ZipSource(path)
 
@@ -62,8 +73,10 @@ def _is_tar(path: Path) -> bool:
 
 def _no_data(name: str, size: int, path: Path) -> None:
     if size > LARGEST_FILE:
-        raise InputError(f"{path}: {name} is {size:,} bytes uncompressed; at most {LARGEST_FILE:,} are allowed, so "
-                         "fetch the archive again")
+        raise InputError(
+            f"{path}: {name} is {size:,} bytes uncompressed; at most {LARGEST_FILE:,} are allowed, "
+            "so fetch the archive again"
+        )
 
 
 class ZipSource:
@@ -86,7 +99,9 @@ class ZipSource:
             try:
                 self._zip = zipfile.ZipFile(self.path)
             except OSError as error:
-                raise InputError(f"{self.path}: cannot be read ({error.strerror}); name another with --data") from None
+                raise InputError(
+                    f"{self.path}: cannot be read ({error.strerror}); name another with --data"
+                ) from None
             except Exception:  # a broken zip raises nearly anything
                 raise InputError(
                     f"{self.path}: not a zip, or cut short ({self.path.stat().st_size:,} bytes); "
@@ -106,18 +121,25 @@ class ZipSource:
             name = info.filename.replace("\\", "/")
             other = members.setdefault(name, info)
             if (other.CRC, other.file_size) != (info.CRC, info.file_size):
-                raise InputError(f"{self.path}: has two different files {name!r}; fetch the archive again")
+                raise InputError(
+                    f"{self.path}: has two different files {name!r}; fetch the archive again"
+                )
         return members
 
     def table(self) -> list[Row]:
         """Name, size in bytes and CRC-32 of every file."""
         self._open()
         self.left_out = LeftOut()
-        return [(name, info.file_size, info.CRC) for name, info in self._members.items()
-                if not name.endswith("/") and _taken(name, self.left_out)]
+        return [
+            (name, info.file_size, info.CRC)
+            for name, info in self._members.items()
+            if not name.endswith("/") and _taken(name, self.left_out)
+        ]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; raises `InputError` where they are not what the zip says of them."""
+        """The bytes of one file; raises `InputError` where they are not what the zip says of
+        them.
+        """
         archive = self._open()
         try:
             info = self._members[name]
@@ -126,11 +148,15 @@ class ZipSource:
         except InputError:
             raise
         except Exception as error:  # a broken zip raises nearly anything
-            raise InputError(f"{self.path}: cannot read {name} ({error}); fetch the archive again") from None
+            raise InputError(
+                f"{self.path}: cannot read {name} ({error}); fetch the archive again"
+            ) from None
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The bytes of one file of a zip, in parts: what inflates to more than it says must not fill memory first."""
+    """The bytes of one file of a zip, in parts: what inflates to more than it says must not fill
+    memory first.
+    """
     with archive.open(info) as stream:
         return b"".join(iter(lambda: stream.read(_PART), b""))
 
@@ -143,7 +169,8 @@ def _taken(name: str, left_out: LeftOut) -> bool:
 
 
 class TarSource:
-    """Files inside a tar, read in place; a compressed one is decompressed into a temporary file first.
+    """Files inside a tar, read in place; a compressed one is decompressed into a temporary file
+    first.
 
     A forked process shares that file; any other would decompress it again.
     """
@@ -155,28 +182,41 @@ class TarSource:
         self._stream = self._decompressed()
         try:
             with tarfile.open(fileobj=self._stream, mode="r:") as archive:
-                self._members = {_plain(member.name): member for member in archive if member.isfile() or member.islnk()
-                                 or member.issym()}
+                self._members = {
+                    _plain(member.name): member
+                    for member in archive
+                    if member.isfile() or member.islnk() or member.issym()
+                }
                 end = archive.offset
         except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: damaged tar ({error}); fetch the archive again, or name another with "
-                             "--data") from None
+            raise InputError(
+                f"{path}: damaged tar ({error}); fetch the archive again, or name another with "
+                "--data"
+            ) from None
         if _read_at(self._stream, end, tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise InputError(f"{path}: cut short (its end mark is missing); fetch the archive again, or name another "
-                             "with --data")  # tarfile takes a tar that ends behind one of its files for whole
+            raise InputError(
+                f"{path}: cut short (its end mark is missing); fetch the archive again, or name "
+                "another "
+                # tarfile takes a tar that ends behind one of its files for whole
+                "with --data"
+            )
         self._refuse_linked_folders()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TarSource, (self.path,)
 
     def _refuse_linked_folders(self) -> None:
-        """Raise `InputError` for a link to a folder: what lies there would be missing in silence."""
+        """Raise `InputError` for a link to a folder: what lies there would be missing in
+        silence.
+        """
         folders = {name.rsplit("/", 1)[0] for name in self._members if "/" in name}
         folders |= {parent for folder in folders for parent in _above(folder)}
         for name, member in self._members.items():
             if member.issym() and _place(member) in folders:
-                raise InputError(f"{self.path}: {name} links to the folder {member.linkname}; extract the archive and "
-                                 "name its folder with --data")
+                raise InputError(
+                    f"{self.path}: {name} links to the folder {member.linkname}; extract the "
+                    "archive and name its folder with --data"
+                )
 
     def _decompressed(self) -> BinaryIO:
         try:
@@ -185,7 +225,9 @@ class TarSource:
         except tarfile.TarError:
             pass  # compressed
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror}); name another with --data") from None
+            raise InputError(
+                f"{self.path}: cannot be read ({error.strerror}); name another with --data"
+            ) from None
         stream = tempfile.TemporaryFile(prefix="tinynet-")  # noqa: SIM115  without a name: it goes with the process
         most = _MOST_LARGER * self.path.stat().st_size + LARGEST_FILE
         try:
@@ -198,22 +240,29 @@ class TarSource:
             stream.seek(0)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(f"{tempfile.gettempdir()}: no space to decompress {self.path}; free some, or name "
-                                 "another folder with TMPDIR") from None
+                raise InputError(
+                    f"{tempfile.gettempdir()}: no space to decompress {self.path}; free some, or "
+                    "name another folder with TMPDIR"
+                ) from None
             raise self._cut_short(error) from None  # gzip's own errors have no number
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
             raise self._cut_short(error) from None
         return stream
 
     def _cut_short(self, error: Exception) -> InputError:
-        return InputError(f"{self.path}: cut short or damaged ({error}); fetch the archive again, or name another with "
-                          "--data")
+        return InputError(
+            f"{self.path}: cut short or damaged ({error}); fetch the archive again, or name "
+            "another with --data"
+        )
 
     def table(self) -> list[Row]:
         """Name, size in bytes and modification time in seconds of every file."""
         self.left_out = LeftOut()
-        return [(name, member.size, int(member.mtime)) for name, member in self._members.items()
-                if _taken(name, self.left_out)]
+        return [
+            (name, member.size, int(member.mtime))
+            for name, member in self._members.items()
+            if _taken(name, self.left_out)
+        ]
 
     def read(self, name: str) -> bytes:
         """The bytes of one file; raises `InputError` where the tar is cut short."""
@@ -230,8 +279,10 @@ class TarSource:
             if member.isreg():
                 return member
             member = self._members.get(_place(member), member)
-        raise InputError(f"{self.path}: {name} links to {member.linkname}, which is not in the tar; fetch the archive "
-                         "again")
+        raise InputError(
+            f"{self.path}: {name} links to {member.linkname}, which is not in the tar; fetch the "
+            "archive again"
+        )
 
 
 def _place(member: tarfile.TarInfo) -> str:
@@ -248,7 +299,9 @@ def _above(folder: str) -> Iterator[str]:
 
 
 def _read_at(stream: BinaryIO, start: int, size: int) -> bytes:
-    """Bytes of an open file, without its position where that is possible: processes that share the file share it."""
+    """Bytes of an open file, without its position where that is possible: processes that share the
+    file share it.
+    """
     if hasattr(os, "pread"):
         return os.pread(stream.fileno(), size, start)
     stream.seek(start)
@@ -278,5 +331,7 @@ class FolderSource:
             _no_data(name, (self.path / name).stat().st_size, self.path)
             return (self.path / name).read_bytes()
         except OSError as error:
-            raise InputError(f"{self.path / name}: cannot be read ({error.strerror}); check its permissions, or fetch "
-                             "the archive again") from None
+            raise InputError(
+                f"{self.path / name}: cannot be read ({error.strerror}); check its permissions, or "
+                "fetch the archive again"
+            ) from None

@@ -1,6 +1,7 @@
 """List the data files below a folder; used for archives, folders and predictions.
 
-Hidden and machine-made files and folders are left out at any depth. Links to folders are followed, each folder once.
+Hidden and machine-made files and folders are left out at any depth. Links to folders are followed,
+each folder once.
 """
 
 import os
@@ -14,16 +15,28 @@ from tinynet.cli import printable, say
 from tinynet.errors import InputError
 
 # Folders that programs make beside data: macOS in zips, Synology, Windows, file systems, Python.
-MACHINE_MADE = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found",
-                          "__pycache__"})
+MACHINE_MADE = frozenset(
+    {
+        "__MACOSX",
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        "__pycache__",
+    }
+)
 _MACHINE_FILES = frozenset({"Thumbs.db", "desktop.ini"})
-HIDDEN, SYSTEM, NO_IMAGES, NO_FILES = "hidden", "system files", "not images", "not regular files"  # why skipped
+# why skipped
+HIDDEN, SYSTEM, NO_IMAGES, NO_FILES = "hidden", "system files", "not images", "not regular files"
 _EXAMPLES = 3
 
 
 @dataclass
 class LeftOut:
-    """The files that are left out: how many for each reason, with a few names; links that are not followed."""
+    """The files that are left out: how many for each reason, with a few names; links that are not
+    followed.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -37,19 +50,31 @@ class LeftOut:
             names.append(printable(name))
 
     def report(self, place: str | Path) -> None:
-        """Tell the user in one line what is left out of `place`, and in another which links are not followed."""
+        """Tell the user in one line what is left out of `place`, and in another which links are not
+        followed.
+        """
         if total := self.counts.total():
-            parts = [f"{count:,} {reason} ({', '.join(self.examples[reason])}{', ...' if count > _EXAMPLES else ''})"
-                     for reason, count in self.counts.items() if count]
+            parts = [
+                f"{count:,} {reason} "
+                f"({', '.join(self.examples[reason])}{', ...' if count > _EXAMPLES else ''})"
+                for reason, count in self.counts.items()
+                if count
+            ]
             say(f"note: {place}: skipped {total:,} file{'s' * (total != 1)}: {'; '.join(parts)}")
         if self.links:
-            more = f" and {len(self.links) - _EXAMPLES:,} more" if len(self.links) > _EXAMPLES else ""
-            say(f"note: {place}: links not followed: {', '.join(map(printable, self.links[:_EXAMPLES]))}{more}")
+            more = (
+                f" and {len(self.links) - _EXAMPLES:,} more" if len(self.links) > _EXAMPLES else ""
+            )
+            say(
+                f"note: {place}: links not followed: "
+                f"{', '.join(map(printable, self.links[:_EXAMPLES]))}{more}"
+            )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file below a folder: its `name` relative to the folder with `/`, size in bytes, modification time in ns.
+    """A file below a folder: its `name` relative to the folder with `/`, size in bytes,
+    modification time in ns.
 
     `size` is -1 where a link leads to no file.
     """
@@ -70,8 +95,9 @@ def reason_to_leave_out(name: str) -> str | None:
 def walk(root: Path) -> tuple[list[Entry], LeftOut]:
     """All data files below `root`, sorted by name, and what is left out.
 
-    Folders that lie there come before links to folders, so that a folder has its own name where it has two.
-    Raises `InputError` for a folder that cannot be read: what lies in it would be missing in silence.
+    Folders that lie there come before links to folders, so that a folder has its own name where it
+    has two. Raises `InputError` for a folder that cannot be read: what lies in it would be missing
+    in silence.
     """
     left_out, entries, links = LeftOut(), [], []
     pending, visited = [("", str(root))], {_identity(root)}
@@ -107,8 +133,10 @@ def _scan(folder: str) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}); make it readable, or move it out of the data "
-                         "folder") from None
+        raise InputError(
+            f"{folder}: cannot be read ({error.strerror}); make it readable, or move it out of the "
+            "data folder"
+        ) from None
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
@@ -129,7 +157,8 @@ def _file(entry: os.DirEntry, name: str, left_out: LeftOut) -> Entry | None:
 
     try:
         status = entry.stat()
-    except OSError:  # a link that leads nowhere: an image that cannot be read, or what may have been a folder
+    except OSError:
+        # a link that leads nowhere: an image that cannot be read, or what may have been a folder
         if os.path.splitext(name)[1].lower() in image_endings():
             return Entry(name)
         left_out.links.append(f"{name} (broken link)")

@@ -16,25 +16,42 @@ from tinynet.models.vgg import MAX_SIDE, MIN_SIDE, Backbone, Classifier
 FORMAT = 1
 
 
-def save_model(path: Path, model: Classifier, wnids: tuple[str, ...], size: int,
-               head: nn.Module | None = None, origin: str = "") -> None:
-    """Write a network with its class order and the side in pixels of the pictures it was trained on.
+def save_model(
+    path: Path,
+    model: Classifier,
+    wnids: tuple[str, ...],
+    size: int,
+    head: nn.Module | None = None,
+    origin: str = "",
+) -> None:
+    """Write a network with its class order and the side in pixels of the pictures it was trained
+    on.
 
-    `head`: one to write in place of the model's own, for instance a moving average of it. `origin`: a digest of what
-    the training that it comes from was started with.
+    `head`: one to write in place of the model's own, for instance a moving average of it. `origin`:
+    a digest of what the training that it comes from was started with.
     """
     weights = model.state_dict()
     if head is not None:
         weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    _save(path, {"kind": "model", "network": model.shape, "weights": weights, "size": size,
-                 "origin": origin}, wnids)
+    _save(
+        path,
+        {
+            "kind": "model",
+            "network": model.shape,
+            "weights": weights,
+            "size": size,
+            "origin": origin,
+        },
+        wnids,
+    )
 
 
 def load_model(path: Path, wnids: tuple[str, ...], origin: str = "") -> tuple[Classifier, int]:
-    """The network in `path`, in eval mode on the CPU, and the side of the pictures it was trained on.
+    """The network in `path`, in eval mode on the CPU, and the side of the pictures it was trained
+    on.
 
-    Raises `InputError` where the file is no checkpoint, its classes are not `wnids` in this order, or it comes from
-    another training than the one called `origin`.
+    Raises `InputError` where the file is no checkpoint, its classes are not `wnids` in this order,
+    or it comes from another training than the one called `origin`.
     """
     stored = _load(path, "model", wnids, origin)
     try:
@@ -46,8 +63,10 @@ def load_model(path: Path, wnids: tuple[str, ...], origin: str = "") -> tuple[Cl
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: not a model checkpoint of tinynet ({' '.join(str(error).split())[:80]}); "
-                         "`python -m tinynet.train` writes one") from None
+        raise InputError(
+            f"{path}: not a model checkpoint of tinynet ({' '.join(str(error).split())[:80]}); "
+            "`python -m tinynet.train` writes one"
+        ) from None
     return model.eval(), size
 
 
@@ -65,11 +84,20 @@ def _check_shape(shape: dict[str, Any], wnids: tuple[str, ...], size: Any) -> No
 
 
 def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
-    """Raise what says that these are not the weights of a network of this shape, before it is built."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # neither memory nor a draw of torch's
+    """Raise what says that these are not the weights of a network of this shape, before it is
+    built.
+    """
+    # neither memory nor a draw of torch's
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         wanted = Classifier(Backbone(), **shape).state_dict()
-    wrong = [name for name in {**wanted, **weights} if name not in weights or name not in wanted
-             or weights[name].shape != wanted[name].shape or weights[name].dtype != wanted[name].dtype]
+    wrong = [
+        name
+        for name in {**wanted, **weights}
+        if name not in weights
+        or name not in wanted
+        or weights[name].shape != wanted[name].shape
+        or weights[name].dtype != wanted[name].dtype
+    ]
     if wrong:
         raise ValueError(f"{wrong[0]} is missing, unexpected or has the wrong shape")
     for name, tensor in weights.items():
@@ -85,7 +113,9 @@ def class_order(path: Path) -> tuple[str, ...]:
     return tuple(_classes(_read(path, "model"), path))
 
 
-def save_training(path: Path, state: dict[str, Any], wnids: tuple[str, ...], origin: str = "") -> None:
+def save_training(
+    path: Path, state: dict[str, Any], wnids: tuple[str, ...], origin: str = ""
+) -> None:
     """Write the state of a training (`Training.state_dict()`); `origin` as in `save_model`."""
     _save(path, {"kind": "training", "state": state, "origin": origin}, wnids)
 
@@ -99,7 +129,9 @@ def load_training(path: Path, wnids: tuple[str, ...], origin: str = "") -> dict[
         for name, tensor in _tensors(state, "state"):
             check_numbers(tensor, f"{path}: {name}")
     except RecursionError:
-        raise InputError(f"{path}: not a checkpoint of tinynet; `python -m tinynet.train` writes one") from None
+        raise InputError(
+            f"{path}: not a checkpoint of tinynet; `python -m tinynet.train` writes one"
+        ) from None
     return state
 
 
@@ -129,25 +161,36 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
     try:
         stored = load(path)
     except Exception as error:  # a broken or foreign file raises nearly anything
-        raise InputError(f"{path}: not a checkpoint of tinynet ({type(error).__name__}); "
-                         "`python -m tinynet.train` writes one") from None
+        raise InputError(
+            f"{path}: not a checkpoint of tinynet ({type(error).__name__}); "
+            "`python -m tinynet.train` writes one"
+        ) from None
     if not isinstance(stored, dict) or (stored.get("format"), stored.get("kind")) != (FORMAT, kind):
-        raise InputError(f"{path}: not a {kind} checkpoint of tinynet, format {FORMAT}; "
-                         "`python -m tinynet.train` writes one")
+        raise InputError(
+            f"{path}: not a {kind} checkpoint of tinynet, format {FORMAT}; "
+            "`python -m tinynet.train` writes one"
+        )
     return stored
 
 
 def _load(path: Path, kind: str, wnids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
     stored = _read(path, kind)
     if origin and stored.get("origin") and stored["origin"] != origin:  # those of before had none
-        raise InputError(f"{path}: comes from another training (other data, seed, recipe or starting weights) than its "
-                         "folder; use the file that was trained there")
+        raise InputError(
+            f"{path}: comes from another training (other data, seed, recipe or starting weights) "
+            "than its folder; use the file that was trained there"
+        )
     theirs = _classes(stored, path)
     if theirs != list(wnids):
-        how = "the same classes in another order" if sorted(theirs) == sorted(wnids) else \
-            f"other classes ({len(theirs)}, here {len(wnids)})"
-        raise InputError(f"{path}: was trained on {how}; scoring it on this data would be chance, "
-                         "so name the data it was trained on with --data")
+        how = (
+            "the same classes in another order"
+            if sorted(theirs) == sorted(wnids)
+            else f"other classes ({len(theirs)}, here {len(wnids)})"
+        )
+        raise InputError(
+            f"{path}: was trained on {how}; scoring it on this data would be chance, "
+            "so name the data it was trained on with --data"
+        )
     return stored
 
 
@@ -155,5 +198,7 @@ def _classes(stored: dict[str, Any], path: Path) -> list[str]:
     wnids = stored.get("wnids")
     named = isinstance(wnids, list) and all(isinstance(wnid, str) for wnid in wnids)
     if not named or not wnids or len(set(wnids)) < len(wnids):
-        raise InputError(f"{path}: has no list of classes; use a checkpoint that `python -m tinynet.train` wrote")
+        raise InputError(
+            f"{path}: has no list of classes; use a checkpoint that `python -m tinynet.train` wrote"
+        )
     return wnids

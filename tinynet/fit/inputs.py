@@ -1,4 +1,6 @@
-"""What a stage sees in an epoch: an order, and changes to pictures, that depend on seed, epoch and batch alone."""
+"""What a stage sees in an epoch: an order, and changes to pictures, that depend on seed, epoch and
+batch alone.
+"""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +17,9 @@ from tinynet.fit.recipes import Stage
 
 
 def epoch_order(count: int, seed: int, epoch: int, batch: int, whole: bool = False) -> np.ndarray:
-    """A permutation of 0 ... count - 1; unless `whole`, a last batch of one is left out: batch norm needs two."""
+    """A permutation of 0 ... count - 1; unless `whole`, a last batch of one is left out: batch norm
+    needs two.
+    """
     order = torch.randperm(count, generator=seeded("cpu", seed, "order", epoch)).numpy()
     return order[:-1] if count % batch == 1 and not whole else order
 
@@ -25,8 +29,16 @@ def steps_per_epoch(count: int, batch: int) -> int:
     return math.ceil((count - (count % batch == 1)) / batch)
 
 
-def epoch_batches(part: PackedPart, rows: np.ndarray, stage: Stage, seed: int, epoch: int,
-                  device: torch.device, start: int = 0, whole: bool = False) -> Iterator[Batch]:
+def epoch_batches(
+    part: PackedPart,
+    rows: np.ndarray,
+    stage: Stage,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    start: int = 0,
+    whole: bool = False,
+) -> Iterator[Batch]:
     """The batches of one epoch, changed as `stage` says, from batch `start` on.
 
     `whole`: with a last batch of one, which training leaves out.
@@ -41,12 +53,16 @@ def epoch_batches(part: PackedPart, rows: np.ndarray, stage: Stage, seed: int, e
     return batches(part, order, size=stage.batch, device=device, augment=change, start=start)
 
 
-def change_pictures(pictures: Tensor, rows: Tensor, stage: Stage, epoch: int = 0, seed: int = 0,
-                    number: int = 0) -> Tensor:
-    """Crop, flip and jitter batch `number` as `stage` says: (N, 3, H, W) in [0, 1] -> (N, 3, size, size).
+def change_pictures(
+    pictures: Tensor, rows: Tensor, stage: Stage, epoch: int = 0, seed: int = 0, number: int = 0
+) -> Tensor:
+    """Crop, flip and jitter batch `number` as `stage` says: (N, 3, H, W) in [0, 1] -> (N, 3, size,
+    size).
 
-    Chance depends on `seed`, `epoch` and `number`, and is drawn on the CPU: the same for every device, and sent there.
+    Chance depends on `seed`, `epoch` and `number`, and is drawn on the CPU: the same for every
+    device, and sent there.
     """
+
     def there(drawn: Tensor) -> Tensor:
         return send(drawn.numpy(), pictures.device)
 
@@ -72,7 +88,10 @@ def change_pictures(pictures: Tensor, rows: Tensor, stage: Stage, epoch: int = 0
 def check_crops(stage: Stage, side: int) -> None:
     """Raise `InputError` where the stage's crops do not fit into pictures of `side` pixels."""
     if stage.crop_side and stage.crop_side[1] > side:
-        raise InputError(f"crop_side is {stage.crop_side[0]} to {stage.crop_side[1]} pixels; the pictures have {side}")
+        raise InputError(
+            f"crop_side is {stage.crop_side[0]} to {stage.crop_side[1]} pixels; the pictures have "
+            f"{side}"
+        )
 
 
 def _crop_sides(count: int, side: int, stage: Stage, generator: torch.Generator) -> Tensor:

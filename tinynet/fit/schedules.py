@@ -29,8 +29,11 @@ def warning(stage: Stage, steps: int) -> str | None:
     cycle, total = sum(half_cycles(stage, steps)), moves(stage, steps)
     if total >= cycle:
         return None
-    return (f"the schedule moves {total:,} times (once {'an epoch' if stage.schedule_every == 'epoch' else 'a step'}) "
-            f"and a cycle takes {cycle:,}: the rate will cover {total / cycle:.1%} of one cycle")
+    return (
+        f"the schedule moves {total:,} times (once "
+        f"{'an epoch' if stage.schedule_every == 'epoch' else 'a step'}) and a cycle takes "
+        f"{cycle:,}: the rate will cover {total / cycle:.1%} of one cycle"
+    )
 
 
 def make_schedule(optimizer: Optimizer, stage: Stage, steps: int) -> LRScheduler:
@@ -44,11 +47,18 @@ def make_schedule(optimizer: Optimizer, stage: Stage, steps: int) -> LRScheduler
     if stage.schedule == "cyclic":
         up, down = half_cycles(stage, steps)
         # Left at its default, cycle_momentum would move Adam's beta1 too (pytorch#73910).
-        return CyclicLR(optimizer, floors, peaks, up, down, mode="triangular2", cycle_momentum=False)
+        return CyclicLR(
+            optimizer, floors, peaks, up, down, mode="triangular2", cycle_momentum=False
+        )
     if stage.schedule == "onecycle":
-        # Torch divides by zero where the rise takes exactly one move, as with a tenth of ten epochs.
+        # Torch divides by zero where the rise takes exactly one move, as with a tenth of ten
+        # epochs.
         share = min(stage.pct_start * (1 + 1e-9), 1.0)
-        return OneCycleLR(optimizer, peaks, total_steps=total, pct_start=share, cycle_momentum=False)
+        return OneCycleLR(
+            optimizer, peaks, total_steps=total, pct_start=share, cycle_momentum=False
+        )
     if stage.schedule == "cosine":
-        return LambdaLR(optimizer, lambda move: floor + (1 - floor) * (1 + math.cos(math.pi * move / total)) / 2)
+        return LambdaLR(
+            optimizer, lambda move: floor + (1 - floor) * (1 + math.cos(math.pi * move / total)) / 2
+        )
     return LambdaLR(optimizer, lambda move: 1.0)

@@ -1,1 +1,3 @@
-"""Whole jobs, from a question to rows: they tie the rooms together for commands, demo and notebooks."""
+"""Whole jobs, from a question to rows: they tie the rooms together for commands, demo and
+notebooks.
+"""

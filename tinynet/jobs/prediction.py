@@ -1,4 +1,6 @@
-"""Names for pictures of any files, by a trained run or a pretrained network, and how each view votes."""
+"""Names for pictures of any files, by a trained run or a pretrained network, and how each view
+votes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,10 +41,11 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Namer:
-    """A network and what its classes are called: `ids` (wnids) and `names`, in the order of its outputs.
+    """A network and what its classes are called: `ids` (wnids) and `names`, in the order of its
+    outputs.
 
-    `size`, `resize`, `interpolation`: what it wants where nothing else is said; `resize` None: as the views need.
-    `dense`: the network that slides over larger pictures, where there is one.
+    `size`, `resize`, `interpolation`: what it wants where nothing else is said; `resize` None: as
+    the views need. `dense`: the network that slides over larger pictures, where there is one.
     """
 
     network: nn.Module
@@ -55,9 +58,11 @@ class Namer:
     resize_mode: str = "shorter"
     dense: nn.Module | None = None
 
-    def name(self, files: Sequence[Path], how: Preparation, top: int,
-             explain: str | None) -> tuple[list[dict[str, Any]], list[str]]:
-        """A row for each of the `top` classes of each picture, and a line for each file that cannot be read.
+    def name(
+        self, files: Sequence[Path], how: Preparation, top: int, explain: str | None
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """A row for each of the `top` classes of each picture, and a line for each file that cannot
+        be read.
 
         `explain`: where to draw the views of the first picture and their votes, or None.
         Raises `InputError` for views, a merge or sizes that there are not.
@@ -73,9 +78,19 @@ class Namer:
         cropped = any(step in how.tta.split("+") for step in ("five", "ten"))
         resize = how.resize or self.resize or (round(size * 8 / 7) if cropped else size)
         network = self.dense if chosen.dense else self.network
-        can_see(network, chosen, torch.zeros(1, 3, resize, resize, device=self.device.device), "the network")
-        shown = DecodedPictures(files, None if chosen.resizes else resize, how.resize_mode or self.resize_mode,
-                                how.interpolation or self.interpolation, upright=True)
+        can_see(
+            network,
+            chosen,
+            torch.zeros(1, 3, resize, resize, device=self.device.device),
+            "the network",
+        )
+        shown = DecodedPictures(
+            files,
+            None if chosen.resizes else resize,
+            how.resize_mode or self.resize_mode,
+            how.interpolation or self.interpolation,
+            upright=True,
+        )
         rows, unreadable = [], []
         step = at_once(chosen)
         with cli.progress(total=len(files), label="pictures", unit="pictures") as bar:
@@ -88,50 +103,109 @@ class Namer:
                     continue
                 found = see(network, [picture for _, picture in read], chosen, self.device)
                 if found.isnan().any():
-                    raise FloatingPointError("the network's output contains NaN; use --precision float32, or "
-                                             "another run")
+                    raise FloatingPointError(
+                        "the network's output contains NaN; use --precision float32, or another run"
+                    )
                 if explain and not rows:
-                    seen = [view(read[0][1][None].float() / 255)[0] for view in chosen.views.values()]
-                    self._explain(explain, read[0][0], list(chosen.views), seen, found[:, :1], merge)
+                    seen = [
+                        view(read[0][1][None].float() / 255)[0] for view in chosen.views.values()
+                    ]
+                    self._explain(
+                        explain, read[0][0], list(chosen.views), seen, found[:, :1], merge
+                    )
                 for (file, _), merged in zip(read, merge(found).exp(), strict=True):
                     rows += self._rows(file, merged, top)
         return rows, unreadable
 
     def _rows(self, file: Path, probabilities: Tensor, top: int) -> list[dict[str, Any]]:
         best = probabilities.topk(min(top, len(probabilities)))
-        return [{"file": str(file), "rank": rank, "class": self.names[index], "id": self.ids[index],
-                 "probability": value}
-                for rank, (index, value) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True), 1)]
+        return [
+            {
+                "file": str(file),
+                "rank": rank,
+                "class": self.names[index],
+                "id": self.ids[index],
+                "probability": value,
+            }
+            for rank, (index, value) in enumerate(
+                zip(best.indices.tolist(), best.values.tolist(), strict=True), 1
+            )
+        ]
 
-    def _explain(self, path: str, file: Path, views: list[str], seen: list[Tensor], found: Tensor,
-                 merge: merging.Merge) -> None:
+    def _explain(
+        self,
+        path: str,
+        file: Path,
+        views: list[str],
+        seen: list[Tensor],
+        found: Tensor,
+        merge: merging.Merge,
+    ) -> None:
         together = merge(found)[0].exp()
         votes = [(self.names[int(one.argmax())], float(one.max())) for one in found[:, 0].exp()]
         best = int(together.argmax())
         title = f"{file.name}: {self.names[best]}, {together[best]:.0%}"
-        save_figure(view_votes(views, [picture.permute(1, 2, 0).clamp(0, 1).numpy() for picture in seen], votes,
-                               self.names[best], title), Path(path))
+        save_figure(
+            view_votes(
+                views,
+                [picture.permute(1, 2, 0).clamp(0, 1).numpy() for picture in seen],
+                votes,
+                self.names[best],
+                title,
+            ),
+            Path(path),
+        )
         cli.say(f"views and votes: {path}")
 
 
 def run_namer(folder: StageFolder, device: Device) -> Namer:
-    """The network of a finished stage; its classes are called as ImageNet calls them, others as the data did."""
+    """The network of a finished stage; its classes are called as ImageNet calls them, others as the
+    data did.
+    """
     wnids = class_order(folder.best)
     model, size = load_model(folder.best, wnids, folder.origin)
     if device.frozen:
-        device = device.when_learning() if Plan.of(folder).learns_convolutions(folder.stage) else device.when_frozen()
+        device = (
+            device.when_learning()
+            if Plan.of(folder).learns_convolutions(folder.stage)
+            else device.when_frozen()
+        )
     running = model.for_inference(device.device, device.dtype)
     classes = folder.read_recipe({}).get("classes", {})
-    called = {wnid: str(name).split(",")[0] for wnid, name in classes.items()} if isinstance(classes, dict) else {}
+    called = (
+        {wnid: str(name).split(",")[0] for wnid, name in classes.items()}
+        if isinstance(classes, dict)
+        else {}
+    )
     called |= dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
-    return Namer(running, wnids, [called.get(wnid, wnid) for wnid in wnids], size, None, "bilinear", device,
-                 dense=Dense(running, size))
+    return Namer(
+        running,
+        wnids,
+        [called.get(wnid, wnid) for wnid in wnids],
+        size,
+        None,
+        "bilinear",
+        device,
+        dense=Dense(running, size),
+    )
 
 
 def pretrained_namer(arch: str, weights: str, device: Device) -> Namer:
     """A pretrained classifier of torchvision's or timm's."""
     model, published = load_pretrained(arch, weights)
     device = device.when_frozen()
-    ids = imagenet_wnids() if len(published.names) == 1000 else [str(i) for i in range(len(published.names))]
-    return Namer(model.on(device), ids, published.names, published.size, published.resize, published.interpolation,
-                 device, published.resize_mode)
+    ids = (
+        imagenet_wnids()
+        if len(published.names) == 1000
+        else [str(i) for i in range(len(published.names))]
+    )
+    return Namer(
+        model.on(device),
+        ids,
+        published.names,
+        published.size,
+        published.resize,
+        published.interpolation,
+        device,
+        published.resize_mode,
+    )

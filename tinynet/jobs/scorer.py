@@ -34,17 +34,20 @@ def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
     """A part and all of its rows; raises `InputError` where it has no pictures."""
     part = packed.part(split)
     if not len(part):
-        raise InputError(f"{packed.manifest['source']}: has no {split} pictures; name other data with --data"
-                         + cli.advice(", or another --split"))
+        raise InputError(
+            f"{packed.manifest['source']}: has no {split} pictures; name other data with --data"
+            + cli.advice(", or another --split")
+        )
     return part, np.arange(len(part))
 
 
 class Scorer:
     """A finished stage, ready to say probabilities.
 
-    `own`: whether the data is that of the run, which then keeps what is computed. `named`: what the rows call it.
-    `plan`, `stage`: what it was trained by. `device`: where and how it runs; `training_device`: where it would learn.
-    Raises `InputError` where the stage cannot be read, or, once it is needed, was trained on other classes.
+    `own`: whether the data is that of the run, which then keeps what is computed. `named`: what the
+    rows call it. `plan`, `stage`: what it was trained by. `device`: where and how it runs;
+    `training_device`: where it would learn. Raises `InputError` where the stage cannot be read, or,
+    once it is needed, was trained on other classes.
     """
 
     def __init__(self, folder: StageFolder, packed: Packed, device: Device):
@@ -58,17 +61,25 @@ class Scorer:
         self.named = {"run": str(folder.run), "stage": folder.stage}
         # Convolutions that have learnt stay in the floats that they learnt in.
         self.training_device = device
-        self.device = device.when_learning() if self.plan.learns_convolutions(folder.stage) else device.when_frozen()
+        self.device = (
+            device.when_learning()
+            if self.plan.learns_convolutions(folder.stage)
+            else device.when_frozen()
+        )
         self.own = packed.contents == stored["data_digest"]
         self._keeps = self.own and can_write(folder.results)
         if self._keeps and folder.probabilities.is_dir():
             clear_leftovers(folder.probabilities)
         if not self.own:
-            cli.say(f"note: {packed.manifest['source']} is not the data of {folder.run}, "
-                    "which does not keep these scores")
+            cli.say(
+                f"note: {packed.manifest['source']} is not the data of {folder.run}, "
+                "which does not keep these scores"
+            )
         elif not self._keeps:
-            cli.say(f"note: scores are not saved: {folder.results} is not writable"
-                    + cli.advice("; save them elsewhere with --out DIR"))
+            cli.say(
+                f"note: scores are not saved: {folder.results} is not writable"
+                + cli.advice("; save them elsewhere with --out DIR")
+            )
 
     @functools.cached_property
     def _loaded(self) -> tuple[Classifier, int, str]:
@@ -93,16 +104,22 @@ class Scorer:
     def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
         """The part and the rows of a split; the hold-out is the one that this run held out.
 
-        Raises `InputError` where the data is not that of the run, so that its hold-out cannot be known.
+        Raises `InputError` where the data is not that of the run, so that its hold-out cannot be
+        known.
         """
         if split != "holdout":
             return whole_part(self.packed, split)
         if not self.own:
             moved = os.path.realpath(self._data) != os.path.realpath(self.packed.manifest["source"])
-            raise InputError(f"{self.folder.run}: its hold-out comes from other data, which "
-                             + (f"was at {self._data}; name that with --data" if moved else
-                                f"was at this place before; restore {self._data}")
-                             + cli.advice(", or score --split val alone"))
+            raise InputError(
+                f"{self.folder.run}: its hold-out comes from other data, which "
+                + (
+                    f"was at {self._data}; name that with --data"
+                    if moved
+                    else f"was at this place before; restore {self._data}"
+                )
+                + cli.advice(", or score --split val alone")
+            )
         return self.packed.train, split_of(self.plan, self.packed).holdout
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
@@ -114,11 +131,18 @@ class Scorer:
         probe = torch.zeros(1, 3, self.packed.side, self.packed.side)
         made = [view_set(text, size) for text in texts]
         for number, chosen in enumerate(made):
-            distinct = {effect(view, self.packed.side): name for name, view in reversed(chosen.views.items())}
+            distinct = {
+                effect(view, self.packed.side): name
+                for name, view in reversed(chosen.views.items())
+            }
             if len(distinct) < len(chosen):
-                cli.say(f"note: {len(chosen)} views of {chosen.name} are {len(distinct)} different ones here; each "
-                        "counts once")
-                kept = {name: view for name, view in chosen.views.items() if name in distinct.values()}
+                cli.say(
+                    f"note: {len(chosen)} views of {chosen.name} are {len(distinct)} different "
+                    "ones here; each counts once"
+                )
+                kept = {
+                    name: view for name, view in chosen.views.items() if name in distinct.values()
+                }
                 made[number] = chosen = replace(chosen, views=kept)
             for seen in chosen(probe).values():
                 check_side(min(seen.shape[-2:]), f"--tta {chosen.name}: side")
@@ -132,22 +156,51 @@ class Scorer:
             runs.put_scores(self.folder.scores, [row])
 
     def score(self, split: str, chosen: ViewSet) -> Probabilities:
-        """Log-probabilities of every view of `chosen`; what the run has kept of them is not computed again."""
+        """Log-probabilities of every view of `chosen`; what the run has kept of them is not
+        computed again.
+        """
         part, rows = self.pictures(split)
         labels = None if part.labels is None else part.labels[rows]
-        about = {"run": str(self.folder.run), "stage": self.folder.stage, "split": split, "tta": chosen.name,
-                 "data": self.packed.contents, "weights": self._loaded[2], "precision": self.device.precision,
-                 "device": self.device.device.type}
+        about = {
+            "run": str(self.folder.run),
+            "stage": self.folder.stage,
+            "split": split,
+            "tta": chosen.name,
+            "data": self.packed.contents,
+            "weights": self._loaded[2],
+            "precision": self.device.precision,
+            "device": self.device.device.type,
+        }
         found = []
-        with cli.progress(total=len(chosen) * len(rows), label=f"{split}, {chosen.name}", unit="views") as bar:
+        with cli.progress(
+            total=len(chosen) * len(rows), label=f"{split}, {chosen.name}", unit="views"
+        ) as bar:
             for name, view in chosen.views.items():
-                found.append(self._one(name, view, chosen.dense, part, rows, labels, about, bar.update))
+                found.append(
+                    self._one(name, view, chosen.dense, part, rows, labels, about, bar.update)
+                )
                 bar.n = len(found) * len(rows)
-        return Probabilities(tuple(chosen.views), np.concatenate([f.log_probabilities for f in found]), rows, labels,
-                             self.packed.wnids, np.concatenate([f.seconds for f in found]), about)
+        return Probabilities(
+            tuple(chosen.views),
+            np.concatenate([f.log_probabilities for f in found]),
+            rows,
+            labels,
+            self.packed.wnids,
+            np.concatenate([f.seconds for f in found]),
+            about,
+        )
 
-    def _one(self, name: str, view: View, dense: bool, part: PackedPart, rows: np.ndarray,
-             labels: np.ndarray | None, about: dict[str, Any], advance: Callable[[int], Any]) -> Probabilities:
+    def _one(
+        self,
+        name: str,
+        view: View,
+        dense: bool,
+        part: PackedPart,
+        rows: np.ndarray,
+        labels: np.ndarray | None,
+        about: dict[str, Any],
+        advance: Callable[[int], Any],
+    ) -> Probabilities:
         """One view: as the run keeps it, or computed, and then kept."""
         key = effect(view, self.packed.side) + ("-dense" if dense else "")
         path = self.folder.probabilities / f"{about['split']}-{key}.npz"
@@ -155,23 +208,42 @@ class Scorer:
         for place in self.folder.kept_probabilities(path.name):
             with suppress(InputError):  # what is kept and cannot be read is computed again
                 kept = Probabilities.load(place)
-                if np.array_equal(kept.rows, rows) and np.array_equal(kept.labels, labels) \
-                        and mine.items() <= kept.about.items():
+                if (
+                    np.array_equal(kept.rows, rows)
+                    and np.array_equal(kept.labels, labels)
+                    and mine.items() <= kept.about.items()
+                ):
                     return kept
         side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
         values, seconds = self._compute(name, view, side, dense, part, rows, advance)
-        made = Probabilities((name,), values[None], rows, labels, self.packed.wnids, np.array([seconds]),
-                             {**about, "side": side, "dense": dense})
+        made = Probabilities(
+            (name,),
+            values[None],
+            rows,
+            labels,
+            self.packed.wnids,
+            np.array([seconds]),
+            {**about, "side": side, "dense": dense},
+        )
         if self._keeps:
             made.save(path)
         return made
 
-    def _compute(self, name: str, view: View, side: int, dense: bool, part: PackedPart, rows: np.ndarray,
-                 advance: Callable[[int], Any]) -> tuple[np.ndarray, float]:
-        """Log-probabilities (N, C) of one view, and the seconds they took; nan where features were kept.
+    def _compute(
+        self,
+        name: str,
+        view: View,
+        side: int,
+        dense: bool,
+        part: PackedPart,
+        rows: np.ndarray,
+        advance: Callable[[int], Any],
+    ) -> tuple[np.ndarray, float]:
+        """Log-probabilities (N, C) of one view, and the seconds they took; nan where features were
+        kept.
 
-        A head that learnt from kept features is scored on kept features of the plain and the mirrored picture:
-        other seeds and heads on the same frozen backbone then take seconds.
+        A head that learnt from kept features is scored on kept features of the plain and the
+        mirrored picture: other seeds and heads on the same frozen backbone then take seconds.
         """
         if self.stage.views and side == self.size and name in (PLAIN, "mirror") and not dense:
             stage = replace(self.stage, size=side)
@@ -188,15 +260,23 @@ class Scorer:
         if self.device.device.type != "cpu" and (side, dense) not in self._warm:
             # Its rate is not that of starting cuDNN and sending all images.
             self._warm.add((side, dense))
-            view_probabilities(network, batches(part, rows[:at_once], size=at_once, device=self.device.device), view)
+            view_probabilities(
+                network,
+                batches(part, rows[:at_once], size=at_once, device=self.device.device),
+                view,
+            )
         started = time.perf_counter()
         return view_probabilities(network, watched(), view), time.perf_counter() - started
 
     def _network(self, side: int) -> Classifier:
-        """The network as it runs fastest on pictures of `side` pixels, on which the ranges of integers depend."""
+        """The network as it runs fastest on pictures of `side` pixels, on which the ranges of
+        integers depend.
+        """
         key = side if self.device.int8 else None
         if key not in self._networks:
-            running = self._networks[key] = self.model.for_inference(self.device.device, self.device.dtype)
+            running = self._networks[key] = self.model.for_inference(
+                self.device.device, self.device.dtype
+            )
             if self.device.int8:
                 running.backbone = frozen_backbone(self.model, self.packed, side, self.device)
         return self._networks[key]

@@ -1,6 +1,7 @@
 """One stage of a run after another: from a plan to a folder with weights, log, curves and score.
 
-This ties the rooms together for whoever trains: the command `tinynet.train`, the demo, the notebooks.
+This ties the rooms together for whoever trains: the command `tinynet.train`, the demo, the
+notebooks.
 """
 
 import hashlib
@@ -44,7 +45,11 @@ from tinynet.score.views import resize
 _SAVE_EVERY = 600.0  # seconds of training that a crash may cost
 
 # How what a run was trained with can be named, where it has moved.
-_NAMED = {"data_digest": " (--data)", "split_digest": "", "start_digest": " (--weights, or --run for a later stage)"}
+_NAMED = {
+    "data_digest": " (--data)",
+    "split_digest": "",
+    "start_digest": " (--weights, or --run for a later stage)",
+}
 
 Judge = Callable[[nn.Module], np.ndarray]  # log-probabilities (N, C) of the hold-out
 
@@ -76,7 +81,9 @@ class _Job:
 
     @property
     def origin(self) -> str:
-        """A digest of all that decides this stage's weights but the number of epochs; its checkpoints carry it."""
+        """A digest of all that decides this stage's weights but the number of epochs; its
+        checkpoints carry it.
+        """
         recipe = self.plan.recipe
         keys = {name: self.facts[name] for name in ("data_digest", "split_digest", "start_digest")}
         values = map(asdict, (recipe.data, recipe.network, replace(self.stage, epochs=1)))
@@ -84,21 +91,30 @@ class _Job:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def train(run: Path, plan: Plan, device: Device, *, resume: bool = False, restart: bool = False,
-          live: bool = False) -> list[dict[str, Any]]:
+def train(
+    run: Path,
+    plan: Plan,
+    device: Device,
+    *,
+    resume: bool = False,
+    restart: bool = False,
+    live: bool = False,
+) -> list[dict[str, Any]]:
     """Train the stages of `plan` that are not finished; returns the hold-out's score of each.
 
-    `resume`: go on with what the run holds already, which must come from the same plan; `restart`: with it, begin an
-    unfinished stage again, without its last checkpoint. `live`: write what happens for TensorBoard too, into the
-    folder `tensorboard` of each stage.
-    Raises `InputError` for unusable input, and `KeyboardInterrupt` once what was done is saved.
+    `resume`: go on with what the run holds already, which must come from the same plan; `restart`:
+    with it, begin an unfinished stage again, without its last checkpoint. `live`: write what
+    happens for TensorBoard too, into the folder `tensorboard` of each stage. Raises `InputError`
+    for unusable input, and `KeyboardInterrupt` once what was done is saved.
     """
     try:
         return _train(run, plan, device, Manner(resume, restart, live))
     except KeyboardInterrupt:
         if any(StageFolder(run, name).started for name in plan.stages):
-            cli.say(f"\nstopped and saved; continue with: {cli.typed('tinynet.train', '--resume', run)}"
-                    f"{' --tensorboard' if live else ''}")
+            cli.say(
+                f"\nstopped and saved; continue with: {cli.typed('tinynet.train', '--resume', run)}"
+                f"{' --tensorboard' if live else ''}"
+            )
         raise
 
 
@@ -120,7 +136,9 @@ def _train(run: Path, plan: Plan, device: Device, manner: Manner) -> list[dict[s
         if folder.finished:
             _same_plan(folder, plan)
             start = plan.start(run, name)
-            before = {"start_digest": weights_digest(_start_model(start, plan, packed))} if start else {}
+            before = (
+                {"start_digest": weights_digest(_start_model(start, plan, packed))} if start else {}
+            )
             _same(folder, {"data_digest": packed.contents, **before})
             _tell_of_epochs(folder, plan)
         else:
@@ -138,7 +156,10 @@ def _tell_of_epochs(folder: StageFolder, plan: Plan) -> None:
     stage, rows = plan.recipe.stage(folder.stage), runs.read_rows(folder.log)
     epochs = sum(row.get("kind") == "epoch" for row in rows)
     if rows and not stage.patience and epochs != stage.epochs:
-        cli.say(f"note: {folder.path} is finished after {epochs} epochs, though its recipe.json says {stage.epochs}")
+        cli.say(
+            f"note: {folder.path} is finished after {epochs} epochs, though its recipe.json says "
+            f"{stage.epochs}"
+        )
 
 
 def summary(run: Path, plan: Plan) -> str:
@@ -150,17 +171,26 @@ def summary(run: Path, plan: Plan) -> str:
     stage = plan.recipe.stage(name)
     model = _start_model(plan.start(run, name), plan, packed)
     model.train_only(stage.learn)
-    drawn = torchinfo.summary(model, (2, 3, stage.size, stage.size), verbose=0, depth=3,
-                              col_names=("output_size", "num_params", "mult_adds", "trainable"))
+    drawn = torchinfo.summary(
+        model,
+        (2, 3, stage.size, stage.size),
+        verbose=0,
+        depth=3,
+        col_names=("output_size", "num_params", "mult_adds", "trainable"),
+    )
     return str(drawn)
 
 
 def _refuse(folder: StageFolder) -> None:
-    raise InputError(f"{folder.path}: another process is training it; wait for it"
-                     + cli.advice(", or use another folder with --out"))
+    raise InputError(
+        f"{folder.path}: another process is training it; wait for it"
+        + cli.advice(", or use another folder with --out")
+    )
 
 
-def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device, manner: Manner) -> dict[str, Any]:
+def _train_stage(
+    folder: StageFolder, plan: Plan, packed: Packed, device: Device, manner: Manner
+) -> dict[str, Any]:
     """Train one stage to its end; returns the score of its best epoch."""
     split = split_of(plan, packed)
     torch.manual_seed(seeded("cpu", plan.seed, folder.stage).initial_seed())
@@ -190,34 +220,44 @@ def _train_stage(folder: StageFolder, plan: Plan, packed: Packed, device: Device
             if not out_of_memory(error):
                 raise
             smaller = cli.advice("start another run with a smaller --batch or --size, or ")
-            raise InputError(f"out of memory in a training step ({job.stage.batch} images of {job.stage.size} px); "
-                             f"{smaller}continue on a machine with more memory: "
-                             f"{cli.typed('tinynet.train', '--resume', folder.run)}") from None
+            raise InputError(
+                f"out of memory in a training step ({job.stage.batch} images of {job.stage.size} "
+                f"px); {smaller}continue on a machine with more memory: "
+                f"{cli.typed('tinynet.train', '--resume', folder.run)}"
+            ) from None
 
 
 def _refuse_lost_recipe(folder: StageFolder) -> None:
-    """Raise `InputError` where a stage has been trained and `recipe.json` is lost: its weights would be replaced."""
+    """Raise `InputError` where a stage has been trained and `recipe.json` is lost: its weights
+    would be replaced.
+    """
     if folder.best.is_file() or runs.read_rows(folder.log):
-        raise InputError(f"{folder.recipe}: is missing, though {folder.stage} has been trained there; restore the "
-                         f"file, or move {folder.path} away")
+        raise InputError(
+            f"{folder.recipe}: is missing, though {folder.stage} has been trained there; restore "
+            f"the file, or move {folder.path} away"
+        )
 
 
 def _start_over(folder: StageFolder) -> str:
     """The way out where a stage cannot be resumed."""
-    return f"start the stage over: {cli.typed('tinynet.train', '--resume', folder.run, '--restart')}"
+    return (
+        f"start the stage over: {cli.typed('tinynet.train', '--resume', folder.run, '--restart')}"
+    )
 
 
 def _last_state(job: _Job) -> dict[str, Any]:
     """What the last checkpoint of a stage holds, its other files looked at.
 
-    A stage has its first checkpoint before it has a recipe, so one that is missing is lost.
-    Raises `InputError` where a file is missing or is not what it must be, before anything is written.
+    A stage has its first checkpoint before it has a recipe, so one that is missing is lost. Raises
+    `InputError` where a file is missing or is not what it must be, before anything is written.
     """
     folder, wnids = job.folder, job.packed.wnids
     again = _start_over(folder)
     if not folder.last.is_file():
-        raise InputError(f"{folder.last}: is missing, so {folder.stage} cannot be resumed; restore the file, or "
-                         f"{again}")
+        raise InputError(
+            f"{folder.last}: is missing, so {folder.stage} cannot be resumed; restore the file, or "
+            f"{again}"
+        )
     try:
         state = load_training(folder.last, wnids, job.origin)
         if state.get("best") is not None:
@@ -232,7 +272,9 @@ def _last_state(job: _Job) -> dict[str, Any]:
 
 
 def _move(folder: StageFolder, plan: Plan) -> None:
-    """Keep in a stage's recipe where its data, weights and base run are now, where they have moved."""
+    """Keep in a stage's recipe where its data, weights and base run are now, where they have
+    moved.
+    """
     stored = folder.read_recipe()
     places = {name: getattr(plan, name) for name in ("data", "cache", "weights", "start_run")}
     if any(stored.get(name) != place for name, place in places.items()):
@@ -243,33 +285,59 @@ def _learn(job: _Job, state: dict[str, Any] | None, live: bool) -> dict[str, Any
     """Train the network, from `state` where there is one; returns the score of its best epoch."""
     folder, packed, split, model, stage = job.folder, job.packed, job.split, job.model, job.stage
     model.set_dropout(stage.dropout)
-    learning = model.to(job.device.device, memory_format=torch.channels_last).train_only(stage.learn)
-    cli.say(f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
-            f"{len(split.holdout):,} held out")
+    learning = model.to(job.device.device, memory_format=torch.channels_last).train_only(
+        stage.learn
+    )
+    cli.say(
+        f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
+        f"{len(split.holdout):,} held out"
+    )
     if stage.batch > len(split.train):
-        cli.say(f"note: the batch size ({stage.batch:,}) exceeds the {len(split.train):,} training images, so each "
-                "epoch is one step" + cli.advice("; use a smaller --batch"))
+        cli.say(
+            f"note: the batch size ({stage.batch:,}) exceeds the {len(split.train):,} training "
+            "images, so each epoch is one step" + cli.advice("; use a smaller --batch")
+        )
     steps = steps_per_epoch(len(split.train), stage.batch)
     if warning := schedules.warning(stage, steps):
         cli.say(f"note: {warning}")
     module, stream, judge = _inputs(job)
-    training = Training(module, {name: model.parts[name] for name in stage.learn}, stage, steps, job.device)
+    training = Training(
+        module, {name: model.parts[name] for name in stage.learn}, stage, steps, job.device
+    )
     if state is not None:
         _continue(training, state, folder)
         cli.say(f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}")
-    with (cli.stop_on_interrupt() as stop,
-          board.Board(folder.path / "tensorboard", training.total_steps) if live else nullcontext() as tensorboard):
+    with (
+        cli.stop_on_interrupt() as stop,
+        board.Board(folder.path / "tensorboard", training.total_steps)
+        if live
+        else nullcontext() as tensorboard,
+    ):
         if state is None:
-            # Only now, so that a run that cannot begin leaves none behind; the checkpoint before what says it is there.
+            # Only now, so that a run that cannot begin leaves none behind; the checkpoint before
+            # what says it is there.
             save_training(folder.last, training.state_dict(), packed.wnids, job.origin)
             write_json(folder.recipe, job.facts)
         if tensorboard and not training.total_steps:
-            tensorboard.pictures(next(epoch_batches(packed.train, split.train, stage, job.plan.seed, 0,
-                                                    torch.device("cpu"))).pictures)
+            tensorboard.pictures(
+                next(
+                    epoch_batches(
+                        packed.train, split.train, stage, job.plan.seed, 0, torch.device("cpu")
+                    )
+                ).pictures
+            )
         check = _check(judge, packed.train.labels[split.holdout], training, tensorboard)
         _run(job, training, fit(training, stream, check, stop), tensorboard)
-    return {"run": str(folder.run), "stage": folder.stage, "split": "holdout", "views": "none", "merge": "mean",
-            "size": stage.size, **training.best["holdout"], "precision": job.device.when_frozen().precision}
+    return {
+        "run": str(folder.run),
+        "stage": folder.stage,
+        "split": "holdout",
+        "views": "none",
+        "merge": "mean",
+        "size": stage.size,
+        **training.best["holdout"],
+        "precision": job.device.when_frozen().precision,
+    }
 
 
 def _continue(training: Training, state: dict[str, Any], folder: StageFolder) -> None:
@@ -279,56 +347,97 @@ def _continue(training: Training, state: dict[str, Any], folder: StageFolder) ->
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, RuntimeError) and out_of_memory(error):
             raise
-        raise InputError(f"{folder.last}: does not belong to {folder.stage} of this run "
-                         f"({' '.join(str(error).split())[:100]}); restore the right file, or "
-                         f"{_start_over(folder)}") from None
+        raise InputError(
+            f"{folder.last}: does not belong to {folder.stage} of this run "
+            f"({' '.join(str(error).split())[:100]}); restore the right file, or "
+            f"{_start_over(folder)}"
+        ) from None
 
 
 def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Classifier:
     if start:
         return load_model(start.best, packed.wnids, start.origin)[0]
     network = plan.recipe.network
-    return Classifier(load_backbone(plan.weights), network.taps, network.hidden, len(packed.wnids),
-                      plan.recipe.base.dropout, network.standardise)
+    return Classifier(
+        load_backbone(plan.weights),
+        network.taps,
+        network.hidden,
+        len(packed.wnids),
+        plan.recipe.base.dropout,
+        network.standardise,
+    )
 
 
-def _facts(folder: StageFolder, plan: Plan, packed: Packed, split: Split, device: Device) -> dict[str, Any]:
+def _facts(
+    folder: StageFolder, plan: Plan, packed: Packed, split: Split, device: Device
+) -> dict[str, Any]:
     """What `recipe.json` says of a stage: all that is needed to understand and repeat it."""
-    return {"stage": folder.stage, **asdict(plan), "data_digest": packed.contents, "split_digest": split.digest,
-            "pictures": {"train": len(split.train), "holdout": len(split.holdout)},
-            "device": device.facts(),
-            "versions": {"tinynet": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
-                         "python": platform.python_version()},
-            "command": cli.command(), "classes": dict(zip(packed.wnids, packed.names, strict=True))}
+    return {
+        "stage": folder.stage,
+        **asdict(plan),
+        "data_digest": packed.contents,
+        "split_digest": split.digest,
+        "pictures": {"train": len(split.train), "holdout": len(split.holdout)},
+        "device": device.facts(),
+        "versions": {
+            "tinynet": __version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
+        "command": cli.command(),
+        "classes": dict(zip(packed.wnids, packed.names, strict=True)),
+    }
 
 
 def _same(folder: StageFolder, facts: dict[str, Any]) -> None:
-    """Raise `InputError` where `folder` was trained on other data, another split, or from other weights."""
+    """Raise `InputError` where `folder` was trained on other data, another split, or from other
+    weights.
+    """
     before = folder.read_recipe()
     ours, theirs = (facts.get("versions", {}).get("torch"), before["versions"].get("torch"))
     if ours and ours != theirs:
-        cli.say(f"note: {folder.path} was started with torch {theirs}; results may differ slightly with torch {ours}")
+        cli.say(
+            f"note: {folder.path} was started with torch {theirs}; results may differ slightly "
+            f"with torch {ours}"
+        )
     names = {"data_digest": "data", "split_digest": "split", "start_digest": "starting weights"}
     for key, what in names.items():
         if key in facts and before[key] != facts[key]:
-            raise InputError(f"{folder.path}: the {what} changed ({before[key][:12]} at its start, now "
-                             f"{facts[key][:12]}); use the original {what}" + cli.advice(_NAMED[key]))
+            raise InputError(
+                f"{folder.path}: the {what} changed ({before[key][:12]} at its start, now "
+                f"{facts[key][:12]}); use the original {what}" + cli.advice(_NAMED[key])
+            )
     if "device" in facts and before["device"] != facts["device"]:
-        cli.say(f"note: {folder.path} was trained on {before['device'].get('name', 'another device')}; on "
-                f"{facts['device']['name']} the same steps give other numbers")
+        cli.say(
+            f"note: {folder.path} was trained on {before['device'].get('name', 'another device')}; "
+            f"on {facts['device']['name']} the same steps give other numbers"
+        )
 
 
 def _same_plan(folder: StageFolder, plan: Plan) -> None:
     """Raise `InputError` where `folder` comes from another recipe or seed."""
     before = Plan.read(folder.read_recipe())
-    theirs, ours = ((p.seed, p.recipe.data, p.recipe.network, p.recipe.stage(folder.stage)) for p in (before, plan))
+    theirs, ours = (
+        (p.seed, p.recipe.data, p.recipe.network, p.recipe.stage(folder.stage))
+        for p in (before, plan)
+    )
     if theirs != ours:
-        raise InputError(f"{folder.path}: holds a run of another recipe or seed; name another folder with --out")
+        raise InputError(
+            f"{folder.path}: holds a run of another recipe or seed; name another folder with --out"
+        )
 
 
 def _inputs(job: _Job) -> tuple[nn.Module, Stream, Judge]:
     """What is trained, what it learns from and what judges it: on kept features, or on pictures."""
-    model, packed, split, stage, device, seed = job.model, job.packed, job.split, job.stage, job.device, job.plan.seed
+    model, packed, split, stage, device, seed = (
+        job.model,
+        job.packed,
+        job.split,
+        job.stage,
+        job.device,
+        job.plan.seed,
+    )
 
     def plain(pictures):
         return resize(pictures, stage.size)
@@ -346,34 +455,50 @@ def _inputs(job: _Job) -> tuple[nn.Module, Stream, Judge]:
         return model.head, kept_epoch, judge_head
 
     def stream(epoch, start):
-        for batch in epoch_batches(packed.train, split.train, stage, seed, epoch, device.device, start):
+        for batch in epoch_batches(
+            packed.train, split.train, stage, seed, epoch, device.device, start
+        ):
             yield batch.pictures, batch.labels
 
     def judge_model(whole):
-        images = batches(packed.train, split.holdout, size=fitting(stage.size, device.device), device=device.device)
-        return view_probabilities(whole.for_inference(device.device, device.when_frozen().dtype), images, plain)
+        images = batches(
+            packed.train,
+            split.holdout,
+            size=fitting(stage.size, device.device),
+            device=device.device,
+        )
+        return view_probabilities(
+            whole.for_inference(device.device, device.when_frozen().dtype), images, plain
+        )
 
     return model, stream, judge_model
 
 
-def _check(judge: Judge, labels: np.ndarray, training: Training,
-           tensorboard: board.Board | None) -> Callable[[nn.Module], dict[str, Any]]:
+def _check(
+    judge: Judge, labels: np.ndarray, training: Training, tensorboard: board.Board | None
+) -> Callable[[nn.Module], dict[str, Any]]:
     def check(module):
         log_probabilities = judge(module)
         if tensorboard:
             tensorboard.mistakes(log_probabilities, labels, training.total_steps)
         return score(log_probabilities, labels)
+
     return check
 
 
-def _run(job: _Job, training: Training, rows: Iterator[dict[str, Any]], tensorboard: board.Board | None) -> None:
+def _run(
+    job: _Job, training: Training, rows: Iterator[dict[str, Any]], tensorboard: board.Board | None
+) -> None:
     """The loop (`rows` of `fit`) with everything around it: log, progress, checkpoints."""
     folder, wnids = job.folder, job.packed.wnids
     runs.cut_log(folder.log, training.total_steps)
     saved = time.monotonic()
-    waiting: list[dict[str, Any]] = []  # rows come some at a time, and the log is opened once for all of them
+    # rows come some at a time, and the log is opened once for all of them
+    waiting: list[dict[str, Any]] = []
     total = training.stage.epochs * training.steps
-    with cli.progress(total=total, done=training.total_steps, label=folder.stage, unit="steps") as bar:
+    with cli.progress(
+        total=total, done=training.total_steps, label=folder.stage, unit="steps"
+    ) as bar:
         for row in rows:
             waiting.append(row)
             if tensorboard:
@@ -384,13 +509,20 @@ def _run(job: _Job, training: Training, rows: Iterator[dict[str, Any]], tensorbo
             if row["kind"] == "epoch":
                 if row["improved"]:
                     head = None if isinstance(training.result, Classifier) else training.result
-                    save_model(folder.best, job.model if head else training.result, wnids, training.stage.size, head,
-                               job.origin)
+                    save_model(
+                        folder.best,
+                        job.model if head else training.result,
+                        wnids,
+                        training.stage.size,
+                        head,
+                        job.origin,
+                    )
                 cli.say(_epoch_line(row, training.stage))
             if row["kind"] != "step" or row["step"] == training.total_steps:
                 runs.append_rows(folder.log, waiting)
                 waiting.clear()
-            # Rows come some at a time: a checkpoint must not be ahead of the log, nor lack its epoch's row alone.
+            # Rows come some at a time: a checkpoint must not be ahead of the log, nor lack its
+            # epoch's row alone.
             within = row["step"] == training.total_steps and training.step < training.steps
             if row["kind"] != "step" or (within and time.monotonic() - saved > _SAVE_EVERY):
                 save_training(folder.last, training.state_dict(), wnids, job.origin)
@@ -401,6 +533,9 @@ def _run(job: _Job, training: Training, rows: Iterator[dict[str, Any]], tensorbo
 
 def _epoch_line(row: dict[str, Any], stage: Stage) -> str:
     held = row["holdout"]
-    return (f"epoch {row['epoch'] + 1}/{stage.epochs}: loss {row['loss']:.3f}, hold-out top-1 {held['top1']:.2%} "
-            f"(95 %: {held['low']:.2%} .. {held['high']:.2%}), top-5 {held['top5']:.2%}, "
-            f"{row['pictures_per_second']:,.0f} pictures/s{', best so far' if row['improved'] else ''}")
+    return (
+        f"epoch {row['epoch'] + 1}/{stage.epochs}: loss {row['loss']:.3f}, hold-out top-1 "
+        f"{held['top1']:.2%} (95 %: {held['low']:.2%} .. {held['high']:.2%}), top-5 "
+        f"{held['top5']:.2%}, {row['pictures_per_second']:,.0f} "
+        f"pictures/s{', best so far' if row['improved'] else ''}"
+    )

@@ -1,4 +1,6 @@
-"""ImageNet's own networks on Tiny ImageNet, without training: the 1000-way head restricted to the data's classes."""
+"""ImageNet's own networks on Tiny ImageNet, without training: the 1000-way head restricted to the
+data's classes.
+"""
 
 import math
 import time
@@ -23,7 +25,8 @@ from tinynet.score.views import ViewSet, view_set
 
 
 class ZeroShot:
-    """A pretrained network on Tiny ImageNet without any training: its head restricted to the data's classes.
+    """A pretrained network on Tiny ImageNet without any training: its head restricted to the data's
+    classes.
 
     Raises `InputError` where one of them is none of ImageNet's 1,000.
     """
@@ -32,12 +35,19 @@ class ZeroShot:
         wnids = imagenet_wnids()
         foreign = [wnid for wnid in packed.wnids if wnid not in wnids]
         if foreign:
-            raise InputError(f"{packed.manifest['source']}: {len(foreign)} of its {len(packed.wnids)} classes are none "
-                             f"of ImageNet's 1,000 (first: {foreign[0]}); --head imagenet needs them all")
-        model, published = load_pretrained(arch, weights, [wnids.index(wnid) for wnid in packed.wnids])
+            raise InputError(
+                f"{packed.manifest['source']}: {len(foreign)} of its {len(packed.wnids)} classes "
+                f"are none of ImageNet's 1,000 (first: {foreign[0]}); --head imagenet needs them "
+                "all"
+            )
+        model, published = load_pretrained(
+            arch, weights, [wnids.index(wnid) for wnid in packed.wnids]
+        )
         if len(published.names) != len(wnids):
-            raise InputError(f"--arch {arch}: has {len(published.names)} classes; --head imagenet needs the 1,000 of "
-                             "ILSVRC 2012")
+            raise InputError(
+                f"--arch {arch}: has {len(published.names)} classes; --head imagenet needs the "
+                "1,000 of ILSVRC 2012"
+            )
         self.packed, self.device, self.size = packed, device, published.size
         self._model: Pretrained = model.on(device)
         self.named = {"run": arch, "stage": "zero-shot"}
@@ -50,12 +60,19 @@ class ZeroShot:
         return whole_part(self.packed, split)
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
-        """The sets of views that `texts` write; raises `InputError` for one that the network cannot see."""
+        """The sets of views that `texts` write; raises `InputError` for one that the network cannot
+        see.
+        """
         made = [view_set(text, size) for text in texts]
         for chosen in made:
             refuse_dense(chosen)
             side = self.packed.side
-            can_see(self._model, chosen, torch.zeros(1, 3, side, side, device=self.device.device), self.named["run"])
+            can_see(
+                self._model,
+                chosen,
+                torch.zeros(1, 3, side, side, device=self.device.device),
+                self.named["run"],
+            )
         return made
 
     def score(self, split: str, chosen: ViewSet) -> Probabilities:
@@ -70,15 +87,31 @@ class ZeroShot:
                 self._warm.add(side)
                 first = batches(part, rows[:at_once], size=at_once, device=self.device.device)
                 view_probabilities(self._model, first, view)
-            bar = cli.progress(batches(part, rows, size=at_once, device=self.device.device),
-                               total=math.ceil(len(rows) / at_once), label=f"{split}, {name}", unit="batches")
+            bar = cli.progress(
+                batches(part, rows, size=at_once, device=self.device.device),
+                total=math.ceil(len(rows) / at_once),
+                label=f"{split}, {name}",
+                unit="batches",
+            )
             started = time.perf_counter()
             found.append(view_probabilities(self._model, bar, view))
             seconds.append(time.perf_counter() - started)
         labels = None if part.labels is None else part.labels[rows]
-        return Probabilities(tuple(chosen.views), np.stack(found), rows, labels, self.packed.wnids, np.array(seconds),
-                             {**self.named, "split": split, "tta": chosen.name, "data": self.packed.contents,
-                              "precision": self.device.precision})
+        return Probabilities(
+            tuple(chosen.views),
+            np.stack(found),
+            rows,
+            labels,
+            self.packed.wnids,
+            np.array(seconds),
+            {
+                **self.named,
+                "split": split,
+                "tta": chosen.name,
+                "data": self.packed.contents,
+                "precision": self.device.precision,
+            },
+        )
 
     def keep(self, row: dict[str, Any]) -> None:
         """Nothing keeps it: there is no run."""

@@ -10,34 +10,48 @@ from tinynet.models.vgg import Classifier, statistics
 
 
 class Dense(nn.Module):
-    """A classifier that slides over larger pictures: fully convolutional scoring (Sermanet et al. 2014).
+    """A classifier that slides over larger pictures: fully convolutional scoring (Sermanet et al.
+    2014).
 
-    The maps of the whole picture are cut into windows as large as those of pictures of `side` pixels, one
-    deepest cell apart; the head sees each window. In contrast to crops, a window's maps know what lies beyond it.
+    The maps of the whole picture are cut into windows as large as those of pictures of `side`
+    pixels, one deepest cell apart; the head sees each window. In contrast to crops, a window's maps
+    know what lies beyond it.
     """
 
     def __init__(self, model: Classifier, side: int):
         super().__init__()
         self.model, self.side = model, side
-        self.strides = {depth: model.backbone.strides[depth] for depth in {tap.split(":")[0] for tap in model.taps}}
+        self.strides = {
+            depth: model.backbone.strides[depth]
+            for depth in {tap.split(":")[0] for tap in model.taps}
+        }
         self.step = max(self.strides.values())
 
     def check(self, pictures: Tensor) -> None:
         """Raise `InputError` for pictures that the windows do not fill."""
-        if min(pictures.shape[-2:]) < self.side or any((s - self.side) % self.step for s in pictures.shape[-2:]):
-            raise InputError(f"dense: a network for {self.side} pixels slides over {self.side} and any number of "
-                             f"{self.step} more, not over {pictures.shape[-1]}x{pictures.shape[-2]}; name such a "
-                             f"size, for instance dense:{self.side + self.step}")
+        if min(pictures.shape[-2:]) < self.side or any(
+            (s - self.side) % self.step for s in pictures.shape[-2:]
+        ):
+            raise InputError(
+                f"dense: a network for {self.side} pixels slides over {self.side} and any number "
+                f"of {self.step} more, not over {pictures.shape[-1]}x{pictures.shape[-2]}; name "
+                f"such a size, for instance dense:{self.side + self.step}"
+            )
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, C) logarithms of the mean probability over windows, of pictures (N, 3, H, W) of `side` or more."""
+        """(N, C) logarithms of the mean probability over windows, of pictures (N, 3, H, W) of
+        `side` or more.
+        """
         self.check(pictures)
         windows = {}
         for depth, maps in self.model.backbone(pictures, self.strides).items():
             stride = self.strides[depth]
             for axis in (2, 3):
                 maps = maps.unfold(axis, self.side // stride, self.step // stride)
-            windows[depth] = maps.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (N * windows, channels, side, side)
+            # (N * windows, channels, side, side)
+            windows[depth] = maps.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
         count = len(next(iter(windows.values()))) // len(pictures)
         logits = self.model.head(statistics(windows, self.model.taps))
-        return torch.logsumexp(torch.log_softmax(logits.float(), 1).view(len(pictures), count, -1), 1) - math.log(count)
+        return torch.logsumexp(
+            torch.log_softmax(logits.float(), 1).view(len(pictures), count, -1), 1
+        ) - math.log(count)

@@ -17,7 +17,8 @@ from tinynet.errors import InputError
 
 MIN_SIDE = 32  # pixels: below it the fifth pooling leaves nothing
 MAX_SIDE = 4096  # pixels: larger images would fill memory
-# Pictures that batch norms are measured on; with 1,024 one network had 55.6 % of 1,667 held-out ones, with 4,096 57.0.
+# Pictures that batch norms are measured on; with 1,024 one network had 55.6 % of 1,667 held-out
+# ones, with 4,096 57.0.
 FOR_STATISTICS = 6400
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -44,9 +45,9 @@ class Backbone(nn.Module):
     """The 13 convolutions of VGG16 (configuration D, Simonyan & Zisserman 2014) with named depths.
 
     Depths are `relu1_1` ... `relu5_3` and `pool1` ... `pool5`; parts are `conv1` ... `conv5`.
-    `channels`: channels of every depth, in the order of the forward pass. `strides`: pixels of the picture
-    between neighbours of its map.
-    `mean`, `std`: of the three channels, in [0, 1] units; subtracted and divided by in `forward`.
+    `channels`: channels of every depth, in the order of the forward pass. `strides`: pixels of the
+    picture between neighbours of its map. `mean`, `std`: of the three channels, in [0, 1] units;
+    subtracted and divided by in `forward`.
     """
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
@@ -72,7 +73,10 @@ class Backbone(nn.Module):
             pooling = isinstance(module, nn.MaxPool2d)
             name = f"pool{block}" if pooling else f"relu{block}_{position}"
             self._names.append(name)
-            self.channels[name], self.strides[name] = channels, 2 ** (block if pooling else block - 1)
+            self.channels[name], self.strides[name] = (
+                channels,
+                2 ** (block if pooling else block - 1),
+            )
             block, position = (block + 1, 1) if pooling else (block, position + 1)
 
     def layers(self) -> Iterator[tuple[str, nn.Module]]:
@@ -80,14 +84,18 @@ class Backbone(nn.Module):
         return zip(self._names, self.features, strict=True)
 
     def walk(self, pictures: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Layer after layer: its name and what it makes of `pictures`; a map may be changed by the next layer."""
+        """Layer after layer: its name and what it makes of `pictures`; a map may be changed by the
+        next layer.
+        """
         maps = ((pictures - self.mean) / self.std).to(self.features[0].weight.dtype)
         for name, layer in self.layers():
             maps = layer(maps)
             yield name, maps
 
     def forward(self, pictures: Tensor, depths: Iterable[str]) -> dict[str, Tensor]:
-        """Feature maps at `depths`; `pictures`: (N, 3, H, W) float in [0, 1], H and W at least 32."""
+        """Feature maps at `depths`; `pictures`: (N, 3, H, W) float in [0, 1], H and W at least
+        32.
+        """
         wanted = set(depths)
         found: dict[str, Tensor] = {}
         for name, maps in self.walk(pictures):
@@ -103,15 +111,23 @@ class Backbone(nn.Module):
 
 
 class Head(nn.Sequential):
-    """Hidden layers of Linear, ReLU, BatchNorm, Dropout, then logits; He-uniform weights, zero biases.
+    """Hidden layers of Linear, ReLU, BatchNorm, Dropout, then logits; He-uniform weights, zero
+    biases.
 
     With `standardise`, a BatchNorm without weights stands first: the depths differ in scale.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], classes: int, dropout: float, standardise: bool):
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], classes: int, dropout: float, standardise: bool
+    ):
         layers: list[nn.Module] = [nn.BatchNorm1d(inputs, affine=False)] if standardise else []
         for width in hidden:
-            layers += [nn.Linear(inputs, width), nn.ReLU(), nn.BatchNorm1d(width), nn.Dropout(dropout)]
+            layers += [
+                nn.Linear(inputs, width),
+                nn.ReLU(),
+                nn.BatchNorm1d(width),
+                nn.Dropout(dropout),
+            ]
             inputs = width
         layers.append(nn.Linear(inputs, classes))
         super().__init__(*layers)
@@ -124,19 +140,31 @@ class Head(nn.Sequential):
 class Classifier(nn.Module):
     """A backbone, the statistics of its depths that the head sees (`taps`), and the head.
 
-    `taps`: names like `relu4_3:mean`: a depth and one of `mean`, `max`, `grid2`, `grid7` (average over
-    a 2x2 or 7x7 grid), so the features' length does not depend on the picture's size.
+    `taps`: names like `relu4_3:mean`: a depth and one of `mean`, `max`, `grid2`, `grid7` (average
+    over a 2x2 or 7x7 grid), so the features' length does not depend on the picture's size.
 
     Raises `InputError` for a tap that the backbone has not.
     """
 
-    def __init__(self, backbone: Backbone, taps: Sequence[str], hidden: Sequence[int], classes: int,
-                 dropout: float, standardise: bool):
+    def __init__(
+        self,
+        backbone: Backbone,
+        taps: Sequence[str],
+        hidden: Sequence[int],
+        classes: int,
+        dropout: float,
+        standardise: bool,
+    ):
         super().__init__()
         check_taps(backbone, taps)
         self.backbone, self.taps = backbone, tuple(taps)
-        self.shape = dict(taps=list(taps), hidden=list(hidden), classes=classes, dropout=dropout,
-                          standardise=standardise)
+        self.shape = dict(
+            taps=list(taps),
+            hidden=list(hidden),
+            classes=classes,
+            dropout=dropout,
+            standardise=standardise,
+        )
         self.head = Head(feature_count(backbone, taps), hidden, classes, dropout, standardise)
         self.parts = {**backbone.parts, "head": [self.head]}
 
@@ -156,15 +184,19 @@ class Classifier(nn.Module):
                 module.p = share
 
     def train_only(self, parts: Iterable[str]) -> int:
-        """Let only `parts` (of `conv1` ... `conv5`, `head`) learn; returns the number of weights that do.
+        """Let only `parts` (of `conv1` ... `conv5`, `head`) learn; returns the number of weights
+        that do.
 
-        Frozen parts get no gradient, stay in eval mode (batch norm keeps its running statistics, dropout
-        is off) and, where nothing before them learns, run without autograd.
+        Frozen parts get no gradient, stay in eval mode (batch norm keeps its running statistics,
+        dropout is off) and, where nothing before them learns, run without autograd.
         """
         chosen = set(parts)
         unknown = chosen - set(self.parts)
         if unknown:
-            raise InputError(f"no part called {', '.join(sorted(unknown))}; the parts are {', '.join(self.parts)}")
+            raise InputError(
+                f"no part called {', '.join(sorted(unknown))}; the parts are "
+                f"{', '.join(self.parts)}"
+            )
         for name, modules in self.parts.items():
             for module in modules:
                 module.requires_grad_(name in chosen)
@@ -172,6 +204,7 @@ class Classifier(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> "Classifier":
+        """Set training mode; frozen groups stay in evaluation mode."""
         super().train(mode)
         for modules in self.parts.values():
             frozen = not any(p.requires_grad for module in modules for p in module.parameters())
@@ -193,7 +226,9 @@ def pooled_features(backbone: nn.Module, taps: Sequence[str], pictures: Tensor) 
 
 def statistics(maps: dict[str, Tensor], taps: Sequence[str]) -> Tensor:
     """(N, F) float32: `pooled_features` of maps that are there already, by depth."""
-    return torch.cat([STATISTICS[tap.split(":")[1]](maps[tap.split(":")[0]]) for tap in taps], 1).float()
+    return torch.cat(
+        [STATISTICS[tap.split(":")[1]](maps[tap.split(":")[0]]) for tap in taps], 1
+    ).float()
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -205,13 +240,18 @@ def weights_digest(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def measure_norms(module: nn.Module, inputs: Iterable[Tensor],
-                  context: Callable[[], AbstractContextManager] = nullcontext) -> None:
-    """Give the batch norms of `module` the statistics of these batches of inputs; it is in eval mode afterwards.
+def measure_norms(
+    module: nn.Module,
+    inputs: Iterable[Tensor],
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> None:
+    """Give the batch norms of `module` the statistics of these batches of inputs; it is in eval
+    mode afterwards.
 
     `context`: what the module runs in; the inputs are made outside it.
 
-    Cumulative means over the batches, as in Izmailov et al. 2018; dropout stays off, so nothing is left to chance.
+    Cumulative means over the batches, as in Izmailov et al. 2018; dropout stays off, so nothing is
+    left to chance.
     """
     norms = [part for part in module.eval().modules() if isinstance(part, nn.BatchNorm1d)]
     kept = [norm.momentum for norm in norms]
@@ -230,7 +270,10 @@ def measure_norms(module: nn.Module, inputs: Iterable[Tensor],
 
 def feature_count(backbone: nn.Module, taps: Sequence[str]) -> int:
     """F of `pooled_features`."""
-    return sum(backbone.channels[depth] * _NUMBERS[statistic] for depth, statistic in (t.split(":") for t in taps))
+    return sum(
+        backbone.channels[depth] * _NUMBERS[statistic]
+        for depth, statistic in (t.split(":") for t in taps)
+    )
 
 
 def check_taps(backbone: Backbone, taps: Sequence[str]) -> None:
@@ -238,8 +281,10 @@ def check_taps(backbone: Backbone, taps: Sequence[str]) -> None:
     for tap in taps:
         depth, _, statistic = tap.partition(":")
         if depth not in backbone.channels or statistic not in STATISTICS:
-            raise InputError(f"tap {tap!r}: a tap is DEPTH:STATISTIC with a depth of {', '.join(backbone.channels)} "
-                             f"and a statistic of {', '.join(STATISTICS)}")
+            raise InputError(
+                f"tap {tap!r}: a tap is DEPTH:STATISTIC with a depth of "
+                f"{', '.join(backbone.channels)} and a statistic of {', '.join(STATISTICS)}"
+            )
     if not taps:
         raise InputError("no taps: the head needs at least one, for instance pool5:grid2")
 
@@ -247,4 +292,7 @@ def check_taps(backbone: Backbone, taps: Sequence[str]) -> None:
 def check_side(side: int, flag: str = "--size") -> None:
     """Raise `InputError` where pictures of `side` pixels are too small for the backbone."""
     if side < MIN_SIDE:
-        raise InputError(f"{flag} {side}: VGG16 halves a picture five times, so it needs {MIN_SIDE} pixels or more")
+        raise InputError(
+            f"{flag} {side}: VGG16 halves a picture five times, so it needs {MIN_SIDE} pixels or "
+            "more"
+        )

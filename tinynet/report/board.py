@@ -22,8 +22,9 @@ def writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except (ImportError, AttributeError) as error:  # versions before 2.18 do not know numpy 2
-        raise InputError(f"--tensorboard: needs the package tensorboard ({error}); "
-                         "pip install -U tensorboard") from None
+        raise InputError(
+            f"--tensorboard: needs the package tensorboard ({error}); pip install -U tensorboard"
+        ) from None
     return SummaryWriter
 
 
@@ -41,16 +42,23 @@ class Board(AbstractContextManager):
 
     def row(self, row: dict[str, Any]) -> None:
         """Scalars of a row of `fit`."""
-        values = {"step": [(_STEP, row)], "epoch": [(_EPOCH, row), (_HELD, row.get("holdout"))]}.get(row["kind"], [])
+        values = {
+            "step": [(_STEP, row)],
+            "epoch": [(_EPOCH, row), (_HELD, row.get("holdout"))],
+        }.get(row["kind"], [])
         for names, where in values:
             for key, name in names.items():
                 self._writer.add_scalar(name, where[key], row["step"])
 
     def pictures(self, pictures: Tensor) -> None:
         """A grid of pictures (N, 3, H, W) in [0, 1], as the network sees them."""
-        self._writer.add_images("pictures as they are learnt from", pictures[:_PICTURES].clamp(0, 1))
+        self._writer.add_images(
+            "pictures as they are learnt from", pictures[:_PICTURES].clamp(0, 1)
+        )
 
     def mistakes(self, log_probabilities: np.ndarray, labels: np.ndarray, step: int) -> None:
         """The confusion matrix of the hold-out after `step` steps."""
         counts = confusion(log_probabilities, labels)
-        self._writer.add_figure("hold-out/confusion", confusion_matrix(counts, similar_order(counts)), step)
+        self._writer.add_figure(
+            "hold-out/confusion", confusion_matrix(counts, similar_order(counts)), step
+        )

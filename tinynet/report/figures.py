@@ -30,8 +30,16 @@ def training_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
     figure.suptitle(title)
     loss, accuracy, rate = figure.subplots(1, 3)
 
-    loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], color="0.8", linewidth=0.6, label="train, a step")
-    loss.plot(ends, [r["loss"] for r in epochs], "o-", markersize=4, label="train, mean of an epoch")
+    loss.plot(
+        [r["step"] for r in steps],
+        [r["loss"] for r in steps],
+        color="0.8",
+        linewidth=0.6,
+        label="train, a step",
+    )
+    loss.plot(
+        ends, [r["loss"] for r in epochs], "o-", markersize=4, label="train, mean of an epoch"
+    )
     loss.plot(ends, [r["holdout"]["loss"] for r in epochs], "s-", markersize=4, label="hold-out")
     loss.set(xlabel="step", ylabel="cross-entropy (nats)", title="Loss")
     shown = [r["loss"] for r in steps] + [r["holdout"]["loss"] for r in epochs]
@@ -41,8 +49,13 @@ def training_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
     numbers = range(1, len(epochs) + 1)
     for key, label, mark in (("top1", "top-1", "s-"), ("top5", "top-5", "^-")):
         accuracy.plot(numbers, [r["holdout"][key] for r in epochs], mark, markersize=4, label=label)
-    accuracy.fill_between(numbers, [r["holdout"]["low"] for r in epochs], [r["holdout"]["high"] for r in epochs],
-                          alpha=0.2, label="95 % interval of top-1")
+    accuracy.fill_between(
+        numbers,
+        [r["holdout"]["low"] for r in epochs],
+        [r["holdout"]["high"] for r in epochs],
+        alpha=0.2,
+        label="95 % interval of top-1",
+    )
     accuracy.set(xlabel="epoch", ylabel="hold-out", title="Accuracy")
     accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -66,25 +79,45 @@ def accuracy_against_cost(rows: Sequence[dict[str, Any]], title: str) -> "Figure
     figure.suptitle(title)
     for panel, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
         mine = [row for row in rows if row["split"] == split]
-        greedy = sorted((r for r in mine if r["views"].startswith("greedy")), key=lambda r: r["cost"])
+        greedy = sorted(
+            (r for r in mine if r["views"].startswith("greedy")), key=lambda r: r["cost"]
+        )
         costs = [r["cost"] for r in greedy]
-        panel.fill_between(costs, [r["low"] for r in greedy], [r["high"] for r in greedy], alpha=0.15,
-                           label="95 % interval")
-        panel.plot(costs, [r["top1"] for r in greedy], "o-", markersize=4, label="chosen greedily, mean")
+        panel.fill_between(
+            costs,
+            [r["low"] for r in greedy],
+            [r["high"] for r in greedy],
+            alpha=0.15,
+            label="95 % interval",
+        )
+        panel.plot(
+            costs, [r["top1"] for r in greedy], "o-", markersize=4, label="chosen greedily, mean"
+        )
         for name, mark in (("ten", "s"), ("learned weights", "^")):
             for row in mine:
                 if row["views"] == name:
                     panel.plot(row["cost"], row["top1"], mark, markersize=8, label=name)
-        panel.set(xlabel="cost (forward passes of one picture at the training size)", ylabel="top-1", title=split)
+        panel.set(
+            xlabel="cost (forward passes of one picture at the training size)",
+            ylabel="top-1",
+            title=split,
+        )
         panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         panel.grid(alpha=0.3)
         panel.legend()
     return figure
 
 
-def view_votes(views: Sequence[str], pictures: Sequence[Any], votes: Sequence[tuple[str, float]], winner: str,
-               title: str) -> "Figure":
-    """The views of a picture, (H, W, 3) arrays in [0, 1], each with its name, its vote and how sure it is."""
+def view_votes(
+    views: Sequence[str],
+    pictures: Sequence[Any],
+    votes: Sequence[tuple[str, float]],
+    winner: str,
+    title: str,
+) -> "Figure":
+    """The views of a picture, (H, W, 3) arrays in [0, 1], each with its name, its vote and how sure
+    it is.
+    """
     from matplotlib.figure import Figure
 
     columns = min(5, len(views))
@@ -95,15 +128,21 @@ def view_votes(views: Sequence[str], pictures: Sequence[Any], votes: Sequence[tu
     for panel, view, picture, (name, share) in zip(panels, views, pictures, votes, strict=False):
         panel.imshow(picture, interpolation="nearest")
         panel.set_title(view, fontsize=9)
-        panel.set_xlabel(f"{name}\n{share:.0%}", fontsize=9, parse_math=False,
-                         color="tab:green" if name == winner else "tab:red")
+        panel.set_xlabel(
+            f"{name}\n{share:.0%}",
+            fontsize=9,
+            parse_math=False,
+            color="tab:green" if name == winner else "tab:red",
+        )
         panel.set(xticks=[], yticks=[])
-    for panel in panels[len(views):]:
+    for panel in panels[len(views) :]:
         panel.set_axis_off()
     return figure
 
 
-def contact_sheet(pictures: Sequence[Any], titles: Sequence[str], boxes: Sequence[Any] | None = None) -> "Figure":
+def contact_sheet(
+    pictures: Sequence[Any], titles: Sequence[str], boxes: Sequence[Any] | None = None
+) -> "Figure":
     """Pictures, (H, W, 3) arrays, in rows of eight, each with its title above and its box drawn.
 
     `boxes`: x0, y0, x1, y1 in pixels, inclusive, for each picture; negative where there is none.
@@ -112,7 +151,9 @@ def contact_sheet(pictures: Sequence[Any], titles: Sequence[str], boxes: Sequenc
     from matplotlib.patches import Rectangle
 
     columns = min(8, len(pictures))
-    figure = Figure(figsize=(1.5 * columns, 1.7 * -(-len(pictures) // columns)), layout="constrained")
+    figure = Figure(
+        figsize=(1.5 * columns, 1.7 * -(-len(pictures) // columns)), layout="constrained"
+    )
     panels = figure.subplots(-(-len(pictures) // columns), columns, squeeze=False).ravel()
     for panel in panels:
         panel.set_axis_off()
@@ -123,33 +164,63 @@ def contact_sheet(pictures: Sequence[Any], titles: Sequence[str], boxes: Sequenc
     for panel, (x0, y0, x1, y1) in zip(panels, boxes if boxes is not None else (), strict=False):
         if x0 >= 0:
             # Pixel centres are whole numbers and the box includes its last row and column.
-            panel.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color="yellow"))
+            panel.add_patch(
+                Rectangle(
+                    (x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color="yellow"
+                )
+            )
     return figure
 
 
 def warmed(pixels: "np.ndarray", heat: "np.ndarray") -> "np.ndarray":
-    """A picture (H, W, 3) uint8 with its heat (H, W) over it, as strong as it is warm; again uint8."""
+    """A picture (H, W, 3) uint8 with its heat (H, W) over it, as strong as it is warm; again
+    uint8.
+    """
     from matplotlib import colormaps
 
     strength = (heat / max(heat.max(), 1e-12))[..., None]
     colours = colormaps["inferno"](strength[..., 0])[..., :3] * 255
-    return (pixels * (1 - 0.6 * strength) + colours * 0.6 * strength).round().clip(0, 255).astype("uint8")
+    return (
+        (pixels * (1 - 0.6 * strength) + colours * 0.6 * strength)
+        .round()
+        .clip(0, 255)
+        .astype("uint8")
+    )
 
 
 def reliability_diagram(curves: Sequence[tuple[str, Sequence[dict[str, Any]], float]]) -> "Figure":
-    """Accuracy against confidence, a panel for each of `curves`: name, rows of `mistakes.reliability`, and the
-    expected calibration error."""
+    """Accuracy against confidence, a panel for each of `curves`: name, rows of
+    `mistakes.reliability`, and the expected calibration error.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(3.6 * len(curves), 3.6), layout="constrained")
-    for panel, (name, rows, error) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+    for panel, (name, rows, error) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
+    ):
         sure = [row["confidence"] for row in rows]
         panel.plot([0, 1], [0, 1], ":", color="0.5", label="calibrated")
-        panel.errorbar(sure, [row["top1"] for row in rows], color="tab:blue", fmt="o-", markersize=4, capsize=2,
-                       yerr=[[row["top1"] - row["low"] for row in rows], [row["high"] - row["top1"] for row in rows]],
-                       label="measured, 95 % interval")
-        panel.set(xlabel="confidence", ylabel="top-1", title=f"{name}: error {error:.1%}", xlim=(0, 1), ylim=(0, 1))
+        panel.errorbar(
+            sure,
+            [row["top1"] for row in rows],
+            color="tab:blue",
+            fmt="o-",
+            markersize=4,
+            capsize=2,
+            yerr=[
+                [row["top1"] - row["low"] for row in rows],
+                [row["high"] - row["top1"] for row in rows],
+            ],
+            label="measured, 95 % interval",
+        )
+        panel.set(
+            xlabel="confidence",
+            ylabel="top-1",
+            title=f"{name}: error {error:.1%}",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
         panel.legend(fontsize=7)
@@ -157,13 +228,21 @@ def reliability_diagram(curves: Sequence[tuple[str, Sequence[dict[str, Any]], fl
 
 
 def confusion_matrix(counts: "np.ndarray", order: "np.ndarray") -> "Figure":
-    """Square roots of counts (C, C) as from `mistakes.confusion`, so that few show beside many; classes in `order`."""
+    """Square roots of counts (C, C) as from `mistakes.confusion`, so that few show beside many;
+    classes in `order`.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     panel = figure.subplots()
     drawn = panel.imshow(counts[order][:, order] ** 0.5, cmap="magma")
-    panel.set(xlabel="called", ylabel="class", title="Confusion, shades by square roots", xticks=[], yticks=[])
+    panel.set(
+        xlabel="called",
+        ylabel="class",
+        title="Confusion, shades by square roots",
+        xticks=[],
+        yticks=[],
+    )
     figure.colorbar(drawn, label="pictures", format=lambda root, _: f"{root**2:.0f}")
     return figure
 
@@ -176,9 +255,18 @@ def accuracy_by_object_size(rows: Sequence[dict[str, Any]]) -> "Figure":
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     panel = figure.subplots()
     middle = [(row["least"] + row["greatest"]) / 2 for row in rows]
-    panel.errorbar(middle, [row["top1"] for row in rows], fmt="o-", color="tab:blue", capsize=3,
-                   xerr=[(row["greatest"] - row["least"]) / 2 for row in rows],
-                   yerr=[[row["top1"] - row["low"] for row in rows], [row["high"] - row["top1"] for row in rows]])
+    panel.errorbar(
+        middle,
+        [row["top1"] for row in rows],
+        fmt="o-",
+        color="tab:blue",
+        capsize=3,
+        xerr=[(row["greatest"] - row["least"]) / 2 for row in rows],
+        yerr=[
+            [row["top1"] - row["low"] for row in rows],
+            [row["high"] - row["top1"] for row in rows],
+        ],
+    )
     panel.set(xlabel="share of the picture inside the object's box", ylabel="top-1", xlim=(0, 1.02))
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -192,8 +280,13 @@ def save_figure(figure: "Figure", path: Any, described: str = "") -> None:
     `described`: kept in the file, for whoever asks what it was drawn from.
     """
     with whole_file(path) as stream:
-        _save(figure, stream, format="svg" if Path(path).suffix == ".svg" else "png", dpi=110,
-              metadata={"Description": printable(described)} if described else {})
+        _save(
+            figure,
+            stream,
+            format="svg" if Path(path).suffix == ".svg" else "png",
+            dpi=110,
+            metadata={"Description": printable(described)} if described else {},
+        )
 
 
 def _save(figure: "Figure", stream: Any, **how: Any) -> None:
@@ -205,19 +298,27 @@ def _save(figure: "Figure", stream: Any, **how: Any) -> None:
     for text in (*figure.texts, *(panel.title for panel in figure.axes)):
         text.set_parse_math(False)  # a file may be called $x$
     with postponed(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing")  # a letter that no font has is drawn as a box
+        # a letter that no font has is drawn as a box
+        warnings.filterwarnings("ignore", r"Glyph .* missing")
         figure.savefig(stream, **how)
 
 
 def inline_svg(figure: "Figure", described: str) -> str:
-    """A figure as SVG inside a page: its ink is the page's, in both colour schemes; `described`: for who cannot see."""
+    """A figure as SVG inside a page: its ink is the page's, in both colour schemes; `described`:
+    for who cannot see.
+    """
     import matplotlib
 
     drawn, described = io.StringIO(), printable(described)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
         _save(figure, drawn, format="svg", transparent=True)
     svg = drawn.getvalue()
-    svg = svg[svg.index("<svg"):].replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
-    mark = "f" + hashlib.sha256(described.encode()).hexdigest()[:8]  # matplotlib gives every figure the same ids
+    svg = (
+        svg[svg.index("<svg") :]
+        .replace("#000000", "currentColor")
+        .replace("fill: #ffffff", "fill: none")
+    )
+    # matplotlib gives every figure the same ids
+    mark = "f" + hashlib.sha256(described.encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{mark}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(described, quote=True)}" ', 1)

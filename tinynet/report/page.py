@@ -20,10 +20,11 @@ Row = dict[str, Any]
 
 @dataclass
 class RunReport:
-    """All that a run shows: plain values and rows, pictures as data URIs, figures by name with a description.
+    """All that a run shows: plain values and rows, pictures as data URIs, figures by name with a
+    description.
 
-    `plain`: what is said of the pictures of `split` as they are. `missing`: sentences that say what is not here, and
-    what to run.
+    `plain`: what is said of the pictures of `split` as they are. `missing`: sentences that say what
+    is not here, and what to run.
     """
 
     name: str
@@ -50,7 +51,9 @@ class RunReport:
 
 
 def write_page(shown: RunReport, path: Path) -> None:
-    """Write the page of one run, and its figures as PNG and SVG beside it, in a folder of the page's name."""
+    """Write the page of one run, and its figures as PNG and SVG beside it, in a folder of the
+    page's name.
+    """
     figures = {name: inline_svg(figure, said) for name, (figure, said) in shown.figures.items()}
     for name, (figure, _) in shown.figures.items():
         for kind in ("png", "svg"):
@@ -58,24 +61,57 @@ def write_page(shown: RunReport, path: Path) -> None:
     said = {name: words for name, (_, words) in shown.figures.items()}
     matrix = {"order": shown.order, "names": shown.names, "counts": shown.counts}
     scores = [{key: value for key, value in row.items() if key != "run"} for row in shown.scores]
-    _write("page.html.j2", path, shown=shown, figures=figures, said=said, matrix=matrix, scores=titled(scores),
-           epochs=titled(shown.epochs), calibration=titled(shown.calibration), sizes=titled(shown.sizes))
+    _write(
+        "page.html.j2",
+        path,
+        shown=shown,
+        figures=figures,
+        said=said,
+        matrix=matrix,
+        scores=titled(scores),
+        epochs=titled(shown.epochs),
+        calibration=titled(shown.calibration),
+        sizes=titled(shown.sizes),
+    )
 
 
-def write_comparison(runs: Sequence[RunReport], links: Sequence[str], rows: Sequence[Row], classes: Sequence[Row],
-                     path: Path) -> None:
-    """Write the page of several runs: `rows` of their scores, with paired tests against the first, and the
-    `classes` on which they differ most. `links`: where the runs' own pages are."""
-    figures = {f"{run.name}, {name.removeprefix('curves-')}": inline_svg(figure, f"{run.name}: {said}")
-               for run in runs for name, (figure, said) in run.figures.items() if name.startswith("curves")}
-    _write("comparison.html.j2", path, runs=runs, links=links, scores=titled(rows), classes=classes, figures=figures)
+def write_comparison(
+    runs: Sequence[RunReport],
+    links: Sequence[str],
+    rows: Sequence[Row],
+    classes: Sequence[Row],
+    path: Path,
+) -> None:
+    """Write the page of several runs: `rows` of their scores, with paired tests against the first,
+    and the `classes` on which they differ most. `links`: where the runs' own pages are.
+    """
+    figures = {
+        f"{run.name}, {name.removeprefix('curves-')}": inline_svg(figure, f"{run.name}: {said}")
+        for run in runs
+        for name, (figure, said) in run.figures.items()
+        if name.startswith("curves")
+    }
+    _write(
+        "comparison.html.j2",
+        path,
+        runs=runs,
+        links=links,
+        scores=titled(rows),
+        classes=classes,
+        figures=figures,
+    )
 
 
 def _write(template: str, path: Path, **values: Any) -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                       lstrip_blocks=True)
+    made = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters["percent"] = lambda share, digits=1: "" if share is None else f"{share:.{digits}%}"
     with whole_file(path) as stream:
         stream.write(made.get_template(template).render(**values).encode())

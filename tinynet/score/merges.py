@@ -1,7 +1,9 @@
-"""Probabilities of several views become one distribution a picture; nothing but probabilities comes in.
+"""Probabilities of several views become one distribution a picture; nothing but probabilities comes
+in.
 
-Each merge takes log-probabilities (V, N, C), one view after another, and gives log-probabilities (N, C) that are
-normalised. In the log domain a probability of 1e-30 in each of ten views stays what it is.
+Each merge takes log-probabilities (V, N, C), one view after another, and gives log-probabilities
+(N, C) that are normalised. In the log domain a probability of 1e-30 in each of ten views stays what
+it is.
 """
 
 import math
@@ -33,20 +35,31 @@ def maximum(log_probabilities: Tensor) -> Tensor:
 
 
 def vote(log_probabilities: Tensor) -> Tensor:
-    """Each view votes for its most probable class: (votes + mean probability) / (V + 1), so no ties are left."""
+    """Each view votes for its most probable class: (votes + mean probability) / (V + 1), so no ties
+    are left.
+    """
     views, _, classes = checked(log_probabilities).shape
     votes = torch.nn.functional.one_hot(log_probabilities.argmax(2), classes).sum(0)
-    return torch.logaddexp(votes.to(log_probabilities.dtype).log(), mean(log_probabilities)) \
-        - math.log(views + 1)
+    return torch.logaddexp(
+        votes.to(log_probabilities.dtype).log(), mean(log_probabilities)
+    ) - math.log(views + 1)
 
 
 def sharpen(log_probabilities: Tensor, temperature: float = 0.5) -> Tensor:
-    """The mean of p^(1/temperature), renormalised for each view: below 1, views that are sure count for more."""
+    """The mean of p^(1/temperature), renormalised for each view: below 1, views that are sure count
+    for more.
+    """
     return mean(torch.log_softmax(checked(log_probabilities) / temperature, 2))
 
 
-MERGES: dict[str, Merge] = {"mean": mean, "sum": mean, "gmean": gmean, "max": maximum, "vote": vote,
-                            "sharpen": sharpen}
+MERGES: dict[str, Merge] = {
+    "mean": mean,
+    "sum": mean,
+    "gmean": gmean,
+    "max": maximum,
+    "vote": vote,
+    "sharpen": sharpen,
+}
 
 
 def get(name: str) -> Merge:
@@ -58,9 +71,19 @@ def get(name: str) -> Merge:
 
 def checked(log_probabilities: Tensor) -> Tensor:
     """The same, or `InputError` for what cannot be logarithms of probabilities."""
-    if log_probabilities.dim() != 3 or not len(log_probabilities) or (log_probabilities > 1e-4).any():
-        values = f"with values up to {log_probabilities.max():.3g}" if log_probabilities.numel() else "without values"
-        raise InputError(f"merges take log-probabilities (views, pictures, classes), got a tensor of shape "
-                         f"{tuple(log_probabilities.shape)} {values}; of logits take log_softmax, of probabilities "
-                         "the logarithm")
+    if (
+        log_probabilities.dim() != 3
+        or not len(log_probabilities)
+        or (log_probabilities > 1e-4).any()
+    ):
+        values = (
+            f"with values up to {log_probabilities.max():.3g}"
+            if log_probabilities.numel()
+            else "without values"
+        )
+        raise InputError(
+            f"merges take log-probabilities (views, pictures, classes), got a tensor of shape "
+            f"{tuple(log_probabilities.shape)} {values}; of logits take log_softmax, of "
+            "probabilities the logarithm"
+        )
     return log_probabilities

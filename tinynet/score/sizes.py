@@ -1,8 +1,9 @@
 """How large objects appear in training and in testing, and how pictures are brought to a test size.
 
-Touvron et al. 2019, "Fixing the train-test resolution discrepancy": random crops that are enlarged to the training
-size show objects larger than the whole picture shows them at the same size, so a network sees objects of the size
-it knows where it is tested at a larger one. All of this is about square pictures.
+Touvron et al. 2019, "Fixing the train-test resolution discrepancy": random crops that are enlarged
+to the training size show objects larger than the whole picture shows them at the same size, so a
+network sees objects of the size it knows where it is tested at a larger one. All of this is about
+square pictures.
 """
 
 import math
@@ -27,11 +28,12 @@ TRIES = 10  # of torchvision's RandomResizedCrop, before it takes a crop in the 
 class Policy:
     """Crops in training, resize and crop in testing.
 
-    `area`: least and greatest area of a crop, as fractions of the picture; `ratio`: least and greatest width over
-    height; or `sides`: least and greatest side of square crops, as fractions of the picture's. With none of them
-    whole pictures are seen. `train`: side in pixels that crops are resized to. `resize`, `test`: sides in pixels of
-    the whole test picture and of the crop in its centre.
-    Raises `InputError` for an inverted range, or a crop larger than the picture it is taken from.
+    `area`: least and greatest area of a crop, as fractions of the picture; `ratio`: least and
+    greatest width over height; or `sides`: least and greatest side of square crops, as fractions of
+    the picture's. With none of them whole pictures are seen. `train`: side in pixels that crops are
+    resized to. `resize`, `test`: sides in pixels of the whole test picture and of the crop in its
+    centre. Raises `InputError` for an inverted range, or a crop larger than the picture it is taken
+    from.
     """
 
     train: int
@@ -42,39 +44,67 @@ class Policy:
     sides: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high), most in (("area", self.area, 1.0), ("ratio", self.ratio, math.inf),
-                                        ("sides", self.sides or (1.0, 1.0), 1.0)):
+        for name, (low, high), most in (
+            ("area", self.area, 1.0),
+            ("ratio", self.ratio, math.inf),
+            ("sides", self.sides or (1.0, 1.0), 1.0),
+        ):
             if not 0 < low <= high <= most:
-                raise InputError(f"{name} of crops is {low:g} to {high:g}; it takes the least, then the greatest, "
-                                 f"greater than 0{'' if most == math.inf else ' and at most 1'}")
+                raise InputError(
+                    f"{name} of crops is {low:g} to {high:g}; it takes the least, then the "
+                    f"greatest, greater than 0{'' if most == math.inf else ' and at most 1'}"
+                )
         if min(self.train, self.resize, self.test) < 1:
-            raise InputError(f"sides of {self.train}, {self.resize} and {self.test} pixels; they must be 1 or more")
+            raise InputError(
+                f"sides of {self.train}, {self.resize} and {self.test} pixels; they must be 1 or "
+                "more"
+            )
         if self.test > self.resize:
-            raise InputError(f"a test crop of {self.test} pixels does not fit into pictures resized to {self.resize}; "
-                             "resize them to more, or crop less")
+            raise InputError(
+                f"a test crop of {self.test} pixels does not fit into pictures resized to "
+                f"{self.resize}; resize them to more, or crop less"
+            )
 
     @classmethod
     def of(cls, stage: Stage, side: int, test: int | None = None) -> "Policy":
-        """What `stage` does in training to pictures of `side` pixels, tested whole at `test` (default: its size)."""
+        """What `stage` does in training to pictures of `side` pixels, tested whole at `test`
+        (default: its size).
+        """
         sides = (stage.crop_side[0] / side, stage.crop_side[1] / side) if stage.crop_side else None
         size = test or stage.size
-        return cls(train=stage.size, resize=size, test=size, sides=sides, area=stage.crop_area or (1.0, 1.0))
+        return cls(
+            train=stage.size,
+            resize=size,
+            test=size,
+            sides=sides,
+            area=stage.crop_area or (1.0, 1.0),
+        )
 
     @property
     def mean_side(self) -> float:
-        """E[sigma], the paper's F: sigma is the square root of the share of the picture's area that a crop shows."""
+        """E[sigma], the paper's F: sigma is the square root of the share of the picture's area that
+        a crop shows.
+        """
         if self.sides:
             return sum(self.sides) / 2
-        return mean_side(*self.area) if self.ratio == (1.0, 1.0) else mean_side_with_ratio(self.area, self.ratio)
+        return (
+            mean_side(*self.area)
+            if self.ratio == (1.0, 1.0)
+            else mean_side_with_ratio(self.area, self.ratio)
+        )
 
     @property
     def object_ratio(self) -> float:
-        """E[r_test / r_train]: how large objects appear in testing, where 1 is as large as in training."""
+        """E[r_test / r_train]: how large objects appear in testing, where 1 is as large as in
+        training.
+        """
         return self.mean_side * self.resize / self.train
 
     @property
     def cure(self) -> float:
-        """By what factor the test picture is to be larger, so that objects appear as large as in training."""
+        """By what factor the test picture is to be larger, so that objects appear as large as in
+        training.
+        """
         return 1 / self.object_ratio
 
     @property
@@ -84,10 +114,11 @@ class Policy:
 
 
 def mean_side(low: float, high: float) -> float:
-    """E[sigma] where the area sigma^2 of square crops is uniform in low ... high (Touvron et al. 2019, section 3.1).
+    """E[sigma] where the area sigma^2 of square crops is uniform in low ... high (Touvron et al.
+    2019, section 3.1).
 
-    F = (2/3) (s+^3 - s-^3) / (s+^2 - s-^2) with s = sqrt(area): 0.70824 for 0.08 ... 1. Computed without the
-    differences, which cancel where the range is narrow.
+    F = (2/3) (s+^3 - s-^3) / (s+^2 - s-^2) with s = sqrt(area): 0.70824 for 0.08 ... 1. Computed
+    without the differences, which cancel where the range is narrow.
     """
     least, most = math.sqrt(low), math.sqrt(high)
     return 2 / 3 * (most**2 + most * least + least**2) / (most + least)
@@ -96,9 +127,10 @@ def mean_side(low: float, high: float) -> float:
 def mean_side_with_ratio(area: tuple[float, float], ratio: tuple[float, float]) -> float:
     """E[sigma] of the crops that torchvision's `RandomResizedCrop` accepts on square pictures.
 
-    Area is drawn uniformly, the logarithm of width over height too, and a crop that is wider or higher than the
-    picture is drawn again, so large crops are rarer than small ones: 0.667 for 0.08 ... 1 and 3/4 ... 4/3. After
-    ten draws torchvision takes the largest crop in the centre whose ratio is allowed.
+    Area is drawn uniformly, the logarithm of width over height too, and a crop that is wider or
+    higher than the picture is drawn again, so large crops are rarer than small ones: 0.667 for 0.08
+    ... 1 and 3/4 ... 4/3. After ten draws torchvision takes the largest crop in the centre whose
+    ratio is allowed.
     """
     from scipy.integrate import quad
 
@@ -111,13 +143,21 @@ def mean_side_with_ratio(area: tuple[float, float], ratio: tuple[float, float]) 
             return float(abs(wide) <= free)
         return max(0.0, min(wide, free) - max(narrow, -free)) / (wide - narrow)
 
-    bends = sorted({share for share in (math.exp(-abs(narrow)), math.exp(-abs(wide))) if area[0] < share < area[1]})
+    bends = sorted(
+        {
+            share
+            for share in (math.exp(-abs(narrow)), math.exp(-abs(wide)))
+            if area[0] < share < area[1]
+        }
+    )
     if area[0] == area[1]:
         fits = accepted(area[0])
         mean = math.sqrt(area[0])
     else:
         fits = quad(accepted, *area, points=bends)[0] / (area[1] - area[0])
-        sides = quad(lambda share: math.sqrt(share) * accepted(share), *area, points=bends)[0] / (area[1] - area[0])
+        sides = quad(lambda share: math.sqrt(share) * accepted(share), *area, points=bends)[0] / (
+            area[1] - area[0]
+        )
         mean = sides / fits if fits else 0.0
     never = (1 - fits) ** TRIES
     in_the_centre = math.sqrt(min(1.0, ratio[1], 1 / ratio[0]))
@@ -125,9 +165,11 @@ def mean_side_with_ratio(area: tuple[float, float], ratio: tuple[float, float]) 
 
 
 def draw_shares(policy: Policy, count: int, side: int, seed: int = 0) -> np.ndarray:
-    """(count,) shares of the area of square pictures of `side` pixels, drawn by the code that crops them.
+    """(count,) shares of the area of square pictures of `side` pixels, drawn by the code that crops
+    them.
 
-    The crops of recipes by `data.augment`, those with a range of ratios by torchvision; both round to pixels.
+    The crops of recipes by `data.augment`, those with a range of ratios by torchvision; both round
+    to pixels.
     """
     generator = seeded("cpu", "shares", seed)
     if policy.ratio != (1.0, 1.0):
@@ -146,16 +188,21 @@ def _draw_by_torchvision(policy: Policy, count: int, side: int, seed: int) -> np
     picture = torch.empty(1, side, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        drawn = [RandomResizedCrop.get_params(picture, list(policy.area), list(policy.ratio)) for _ in range(count)]
-    return np.array([height * width for _, _, height, width in drawn]) / side ** 2
+        drawn = [
+            RandomResizedCrop.get_params(picture, list(policy.area), list(policy.ratio))
+            for _ in range(count)
+        ]
+    return np.array([height * width for _, _, height, width in drawn]) / side**2
 
 
-# --- ways to bring pictures to a size --------------------------------------------------------------
+# --- ways to bring pictures to a size ---
 
 
 def _interpolated(mode: str, **options: Any) -> Callable[[Tensor, int], Tensor]:
     def resized(pictures: Tensor, size: int) -> Tensor:
-        return F.interpolate(pictures, (size, size), mode=mode, **options).clamp(0, 1)  # bicubic overshoots
+        # bicubic overshoots
+        return F.interpolate(pictures, (size, size), mode=mode, **options).clamp(0, 1)
+
     return resized
 
 
@@ -163,11 +210,18 @@ def _lanczos(pictures: Tensor, size: int) -> Tensor:
     from PIL import Image  # torch has no such filter
 
     pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    made = [np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.LANCZOS)) for one in pixels]
-    return torch.from_numpy(np.stack(made)).to(pictures.device).permute(0, 3, 1, 2).to(pictures.dtype) / 255
+    made = [
+        np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.LANCZOS))
+        for one in pixels
+    ]
+    return (
+        torch.from_numpy(np.stack(made)).to(pictures.device).permute(0, 3, 1, 2).to(pictures.dtype)
+        / 255
+    )
 
 
-METHOD = "antialias"  # what training and everything else here uses; it differs from bilinear where pictures shrink
+# what training and everything else here uses; it differs from bilinear where pictures shrink
+METHOD = "antialias"
 # Square pictures (N, 3, H, W) in [0, 1] and a side in pixels -> (N, 3, side, side).
 METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "antialias": _interpolated("bilinear", align_corners=False, antialias=True),
@@ -180,5 +234,7 @@ METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def brought_to(pictures: Tensor, size: int, method: str = METHOD) -> Tensor:
-    """Square pictures (N, 3, H, W) in [0, 1] at `size` pixels, by one of `METHODS`; as they are where they have it."""
+    """Square pictures (N, 3, H, W) in [0, 1] at `size` pixels, by one of `METHODS`; as they are
+    where they have it.
+    """
     return pictures if pictures.shape[-1] == size else METHODS[method](pictures, size)

@@ -1,0 +1,468 @@
+"""Run every command on a small archive with fixed seeds and write digests of all results.
+
+    python -m benchmarks.digests before.json --weights data/vgg16-features.pth
+    python -m benchmarks.digests after.json --weights data/vgg16-features.pth
+    python -m benchmarks.digests --compare before.json after.json
+
+Run the first command at the old commit and the second at the new one, on the same machine. The
+third exits with status 1 if the results differ. The file contains the rows that the commands print
+and log, and digests of weights, cached features, stored probabilities, predictions and reports.
+Times and paths are left out.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+VIEWS = [
+    "none",
+    "flip",
+    "five",
+    "ten",
+    "shift",
+    "rotate",
+    "zoom",
+    "scales:48,64",
+    "resize:72",
+    "dense:96",
+    "flip+scales:48,64",
+]
+MERGES = ["mean", "gmean", "max", "vote", "sharpen"]
+UNSTABLE = {"pictures_per_second", "seconds", "command", "path", "versions", "threads", "pid"}
+
+# Each step: a name and the words after `python -m tinynet.`; what it prints is kept.
+RUN = ["--run", "run", "--data", "data.zip", "--cache", "cache", "--json"]
+TRAIN = ["--data", "data.zip", "--cache", "cache", "--batch", "32", "--json"]
+STEPS: list[tuple[str, list[str]]] = [
+    ("demo", ["demo", "--out", "demo", "--json"]),
+    (
+        "synthetic",
+        [
+            "data",
+            "synthetic",
+            "data.zip",
+            "--classes",
+            "12",
+            "--train",
+            "40",
+            "--val",
+            "20",
+            "--test",
+            "5",
+        ],
+    ),
+    ("info", ["data", "info", "--data", "data.zip", "--json"]),
+    ("verify", ["data", "verify", "--data", "data.zip"]),
+    (
+        "base",
+        [
+            "train",
+            "--stage",
+            "base",
+            "--weights",
+            "WEIGHTS",
+            "--out",
+            "run",
+            "--epochs",
+            "3",
+            "--seed",
+            "3",
+        ]
+        + TRAIN,
+    ),
+    ("finetune", ["train", "--stage", "finetune", "--run", "run", "--epochs", "1"] + TRAIN),
+    (
+        "reference",
+        [
+            "train",
+            "--recipe",
+            "reference",
+            "--stage",
+            "base",
+            "--weights",
+            "WEIGHTS",
+            "--out",
+            "reference",
+            "--epochs",
+            "1",
+        ]
+        + TRAIN,
+    ),
+    (
+        "second",
+        [
+            "train",
+            "--stage",
+            "base",
+            "--weights",
+            "WEIGHTS",
+            "--out",
+            "second",
+            "--epochs",
+            "2",
+            "--seed",
+            "4",
+        ]
+        + TRAIN,
+    ),
+    *(
+        (
+            f"evaluate {stage}",
+            [
+                "evaluate",
+                *RUN,
+                "--stage",
+                stage,
+                "--tta",
+                *VIEWS,
+                "--merge",
+                *MERGES,
+                "--calibrate",
+            ],
+        )
+        for stage in ("base", "finetune")
+    ),
+    ("sizes", ["evaluate", *RUN, "--stage", "base", "--size", "48", "64", "--tta", "flip"]),
+    ("classes", ["evaluate", *RUN, "--stage", "base", "--per-class", "--split", "val"]),
+    (
+        "save a",
+        [
+            "evaluate",
+            *RUN,
+            "--stage",
+            "base",
+            "--split",
+            "val",
+            "--tta",
+            "flip",
+            "--save-probabilities",
+            "a.npz",
+        ],
+    ),
+    (
+        "save b",
+        [
+            "evaluate",
+            *RUN,
+            "--stage",
+            "finetune",
+            "--split",
+            "val",
+            "--save-probabilities",
+            "b.npz",
+        ],
+    ),
+    (
+        "stored",
+        [
+            "evaluate",
+            "--from-probabilities",
+            "a.npz",
+            "b.npz",
+            "--merge",
+            "mean",
+            "gmean",
+            "--format",
+            "json",
+        ],
+    ),
+    (
+        "choose",
+        [
+            "evaluate",
+            *RUN,
+            "--stage",
+            "base",
+            "--tta",
+            "flip+shift",
+            "scales:48,64",
+            "--choose",
+            "4",
+        ],
+    ),
+    (
+        "soup",
+        [
+            "evaluate",
+            "--soup",
+            "run",
+            "second",
+            "--stage",
+            "base",
+            "--out",
+            "soup",
+            "--data",
+            "data.zip",
+            "--cache",
+            "cache",
+            "--json",
+        ],
+    ),
+    (
+        "fixres",
+        [
+            "fixres",
+            *RUN,
+            "--stage",
+            "base",
+            "--sizes",
+            "64",
+            "80",
+            "--fit",
+            "80",
+            "--methods",
+            "antialias",
+            "lanczos",
+            "--beside",
+            "second",
+            "--keep",
+            "kept",
+        ],
+    ),
+    ("policy", ["fixres", "--policy", "--json"]),
+    (
+        "predict",
+        ["predict", *RUN, "--stage", "finetune", "--tta", "flip", "--out", "predictions.txt"],
+    ),
+    ("predict files", ["predict", "pictures", *RUN, "--stage", "base", "--top", "3"]),
+    (
+        "zero-shot",
+        [
+            "evaluate",
+            "--head",
+            "imagenet",
+            "--arch",
+            "resnet18",
+            "--weights",
+            "none",
+            "--data",
+            "data.zip",
+            "--cache",
+            "cache",
+            "--split",
+            "val",
+            "--json",
+        ],
+    ),
+    (
+        "report",
+        [
+            "report",
+            "run",
+            "second",
+            "--out",
+            "pages",
+            "--data",
+            "data.zip",
+            "--cache",
+            "cache",
+            "--json",
+        ],
+    ),
+]
+STOPPED = ["train", "--stage", "finetune", "--run", "second", "--epochs", "2"] + TRAIN
+RESUMED = ["train", "--resume", "second", "--json"]
+
+
+def main() -> None:
+    """The script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", nargs="?", type=Path)
+    parser.add_argument("--weights", type=Path, help="VGG16's, as for tinynet.train --weights")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="a new folder to work in, which stays (default: a temporary one)",
+    )
+    parser.add_argument("--compare", nargs=2, type=Path, metavar="FILE")
+    options = parser.parse_args()
+    if options.compare:
+        raise SystemExit(compare(*(json.loads(file.read_text()) for file in options.compare)))
+    if not options.out or not options.weights:
+        parser.error("takes a file to write and --weights")
+    folder = options.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(
+        json.dumps(collect(folder.resolve(), options.weights.resolve()), indent=1, sort_keys=True)
+    )
+    if not options.folder:
+        shutil.rmtree(folder)
+
+
+def collect(folder: Path, weights: Path) -> dict[str, Any]:
+    """Run all steps in `folder`; what they printed, and what lies there in the end."""
+    results: dict[str, Any] = {}
+    for name, words in STEPS:
+        if name == "predict files":
+            unpack(folder / "data.zip", folder / "pictures")
+        output = tinynet(folder, [str(weights) if word == "WEIGHTS" else word for word in words])
+        try:
+            results[f"printed: {name}"] = stable(json.loads(output))
+        except ValueError:
+            results[f"printed: {name}"] = stable_text(output.replace(str(folder), ""))
+    stop_and_resume(folder)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (value := content(path)) is not None:
+            results[re.sub(r"\d{8}-\d{6}", "TIME", str(path.relative_to(folder)))] = value
+    return results
+
+
+def tinynet(folder: Path, words: list[str]) -> str:
+    """Standard output of one command."""
+    command = [sys.executable, "-m", f"tinynet.{words[0]}", *words[1:]]
+    print(" ".join(words), file=sys.stderr, flush=True)
+    process = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(words)}: status {process.returncode}\n{process.stderr}")
+    return process.stdout
+
+
+def environment() -> dict[str, str]:
+    """Commands of this checkout, whatever is installed."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "TINYNET_PROGRESS": "0",
+    }
+
+
+def stop_and_resume(folder: Path) -> None:
+    """A finetune that is stopped by SIGINT after its first epoch, and goes on."""
+    log = folder / "second" / "finetune" / "log.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tinynet.{STOPPED[0]}", *STOPPED[1:]],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):
+            process.send_signal(2)
+    if process.wait() != 130:
+        raise SystemExit(f"the stopped finetune ended with status {process.returncode}")
+    tinynet(folder, RESUMED)
+    assert log.exists()
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Some images of the archive as files."""
+    import zipfile
+
+    with zipfile.ZipFile(archive) as source:
+        for name in sorted(name for name in source.namelist() if "/test/images/" in name)[:5]:
+            folder.mkdir(exist_ok=True)
+            (folder / Path(name).name).write_bytes(source.read(name))
+
+
+def content(path: Path) -> Any:
+    """What must stay the same of one file, or None."""
+    if path.suffix in (".pt", ".npz", ".npy"):
+        return tensors(path)
+    if path.suffix == ".jsonl":
+        return [stable(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.suffix == ".json":
+        return stable(json.loads(path.read_text()))
+    if path.suffix in (".txt", ".md", ".csv"):
+        return path.read_text()
+    if path.suffix == ".html":
+        return stable_text(re.sub(r"data:image/png;base64,[^\"']*", "IMAGE", path.read_text()))
+    return None
+
+
+def tensors(path: Path) -> Any:
+    """A digest for each array of a file."""
+    import numpy as np
+    import torch
+
+    if path.suffix == ".pt":
+        return digests(torch.load(path, weights_only=True, map_location="cpu"))
+    loaded = np.load(path)
+    if path.suffix == ".npy":
+        return digests(loaded)
+    return {
+        name: digests(loaded[name]) for name in loaded.files if name not in ("seconds", "about")
+    }
+
+
+def digests(value: Any) -> Any:
+    """`value`, with a digest in place of each array."""
+    import numpy as np
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        value = value.contiguous().view(torch.uint8).numpy() if value.dim() else value.numpy()
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return f"{value.shape} {digest[:16]}"
+    if isinstance(value, dict):
+        return {str(key): digests(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [digests(inner) for inner in value]
+    return value
+
+
+def stable(value: Any) -> Any:
+    """`value` without what differs between two runs of one program."""
+    if isinstance(value, dict):
+        return {key: stable(inner) for key, inner in value.items() if key not in UNSTABLE}
+    if isinstance(value, list):
+        return [stable(inner) for inner in value]
+    return stable_text(value) if isinstance(value, str) else value
+
+
+def stable_text(text: str) -> str:
+    """`text` without times and temporary places."""
+    text = re.sub(
+        r"/[\w./-]*?/(?=(run|second|reference|demo|data\.zip|cache|kept|soup|pages|pictures|data)\b)",
+        "",
+        text,
+    )
+    return re.sub(
+        r"\d{8}-\d{6}|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?|[\d,.]+ "
+        r"(?=pictures/s|images/s|ms\b|min\b)",
+        "TIME",
+        text,
+    )
+
+
+def compare(before: Any, after: Any, place: str = "") -> int:
+    """Print where the two differ; 1 where they do."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        only = sorted(before.keys() ^ after.keys())
+        for key in only:
+            print(f"{place}/{key}: only {'before' if key in before else 'after'}")
+        return max(
+            [
+                compare(before[key], after[key], f"{place}/{key}")
+                for key in before.keys() & after.keys()
+            ]
+            + [int(bool(only))]
+        )
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return max(
+            [
+                compare(one, other, f"{place}[{n}]")
+                for n, (one, other) in enumerate(zip(before, after, strict=True))
+            ]
+            + [0]
+        )
+    if before != after:
+        print(f"{place}: {str(before)[:300]!r} -> {str(after)[:300]!r}")
+    return int(before != after)
+
+
+if __name__ == "__main__":
+    main()
