@@ -16,260 +16,47 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-VIEWS = [
-    "none",
-    "flip",
-    "five",
-    "ten",
-    "shift",
-    "rotate",
-    "zoom",
-    "scales:48,64",
-    "resize:72",
-    "dense:96",
-    "flip+scales:48,64",
-]
-MERGES = ["mean", "gmean", "max", "vote", "sharpen"]
 UNSTABLE = {"pictures_per_second", "seconds", "command", "path", "versions", "threads", "pid"}
 
-# Each step: a name and the words after `python -m tinynet.`; what it prints is kept.
-RUN = ["--run", "run", "--data", "data.zip", "--cache", "cache", "--json"]
-TRAIN = ["--data", "data.zip", "--cache", "cache", "--batch", "32", "--json"]
-STEPS: list[tuple[str, list[str]]] = [
-    ("demo", ["demo", "--out", "demo", "--json"]),
-    (
-        "synthetic",
-        [
-            "data",
-            "synthetic",
-            "data.zip",
-            "--classes",
-            "12",
-            "--train",
-            "40",
-            "--val",
-            "20",
-            "--test",
-            "5",
-        ],
-    ),
-    ("info", ["data", "info", "--data", "data.zip", "--json"]),
-    ("verify", ["data", "verify", "--data", "data.zip"]),
-    (
-        "base",
-        [
-            "train",
-            "--stage",
-            "base",
-            "--weights",
-            "WEIGHTS",
-            "--out",
-            "run",
-            "--epochs",
-            "3",
-            "--seed",
-            "3",
-        ]
-        + TRAIN,
-    ),
-    ("finetune", ["train", "--stage", "finetune", "--run", "run", "--epochs", "1"] + TRAIN),
-    (
-        "reference",
-        [
-            "train",
-            "--recipe",
-            "reference",
-            "--stage",
-            "base",
-            "--weights",
-            "WEIGHTS",
-            "--out",
-            "reference",
-            "--epochs",
-            "1",
-        ]
-        + TRAIN,
-    ),
-    (
-        "second",
-        [
-            "train",
-            "--stage",
-            "base",
-            "--weights",
-            "WEIGHTS",
-            "--out",
-            "second",
-            "--epochs",
-            "2",
-            "--seed",
-            "4",
-        ]
-        + TRAIN,
-    ),
-    *(
-        (
-            f"evaluate {stage}",
-            [
-                "evaluate",
-                *RUN,
-                "--stage",
-                stage,
-                "--tta",
-                *VIEWS,
-                "--merge",
-                *MERGES,
-                "--calibrate",
-            ],
-        )
-        for stage in ("base", "finetune")
-    ),
-    ("sizes", ["evaluate", *RUN, "--stage", "base", "--size", "48", "64", "--tta", "flip"]),
-    ("classes", ["evaluate", *RUN, "--stage", "base", "--per-class", "--split", "val"]),
-    (
-        "save a",
-        [
-            "evaluate",
-            *RUN,
-            "--stage",
-            "base",
-            "--split",
-            "val",
-            "--tta",
-            "flip",
-            "--save-probabilities",
-            "a.npz",
-        ],
-    ),
-    (
-        "save b",
-        [
-            "evaluate",
-            *RUN,
-            "--stage",
-            "finetune",
-            "--split",
-            "val",
-            "--save-probabilities",
-            "b.npz",
-        ],
-    ),
-    (
-        "stored",
-        [
-            "evaluate",
-            "--from-probabilities",
-            "a.npz",
-            "b.npz",
-            "--merge",
-            "mean",
-            "gmean",
-            "--format",
-            "json",
-        ],
-    ),
-    (
-        "choose",
-        [
-            "evaluate",
-            *RUN,
-            "--stage",
-            "base",
-            "--tta",
-            "flip+shift",
-            "scales:48,64",
-            "--choose",
-            "4",
-        ],
-    ),
-    (
-        "soup",
-        [
-            "evaluate",
-            "--soup",
-            "run",
-            "second",
-            "--stage",
-            "base",
-            "--out",
-            "soup",
-            "--data",
-            "data.zip",
-            "--cache",
-            "cache",
-            "--json",
-        ],
-    ),
-    (
-        "fixres",
-        [
-            "fixres",
-            *RUN,
-            "--stage",
-            "base",
-            "--sizes",
-            "64",
-            "80",
-            "--fit",
-            "80",
-            "--methods",
-            "antialias",
-            "lanczos",
-            "--beside",
-            "second",
-            "--keep",
-            "kept",
-        ],
-    ),
-    ("policy", ["fixres", "--policy", "--json"]),
-    (
-        "predict",
-        ["predict", *RUN, "--stage", "finetune", "--tta", "flip", "--out", "predictions.txt"],
-    ),
-    ("predict files", ["predict", "pictures", *RUN, "--stage", "base", "--top", "3"]),
-    (
-        "zero-shot",
-        [
-            "evaluate",
-            "--head",
-            "imagenet",
-            "--arch",
-            "resnet18",
-            "--weights",
-            "none",
-            "--data",
-            "data.zip",
-            "--cache",
-            "cache",
-            "--split",
-            "val",
-            "--json",
-        ],
-    ),
-    (
-        "report",
-        [
-            "report",
-            "run",
-            "second",
-            "--out",
-            "pages",
-            "--data",
-            "data.zip",
-            "--cache",
-            "cache",
-            "--json",
-        ],
-    ),
-]
-STOPPED = ["train", "--stage", "finetune", "--run", "second", "--epochs", "2"] + TRAIN
-RESUMED = ["train", "--resume", "second", "--json"]
+_ON = "--data data.zip --cache cache --json"
+_RUN = f"--run run {_ON}"
+_VIEWS = "none flip five ten shift rotate zoom scales:48,64 resize:72 dense:96 flip+scales:48,64"
+# One command a line, behind its name in the results.
+STEPS = f"""
+demo            demo --out demo --json
+synthetic       data synthetic data.zip --classes 6 --train 40 --val 20 --test 5
+info            data info --data data.zip --json
+verify          data verify --data data.zip
+base            train --stage base --weights WEIGHTS --out run --epochs 3 --seed 3 --batch 32 {_ON}
+finetune        train --stage finetune --run run --epochs 1 --batch 32 {_ON}
+reference       train --recipe reference --stage base --weights WEIGHTS --out ref --epochs 1 {_ON}
+second          train --stage base --weights WEIGHTS --out second --epochs 2 --seed 4 {_ON}
+evaluate        evaluate {_RUN} --stage base --tta {_VIEWS} --merge mean gmean max vote sharpen
+calibrate       evaluate {_RUN} --stage finetune --tta flip --calibrate
+sizes           evaluate {_RUN} --stage base --size 48 64 --tta flip
+classes         evaluate {_RUN} --stage base --per-class --split val
+save_a          evaluate {_RUN} --stage base --split val --tta flip --save-probabilities a.npz
+save_b          evaluate {_RUN} --stage finetune --split val --save-probabilities b.npz
+stored          evaluate --from-probabilities a.npz b.npz --merge mean gmean --format json
+choose          evaluate {_RUN} --stage base --tta flip+shift scales:48,64 --choose 4
+soup            evaluate --soup run second --stage base --out soup {_ON}
+fixres          fixres {_RUN} --stage base --sizes 64 80 --fit 80 --methods antialias lanczos \
+                --beside second --keep kept
+policy          fixres --policy --json
+predict         predict --run run --data data.zip --cache cache --tta flip --out predictions.txt
+predict_files   predict pictures {_RUN} --stage base --top 3
+zero_shot       evaluate --head imagenet --arch resnet18 --weights none --split val {_ON}
+stop            train --stage finetune --run second --epochs 2 --batch 32 {_ON}
+resume          train --resume second --json
+report          report run second --out pages {_ON}
+"""
 
 
 def main() -> None:
@@ -302,15 +89,15 @@ def main() -> None:
 def collect(folder: Path, weights: Path) -> dict[str, Any]:
     """Run all steps in `folder`; what they printed, and what lies there in the end."""
     results: dict[str, Any] = {}
-    for name, words in STEPS:
-        if name == "predict files":
+    for line in STEPS.replace("\\\n", "").strip().splitlines():
+        name, *words = line.split()
+        if name == "predict_files":
             unpack(folder / "data.zip", folder / "pictures")
         output = tinynet(folder, [str(weights) if word == "WEIGHTS" else word for word in words])
         try:
             results[f"printed: {name}"] = stable(json.loads(output))
         except ValueError:
             results[f"printed: {name}"] = stable_text(output.replace(str(folder), ""))
-    stop_and_resume(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and (value := content(path)) is not None:
             results[re.sub(r"\d{8}-\d{6}", "TIME", str(path.relative_to(folder)))] = value
@@ -318,13 +105,27 @@ def collect(folder: Path, weights: Path) -> dict[str, Any]:
 
 
 def tinynet(folder: Path, words: list[str]) -> str:
-    """Standard output of one command."""
-    command = [sys.executable, "-m", f"tinynet.{words[0]}", *words[1:]]
-    print(" ".join(words), file=sys.stderr, flush=True)
-    process = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(words)}: status {process.returncode}\n{process.stderr}")
-    return process.stdout
+    """Standard output of one command; a finetune of two epochs is stopped after its first."""
+    print(*words, file=sys.stderr, flush=True)
+    stopped = "--stage finetune --run second" in " ".join(words)
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tinynet.{words[0]}", *words[1:]],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stderr
+    messages = []
+    for line in process.stderr:
+        messages.append(line)
+        if stopped and line.startswith("epoch 1/"):
+            process.send_signal(signal.SIGINT)
+    output = process.stdout.read()
+    if process.wait() != (130 if stopped else 0):
+        raise SystemExit(f"{' '.join(words)}: status {process.returncode}\n{''.join(messages)}")
+    return output
 
 
 def environment() -> dict[str, str]:
@@ -334,27 +135,6 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
         "TINYNET_PROGRESS": "0",
     }
-
-
-def stop_and_resume(folder: Path) -> None:
-    """A finetune that is stopped by SIGINT after its first epoch, and goes on."""
-    log = folder / "second" / "finetune" / "log.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"tinynet.{STOPPED[0]}", *STOPPED[1:]],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr
-    for line in process.stderr:
-        if line.startswith("epoch 1/"):
-            process.send_signal(2)
-    if process.wait() != 130:
-        raise SystemExit(f"the stopped finetune ended with status {process.returncode}")
-    tinynet(folder, RESUMED)
-    assert log.exists()
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -426,7 +206,7 @@ def stable(value: Any) -> Any:
 def stable_text(text: str) -> str:
     """`text` without times and temporary places."""
     text = re.sub(
-        r"/[\w./-]*?/(?=(run|second|reference|demo|data\.zip|cache|kept|soup|pages|pictures|data)\b)",
+        r"/[\w./-]*?/(?=(run|second|ref|demo|data\.zip|cache|kept|soup|pages|pictures|data)\b)",
         "",
         text,
     )
