@@ -26,18 +26,19 @@ from benchmarks import ours
 from benchmarks.machine import facts
 from benchmarks.measure import ceiling, flop, in_turn
 from benchmarks.peers import KINDS, Peer, unpack
-from tinynet import cli
-from tinynet.data.archive import locate
+from tinynet import console
+from tinynet.compute import Device, choose_device
 from tinynet.data.batches import fitting
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
-from tinynet.device import Device, choose_device
+from tinynet.data.tiny_imagenet import locate
 from tinynet.errors import InputError
 from tinynet.files import write_json
-from tinynet.fit.recipes import REFERENCE, TUNED
-from tinynet.jobs.plan import WEIGHTS
+from tinynet.flags import Parser, add_common, positive_int, run_command
 from tinynet.models.weights import load_backbone
 from tinynet.report.tables import columns
+from tinynet.training.config import WEIGHTS
+from tinynet.training.recipes import REFERENCE, TUNED
 
 SIZE, ALL = 64, 95_000  # pictures that are learnt from
 SIZES = (64, 96, 128, 160, 224)
@@ -81,7 +82,7 @@ class Bench:
         try:
             choose_device(self.asked.device, self.asked.precision, compiled=True)
         except InputError as error:
-            cli.say(f"what is compiled is left out: {error}")
+            console.log(f"what is compiled is left out: {error}")
             return False
         return True
 
@@ -329,24 +330,24 @@ _PASSES = {"base": 1, "finetune": 3, "evaluate": 1, "tta": 10}
 
 def main() -> None:
     """The command."""
-    parser = cli.Parser("benchmarks", __doc__)
+    parser = Parser("benchmarks", __doc__)
     parser.add_argument(
         "--what", nargs="+", choices=tuple(WHAT), default=list(WHAT), help="default: all of it"
     )
     parser.add_argument(
         "--images",
-        type=cli.positive,
+        type=positive_int,
         default=320,
         metavar="N",
         help="pictures that a job does in a turn (default: 320)",
     )
     parser.add_argument(
-        "--repeats", type=cli.positive, default=3, metavar="N", help="turns (default: 3)"
+        "--repeats", type=positive_int, default=3, metavar="N", help="turns (default: 3)"
     )
     parser.add_argument(
         "--peers", nargs="*", choices=KINDS, default=list(KINDS), help="default: all of them"
     )
-    cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
+    add_common(parser, "data", "cache", "weights", "out", "device", "precision")
     asked = parser.parse_args()
     for name, needed in (("timm", "timm" in asked.peers), ("ttach", "tta" in asked.what)):
         if needed and importlib.util.find_spec(name) is None:
@@ -363,7 +364,7 @@ def main() -> None:
         )
         best = {dtype: ceiling(bench.device, dtype) for dtype in dtypes}
         for what in asked.what:
-            cli.say(f"{what}: {WHAT[what].__doc__}")
+            console.log(f"{what}: {WHAT[what].__doc__}")
             found = WHAT[what](bench)
             _share(
                 found["rates"],
@@ -436,4 +437,4 @@ def _table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -51,8 +51,7 @@ fixres          fixres {_RUN} --stage base --sizes 64 80 --fit 80 --methods anti
                 --beside second --keep kept
 policy          fixres --policy --json
 predict         predict --run run --data data.zip --cache cache --tta flip --out predictions.txt
-predict_files   predict pictures {_RUN} --stage base --top 3
-zero_shot       evaluate --head imagenet --arch resnet18 --weights none --split val {_ON}
+predict_files   predict pictures --run run --stage base --top 3 --json
 stop            train --stage finetune --run second --epochs 2 --batch 32 {_ON}
 resume          train --resume second --json
 report          report run second --out pages {_ON}
@@ -108,24 +107,26 @@ def tinynet(folder: Path, words: list[str]) -> str:
     """Standard output of one command; a finetune of two epochs is stopped after its first."""
     print(*words, file=sys.stderr, flush=True)
     stopped = "--stage finetune --run second" in " ".join(words)
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"tinynet.{words[0]}", *words[1:]],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout and process.stderr
     messages = []
-    for line in process.stderr:
-        messages.append(line)
-        if stopped and line.startswith("epoch 1/"):
-            process.send_signal(signal.SIGINT)
-    output = process.stdout.read()
-    if process.wait() != (130 if stopped else 0):
-        raise SystemExit(f"{' '.join(words)}: status {process.returncode}\n{''.join(messages)}")
-    return output
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"tinynet.{words[0]}", *words[1:]],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr
+        for line in process.stderr:
+            messages.append(line)
+            if stopped and line.startswith("epoch 1/"):
+                process.send_signal(signal.SIGINT)
+        if process.wait() != (130 if stopped else 0):
+            status = f"status {process.returncode}"
+            raise SystemExit(f"{' '.join(words)}: {status}\n{''.join(messages)}")
+        output.seek(0)
+        return output.read()
 
 
 def environment() -> dict[str, str]:

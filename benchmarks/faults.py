@@ -36,10 +36,11 @@ from benchmarks.killing.moments import MOMENTS, Scene
 from benchmarks.killing.parts import PARTS
 from benchmarks.killing.processes import Processes
 from benchmarks.machine import facts
-from tinynet import cli
-from tinynet.device import choose_device
+from tinynet import console
+from tinynet.compute import choose_device
 from tinynet.errors import InputError
 from tinynet.files import refuse_existing, write_json
+from tinynet.flags import Parser, positive_int, run_command
 from tinynet.report.tables import columns
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
@@ -120,11 +121,11 @@ def main(argv: list[str] | None = None) -> None:
     shutil.rmtree(root)
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser("benchmarks.faults", __doc__)
+def _parser() -> Parser:
+    parser = Parser("benchmarks.faults", __doc__)
     parser.add_argument(
         "--kills",
-        type=cli.positive,
+        type=positive_int,
         metavar="N",
         help="how often a process is ended (default: 200)",
     )
@@ -151,7 +152,7 @@ def _parser() -> cli.Parser:
         help="what else is tried, at the moments that are named (default: all of it)",
     )
     parser.add_argument(
-        "--jobs", type=cli.positive, default=2, metavar="N", help="chains at once (default: 2)"
+        "--jobs", type=positive_int, default=2, metavar="N", help="chains at once (default: 2)"
     )
     parser.add_argument(
         "--keep", metavar="DIR", help="a new folder for evidence (default: a temporary one)"
@@ -185,7 +186,7 @@ def _try(scene: Scene, flags: Any) -> dict[tuple[str, str], list[Trial]]:
         ]
     kills, draws = flags.kills or (len(cells) if flags.short else 200), 1 if flags.short else _DRAWS
     with (
-        cli.progress(
+        console.progress(
             total=kills + draws * len(parts), label="ending processes", unit="kills"
         ) as bar,
         ThreadPoolExecutor(flags.jobs) as pool,
@@ -205,7 +206,7 @@ def _try(scene: Scene, flags: Any) -> dict[tuple[str, str], list[Trial]]:
             raise
     struck = sum(trial.kills for cell in cells for trial in book.trials[cell])
     if struck < kills:
-        cli.say(
+        console.log(
             f"{struck} of {kills} kills: for the rest there was no time, or the commands ended "
             "before they came"
         )
@@ -353,4 +354,4 @@ def _faults(faults: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -10,21 +10,22 @@ pictures with features of each kind, compared in pairs (McNemar).
 from benchmarks.machine import facts
 from benchmarks.measure import in_turn
 from benchmarks.ours import BATCH, frozen_forward
-from tinynet import cli
+from tinynet import console
+from tinynet.compute import choose_device
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
-from tinynet.device import choose_device
+from tinynet.evaluation.evaluate import paired
+from tinynet.evaluation.predictor import Scorer
 from tinynet.files import write_json
-from tinynet.fit.checkpoint import load_model
-from tinynet.jobs.scorer import Scorer
-from tinynet.jobs.scoring import paired
+from tinynet.flags import Parser, add_common, run_command
+from tinynet.models.checkpoint import load_model
 from tinynet.runs import finished_stage
 from tinynet.score.metrics import score
 
 
 def main() -> None:
     """The command."""
-    parser = cli.Parser("benchmarks.int8", __doc__)
+    parser = Parser("benchmarks.int8", __doc__)
     parser.add_argument(
         "--runs", nargs="+", required=True, metavar="RUN", help="runs with a finished base"
     )
@@ -36,7 +37,7 @@ def main() -> None:
         help="pictures a measurement (default: 640)",
     )
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns (default: 5)")
-    cli.add_common(parser, "data", "cache", "out")
+    add_common(parser, "data", "cache", "out")
     asked = parser.parse_args()
     packed = open_packed(find_data(asked.data), asked.cache)
     floats = dict.fromkeys(("float32", choose_device("cpu", int8=False).precision))
@@ -57,7 +58,7 @@ def main() -> None:
                 **{f"int8 over {name}": paired(right["int8"], right[name]) for name in floats},
             }
         )
-        cli.say(
+        console.log(
             f"{folder.run.name}: "
             + ", ".join(f"{name} {found['top1']:.2%}" for name, found in scores.items())
         )
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

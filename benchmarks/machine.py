@@ -8,7 +8,7 @@ import time
 import torch
 import torchvision
 
-from tinynet.device import Device, processor
+from tinynet.compute import Device, processor
 
 
 def facts(device: Device) -> dict[str, str | int]:

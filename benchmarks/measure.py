@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinynet.cli import progress
-from tinynet.device import Device
+from tinynet.compute import Device
+from tinynet.console import progress
 
 
 def in_turn(

@@ -12,20 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import PeakMemory
-from tinynet.data.archive import Archive
+from tinynet.compute import Device
 from tinynet.data.batches import Batch, batches, fitting
 from tinynet.data.packed import CHUNK, Packed, decode, in_workers, open_packed, pack
-from tinynet.device import Device
-from tinynet.fit.features import frozen_backbone, train_features, view_features
-from tinynet.fit.inputs import epoch_batches
-from tinynet.fit.loop import Training
-from tinynet.fit.recipes import TUNED, Network, Stage
-from tinynet.jobs.plan import Plan
-from tinynet.jobs.stages import train
-from tinynet.models.vgg import Backbone, Classifier
+from tinynet.data.tiny_imagenet import Archive
+from tinynet.models.classifier import Classifier
+from tinynet.models.vgg import Backbone
 from tinynet.score.merges import mean
 from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import resize, view_set
+from tinynet.training.config import Plan
+from tinynet.training.features import frozen_backbone, train_features, view_features
+from tinynet.training.inputs import epoch_batches
+from tinynet.training.loop import Training
+from tinynet.training.recipes import TUNED, Network, Stage
+from tinynet.training.stages import train
 
 BATCH = 64
 Work = Callable[[], Any]

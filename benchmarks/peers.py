@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tinynet.data.archive import Archive
-from tinynet.device import Device
-from tinynet.models.vgg import Backbone, Head
+from tinynet.compute import Device
+from tinynet.data.tiny_imagenet import Archive
+from tinynet.models.classifier import Head
+from tinynet.models.vgg import Backbone
 
 BATCH = 64
 SIDE = 64

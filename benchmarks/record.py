@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import speed
-from tinynet import cli, runs
+from tinynet import runs
 from tinynet.errors import InputError
 from tinynet.files import write_json, write_text
-from tinynet.report.figures import save_figure
+from tinynet.flags import Parser, run_command
+from tinynet.plotting import save_figure
 from tinynet.runs import finished_stage
 
 HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ PUBLISHED = (
 
 def main() -> None:
     """The command."""
-    parser = cli.Parser("benchmarks.record", __doc__)
+    parser = Parser("benchmarks.record", __doc__)
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="finished and evaluated runs of one recipe"
     )
@@ -196,4 +197,4 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -15,24 +15,26 @@ import numpy as np
 import torch
 
 from benchmarks.machine import facts
-from tinynet import cli
+from tinynet import console
+from tinynet.compute import Device, choose_device
 from tinynet.data.batches import seeded
 from tinynet.data.download import find_data
 from tinynet.data.packed import Packed, open_packed
 from tinynet.data.splits import split_train
-from tinynet.device import Device, choose_device
+from tinynet.evaluation.evaluate import paired
 from tinynet.files import write_json
-from tinynet.fit.features import Features, train_features, view_features
-from tinynet.fit.inputs import steps_per_epoch
-from tinynet.fit.loop import Training, fit
-from tinynet.fit.recipes import TUNED
-from tinynet.jobs.plan import WEIGHTS
-from tinynet.jobs.scoring import paired
-from tinynet.models.vgg import Backbone, Classifier
+from tinynet.flags import Parser, add_common, run_command
+from tinynet.models.classifier import Classifier
+from tinynet.models.vgg import Backbone
 from tinynet.models.weights import load_backbone
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
+from tinynet.training.config import WEIGHTS
+from tinynet.training.features import Features, train_features, view_features
+from tinynet.training.inputs import steps_per_epoch
+from tinynet.training.loop import Training, fit
+from tinynet.training.recipes import TUNED
 
 
 def both(*depths: str) -> list[str]:
@@ -104,7 +106,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
 
 def main() -> None:
     """The command."""
-    parser = cli.Parser("benchmarks.search", __doc__)
+    parser = Parser("benchmarks.search", __doc__)
     parser.add_argument("group", choices=tuple(GROUPS))
     parser.add_argument(
         "--every",
@@ -123,7 +125,7 @@ def main() -> None:
         metavar="NAME",
         help="candidates to try, after the first (default: all)",
     )
-    cli.add_common(parser, "data", "cache", "weights", "out", "device", "precision")
+    add_common(parser, "data", "cache", "weights", "out", "device", "precision")
     asked = parser.parse_args()
     device = choose_device(asked.device, asked.precision)
     packed, backbone = (
@@ -141,7 +143,7 @@ def main() -> None:
             first.setdefault(seed, right)
             row = {"candidate": name, "changed": given, **row, **paired(right, first[seed])}
             rows.append(row)
-            cli.say(
+            console.log(
                 f"{name}, seed {seed}: {row['top1']:.2%} ({row['low']:.2%} .. {row['high']:.2%}), "
                 f"{row['gain']:+.2%} (p = {row['p']:.2g}), {row['features']:,} numbers, "
                 f"{row['seconds']:.0f} s"
@@ -216,4 +218,4 @@ def thin(kept: Features, every: int) -> Features:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from benchmarks.machine import facts
-from tinynet import cli
+from tinynet import console
+from tinynet.compute import Device
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
-from tinynet.device import Device
+from tinynet.evaluation.evaluate import Wanted, evaluate
+from tinynet.evaluation.predictor import Scorer
 from tinynet.files import write_json
-from tinynet.jobs.scorer import Scorer
-from tinynet.jobs.scoring import Wanted, evaluate
+from tinynet.flags import Parser, add_common, positive_int, run_command
 from tinynet.runs import finished_stage
 from tinynet.score import merges
 from tinynet.score.compare import mcnemar
@@ -26,20 +27,20 @@ from tinynet.score.metrics import score
 
 def main() -> None:
     """The command."""
-    parser = cli.Parser("benchmarks.upscaled", __doc__)
+    parser = Parser("benchmarks.upscaled", __doc__)
     parser.add_argument("name", metavar="RUN", help="a finished run")
     parser.add_argument(
         "--beside", nargs="*", default=[], metavar="RUN", help="runs to compare it with"
     )
     parser.add_argument(
         "--sizes",
-        type=cli.positive,
+        type=positive_int,
         nargs="+",
         default=[64, 80, 96],
         metavar="N",
         help="test sizes in pixels (default: 64 80 96)",
     )
-    cli.add_common(parser, "data", "cache", "out")
+    add_common(parser, "data", "cache", "out")
     asked = parser.parse_args()
     packed = open_packed(find_data(asked.data), asked.cache)
     device = Device(torch.device("cpu"), torch.float32, int8=False)
@@ -81,7 +82,7 @@ def main() -> None:
         },
     )
     for pair in pairs:
-        cli.say(f"{pair['split']:8}{pair['what']}: {pair['gain']:+.2%}, p = {pair['p']:.2g}")
+        console.log(f"{pair['split']:8}{pair['what']}: {pair['gain']:+.2%}, p = {pair['p']:.2g}")
     print(out)
 
 
@@ -149,4 +150,4 @@ def _pairs(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

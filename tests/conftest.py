@@ -5,10 +5,10 @@ import zipfile
 
 import pytest
 
-from tinynet import cli
-from tinynet.data.archive import Archive
+from tinynet import console
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
+from tinynet.data.tiny_imagenet import Archive
 
 
 def pytest_configure(config):
@@ -25,7 +25,7 @@ def pytest_configure(config):
 def no_command():
     """No test leaves the parser of its command, whose flags advice would name, to the next."""
     yield
-    cli.Parser.current = None
+    console.set_flags(None)
 
 
 @pytest.fixture(scope="session")

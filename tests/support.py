@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from tinynet import cli
-from tinynet.device import has_vnni
+from tinynet import console
+from tinynet.compute import has_vnni
 from tinynet.errors import InputError
+from tinynet.flags import Parser, run_command
 from tinynet.models import vgg
 
 # VGG16's layers with a sixteenth of the channels: what is tested with it does not depend on their
@@ -89,17 +90,17 @@ def in_floats(pictures):
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
-def call(command, *flags):
+def call(command, *words):
     """Run a command as the shell would, here: its exit status and what it wrote. Its advice must be
     possible.
     """
-    out, err, parsers = io.StringIO(), io.StringIO(), []
+    out, err, flags = io.StringIO(), io.StringIO(), []
 
     def main():
         try:
-            command.main([str(flag) for flag in flags])
+            command.main([str(word) for word in words])
         finally:
-            parsers.append(cli.Parser.current)
+            flags.append(console.command_flags())
 
     with (
         redirect_stdout(out),
@@ -107,9 +108,9 @@ def call(command, *flags):
         mock.patch.object(sys, "unraisablehook", sys.unraisablehook),
         pytest.raises(SystemExit) as ended,
     ):
-        cli.run(main)
-    for line in err.getvalue().splitlines() if parsers[0] else ():
-        assert not (impossible := impossible_flags(line, parsers[0])), (impossible, line)
+        run_command(main)
+    for line in err.getvalue().splitlines() if flags[0] else ():
+        assert not (impossible := impossible_flags(line, flags[0])), (impossible, line)
     return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
 
 
@@ -120,7 +121,7 @@ def impossible_flags(line, current):
     if "unrecognized arguments" in line:
         return []
     own, _, others = line.partition("python -m tinynet")
-    wrong = [flag for flag in FLAG.findall(own) if flag not in current._option_string_actions]
+    wrong = [flag for flag in FLAG.findall(own) if flag not in current]
     for module, rest in re.findall(
         r"(tinynet(?:\.\w+)?)((?:(?!python -m).)*)", f"tinynet{others}" if others else ""
     ):
@@ -128,9 +129,7 @@ def impossible_flags(line, current):
         # speaks.
         inside, mark, behind = rest.partition("`") if "`" in rest else rest.partition(", or ")
         wrong += [flag for flag in FLAG.findall(inside) if flag not in flags_of(module)]
-        wrong += [
-            flag for flag in FLAG.findall(behind) if flag not in current._option_string_actions
-        ]
+        wrong += [flag for flag in FLAG.findall(behind) if flag not in current]
     return wrong
 
 
@@ -140,8 +139,9 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 @cache
 def flags_of(module):
     """All flags of a command."""
-    parsers = []
-    keep = cli.Parser.__init__
+    parsers: list[Parser] = []
+    running = console.command_flags()
+    keep = Parser.__init__
 
     def remember(self, *given, **kwargs):
         parsers.append(self)
@@ -152,11 +152,11 @@ def flags_of(module):
         redirect_stdout(io.StringIO()),
         suppress(SystemExit),
     ):
-        patch.setattr(cli.Parser, "__init__", remember)
-        patch.setattr(cli.Parser, "current", None)
+        patch.setattr(Parser, "__init__", remember)
         import_module(
             f"{module}.__main__" if module in ("tinynet.data", "tinynet.report") else module
         ).main(["--help"])
+    console.set_flags(running)
     return {flag for parser in parsers for flag in parser._option_string_actions}
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from support import SMALL, call, refused, thin_network
 
 from tinynet import train
-from tinynet.jobs import stages
-from tinynet.report.board import Board
+from tinynet.report.tensorboard import TensorBoard
+from tinynet.runs import StageFolder
+from tinynet.training import stages
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -105,13 +106,13 @@ def test_it_shows_what_the_log_says(data, stage):
 @pytest.mark.parametrize("done", [0, 5])
 def test_what_a_resumed_run_does_again_is_shown_once(tmp_path, done):
     for before, last in ((0, 9), (done, 7)):
-        with Board(tmp_path, before) as board:
-            for step in range(before + 1, last + 1):
-                board.row(
-                    {"kind": "step", "step": step, "lr": 0.1, "loss": float(10 * before + step)}
-                )
-            board.row({"kind": "stopped", "step": last})
-    assert scalars(events(tmp_path), "train/loss of a step") == {
+        board = TensorBoard()
+        board.start(StageFolder(tmp_path, "base"), before)
+        for step in range(before + 1, last + 1):
+            board.row({"kind": "step", "step": step, "lr": 0.1, "loss": float(10 * before + step)})
+        board.row({"kind": "stopped", "step": last})
+        board.close()
+    assert scalars(events(tmp_path / "base" / "tensorboard"), "train/loss of a step") == {
         step: step if step <= done else 10 * done + step for step in range(1, 8)
     }
 
@@ -120,7 +121,7 @@ def test_a_run_that_was_stopped_goes_on_showing(data, monkeypatch):
     flags = ("--stage", "base", "--out", "run", *SMALL, "--epochs", "3", *data, "--tensorboard")
     with monkeypatch.context() as patch:
         patch.setattr(
-            stages.cli,
+            stages.console,
             "stop_on_interrupt",
             lambda: nullcontext(lambda: Path("run/base/last.pt").is_file()),
         )

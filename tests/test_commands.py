@@ -26,15 +26,17 @@ from PIL import Image
 from support import PROGRAMS, ROOT, SMALL, call, files, in_floats, refused, thin_network
 from torchvision.transforms.v2 import functional as tv
 
-from tinynet import cli, demo, evaluate, fixres, predict, runs, train
+from tinynet import demo, evaluate, fixres, predict, runs, train
+from tinynet.compute import Device
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
-from tinynet.device import Device
 from tinynet.errors import InputError
+from tinynet.evaluation import predictor as scorer
+from tinynet.evaluation import select_views as choosing
+from tinynet.evaluation import soup
 from tinynet.files import locked, new_array
-from tinynet.fit.checkpoint import load_model
-from tinynet.jobs import choosing, scorer, soup
-from tinynet.jobs.plan import Plan, split_of
+from tinynet.flags import run_command
+from tinynet.models.checkpoint import load_model
 from tinynet.models.dense import Dense
 from tinynet.runs import StageFolder
 from tinynet.score.calibration import at_temperature, fit_temperature
@@ -42,6 +44,7 @@ from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import CORNERS
+from tinynet.training.config import Plan, split_of
 
 KEYS = [
     "run",
@@ -1025,7 +1028,7 @@ def press_ctrl_c(monkeypatch, row, times=1):
                 signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(runs, "append_rows", append_and_press)
-    monkeypatch.setattr("tinynet.fit.loop._FLUSH_AFTER", 0.0)
+    monkeypatch.setattr("tinynet.training.loop._FLUSH_AFTER", 0.0)
 
 
 def test_ctrl_c_stops_after_a_step_and_resume_ends_as_if_it_had_not(elsewhere, monkeypatch):
@@ -1055,7 +1058,7 @@ def test_ctrl_c_twice_stops_at_once(elsewhere, monkeypatch):
 
 
 def test_ctrl_c_while_features_are_extracted_keeps_them(elsewhere, monkeypatch, archive_path):
-    from tinynet.fit import features
+    from tinynet.training import features
 
     pooled_features, calls = features.pooled_features, []
 
@@ -1418,7 +1421,7 @@ def test_unexpected_exceptions_keep_their_traceback():
             raise error
 
         with pytest.raises(type(error)) as caught:
-            cli.run(main)
+            run_command(main)
         assert caught.value is error
 
 
@@ -1432,7 +1435,7 @@ def test_expected_exceptions_take_one_line(capsys):
             raise error
 
         with pytest.raises(SystemExit) as ended:
-            cli.run(main)
+            run_command(main)
         assert ended.value.code == status and capsys.readouterr().err == line + "\n"
 
 
@@ -1460,9 +1463,11 @@ def test_the_demo_goes_all_the_way(tmp_path, monkeypatch):
 def test_the_demo_says_whether_it_learnt(tmp_path, monkeypatch, low):
     """Chance is one in eight, and twice that is asked for."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tinynet.jobs.stages.train", lambda *_: None)
-    monkeypatch.setattr("tinynet.jobs.scorer.Scorer", lambda *_: None)
-    monkeypatch.setattr("tinynet.jobs.scoring.evaluate", lambda *_: [dict.fromkeys(SCORED, low)])
+    monkeypatch.setattr("tinynet.training.stages.train", lambda *_, **__: None)
+    monkeypatch.setattr("tinynet.evaluation.predictor.Scorer", lambda *_: None)
+    monkeypatch.setattr(
+        "tinynet.evaluation.evaluate.evaluate", lambda *_: [dict.fromkeys(SCORED, low)]
+    )
     ran = call(demo, "--out", "drawn", "--json", "--device", "cpu")
     assert ran.status == int(low < 0.25) and "chance is 12.5%" in ran.err
     assert ("something is broken" in ran.err, "predict PICTURE --run drawn" in ran.err) == (

@@ -13,12 +13,12 @@ from support import SMALL, call, thin_network
 from torch._dynamo.utils import counters
 
 from tinynet import train
-from tinynet.device import choose_device
-from tinynet.fit.loop import Training
-from tinynet.fit.recipes import TUNED
-from tinynet.models.vgg import Classifier
+from tinynet.compute import choose_device
+from tinynet.models.classifier import Classifier
 from tinynet.models.weights import load_backbone
 from tinynet.runs import StageFolder
+from tinynet.training.loop import Training
+from tinynet.training.recipes import TUNED
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler here")
 

@@ -32,11 +32,11 @@ from tinynet.data import download as download_module
 from tinynet.data import packed as packed_module
 from tinynet.data import verify as verify_module
 from tinynet.data import workers as workers_module
-from tinynet.data.archive import SPLITS, Archive, classes_called, locate
 from tinynet.data.download import download, find_data, get
 from tinynet.data.packed import Packed, open_packed, pack
 from tinynet.data.splits import split_train
 from tinynet.data.synthetic import synthetic
+from tinynet.data.tiny_imagenet import SPLITS, Archive, classes_called, locate
 from tinynet.data.verify import verify
 from tinynet.errors import InputError
 

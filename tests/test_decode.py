@@ -14,9 +14,9 @@ from PIL import Image, PngImagePlugin
 from support import complaint
 
 from tinynet.data import decode as module
-from tinynet.data.archive import Archive
-from tinynet.data.folders import open_picture
+from tinynet.data.image_folder import open_picture
 from tinynet.data.packed import open_packed
+from tinynet.data.tiny_imagenet import Archive
 from tinynet.data.verify import verify
 
 GREY = np.tile(np.linspace(10, 245, 64).astype(np.uint8), (64, 1))

@@ -17,13 +17,15 @@ import torch
 from PIL import Image
 from support import ROOT, SMALL, call, thin_network
 
-from tinynet import cli, ending, evaluate, files, predict, train
+from tinynet import console, evaluate, files, predict, train
+from tinynet import interrupts as ending
 from tinynet.data import __main__ as data_command
 from tinynet.data import packed as packed_module
 from tinynet.data import workers
-from tinynet.data.archive import Archive
 from tinynet.data.packed import open_packed, pack
+from tinynet.data.tiny_imagenet import Archive
 from tinynet.files import clear_leftovers, locked, temporary_folder, whole_file, whole_folder
+from tinynet.flags import run_command
 
 needs_flock = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
 NOBODY = 2**22 + 7  # no process has this number
@@ -39,7 +41,7 @@ def test_sigterm_prints_one_line(name, status, capsys):
         time.sleep(5)
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        run_command(main)
     assert ended.value.code == status
     assert (
         capsys.readouterr().err == {"SIGINT": "interrupted"}.get(name, f"stopped by {name}") + "\n"
@@ -64,7 +66,7 @@ def test_a_signal_waits_for_the_end_of_an_import(name, status, tmp_path, monkeyp
         time.sleep(5)
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        run_command(main)
     sys.modules.pop("swallows", None)
     assert ended.value.code == status and len(capsys.readouterr().err.splitlines()) == 1
 
@@ -74,7 +76,7 @@ def test_a_library_that_cannot_be_loaded_takes_one_line(capsys):
         raise ImportError("libtorch_cpu.so: failed to map segment from shared object", name="torch")
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        run_command(main)
     said = capsys.readouterr().err
     assert (
         ended.value.code == 2
@@ -87,8 +89,8 @@ def test_a_library_that_cannot_be_loaded_takes_one_line(capsys):
 def test_signal_handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGINT, *ending.ENDING)]
     with pytest.raises(SystemExit):
-        cli.run(lambda: None)
-    with cli.stop_on_interrupt() as stop:
+        run_command(lambda: None)
+    with console.stop_on_interrupt() as stop:
         assert not stop() and signal.getsignal(signal.SIGTERM) != before[1]
     assert [signal.getsignal(number) for number in (signal.SIGINT, *ending.ENDING)] == before
 
@@ -96,7 +98,7 @@ def test_signal_handlers_are_restored():
 def test_nohup_ignores_sighup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        with cli.stop_on_interrupt() as stop:
+        with console.stop_on_interrupt() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop()
     finally:
@@ -117,7 +119,7 @@ def test_ignored_signals_stay_ignored(name):
 
 
 def test_a_second_sigterm_does_not_end_what_the_first_began(capsys):
-    with pytest.raises(ending.Interrupted) as caught, cli.stop_on_interrupt() as stop:
+    with pytest.raises(ending.Interrupted) as caught, console.stop_on_interrupt() as stop:
         for _ in range(2):  # batch systems send more than one
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
@@ -145,7 +147,7 @@ def test_a_signal_within_a_librarys_own_error_is_that_signal(within, status, lin
             raise RuntimeError("unexpected pos 56960 vs 56856")
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        run_command(main)
     assert ended.value.code == status and capsys.readouterr().err == f"{line}\n"
 
 
@@ -166,7 +168,7 @@ def test_training_saves_on_sigterm_and_goes_on_to_the_same_bits(
                 os.kill(os.getpid(), getattr(signal, name))
             return learn(self, *given)
 
-        patch.setattr("tinynet.fit.loop.Training.learn", send_and_learn)
+        patch.setattr("tinynet.training.loop.Training.learn", send_and_learn)
         ran = call(train, *flags, "--out", "run")
         assert ran.status == status and ran.err.splitlines()[-1] == f"stopped by {name}"
         assert "continue with: python -m tinynet.train --resume run" in ran.err
@@ -179,7 +181,7 @@ def test_training_saves_on_sigterm_and_goes_on_to_the_same_bits(
 
 
 def train_step():
-    from tinynet.fit.loop import Training
+    from tinynet.training.loop import Training
 
     return Training.learn
 
@@ -383,8 +385,8 @@ def test_disk_errors_print_no_traceback(tmp_path, monkeypatch, command, number):
     monkeypatch.chdir(tmp_path)
     for place in (
         "tinynet.data.download.find_data",
-        "tinynet.data.folders.expand",
-        "tinynet.jobs.plan.open_data",
+        "tinynet.data.image_folder.expand",
+        "tinynet.training.config.open_data",
     ):
         monkeypatch.setattr(place, fail)
     ran = call(
@@ -429,7 +431,7 @@ def test_errors_without_a_name_or_a_number_take_a_line_too(error, word, capsys):
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        run_command(main)
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and word in line
 
@@ -445,11 +447,11 @@ def test_unencodable_characters_do_not_lose_output(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", err)
 
     def main():
-        cli.say("note: größer")
+        console.log("note: größer")
         print("naïve", "caf\udce9.jpg", "終")
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        run_command(main)
     assert ended.value.code == 0
     assert (
         out.buffer.getvalue() == b"na?ve caf?.jpg ?\n"
@@ -481,7 +483,7 @@ def test_only_the_reader_of_the_output_may_leave(capfd):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        run_command(main)
     assert ended.value.code == 2 and capfd.readouterr().err == "error: disk: Broken pipe\n"
 
 
@@ -518,13 +520,13 @@ def test_messages_that_nobody_reads_do_not_end_the_work(monkeypatch):
     work = []
 
     def main():
-        cli.say("note")
-        with cli.progress(total=2) as bar:
+        console.log("note")
+        with console.progress(total=2) as bar:
             bar.update()
             work.append("went on")
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        run_command(main)
     assert ended.value.code == 0 and work == ["went on"]
 
 
@@ -705,7 +707,7 @@ def test_dead_worker_prints_one_line(tmp_path, monkeypatch, fault):
 
     with thin_network() as patch:
         patch.setattr("torchvision.models.get_model", lambda *_, **__: network)
-        patch.setattr("tinynet.jobs.imagenet.open_picture", die)
+        patch.setattr("tinynet.evaluation.folder.open_picture", die)
         ran = call(
             evaluate,
             "--dataset",

@@ -42,7 +42,7 @@ BROKEN = {
     "checkpoints are written in place": (
         """
 from contextlib import contextmanager
-from tinynet.fit import checkpoint
+from tinynet.models import checkpoint
 
 @contextmanager
 def in_place(path):

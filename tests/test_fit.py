@@ -21,23 +21,23 @@ from support import complaint, in_floats, needs_vnni, thin_network
 from torch import nn
 from torch.nn import functional as F
 
-from tinynet import cli, runs, train
+from tinynet import console, runs, train
+from tinynet.compute import Device
 from tinynet.data.batches import batches
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
-from tinynet.device import Device
-from tinynet.fit import features, schedules
-from tinynet.fit.checkpoint import load_model, load_training, save_model, save_training
-from tinynet.fit.inputs import change_pictures, epoch_batches, epoch_order, steps_per_epoch
-from tinynet.fit.loop import Training, fit
-from tinynet.fit.recipes import RECIPES, REFERENCE, TUNED, DataPlan, Network, Stage
-from tinynet.jobs import stages
-from tinynet.jobs.plan import Plan, split_of
-from tinynet.models.vgg import Backbone, Classifier, pooled_features
+from tinynet.models.checkpoint import load_model, load_training, save_model, save_training
+from tinynet.models.classifier import Classifier, pooled_features
+from tinynet.models.vgg import Backbone
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import resize
+from tinynet.training import features, schedules, stages
+from tinynet.training.config import Plan, split_of
+from tinynet.training.inputs import change_pictures, epoch_batches, epoch_order, steps_per_epoch
+from tinynet.training.loop import Training, fit
+from tinynet.training.recipes import RECIPES, REFERENCE, TUNED, DataPlan, Network, Stage
 
 CPU = Device(torch.device("cpu"), torch.float32)
 TIMES = {"seconds", "pictures_per_second"}
@@ -45,8 +45,7 @@ TIMES = {"seconds", "pictures_per_second"}
 
 @pytest.fixture(scope="module", autouse=True)
 def thin():
-    with thin_network() as patch:
-        patch.setattr(stages, "save_figure", lambda *_: None)  # the commands' tests draw
+    with thin_network():
         yield
 
 
@@ -662,7 +661,7 @@ def test_a_row_is_yielded_for_every_step_and_epoch():
 
 def test_rows_are_the_same_however_often_they_are_read(monkeypatch):
     late = run_toy(toy_training())
-    monkeypatch.setattr("tinynet.fit.loop._FLUSH_AFTER", 0.0)
+    monkeypatch.setattr("tinynet.training.loop._FLUSH_AFTER", 0.0)
     assert not differences(run_toy(toy_training()), late)
 
 
@@ -982,7 +981,7 @@ def stop_after(monkeypatch, questions):
         return left <= 0
 
     left = questions
-    monkeypatch.setattr(cli, "stop_on_interrupt", stop_on_interrupt)
+    monkeypatch.setattr(console, "stop_on_interrupt", stop_on_interrupt)
 
 
 def interruptions(run, asked, monkeypatch, questions):
@@ -1100,10 +1099,10 @@ def test_a_run_killed_between_any_two_writes_is_resumed_exactly(
         monkeypatch.setattr(module, name, write_or_die)
 
     monkeypatch.setattr(stages, "_SAVE_EVERY", 0.0)
-    monkeypatch.setattr("tinynet.fit.loop._FLUSH_AFTER", flush_after)
+    monkeypatch.setattr("tinynet.training.loop._FLUSH_AFTER", flush_after)
     deadly("append_rows", runs)
-    deadly("save_model", __import__("tinynet.fit.checkpoint", fromlist=["_"]))
-    deadly("save_training", __import__("tinynet.fit.checkpoint", fromlist=["_"]))
+    deadly("save_model", __import__("tinynet.models.checkpoint", fromlist=["_"]))
+    deadly("save_training", __import__("tinynet.models.checkpoint", fromlist=["_"]))
     deadly("write_json", stages)
     # Killed at every write once, one after the other: each life gets one write further than the
     # last.

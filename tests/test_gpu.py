@@ -23,23 +23,24 @@ from pretend_gpu import pretend_gpu
 from support import ROOT, SMALL, call, thin_network
 
 from tinynet import demo, evaluate, fixres, predict, runs, train
-from tinynet.data.folders import imagenet_wnids
+from tinynet.compute import choose_device
+from tinynet.data.image_folder import imagenet_wnids
 from tinynet.data.packed import Packed, open_packed
-from tinynet.device import choose_device
-from tinynet.fit import loop
-from tinynet.fit.features import train_features
-from tinynet.fit.inputs import epoch_batches
-from tinynet.fit.loop import Training, fit
-from tinynet.fit.recipes import RECIPES, TUNED
-from tinynet.jobs import scorer, stages, zero_shot
-from tinynet.jobs.plan import Plan
-from tinynet.models.vgg import Classifier
+from tinynet.evaluation import predictor as scorer
+from tinynet.evaluation import zero_shot
+from tinynet.models.classifier import Classifier
 from tinynet.models.weights import load_backbone
 from tinynet.runs import StageFolder
-from tinynet.score.augmented import Augmented
-from tinynet.score.heat import heat
+from tinynet.score.gradcam import heat
 from tinynet.score.merges import MERGES
 from tinynet.score.probabilities import Probabilities
+from tinynet.score.tta import Augmented
+from tinynet.training import loop, stages
+from tinynet.training.config import Plan
+from tinynet.training.features import train_features
+from tinynet.training.inputs import epoch_batches
+from tinynet.training.loop import Training, fit
+from tinynet.training.recipes import RECIPES, TUNED
 
 report = importlib.import_module("tinynet.report.__main__")
 pytestmark = pytest.mark.filterwarnings("ignore:.*not writable")
@@ -83,7 +84,7 @@ def thin():
     small = replace(TUNED, fixres=replace(TUNED.fixres, epochs=1, batch=16, dropout=0.0))
     with thin_network() as patch:
         patch.setitem(RECIPES, "tuned", small)
-        for module in ("jobs.stages", "jobs.fixres", "report.page"):
+        for module in ("report.curves", "resolution.fixres", "report.page"):
             # the slowest part by far
             patch.setattr(f"tinynet.{module}.save_figure", lambda figure, path: None)
         yield
@@ -316,7 +317,7 @@ def stop_after(patch, steps):
     """Ctrl-C once the loop has asked so often: after each step, and once more after each epoch."""
     left = iter(range(steps - 1))
     patch.setattr(
-        stages.cli,
+        stages.console,
         "stop_on_interrupt",
         lambda: contextlib.nullcontext(lambda: next(left, None) is None),
     )

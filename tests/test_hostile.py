@@ -22,8 +22,8 @@ from benchmarks.hostile.image_files import WRITTEN, image_of, saved
 from benchmarks.hostile.right import REFUSED, RIGHT, judge
 from benchmarks.hostile.sandbox import Limits
 from benchmarks.hostile.zipping import entry, members, zip_bytes
-from tinynet import cli
 from tinynet.errors import InputError
+from tinynet.flags import flag_name
 
 COUNT, SEED = 60, 0
 SAMPLE = [case.title for case in corpus(COUNT, SEED)]
@@ -324,4 +324,4 @@ def test_the_sample_is_run_by_a_command_that_says_what_it_takes():
 
     with pytest.raises(InputError, match="there are zips, texts"):
         command.main(["--only", "nothing"])
-    assert cli.flag_name("only") in command._parser().format_help()
+    assert flag_name("only") in command._parser().format_help()

@@ -18,14 +18,17 @@ from torchvision.transforms import v2 as tv2
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import evaluate, predict
+from tinynet.compute import Device
 from tinynet.data import decode as decode_module
-from tinynet.data.folders import expand, imagenet_wnids, labelled_pictures, open_picture
+from tinynet.data.image_folder import expand, imagenet_wnids, labelled_pictures, open_picture
 from tinynet.data.packed import open_packed
-from tinynet.device import Device
-from tinynet.jobs import imagenet, prediction, scoring, zero_shot
-from tinynet.jobs.imagenet import Procedure, evaluate_folder
-from tinynet.jobs.scoring import Wanted
-from tinynet.jobs.zero_shot import ZeroShot
+from tinynet.evaluation import evaluate as scoring
+from tinynet.evaluation import folder as imagenet
+from tinynet.evaluation import predict as prediction
+from tinynet.evaluation import zero_shot
+from tinynet.evaluation.evaluate import Wanted
+from tinynet.evaluation.folder import Procedure, evaluate_folder
+from tinynet.evaluation.zero_shot import ZeroShot
 from tinynet.models.pretrained import Pretrained, Published, load_pretrained
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import view_set

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import complaint
 
-from tinynet.data.folders import imagenet_wnids, labelled_pictures
+from tinynet.data.image_folder import imagenet_wnids, labelled_pictures
 from tinynet.errors import InputError
 
 WNIDS = imagenet_wnids()

@@ -7,18 +7,18 @@ import sys
 import pytest
 from support import PROGRAMS, ROOT
 
-ROOMS = ("data", "models", "fit", "score", "report", "jobs")
-LEAVES = ("errors", "ending", "files", "cli", "device", "runs")
+ROOMS = ("data", "models", "score", "training", "evaluation", "resolution", "report")
+LEAVES = ("errors", "interrupts", "files", "console", "compute", "plotting", "runs")
 SOURCES = sorted((ROOT / "tinynet").rglob("*.py"))
 
 
 def module_of(path):
-    """tinynet/fit/loop.py -> tinynet.fit.loop, and a package's __init__.py -> the package."""
+    """tinynet/score/views.py -> tinynet.score.views, and __init__.py -> its package."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def rank(module):
-    """0 for leaves and the bare package, 1 ... 6 for the rooms, 7 for commands: who may import
+    """0 for leaves and the bare package, 1 ... 7 for the packages, 8 for commands: who may import
     whom.
     """
     pieces = module.split(".")
@@ -98,16 +98,16 @@ def test_the_package_itself_imports_nothing_when_it_is_imported():
 @pytest.mark.parametrize(
     "code",
     [
-        "import tinynet.fit.loop",
-        "from tinynet.fit import loop",
-        "from tinynet import fit",
-        "from tinynet import cli, evaluate",
+        "import tinynet.training.loop",
+        "from tinynet.training import loop",
+        "from tinynet import training",
+        "from tinynet import console, evaluate",
         "def late():\n    from tinynet.score.metrics import score",
         "class A:\n    def late(self):\n        import tinynet.report.tables as tables",
-        "if TYPE_CHECKING:\n    from tinynet.fit.loop import Training",
-        "from ..fit import recipes",
+        "if TYPE_CHECKING:\n    from tinynet.training.loop import Training",
+        "from ..training import recipes",
         "from tinynet.data.__main__ import main",
-        "import importlib\nimportlib.import_module('tinynet.fit.loop')",
+        "import importlib\nimportlib.import_module('tinynet.training.loop')",
     ],
 )
 def test_the_reader_of_imports_sees_every_way_of_writing_one(code):
@@ -118,7 +118,7 @@ def test_the_reader_of_imports_sees_every_way_of_writing_one(code):
     "code",
     [
         "from tinynet.data.batches import batches",
-        "from tinynet import cli, __version__",
+        "from tinynet import console, __version__",
         "from . import vgg",
         "import torch",
         "from tinynet.errors import InputError",
@@ -131,7 +131,16 @@ def test_what_stands_before_may_be_imported(code):
 
 
 @pytest.mark.parametrize(
-    "file", ["cli.py", "errors.py", "files.py", "runs.py", "fit/recipes.py", "jobs/plan.py"]
+    "file",
+    [
+        "console.py",
+        "flags.py",
+        "errors.py",
+        "files.py",
+        "runs.py",
+        "training/recipes.py",
+        "training/config.py",
+    ],
 )
 def test_what_help_reads_imports_no_torch(file):
     path = ROOT / "tinynet" / file
@@ -146,7 +155,7 @@ def test_what_help_reads_imports_no_torch(file):
 def test_starting_a_command_loads_nothing_slow():
     code = (
         "import importlib, sys\n"
-        f"for name in {[*PROGRAMS, 'tinynet.cli']}:\n"
+        f"for name in {[*PROGRAMS, 'tinynet.console']}:\n"
         "    importlib.import_module(name)\n"
         "print(sorted({name.split('.')[0] for name in sys.modules}))"
     )

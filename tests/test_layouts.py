@@ -19,11 +19,11 @@ from PIL import Image
 from support import complaint
 
 from tinynet import TinyImageNet
-from tinynet.data.archive import Archive
+from tinynet.data.containers import ZipSource
 from tinynet.data.download import find_data
-from tinynet.data.folders import expand, labelled_pictures
+from tinynet.data.image_folder import expand, labelled_pictures
 from tinynet.data.packed import open_packed
-from tinynet.data.sources import ZipSource
+from tinynet.data.tiny_imagenet import Archive
 
 CLASSES = ("cat", "dog")
 

@@ -14,10 +14,10 @@ from support import SMALL, call, refused, thin_network
 
 from tinynet import evaluate, fixres, predict, runs, train
 from tinynet.data.packed import open_packed
-from tinynet.jobs import stages
 from tinynet.models.vgg import Backbone
 from tinynet.report import __main__ as report_command
 from tinynet.runs import StageFolder
+from tinynet.training import stages
 
 LATER = (
     "--epochs",
@@ -80,7 +80,7 @@ def stop(patch, questions):
         left[0] -= 1
         return left[0] <= 0
 
-    patch.setattr("tinynet.cli.stop_on_interrupt", lambda: nullcontext(asked))
+    patch.setattr("tinynet.console.stop_on_interrupt", lambda: nullcontext(asked))
 
 
 @pytest.fixture
@@ -606,7 +606,8 @@ def test_a_prepared_packed_copy_is_used_where_nothing_can_be_written(here, monke
 
 def test_a_folder_in_place_of_predictions_is_refused_before_scoring(here, monkeypatch):
     monkeypatch.setattr(
-        "tinynet.jobs.scorer.Scorer.score", lambda *_, **__: pytest.fail("scores before it looks")
+        "tinynet.evaluation.predictor.Scorer.score",
+        lambda *_, **__: pytest.fail("scores before it looks"),
     )
     ran = call(predict, "--run", "whole", "--data", "drawn.zip", "--out", "base")
     assert ran.status == 2 and ran.err.splitlines()[-1].startswith("error: base: Is a directory")

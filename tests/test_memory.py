@@ -6,14 +6,14 @@ import torch
 from support import SMALL, call, complaint, thin_network
 
 from tinynet import train
+from tinynet.compute import InParts, out_of_memory
 from tinynet.data import batches as module
 from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
-from tinynet.device import InParts, out_of_memory
-from tinynet.fit import features, loop
-from tinynet.fit.inputs import epoch_batches
-from tinynet.fit.recipes import TUNED
 from tinynet.score.probabilities import view_probabilities
+from tinynet.training import features, loop
+from tinynet.training.inputs import epoch_batches
+from tinynet.training.recipes import TUNED
 
 CPU = torch.device("cpu")
 

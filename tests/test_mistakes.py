@@ -6,10 +6,9 @@ import torch
 from sklearn.metrics import confusion_matrix
 from support import complaint, thin_network
 
-from tinynet.models.vgg import Backbone, Classifier
-from tinynet.score.heat import heat, share_inside
-from tinynet.score.metrics import score
-from tinynet.score.mistakes import (
+from tinynet.models.classifier import Classifier
+from tinynet.models.vgg import Backbone
+from tinynet.score.confusions import (
     box_areas,
     by_object_size,
     confused_pairs,
@@ -18,6 +17,8 @@ from tinynet.score.mistakes import (
     similar_order,
     surest_mistakes,
 )
+from tinynet.score.gradcam import heat, share_inside
+from tinynet.score.metrics import score
 
 
 def drawn(count=400, classes=7, seed=0):

@@ -18,21 +18,13 @@ from torch import nn
 from torchvision.models import VGG16_Weights
 from torchvision.transforms.v2.functional import normalize
 
-from tinynet import device
+from tinynet import compute as device
 from tinynet.errors import InputError
 from tinynet.models import int8, vgg
+from tinynet.models.classifier import STATISTICS, Classifier, Head, feature_count, pooled_features
 from tinynet.models.dense import Dense
 from tinynet.models.int8 import Int8Backbone
-from tinynet.models.vgg import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    STATISTICS,
-    Backbone,
-    Classifier,
-    check_side,
-    feature_count,
-    pooled_features,
-)
+from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone, check_side
 from tinynet.models.weights import load_backbone
 
 # Depth -> how many of torchvision's layers make it, and its channels: table 1 of Simonyan &
@@ -384,7 +376,7 @@ def test_a_head_without_hidden_layers_is_one_linear_layer(thin):
 
 def test_initial_weights_have_the_variance_of_he():
     torch.manual_seed(0)
-    head = vgg.Head(2048, (1024,), 200, 0.5, True)
+    head = Head(2048, (1024,), 200, 0.5, True)
     for layer, inputs in ((head[1], 2048), (head[5], 1024)):
         assert layer.weight.std().item() == pytest.approx((2 / inputs) ** 0.5, rel=0.02)
         assert not layer.bias.any()

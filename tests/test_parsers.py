@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tinynet.data.annotations import NO_BOX, as_text, by_stem, entry_of, read_annotations
 from tinynet.errors import InputError
-from tinynet.fit.recipes import RECIPES, TUNED, DataPlan, Network, Stage
-from tinynet.jobs.plan import Plan
 from tinynet.score import views
+from tinynet.training.config import Plan
+from tinynet.training.recipes import RECIPES, TUNED, DataPlan, Network, Stage
 
 PLENTY = settings(max_examples=300, deadline=None)
 STEPS = sorted(views.STEPS)

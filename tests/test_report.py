@@ -21,12 +21,14 @@ from support import SMALL, call, thin_network
 from benchmarks import record
 from tinynet import evaluate, runs, train
 from tinynet.data.verify import same_pixels
-from tinynet.jobs import reporting
-from tinynet.jobs.pictures import _conflicts
-from tinynet.jobs.reporting import gather
-from tinynet.jobs.scoring import NOT_PAIRED
+from tinynet.evaluation.evaluate import NOT_PAIRED
+from tinynet.evaluation.predict import Explanation
+from tinynet.plotting import inline_svg, save_figure
 from tinynet.report import __main__ as command
-from tinynet.report.figures import inline_svg, save_figure, training_curves, view_votes
+from tinynet.report import collect as reporting
+from tinynet.report.collect import gather
+from tinynet.report.figures import training_curves, view_votes
+from tinynet.report.gallery import _conflicts
 from tinynet.report.page import RunReport, write_page
 from tinynet.report.tables import table
 from tinynet.runs import StageFolder
@@ -321,7 +323,7 @@ def test_figures_take_the_ink_of_the_page_and_say_what_they_show():
 
 def test_a_figure_of_views_is_drawn_whatever_its_picture_is_called():
     figure = view_votes(
-        ["plain"], [np.zeros((8, 8, 3))], [("$^$", 0.5)], "$^$", "a$^$.jpg: $^$, 50%"
+        Explanation(["plain"], [np.zeros((8, 8, 3))], [("$^$", 0.5)], "$^$", "a$^$.jpg: $^$, 50%")
     )
     assert "a$^$.jpg" in inline_svg(figure, "votes")
 

@@ -18,31 +18,20 @@ from torch import nn
 
 from benchmarks import record
 from tinynet import evaluate, fixres, train
+from tinynet.compute import choose_device
 from tinynet.data.packed import open_packed
-from tinynet.device import choose_device
-from tinynet.fit.checkpoint import load_model
-from tinynet.fit.recipes import RECIPES, TUNED, Stage
-from tinynet.jobs import fixres as jobs_fixres
-from tinynet.jobs.resolution import AS_IS, CONTROL, FITTED, NORMS, Study
-from tinynet.jobs.scorer import Scorer
-from tinynet.models.vgg import measure_norms
+from tinynet.evaluation.predictor import Scorer
+from tinynet.models.checkpoint import load_model
+from tinynet.models.classifier import measure_norms
+from tinynet.resolution import fixres as jobs_fixres
+from tinynet.resolution.activations import describe, distances
+from tinynet.resolution.corrections import Frechet, frechet_mapping, quantile_mapping
+from tinynet.resolution.crops import Policy, draw_shares, mean_side, mean_side_with_ratio
+from tinynet.resolution.resize import METHODS, brought_to
+from tinynet.resolution.study import AS_IS, CONTROL, FITTED, NORMS, Study
 from tinynet.runs import StageFolder
-from tinynet.score.activations import (
-    Frechet,
-    describe,
-    distances,
-    frechet_mapping,
-    quantile_mapping,
-)
 from tinynet.score.metrics import score
-from tinynet.score.sizes import (
-    METHODS,
-    Policy,
-    brought_to,
-    draw_shares,
-    mean_side,
-    mean_side_with_ratio,
-)
+from tinynet.training.recipes import RECIPES, TUNED, Stage
 
 SIZED = dict(train=224, resize=256, test=224)
 CROPPED = (
@@ -660,7 +649,7 @@ def test_a_view_costs_what_its_side_costs(story):
 
 def test_heads_go_on_from_the_stage_that_is_studied(there):
     scorer = Scorer(StageFolder("runs/done", "base"), there.packed, choose_device("cpu", "float32"))
-    assert list(jobs_fixres._fitted(scorer, [48], "antialias", Path("ofbase"))) == [48]
+    assert list(jobs_fixres._fitted(scorer, [48], "antialias", Path("ofbase"), ())) == [48]
     start, fitted, last = (
         load_model(folder.best, there.packed.wnids)[0].backbone.digest()
         for folder in (
@@ -696,10 +685,10 @@ def test_what_another_run_began_is_refused_before_anything_is_trained(there):
         Scorer(StageFolder("runs/done", stage), there.packed, choose_device("cpu", "float32"))
         for stage in ("finetune", "base")
     )
-    jobs_fixres._fitted(other, [64], "antialias", Path("begun"))
+    jobs_fixres._fitted(other, [64], "antialias", Path("begun"), ())
     StageFolder("begun/64", "fixres").scores.unlink()  # as if it had been stopped
     complaint(
-        lambda: jobs_fixres._fitted(mine, [48, 64], "antialias", Path("begun")),
+        lambda: jobs_fixres._fitted(mine, [48, 64], "antialias", Path("begun"), ()),
         "64",
         "starting weights",
     )
@@ -836,7 +825,7 @@ def test_what_the_story_trained_is_not_trained_again(story, place, monkeypatch):
     monkeypatch.chdir(place.folder)
     before = (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns
     scorer = Scorer(StageFolder("runs/base", "base"), place.packed, choose_device("cpu", "float32"))
-    jobs_fixres._fitted(scorer, [48], "antialias", story.out)
+    jobs_fixres._fitted(scorer, [48], "antialias", story.out, ())
     assert (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns == before
 
 

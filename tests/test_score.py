@@ -24,7 +24,6 @@ from torchvision.transforms.v2 import functional as tv
 from tinynet.data.batches import batches
 from tinynet.errors import InputError
 from tinynet.score import merges, views
-from tinynet.score.augmented import Augmented
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import Tally, by_class, score, top_k_hits, wilson
@@ -35,6 +34,7 @@ from tinynet.score.probabilities import (
     view_probabilities,
 )
 from tinynet.score.selection import greedy, learn_weights, weighted_mean
+from tinynet.score.tta import Augmented
 from tinynet.score.views import resize
 
 quickly = settings(max_examples=25, deadline=None)

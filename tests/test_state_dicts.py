@@ -13,9 +13,10 @@ import torchvision
 from support import SMALL, call, complaint, refused, thin_network
 
 from tinynet import evaluate, train
-from tinynet.fit.checkpoint import load_model
+from tinynet.models.checkpoint import load_model
+from tinynet.models.classifier import Classifier
 from tinynet.models.pretrained import load_pretrained
-from tinynet.models.vgg import Backbone, Classifier
+from tinynet.models.vgg import Backbone
 from tinynet.models.weights import load_backbone
 from tinynet.runs import StageFolder
 

@@ -1,6 +1,7 @@
 """The map of the commands."""
 
-from tinynet import __version__, cli
+from tinynet import __version__
+from tinynet.flags import run_command
 
 MAP = f"""tinynet {__version__}: transfer learning on Tiny ImageNet
 
@@ -14,4 +15,4 @@ MAP = f"""tinynet {__version__}: transfer learning on Tiny ImageNet
 
 Each answers to --help."""
 
-cli.run(lambda: print(MAP))
+run_command(lambda: print(MAP))

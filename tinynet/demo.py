@@ -8,11 +8,12 @@ scores hold-out and val, and leaves a run in --out that looks like a real one.
 
 from pathlib import Path
 
-from tinynet import cli, runs
+from tinynet import console, runs
 from tinynet.errors import InputError
-from tinynet.fit.recipes import TUNED, Recipe
-from tinynet.jobs.plan import Plan, open_data
+from tinynet.flags import Parser, add_common, run_command
 from tinynet.runs import StageFolder
+from tinynet.training.config import Plan, open_data
+from tinynet.training.recipes import TUNED, Recipe
 
 CLASSES, SIDE = 8, 32
 _NEXT = """The network began with random weights on synthetic images: this only shows that it works.
@@ -51,23 +52,24 @@ def drawn_plan(run: Path, seed: int = 0) -> Plan:
 
 def main(argv: list[str] | None = None) -> None:
     """The command; exits with status 1 where the result is not clearly above chance."""
-    parser = cli.Parser("tinynet.demo", __doc__)
-    cli.add_common(parser, "out", "seed", "device", "precision", "json")
+    parser = Parser("tinynet.demo", __doc__)
+    add_common(parser, "out", "seed", "device", "precision", "json")
     asked = parser.parse_args(argv)
     # A folder below runs/ that is no run itself: the other commands' newest run is never a demo.
     run = runs.new_run(asked.out, "demo", runs.ROOT / "demo")
     if StageFolder(run, "base").started:
         raise InputError(f"{run}: holds a run already; name another folder with --out")
-    from tinynet.device import choose_device
-    from tinynet.jobs.scorer import Scorer
-    from tinynet.jobs.scoring import Wanted, evaluate
-    from tinynet.jobs.stages import train
+    from tinynet.compute import choose_device
+    from tinynet.evaluation.evaluate import Wanted, evaluate
+    from tinynet.evaluation.predictor import Scorer
+    from tinynet.report.curves import Curves
     from tinynet.report.tables import show
+    from tinynet.training.stages import train
 
     device = choose_device(asked.device, asked.precision)
-    cli.say(f"{run}: the whole chain on drawn pictures, on {device}")
+    console.log(f"{run}: the whole chain on drawn pictures, on {device}")
     plan = drawn_plan(run, asked.seed or 0)
-    train(run, plan, device)
+    train(run, plan, device, observers=[Curves()])
     packed = open_data(None, None, plan)
     rows = [
         row
@@ -76,19 +78,19 @@ def main(argv: list[str] | None = None) -> None:
     ]
     show(rows, asked.format)
     last, chance = rows[-1], 1 / CLASSES
-    cli.say(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}")
+    console.log(f"\nchance is {chance:.1%}; learning curves: {StageFolder(run, 'finetune').curves}")
     if last["low"] < 2 * chance:
-        cli.say(
+        console.log(
             f"val top-1 of {last['top1']:.1%} is not clearly above chance: something is broken here"
         )
         raise SystemExit(1)
-    cli.say(
+    console.log(
         _NEXT.format(
-            report=cli.typed("tinynet.report", run),
-            predict=cli.typed("tinynet.predict", "PICTURE", "--run", run),
+            report=console.shell_command("tinynet.report", run),
+            predict=console.shell_command("tinynet.predict", "PICTURE", "--run", run),
         )
     )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -14,12 +14,21 @@ compare with the plain result of the same pictures, in pairs (McNemar).
 
 from typing import TYPE_CHECKING, Any
 
-from tinynet import cli
-from tinynet.jobs.plan import Plan, open_data
+from tinynet import console
+from tinynet.flags import (
+    Parser,
+    add_common,
+    add_pretrained,
+    positive_int,
+    refuse_others,
+    run_command,
+    user_path,
+)
 from tinynet.runs import STAGES, finished_stage
+from tinynet.training.config import Plan, open_data
 
 if TYPE_CHECKING:
-    from tinynet.device import Device
+    from tinynet.compute import Device
 
 # What each way of scoring takes beside the flags that all take; any other flag is refused, not
 # passed over.
@@ -70,11 +79,11 @@ _TAKES = {
 _ALL_BUT_STORED_TAKE = {"data", "device", "precision", "format"}
 
 
-def parser() -> cli.Parser:
+def parser() -> Parser:
     """The command's flags."""
-    made = cli.Parser("tinynet.evaluate", __doc__)
+    made = Parser("tinynet.evaluate", __doc__)
     made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
-    cli.add_common(made, "tta")
+    add_common(made, "tta")
     made.add_argument(
         "--merge",
         nargs="+",
@@ -85,7 +94,7 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--size",
-        type=cli.positive,
+        type=positive_int,
         nargs="+",
         metavar="N",
         help="test sizes in pixels (default: the training size, or the published one)",
@@ -105,7 +114,7 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--soup",
         nargs="+",
-        type=cli.path,
+        type=user_path,
         metavar="RUN",
         help="the mean of these runs' weights, beside each of them, on the hold-out; written to "
         "--out where it is better",
@@ -115,18 +124,18 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--save-probabilities",
-        type=cli.path,
+        type=user_path,
         metavar="FILE",
         help="write the probabilities of every view; for one split, one size and one set of views",
     )
     made.add_argument(
         "--from-probabilities",
         nargs="+",
-        type=cli.path,
+        type=user_path,
         metavar="FILE",
         help="score what was saved: each file, all together, and each against the first",
     )
-    cli.add_common(
+    add_common(
         made, "data", "cache", "run", "out", "split", "device", "precision", "format", "json"
     )
     other = made.add_argument_group("pretrained networks")
@@ -140,10 +149,10 @@ def parser() -> cli.Parser:
         choices=("imagefolder",),
         help="no archive, but the folder --data: a folder for each class, or flat with --labels",
     )
-    cli.add_pretrained(other)
+    add_pretrained(other)
     other.add_argument(
         "--labels",
-        type=cli.path,
+        type=user_path,
         metavar="FILE|DIR",
         help="of a flat folder: a wnid or class index a line, or FILE LABEL; or ImageNet's devkit",
     )
@@ -176,15 +185,15 @@ def main(argv: list[str] | None = None) -> None:
         "a run",
     )
     stored = way == "--from-probabilities"
-    cli.refuse_others(made, asked, way, _TAKES[way] | (set() if stored else _ALL_BUT_STORED_TAKE))
+    refuse_others(made, asked, way, _TAKES[way] | (set() if stored else _ALL_BUT_STORED_TAKE))
     from tinynet.report.tables import show
 
     if stored:
-        from tinynet.jobs.stored import score_files
+        from tinynet.evaluation.ensemble import score_files
 
         rows = score_files(asked.from_probabilities, asked.merge)
     else:
-        from tinynet.device import choose_device
+        from tinynet.compute import choose_device
 
         device = choose_device(
             asked.device, asked.precision, int8=not (asked.head or asked.dataset)
@@ -201,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _wanted(asked: Any) -> Any:
-    from tinynet.jobs.scoring import Wanted
+    from tinynet.evaluation.evaluate import Wanted
 
     splits = ("holdout", "val") if asked.split == "both" else (asked.split,)
     return Wanted(
@@ -216,27 +225,28 @@ def _wanted(asked: Any) -> Any:
 
 
 def _scorer(asked: Any, device: "Device") -> Any:
-    from tinynet.jobs.scorer import Scorer
+    from tinynet.evaluation.predictor import Scorer
 
     folder = finished_stage(asked.run, asked.stage).with_results(asked.out)
-    cli.say(f"evaluating {folder.path} on {device}")
+    console.log(f"evaluating {folder.path} on {device}")
     return Scorer(folder, open_data(asked.data, asked.cache, Plan.of(folder)), device)
 
 
-def _run(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
-    from tinynet.jobs.scoring import evaluate
+def _run(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+    from tinynet.evaluation.evaluate import evaluate
 
     return list(evaluate(_scorer(asked, device), _wanted(asked)))
 
 
-def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _choose(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     if asked.choose < 1 or not asked.tta or len(asked.size or []) > 1:
         made.error(
             "--choose takes 1 or more, --tta with the views to choose from, and at most one --size"
         )
+    from tinynet.evaluation.select_views import choose
     from tinynet.files import can_write
-    from tinynet.jobs.choosing import choose
-    from tinynet.report.figures import accuracy_against_cost, save_figure
+    from tinynet.plotting import save_figure
+    from tinynet.report.figures import accuracy_against_cost
 
     scorer = _scorer(asked, device)
     rows = list(choose(scorer, asked.tta, (asked.size or [scorer.size])[0], asked.choose))
@@ -245,25 +255,25 @@ def _choose(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, An
         save_figure(
             accuracy_against_cost(rows, f"{scorer.folder.run.name}: {scorer.folder.stage}"), figure
         )
-        cli.say(f"accuracy against cost: {figure}")
+        console.log(f"accuracy against cost: {figure}")
     return rows
 
 
-def _soup(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _soup(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     if len(asked.soup) < 2:
         made.error("--soup takes two runs or more")
-    from tinynet.jobs.soup import make_soup
+    from tinynet.evaluation.soup import make_soup
 
     folders = [finished_stage(run, asked.stage) for run in asked.soup]
     packed = open_data(asked.data, asked.cache, Plan.of(folders[0]))
     return make_soup(folders, packed, device, asked.out)
 
 
-def _zero_shot(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _zero_shot(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
-    from tinynet.jobs.scoring import evaluate
-    from tinynet.jobs.zero_shot import ZeroShot
+    from tinynet.evaluation.evaluate import evaluate
+    from tinynet.evaluation.zero_shot import ZeroShot
 
     wanted = _wanted(asked)
     packed = open_packed(find_data(asked.data), asked.cache)
@@ -274,13 +284,13 @@ def _zero_shot(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str,
     )
 
 
-def _folder(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _folder(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     if asked.data is None or asked.arch is None or len(asked.size or []) > 1:
         made.error(
             "--dataset imagefolder takes --data with a folder, --arch with a network, and at most "
             "one --size"
         )
-    from tinynet.jobs.imagenet import Procedure, evaluate_folder
+    from tinynet.evaluation.folder import Procedure, evaluate_folder
 
     how = Procedure(
         asked.resize,
@@ -300,4 +310,4 @@ def _folder(made: cli.Parser, asked: Any, device: "Device") -> list[dict[str, An
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

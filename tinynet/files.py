@@ -14,9 +14,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from tinynet.cli import say
-from tinynet.ending import postponed
+from tinynet.console import log
 from tinynet.errors import InputError
+from tinynet.interrupts import postponed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -272,7 +272,7 @@ def _lock(stream: Any, wait: bool) -> None:
 
 @cache
 def _tell_of_no_locks(place: Any) -> None:
-    say(f"note: {place} has no file locks; let one process at a time work there")
+    log(f"note: {place} has no file locks; let one process at a time work there")
 
 
 def _is_still(path: Path, stream: Any) -> bool:

@@ -16,12 +16,13 @@ distribution of the training size, `batch norm` measures the head's statistics a
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinynet import cli
+from tinynet import console
 from tinynet.errors import InputError
+from tinynet.flags import Parser, add_common, positive_int, refuse_others, run_command, user_path
 from tinynet.runs import STAGES, WHOLE, finished_stage
 
 if TYPE_CHECKING:
-    from tinynet.score.sizes import Policy
+    from tinynet.resolution.crops import Policy
 
 _POLICY = {
     "policy",
@@ -52,13 +53,13 @@ SIZES = (64, 80, 96, 128, 160)
 _DRAWN, _SIDE = 20_000, 64  # crops drawn for a histogram, from pictures of that side
 
 
-def parser() -> cli.Parser:
+def parser() -> Parser:
     """The command's flags."""
-    made = cli.Parser("tinynet.fixres", __doc__)
+    made = Parser("tinynet.fixres", __doc__)
     made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
     made.add_argument(
         "--sizes",
-        type=cli.positive,
+        type=positive_int,
         nargs="+",
         metavar="N",
         help=f"test sizes in pixels (default: {' '.join(map(str, SIZES))}), beside the training "
@@ -67,7 +68,7 @@ def parser() -> cli.Parser:
     fit = made.add_mutually_exclusive_group()
     fit.add_argument(
         "--fit",
-        type=cli.positive,
+        type=positive_int,
         nargs="+",
         metavar="N",
         help="sizes at which the head is trained on, and at the training size to compare with "
@@ -85,19 +86,19 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--beside",
         nargs="+",
-        type=cli.path,
+        type=user_path,
         default=[],
         metavar="RUN",
         help="runs shown beside it, as they are: trained at other sizes, or with other taps",
     )
     made.add_argument(
         "--keep",
-        type=cli.path,
+        type=user_path,
         metavar="DIR",
         help="a new folder for the run with its batch norms measured at the size where the "
         "hold-out likes that best: evaluate and predict take it",
     )
-    cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
+    add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
     group = made.add_argument_group(
         "--policy: how large objects appear in testing, for a way of cropping"
     )
@@ -115,17 +116,17 @@ def parser() -> cli.Parser:
         help="width over height of crops (default: torchvision's 0.75 1.3333)",
     )
     group.add_argument(
-        "--train-size", type=cli.positive, metavar="N", help="side that crops are resized to"
+        "--train-size", type=positive_int, metavar="N", help="side that crops are resized to"
     )
     group.add_argument(
         "--test-resize",
-        type=cli.positive,
+        type=positive_int,
         metavar="N",
         help="side of the whole test picture (default: --test-size)",
     )
     group.add_argument(
         "--test-size",
-        type=cli.positive,
+        type=positive_int,
         metavar="N",
         help="side of the test crop (default: --train-size)",
     )
@@ -136,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     made = parser()
     asked = made.parse_args(argv)
-    cli.refuse_others(
+    refuse_others(
         made, asked, "--policy" if asked.policy else "a run", _POLICY if asked.policy else _RUN
     )
     from tinynet.report.tables import show
@@ -145,11 +146,11 @@ def main(argv: list[str] | None = None) -> None:
     show(rows, asked.format)
 
 
-def _policies(made: cli.Parser, asked: Any) -> list[dict[str, Any]]:
+def _policies(made: Parser, asked: Any) -> list[dict[str, Any]]:
     """A row a policy; with --out the shares of the picture that are seen, as a figure."""
-    from tinynet.report.figures import save_figure
-    from tinynet.report.resolution import shares_seen
-    from tinynet.score.sizes import draw_shares
+    from tinynet.plotting import save_figure
+    from tinynet.resolution.crops import draw_shares
+    from tinynet.resolution.figures import shares_seen
 
     chosen = _asked_policies(made, asked) if asked.train_size else _recipes(made, asked)
     if asked.out:
@@ -163,7 +164,7 @@ def _policies(made: cli.Parser, asked: Any) -> list[dict[str, Any]]:
         ]
         place = Path(asked.out) / "seen.png"
         save_figure(shares_seen(drawn, "Share of the picture that is seen"), place)
-        cli.say(f"shares of the picture seen in training and testing: {place}")
+        console.log(f"shares of the picture seen in training and testing: {place}")
     return [
         {
             "policy": name,
@@ -180,9 +181,9 @@ def _policies(made: cli.Parser, asked: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _recipes(made: cli.Parser, asked: Any) -> dict[str, "Policy"]:
-    from tinynet.fit.recipes import RECIPES
-    from tinynet.score.sizes import Policy
+def _recipes(made: Parser, asked: Any) -> dict[str, "Policy"]:
+    from tinynet.resolution.crops import Policy
+    from tinynet.training.recipes import RECIPES
 
     if asked.train_scale or asked.train_ratio or asked.test_resize or asked.test_size:
         made.error("--policy with flags of its own takes --train-size")
@@ -193,11 +194,11 @@ def _recipes(made: cli.Parser, asked: Any) -> dict[str, "Policy"]:
     }
 
 
-def _asked_policies(made: cli.Parser, asked: Any) -> dict[str, "Policy"]:
+def _asked_policies(made: Parser, asked: Any) -> dict[str, "Policy"]:
     """The policy of the flags; beside crops of any ratio the square ones that the paper's formula
     is for.
     """
-    from tinynet.score.sizes import Policy
+    from tinynet.resolution.crops import Policy
 
     area, size = tuple(asked.train_scale or (1.0, 1.0)), asked.test_size or asked.train_size
     common = dict(train=asked.train_size, resize=asked.test_resize or size, test=size, area=area)
@@ -212,11 +213,12 @@ def _asked_policies(made: cli.Parser, asked: Any) -> dict[str, "Policy"]:
 
 def _study(asked: Any) -> list[dict[str, Any]]:
     """Everything about a run and its sizes, into a folder; returns the rows of its table."""
-    from tinynet.device import choose_device
-    from tinynet.jobs.fixres import investigate
-    from tinynet.jobs.plan import Plan, open_data
-    from tinynet.jobs.scorer import Scorer
+    from tinynet.compute import choose_device
+    from tinynet.evaluation.predictor import Scorer
     from tinynet.models.vgg import check_side
+    from tinynet.report.curves import Curves
+    from tinynet.resolution.fixres import investigate
+    from tinynet.training.config import Plan, open_data
 
     device = choose_device(asked.device, asked.precision)
     folders = [finished_stage(run, asked.stage) for run in (asked.run, *asked.beside)]
@@ -233,10 +235,11 @@ def _study(asked: Any) -> list[dict[str, Any]]:
             f"{folders[0].path}: is fitted to a size already; name what it was before with --stage"
         )
     out = Path(asked.out) if asked.out else folders[0].path / "sizes"
-    found = investigate(scorers, sizes, fit, asked.methods, out, asked.keep and Path(asked.keep))
-    cli.say("\n".join(("", *found.conclusions)))
+    keep = Path(asked.keep) if asked.keep else None
+    found = investigate(scorers, sizes, fit, asked.methods, out, keep, [Curves()])
+    console.log("\n".join(("", *found.conclusions)))
     return [*found.rows, *found.beside, *found.methods]
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -9,15 +9,27 @@ labels.
 The last is the format that the course which published the data asked for.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinynet import cli
+from tinynet import console
 from tinynet.files import can_hold, write_text
-from tinynet.jobs.plan import Plan, open_data
+from tinynet.flags import (
+    Parser,
+    add_common,
+    add_pretrained,
+    positive_int,
+    refuse_others,
+    run_command,
+    user_path,
+)
 from tinynet.runs import STAGES, StageFolder, finished_stage
+from tinynet.training.config import Plan, open_data
 
 if TYPE_CHECKING:
-    from tinynet.device import Device
+    from tinynet.compute import Device
+    from tinynet.evaluation.predict import Explanation
 
 
 _TEST_TAKES = {
@@ -48,13 +60,13 @@ _FILES_TAKE = {
 }
 
 
-def parser() -> cli.Parser:
+def parser() -> Parser:
     """The command's flags."""
-    made = cli.Parser("tinynet.predict", __doc__)
+    made = Parser("tinynet.predict", __doc__)
     made.add_argument(
         "files",
         nargs="*",
-        type=cli.path,
+        type=user_path,
         default=[],
         metavar="FILE|FOLDER",
         help="pictures (default: the official test pictures)",
@@ -70,27 +82,27 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--size",
-        type=cli.positive,
+        type=positive_int,
         metavar="N",
         help="side in pixels that the network sees (default: the training size, or the published "
         "one)",
     )
     made.add_argument(
         "--top",
-        type=cli.positive,
+        type=positive_int,
         default=5,
         metavar="K",
         help="classes to name of each picture (default: 5)",
     )
     made.add_argument(
         "--explain",
-        type=cli.path,
+        type=user_path,
         metavar="FILE.png",
         help="draw the views of the first picture and how each votes",
     )
     made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
-    cli.add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
-    cli.add_pretrained(made.add_argument_group("pretrained networks"))
+    add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
+    add_pretrained(made.add_argument_group("pretrained networks"))
     return made
 
 
@@ -99,14 +111,14 @@ def main(argv: list[str] | None = None) -> None:
     made = parser()
     asked = made.parse_args(argv)
     if not asked.files:
-        cli.refuse_others(made, asked, "the official test set", _TEST_TAKES)
+        refuse_others(made, asked, "the official test set", _TEST_TAKES)
         _official_test(asked)
         return
     way = "--arch" if asked.arch else "a run on files"
-    cli.refuse_others(
+    refuse_others(
         made, asked, way, _FILES_TAKE | ({"arch", "weights"} if asked.arch else {"run", "stage"})
     )
-    from tinynet.device import choose_device
+    from tinynet.compute import choose_device
     from tinynet.report.tables import show
 
     # their ranges would need train pictures
@@ -114,14 +126,14 @@ def main(argv: list[str] | None = None) -> None:
     rows, unreadable = _files(asked, device)
     show(rows, asked.format)
     for complaint in unreadable:
-        cli.say(f"error: {' '.join(complaint.split())}")
+        console.log(f"error: {' '.join(complaint.split())}")
     if unreadable:
         raise SystemExit(1)
 
 
 def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str]]:
-    from tinynet.data.folders import expand
-    from tinynet.jobs.prediction import Preparation, pretrained_namer, run_namer
+    from tinynet.data.image_folder import expand
+    from tinynet.evaluation.predict import Preparation, pretrained_namer, run_namer
 
     files = expand(asked.files)
     if asked.arch:
@@ -131,19 +143,35 @@ def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str
     how = Preparation(
         asked.tta, asked.merge, asked.size, asked.resize, asked.resize_mode, asked.interpolation
     )
-    return namer.name(files, how, asked.top, asked.explain)
+    return namer.name(files, how, asked.top, _drawing(asked.explain))
+
+
+def _drawing(place: str | None) -> "Callable[[Explanation], None] | None":
+    if place is None:
+        return None
+    path = Path(place)
+    can_hold(path)
+
+    def draw(explanation: "Explanation") -> None:
+        from tinynet.plotting import save_figure
+        from tinynet.report.figures import view_votes
+
+        save_figure(view_votes(explanation), path)
+        console.log(f"views and votes: {path}")
+
+    return draw
 
 
 def _stage(asked: Any) -> StageFolder:
     folder = finished_stage(asked.run, asked.stage)
-    cli.say(f"predicting with {folder.path}")
+    console.log(f"predicting with {folder.path}")
     return folder
 
 
 def _official_test(asked: Any) -> None:
     folder = _stage(asked)
-    from tinynet.device import choose_device
-    from tinynet.jobs.scorer import Scorer
+    from tinynet.compute import choose_device
+    from tinynet.evaluation.predictor import Scorer
     from tinynet.score import merges
 
     merge = merges.get(asked.merge)
@@ -161,4 +189,4 @@ def _official_test(asked: Any) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

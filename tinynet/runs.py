@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tinynet.cli import typed
+from tinynet.console import shell_command
 from tinynet.errors import InputError
 from tinynet.files import locked, read_json, read_text, write_text
 
@@ -205,7 +205,7 @@ def _refuse_unfinished(run: Path, stages: Iterable[str]) -> None:
     """
     folders = [folder for folder in (StageFolder(run, stage) for stage in stages) if folder.started]
     if folders and not any(folder.finished for folder in folders):
-        resume = typed("tinynet.train", "--resume", run)
+        resume = shell_command("tinynet.train", "--resume", run)
         if (folders[-1].path / "scores.jsonl").is_file():
             raise InputError(
                 f"{folders[-1].best} is missing; restore it, or start the stage over: {resume} "

@@ -13,18 +13,22 @@ Every hyper-parameter of the recipe is a flag; with --stage all it applies to bo
 from argparse import BooleanOptionalAction
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinynet import cli, runs
+from tinynet import console, runs
 from tinynet.errors import InputError
-from tinynet.fit.recipes import RECIPES, TUNED, DataPlan, Network, Stage
-from tinynet.jobs.plan import WEIGHTS, Plan
+from tinynet.flags import Parser, add_common, add_fields, flag_name, run_command, user_path
 from tinynet.runs import STAGES, WHOLE, StageFolder, stage_before
+from tinynet.training.config import WEIGHTS, Plan
+from tinynet.training.recipes import RECIPES, TUNED, DataPlan, Network, Stage
+
+if TYPE_CHECKING:
+    from tinynet.training.observers import Observer
 
 
-def parser() -> cli.Parser:
+def parser() -> Parser:
     """The command's flags."""
-    made = cli.Parser("tinynet.train", __doc__)
+    made = Parser("tinynet.train", __doc__)
     made.add_argument(
         "--stage",
         choices=(*STAGES, "all"),
@@ -37,7 +41,7 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--resume",
-        type=cli.path,
+        type=user_path,
         metavar="RUN",
         help="continue all stages of this run with its own recipe; if files have moved, give their "
         "new places with --data, --cache, --weights and --run",
@@ -60,7 +64,7 @@ def parser() -> cli.Parser:
         action="store_true",
         help="show what happens in TensorBoard too: tensorboard --logdir RUN",
     )
-    cli.add_common(
+    add_common(
         made, "data", "cache", "weights", "run", "out", "seed", "device", "precision", "json"
     )
     made.set_defaults(floats=None, frozen=None)  # a resumed run's own
@@ -73,7 +77,7 @@ def parser() -> cli.Parser:
             if kind is Stage
             else None,
         )
-        cli.add_fields(group, kind, "tuned", values)
+        add_fields(group, kind, "tuned", values)
     return made
 
 
@@ -85,9 +89,9 @@ def main(argv: list[str] | None = None) -> None:
         argument_parser.error("--restart needs --resume RUN")
     named = asked.precision != "auto"
     run, plan = _resumed(asked) if asked.resume else _planned(asked)
-    from tinynet.device import choose_device
-    from tinynet.jobs import stages
+    from tinynet.compute import choose_device
     from tinynet.report.tables import show
+    from tinynet.training import stages
 
     if asked.summary:
         print(stages.summary(run, plan))
@@ -105,11 +109,26 @@ def main(argv: list[str] | None = None) -> None:
         raise (
             InputError(f"{run}: was started with precision {before}; {error}") if before else error
         ) from None
-    cli.say(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
+    console.log(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
     rows = stages.train(
-        run, plan, device, resume=bool(asked.resume), restart=asked.restart, live=asked.tensorboard
+        run,
+        plan,
+        device,
+        resume=bool(asked.resume),
+        restart=asked.restart,
+        observers=_observers(asked.tensorboard),
     )
     show(rows, asked.format)
+
+
+def _observers(tensorboard: bool) -> list["Observer"]:
+    from tinynet.report.curves import Curves
+
+    if not tensorboard:
+        return [Curves()]
+    from tinynet.report.tensorboard import TensorBoard
+
+    return [Curves(), TensorBoard()]
 
 
 def _planned(asked: Any) -> tuple[Path, Plan]:
@@ -134,7 +153,8 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
         if StageFolder(run, stage).started:
             raise InputError(
                 f"{run}: already contains {stage}; continue it with "
-                f"{cli.typed('tinynet.train', '--resume', run)}, or use another folder with --out"
+                f"{console.shell_command('tinynet.train', '--resume', run)}, or use another folder "
+                "with --out"
             )
         if later := [
             s
@@ -158,7 +178,7 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
     )
     last = stage_before(start, stage)
     before = Plan.of(last)
-    fixed = [cli.flag_name(name) for name in sorted(set(given) & set(_fields(DataPlan, Network)))]
+    fixed = [flag_name(name) for name in sorted(set(given) & set(_fields(DataPlan, Network)))]
     if fixed or asked.weights:
         raise InputError(
             f"{', '.join(fixed or ['--weights'])}: fixed by the base that {stage} goes on from; "
@@ -167,10 +187,10 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
     chosen = RECIPES[asked.recipe or before.recipe.name].override(given, (stage,))
     recipe = replace(before.recipe, name=chosen.name, **{stage: chosen.stage(stage)})
     run = Path(asked.out) if asked.out else start
-    cli.say(f"{stage} goes on from {last.path}")
+    console.log(f"{stage} goes on from {last.path}")
     sizes = before.recipe.stage(last.stage).size, recipe.stage(stage).size
     if sizes[0] != sizes[1]:
-        cli.say(f"note: {last.stage} was trained at {sizes[0]} px, {stage} at {sizes[1]}")
+        console.log(f"note: {last.stage} was trained at {sizes[0]} px, {stage} at {sizes[1]}")
     elsewhere = None if run.resolve() == start.resolve() else str(start.resolve())
     return run, Plan(
         recipe,
@@ -195,13 +215,13 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
         for name in ("stage", "recipe", "seed", "out")
         if getattr(asked, name) is not None
     ]
-    flags += [cli.flag_name(name) for name in sorted(_given(asked))]
+    flags += [flag_name(name) for name in sorted(_given(asked))]
     if flags:
         raise InputError(
             f"{', '.join(flags)}: a resumed run keeps what it was started with; "
             "start another run for another value"
         )
-    cli.Parser.refused = frozenset({"--out"})
+    console.set_flags((console.command_flags() or frozenset()) - {"--out"})
     run = Path(asked.resume)
     started = runs.started(run)
     if not started:
@@ -253,4 +273,4 @@ def _fields(*kinds: type) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -19,9 +19,10 @@ from pathlib import Path
 from benchmarks.hostile.corpus import NAMES, corpus
 from benchmarks.hostile.report import results, table
 from benchmarks.hostile.session import Session
-from tinynet import cli
+from tinynet import console
 from tinynet.errors import InputError
 from tinynet.files import write_json
+from tinynet.flags import Parser, positive_int, run_command
 
 _TOLD = 20  # wrong cases that are told one by one
 
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     cases = corpus(options.cases, options.seed, options.only)
     session = Session(evidence, options.seed)
     verdicts = [
-        session.verdict(case) for case in cli.progress(cases, label="hostile files", unit="cases")
+        session.verdict(case)
+        for case in console.progress(cases, label="hostile files", unit="cases")
     ]
     print(table(verdicts))
     if options.out:
@@ -48,16 +50,16 @@ def main(argv: list[str] | None = None) -> None:
     wrong = [verdict for verdict in verdicts if verdict.wrong]
     if wrong:
         for verdict in wrong[:_TOLD]:
-            cli.say(f"{verdict.case.title}: {verdict.outcome}: {verdict.reason}")
-        cli.say(f"{len(wrong):,} cases are wrong; each has a folder in {evidence}/cases")
+            console.log(f"{verdict.case.title}: {verdict.outcome}: {verdict.reason}")
+        console.log(f"{len(wrong):,} cases are wrong; each has a folder in {evidence}/cases")
         raise SystemExit(1)
     shutil.rmtree(evidence)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser("benchmarks.hostile", __doc__)
+    parser = Parser("benchmarks.hostile", __doc__)
     parser.add_argument(
-        "--cases", type=cli.positive, default=1200, metavar="N", help="how many (default: 1200)"
+        "--cases", type=positive_int, default=1200, metavar="N", help="how many (default: 1200)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of all damage (default: 0)"
@@ -78,4 +80,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -17,7 +17,7 @@ from benchmarks.hostile.case import Case, Place, Right
 from benchmarks.hostile.commands import evaluate_folder, predict
 from benchmarks.hostile.drawing import GOOD, GOOD_FILE, HUES, encoded, flat
 from benchmarks.hostile.world import ROOT
-from tinynet.data.folders import imagenet_wnids
+from tinynet.data.image_folder import imagenet_wnids
 
 KIND = "folders"
 _GOOD = ("a.png", "b.png", "c.png")

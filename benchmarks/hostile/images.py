@@ -17,7 +17,7 @@ from benchmarks.hostile.drawing import GOOD, GOOD_FILE, HUES, encoded, flat
 from benchmarks.hostile.image_files import WRITTEN, image_of, one_colour, saved
 from benchmarks.hostile.world import SHARPNESS
 from benchmarks.hostile.zipping import entry, zip_bytes
-from tinynet.data.folders import imagenet_wnids
+from tinynet.data.image_folder import imagenet_wnids
 
 KIND = "images"
 _TOLERANCE = 3.0  # of 255: decoders of JPEG may round in another way

@@ -16,7 +16,7 @@ from benchmarks.hostile.case import Case, Place, Right
 from benchmarks.hostile.commands import evaluate_folder
 from benchmarks.hostile.damage import damaged
 from benchmarks.hostile.drawing import HUES, encoded, flat
-from tinynet.data.folders import imagenet_wnids
+from tinynet.data.image_folder import imagenet_wnids
 
 KIND = "labels"
 _TABLE, _TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"

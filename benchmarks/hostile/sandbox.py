@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from benchmarks.hostile import watching
 from benchmarks.hostile.case import Case, Ended, Place
 from benchmarks.hostile.world import thin_network
-from tinynet import cli
+from tinynet.flags import run_command
 
 _POLL = 0.005  # seconds
 _MAKING = 60.0  # seconds that the maker of a case may take
@@ -198,7 +198,7 @@ def _command(case: Case, place: Place) -> int:
     watching.watch(place)
     with thin_network():
         try:
-            cli.run(lambda: module.main(list(case.flags)))
+            run_command(lambda: module.main(list(case.flags)))
         except SystemExit as ended:
             if isinstance(ended.code, int) or ended.code is None:
                 return ended.code or 0

@@ -21,11 +21,13 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from tinynet import cli, evaluate, predict, runs, train
+from tinynet import evaluate, predict, runs, train
 from tinynet.data import __main__ as data
 from tinynet.data.synthetic import synthetic
-from tinynet.fit.checkpoint import save_model
+from tinynet.flags import run_command
 from tinynet.models import vgg
+from tinynet.models.checkpoint import save_model
+from tinynet.models.classifier import Classifier
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 
 # VGG16's layers with a sixteenth of the channels: what is read does not depend on their number.
@@ -175,7 +177,7 @@ def _output(
     """What a command prints on standard output."""
     usual, sys.stdout = sys.stdout, io.StringIO()
     try:
-        cli.run(lambda: main(list(flags)))
+        run_command(lambda: main(list(flags)))
     except SystemExit as ended:
         if ended.code != status:
             raise RuntimeError(f"{flags}: status {ended.code}") from None
@@ -186,11 +188,11 @@ def _output(
         sys.stdout = usual
 
 
-def _probe() -> vgg.Classifier:
+def _probe() -> Classifier:
     """A network whose logits are the mean red, green and blue of the four quarters of an image; the
     last one is 0.
     """
-    model = vgg.Classifier(
+    model = Classifier(
         vgg.Backbone(), ("relu1_1:grid2",), (), len(_CLASSES), 0.0, standardise=False
     ).eval()
     _see_colours(model.backbone.features[0])

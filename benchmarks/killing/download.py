@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tinynet import cli
 from tinynet.data.download import download
+from tinynet.flags import run_command
 
 _BLOCK, _PAUSE = 1 << 16, 0.02  # bytes and seconds: an archive takes most of a second
 
@@ -65,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

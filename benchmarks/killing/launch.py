@@ -112,11 +112,11 @@ def _sooner(name: str, seconds: float) -> Callable[[Any], None]:
     return change
 
 
-def _telling(cli: Any) -> None:
-    """`cli.run` says when the command begins, its signals being handled, and when it has done
+def _telling(flags: Any) -> None:
+    """`run_command` says when the command begins, its signals being handled, and when it has done
     all.
     """
-    run = cli.run
+    run = flags.run_command
 
     def telling(main: Callable[[], None], *more: Any, **named: Any) -> Any:
         def told() -> None:
@@ -126,7 +126,7 @@ def _telling(cli: Any) -> None:
 
         return run(told, *more, **named)
 
-    cli.run = telling
+    flags.run_command = telling
 
 
 def _forgetful(image: Any) -> None:
@@ -145,12 +145,12 @@ def _forgetful(image: Any) -> None:
 
 
 _CHANGES: dict[str, Callable[[Any], None]] = {
-    "tinynet.cli": _telling,
+    "tinynet.flags": _telling,
     "tinynet.models.vgg": _thin,
     "PIL.Image": _forgetful,
-    "tinynet.fit.loop": _sooner("_FLUSH_AFTER", 0.02),
-    "tinynet.fit.features": _sooner("_SAVE_EVERY", 0.05),
-    "tinynet.jobs.stages": _sooner("_SAVE_EVERY", 0.03),
+    "tinynet.training.loop": _sooner("_FLUSH_AFTER", 0.02),
+    "tinynet.training.features": _sooner("_SAVE_EVERY", 0.05),
+    "tinynet.training.stages": _sooner("_SAVE_EVERY", 0.03),
 }
 
 

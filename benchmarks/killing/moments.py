@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.killing.download import Site
 from benchmarks.killing.processes import Ending, Processes, Room
-from tinynet.data.folders import imagenet_wnids
+from tinynet.data.image_folder import imagenet_wnids
 from tinynet.data.synthetic import synthetic
 from tinynet.errors import InputError
 

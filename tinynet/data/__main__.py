@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tinynet.cli import Parser, add_common, path, run, say
+from tinynet.console import log
 from tinynet.errors import InputError
 from tinynet.files import read_json
+from tinynet.flags import Parser, add_common, run_command, user_path
 from tinynet.report.tables import columns, show_paths
 from tinynet.runs import STAGES
 
@@ -25,8 +26,8 @@ def _get(arguments: argparse.Namespace) -> None:
 def _verify(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from tinynet.data.archive import Archive
     from tinynet.data.download import find_data
+    from tinynet.data.tiny_imagenet import Archive
     from tinynet.data.verify import verify
 
     place = find_data(arguments.data)
@@ -38,7 +39,7 @@ def _verify(arguments: argparse.Namespace) -> None:
         arguments.format,
     )
     for fault in report.faults:
-        say(fault)
+        log(fault)
     scope = {
         "complete": "all pictures of the official archive are here",
         "other": "not the official set of pictures",
@@ -46,7 +47,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     }[report.scope]
     verdict = "nothing is wrong" if report.ok else "something is wrong, see the rows above"
     modes = f"; converted to 8-bit RGB: {report.other_modes}" if report.other_modes else ""
-    say(f"{place}: {scope}: {verdict}{modes}")
+    log(f"{place}: {scope}: {verdict}{modes}")
     if not report.ok:
         raise SystemExit(1)
 
@@ -59,10 +60,10 @@ def _pack(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from tinynet.data.archive import SPLITS, Archive
     from tinynet.data.download import find_data
     from tinynet.data.packed import decode
     from tinynet.data.splits import split_train
+    from tinynet.data.tiny_imagenet import SPLITS, Archive
 
     place = find_data(arguments.data)
     archive = Archive(place)
@@ -85,11 +86,12 @@ def _info(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from tinynet.data.archive import Archive, classes_called
     from tinynet.data.download import find_data
     from tinynet.data.packed import decode
     from tinynet.data.splits import split_train
-    from tinynet.report.figures import contact_sheet, save_figure
+    from tinynet.data.tiny_imagenet import Archive, classes_called
+    from tinynet.plotting import save_figure
+    from tinynet.report.figures import contact_sheet
 
     if arguments.stage and not arguments.recipe:
         raise InputError("--stage is of a recipe; name one with --recipe")
@@ -131,8 +133,8 @@ def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list
     import torch
 
     from tinynet.data.batches import to_float
-    from tinynet.fit.inputs import change_pictures
-    from tinynet.fit.recipes import RECIPES
+    from tinynet.training.inputs import change_pictures
+    from tinynet.training.recipes import RECIPES
 
     stage = RECIPES[arguments.recipe].stage(arguments.stage or "finetune")
     changed = change_pictures(
@@ -178,7 +180,7 @@ def _cache(arguments: argparse.Namespace) -> None:
         f"{len(rows)} folder{'s' * (len(rows) != 1)}",
         f"{sum(row['MB'] for row in rows):,.1f} MB",
     )
-    say(
+    log(
         f"{folder}: {count} removed, {size} freed"
         if arguments.clear
         else f"{folder}: {count}, {size}"
@@ -260,7 +262,11 @@ def main(argv: list[str] | None = None) -> None:
         "show", _show, "write a PNG of random pictures with their names and boxes", "data"
     )
     command.add_argument(
-        "--out", type=path, default="pictures.png", metavar="FILE", help="default: pictures.png"
+        "--out",
+        type=user_path,
+        default="pictures.png",
+        metavar="FILE",
+        help="default: pictures.png",
     )
     command.add_argument(
         "--split",
@@ -285,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
 
     command = add("synthetic", _synthetic, "draw a small archive in the official layout")
     command.add_argument(
-        "out", type=path, metavar="OUT", help="a name ending in .zip, or else a folder"
+        "out", type=user_path, metavar="OUT", help="a name ending in .zip, or else a folder"
     )
     for name, value, text in (
         ("classes", 10, "number of classes"),
@@ -308,4 +314,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

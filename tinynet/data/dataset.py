@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import VisionDataset
 
-from tinynet.data.archive import Archive
 from tinynet.data.download import get
 from tinynet.data.packed import decode
 from tinynet.data.places import home, locate
 from tinynet.data.splits import split_train
+from tinynet.data.tiny_imagenet import Archive
 from tinynet.errors import InputError
 
 _SPLITS = ("train", "holdout", "val", "test")

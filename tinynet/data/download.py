@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from tinynet.cli import progress, say
+from tinynet.console import log, progress
 from tinynet.data.places import DEFAULT_PATH, home, locate
 from tinynet.errors import InputError
 from tinynet.files import whole_file
@@ -60,7 +60,7 @@ def download(
                 )
                 if wait is None or (status and status < 500):
                     raise InputError(f"{url}: cannot be fetched ({reason}); {by_hand}") from None
-            say(f"{url}: {reason}; trying again in {wait:g} s")
+            log(f"{url}: {reason}; trying again in {wait:g} s")
             time.sleep(wait)
         stream.flush()
         _check(Path(stream.name), url, size, md5, by_hand)
@@ -125,10 +125,10 @@ def get(target: Path, force: bool = False) -> Path:
     if there and there.is_file() and there.suffix == ".zip" and not zipfile.is_zipfile(there):
         there = None
     if there and there.is_file() and there.stat().st_size == SIZE and _md5(there) == MD5:
-        say(f"{there}: already here, size and MD5 are the official ones")
+        log(f"{there}: already here, size and MD5 are the official ones")
         return there
     if there and not force:
-        say(
+        log(
             f"{there}: already here, but not byte by byte the official zip; `python -m "
             "tinynet.data verify` looks at its content, and `get --force` fetches the official one"
         )
@@ -149,5 +149,5 @@ def find_data(data: str | Path | None) -> Path:
     for place in (DEFAULT_PATH, DEFAULT_PATH.with_suffix("")):
         with suppress(InputError):
             return locate(place)
-    say(f"{DEFAULT_PATH}: not here yet")
+    log(f"{DEFAULT_PATH}: not here yet")
     return download(DEFAULT_PATH)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from tinynet.cli import say
+from tinynet.console import log
 from tinynet.data import devkit
 from tinynet.data.annotations import as_text
 from tinynet.errors import InputError
@@ -264,9 +264,9 @@ class Labels:
                 f"{missing[0]}); " + _way_out(missing, known)
             )
         if best not in (keys[0], keys[2]) and any("/" in name for name in known):
-            say(f"note: --labels {self.source}: matched files by name; their folders differ")
+            log(f"note: --labels {self.source}: matched files by name; their folders differ")
         if len(known) > len(self.names):
-            say(
+            log(
                 f"note: --labels {self.source}: ignored {len(known) - len(self.names):,} labels "
                 "for files that are not in the folder"
             )

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tinynet.cli import progress, say
-from tinynet.data.archive import SPLITS, Archive
+from tinynet.console import log, progress
 from tinynet.data.decode import Decoded
 from tinynet.data.decode import decode as decode_any
 from tinynet.data.places import home, locate
+from tinynet.data.tiny_imagenet import SPLITS, Archive
 from tinynet.data.workers import CHUNK, Read, in_child, in_workers
 from tinynet.errors import InputError
 from tinynet.files import (
@@ -198,7 +198,7 @@ def open_packed(path: str | Path, cache: str | None = None) -> Packed:
     folder = place / f"{source.stem}-{archive.digest()[:8]}.packed"
     if read_manifest(folder) and not can_write(place):
         return Packed(folder)  # prepared by somebody else
-    with locked(folder, lambda: say(f"waiting: another process is packing {source}")):
+    with locked(folder, lambda: log(f"waiting: another process is packing {source}")):
         manifest = read_manifest(folder)
         if manifest is None:
             return pack(archive, folder)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from tinynet.data.containers import TARS
 from tinynet.data.parquet import parquet_files
-from tinynet.data.sources import TARS
 from tinynet.data.walk import reason_to_leave_out
 from tinynet.errors import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinynet.cli import progress
+from tinynet.console import progress
 from tinynet.data.places import DEFAULT_PATH
 from tinynet.errors import InputError
 from tinynet.files import whole_file, whole_folder

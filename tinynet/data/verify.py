@@ -10,10 +10,10 @@ from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 
-from tinynet.cli import progress
-from tinynet.data.archive import SPLITS, Archive
+from tinynet.console import progress
 from tinynet.data.decode import PLAIN_MODES, decode
 from tinynet.data.packed import Packed
+from tinynet.data.tiny_imagenet import SPLITS, Archive
 from tinynet.data.workers import CHUNK, in_workers
 from tinynet.errors import InputError
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinynet.cli import printable, say
+from tinynet.console import log, printable
 from tinynet.errors import InputError
 
 # Folders that programs make beside data: macOS in zips, Synology, Windows, file systems, Python.
@@ -60,12 +60,12 @@ class LeftOut:
                 for reason, count in self.counts.items()
                 if count
             ]
-            say(f"note: {place}: skipped {total:,} file{'s' * (total != 1)}: {'; '.join(parts)}")
+            log(f"note: {place}: skipped {total:,} file{'s' * (total != 1)}: {'; '.join(parts)}")
         if self.links:
             more = (
                 f" and {len(self.links) - _EXAMPLES:,} more" if len(self.links) > _EXAMPLES else ""
             )
-            say(
+            log(
                 f"note: {place}: links not followed: "
                 f"{', '.join(map(printable, self.links[:_EXAMPLES]))}{more}"
             )

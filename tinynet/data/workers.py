@@ -14,10 +14,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from tinynet.cli import say
-from tinynet.data.archive import Archive
-from tinynet.data.sources import Source
-from tinynet.ending import ENDING, postponed
+from tinynet.console import log
+from tinynet.data.containers import Source
+from tinynet.data.tiny_imagenet import Archive
+from tinynet.interrupts import ENDING, postponed
 
 # images a job: a job takes about 0.1 s, so the bar moves and few are lost to Ctrl-C (part of the
 # format)
@@ -46,7 +46,7 @@ def in_workers(work: Callable[[Read, Any], Any], jobs: list, archive: Archive) -
         except (BrokenProcessPool, OSError, MemoryError) as error:
             if isinstance(error, OSError) and error.__cause__ is not None:
                 raise  # from within a worker, where one process would fare no better
-            say(
+            log(
                 f"note: worker processes failed ({' '.join(str(error).split())[:100]}); continuing "
                 "in one process"
             )
@@ -108,7 +108,7 @@ def in_child() -> bool:
 
 @cache
 def _tell_of_guard() -> None:
-    say(
+    log(
         f"note: using one process; to use several, call tinynet inside `if __name__ == '{_MAIN}':` "
         "in your script"
     )

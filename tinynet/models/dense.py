@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tinynet.errors import InputError
-from tinynet.models.vgg import Classifier, statistics
+from tinynet.models.classifier import Classifier, statistics
 
 
 class Dense(nn.Module):

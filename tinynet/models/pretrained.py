@@ -17,8 +17,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tinynet.cli import say
-from tinynet.device import Device
+from tinynet.compute import Device
+from tinynet.console import log
 from tinynet.errors import InputError
 from tinynet.models.state_dicts import check_numbers, read_file, unwrap
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
@@ -195,6 +195,6 @@ def _fill(network: nn.Module, content: Any, source: str) -> None:
     wanted = network.state_dict()
     state = unwrap(content, wanted, source)
     if state.removed:
-        say(f"note: {source}: {state.removed}")
+        log(f"note: {source}: {state.removed}")
     # older files do not count batches, which is of no use here
     network.load_state_dict({**wanted, **state.tensors})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.models import VGG16_Weights, WeightsEnum
 
-from tinynet.cli import say
+from tinynet.console import log
 from tinynet.errors import InputError
 from tinynet.models.state_dicts import Unwrapped, check_numbers, read_file, unwrap
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -39,10 +39,10 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
         download(named) if named else read_file(weights), _shapes(), weights, part="features."
     )
     if state.removed:
-        say(f"note: {weights}: {state.removed}")
+        log(f"note: {weights}: {state.removed}")
     normalisation = _normalisation(named or published.get(Path(weights).name), state, weights)
     if normalisation is None:
-        say(
+        log(
             f"{weights}: a bare state dict; ImageNet's mean {IMAGENET_MEAN} and std {IMAGENET_STD} "
             "are assumed"
         )

@@ -11,19 +11,19 @@ there, with the command that makes it.
 import webbrowser
 from pathlib import Path
 
-from tinynet import cli
+from tinynet.flags import Parser, add_common, run_command, user_path
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
-    made = cli.Parser("tinynet.report", __doc__)
+    made = Parser("tinynet.report", __doc__)
     made.add_argument(
-        "runs", nargs="+", type=cli.path, metavar="RUN", help="folders that tinynet.train wrote"
+        "runs", nargs="+", type=user_path, metavar="RUN", help="folders that tinynet.train wrote"
     )
     made.add_argument("--open", action="store_true", help="show the page in a browser")
-    cli.add_common(made, "data", "cache", "out", "json")
+    add_common(made, "data", "cache", "out", "json")
     asked = made.parse_args(argv)
-    from tinynet.jobs.reporting import report
+    from tinynet.report.collect import report
     from tinynet.report.tables import show_paths
 
     pages = report(
@@ -35,4 +35,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -1,21 +1,13 @@
 """Rows of a run's log become matplotlib figures."""
 
-import hashlib
-import io
-import re
-import warnings
 from collections.abc import Sequence
-from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tinynet.cli import printable
-from tinynet.ending import postponed
-from tinynet.files import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
+
+    from tinynet.evaluation.predict import Explanation
 
 
 def training_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
@@ -108,34 +100,27 @@ def accuracy_against_cost(rows: Sequence[dict[str, Any]], title: str) -> "Figure
     return figure
 
 
-def view_votes(
-    views: Sequence[str],
-    pictures: Sequence[Any],
-    votes: Sequence[tuple[str, float]],
-    winner: str,
-    title: str,
-) -> "Figure":
-    """The views of a picture, (H, W, 3) arrays in [0, 1], each with its name, its vote and how sure
-    it is.
-    """
+def view_votes(explanation: "Explanation") -> "Figure":
+    """The views of an image, each with its name, its vote and the probability of its vote."""
     from matplotlib.figure import Figure
 
-    columns = min(5, len(views))
-    rows = -(-len(views) // columns)
+    columns = min(5, len(explanation.views))
+    rows = -(-len(explanation.views) // columns)
     figure = Figure(figsize=(max(2.4 * columns, 4), 2.9 * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(explanation.title)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, view, picture, (name, share) in zip(panels, views, pictures, votes, strict=False):
+    drawn = zip(panels, explanation.views, explanation.images, explanation.votes, strict=False)
+    for panel, view, picture, (name, share) in drawn:
         panel.imshow(picture, interpolation="nearest")
         panel.set_title(view, fontsize=9)
         panel.set_xlabel(
             f"{name}\n{share:.0%}",
             fontsize=9,
             parse_math=False,
-            color="tab:green" if name == winner else "tab:red",
+            color="tab:green" if name == explanation.winner else "tab:red",
         )
         panel.set(xticks=[], yticks=[])
-    for panel in panels[len(views) :]:
+    for panel in panels[len(explanation.views) :]:
         panel.set_axis_off()
     return figure
 
@@ -272,53 +257,3 @@ def accuracy_by_object_size(rows: Sequence[dict[str, Any]]) -> "Figure":
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     panel.grid(alpha=0.3)
     return figure
-
-
-def save_figure(figure: "Figure", path: Any, described: str = "") -> None:
-    """Write a figure as SVG where its name ends in .svg, else as PNG, whole or not at all.
-
-    `described`: kept in the file, for whoever asks what it was drawn from.
-    """
-    with whole_file(path) as stream:
-        _save(
-            figure,
-            stream,
-            format="svg" if Path(path).suffix == ".svg" else "png",
-            dpi=110,
-            metadata={"Description": printable(described)} if described else {},
-        )
-
-
-def _save(figure: "Figure", stream: Any, **how: Any) -> None:
-    """Draw a figure whose words may be anything: names of runs and files stand in them."""
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
-    for text in (*figure.texts, *(panel.title for panel in figure.axes)):
-        text.set_parse_math(False)  # a file may be called $x$
-    with postponed(), warnings.catch_warnings():
-        # a letter that no font has is drawn as a box
-        warnings.filterwarnings("ignore", r"Glyph .* missing")
-        figure.savefig(stream, **how)
-
-
-def inline_svg(figure: "Figure", described: str) -> str:
-    """A figure as SVG inside a page: its ink is the page's, in both colour schemes; `described`:
-    for who cannot see.
-    """
-    import matplotlib
-
-    drawn, described = io.StringIO(), printable(described)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
-        _save(figure, drawn, format="svg", transparent=True)
-    svg = drawn.getvalue()
-    svg = (
-        svg[svg.index("<svg") :]
-        .replace("#000000", "currentColor")
-        .replace("fill: #ffffff", "fill: none")
-    )
-    # matplotlib gives every figure the same ids
-    mark = "f" + hashlib.sha256(described.encode()).hexdigest()[:8]
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{mark}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(described, quote=True)}" ', 1)

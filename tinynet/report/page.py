@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet.files import whole_file
-from tinynet.report.figures import inline_svg, save_figure
+from tinynet.plotting import inline_svg, save_figure
 from tinynet.report.tables import titled
 from tinynet.score.probabilities import Probabilities
 

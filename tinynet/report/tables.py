@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinynet.cli import printable
+from tinynet.console import printable
 
 
 def _p(value: float) -> str:

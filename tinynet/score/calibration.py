@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from tinynet.cli import say
+from tinynet.console import log
 
 _WIDEST = 20.0
 
@@ -39,7 +39,7 @@ def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
         ).x
     )
     if not 1.01 / _WIDEST < found < 0.99 * _WIDEST:
-        say(
+        log(
             f"note: the temperature, {found:.3g}, is at the end of the range that is searched; "
             "these labels and probabilities have little to do with one another"
         )

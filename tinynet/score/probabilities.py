@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tinynet.compute import InParts
 from tinynet.data.batches import Batch
-from tinynet.device import InParts
 from tinynet.errors import InputError
 from tinynet.files import no_pipe, whole_file
 from tinynet.score.merges import Merge

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinynet.cli import advice
+from tinynet.console import advice
 from tinynet.errors import InputError
-from tinynet.models.vgg import MAX_SIDE
+from tinynet.models.classifier import MAX_SIDE
 
 View = Callable[[Tensor], Tensor]
 Views = dict[str, View]

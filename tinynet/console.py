@@ -1,0 +1,130 @@
+"""Messages, progress bars and interrupts: what the library tells the user on standard error."""
+
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tinynet.interrupts import ENDING, Interrupted, interrupted_by
+
+
+@dataclass
+class _Console:
+    """`flags`: those of the running command, which advice may name; None: no command runs."""
+
+    quiet: bool = False
+    flags: frozenset[str] | None = None
+
+
+_console = _Console()
+
+
+def set_quiet(quiet: bool) -> None:
+    """Turn messages and progress bars off or on."""
+    _console.quiet = quiet
+
+
+def set_flags(flags: Iterable[str] | None) -> None:
+    """Set the flags of the running command, for instance `--batch`; None: no command runs."""
+    _console.flags = None if flags is None else frozenset(flags)
+
+
+def command_flags() -> frozenset[str] | None:
+    """The flags of the running command; None where no command runs."""
+    return _console.flags
+
+
+def advice(text: str) -> str:
+    """`text`, or an empty string where the running command lacks a flag that `text` names."""
+    flags = _console.flags
+    named = re.findall(r"--[a-z][a-z-]*", text)
+    return text if flags is None or flags.issuperset(named) else ""
+
+
+def shell_command(*words: Any) -> str:
+    """`python -m` and `words`, quoted for a shell, so that the line can be pasted."""
+    return shlex.join(["python", "-m", *map(str, words)])
+
+
+def current_command() -> list[str]:
+    """The words of the running command, as they can be typed again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if not spec:
+        return list(sys.argv)
+    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
+
+
+def printable(line: str) -> str:
+    """`line` with question marks for control characters, which names of files may contain."""
+    return "".join(letter if letter.isprintable() or letter == "\t" else "?" for letter in line)
+
+
+def log(line: str) -> None:
+    """Print a message on standard error, above any progress bars; nothing with `--quiet`."""
+    if _console.quiet:
+        return
+    line = "\n".join(map(printable, line.split("\n")))
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def progress(
+    items: Iterable | None = None,
+    *,
+    total: int | None = None,
+    label: str = "",
+    unit: str = "it",
+    done: int = 0,
+) -> Any:
+    """A tqdm bar on standard error with rate and time remaining; updated less often in a file."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(
+        items,
+        total=total,
+        desc=label,
+        unit=unit,
+        initial=done,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        mininterval=0.5 if terminal else 30,
+        smoothing=0.1,
+        unit_scale=unit == "B",
+        disable=_console.quiet or os.environ.get("TINYNET_PROGRESS") == "0",
+    )
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C, SIGTERM or SIGHUP has arrived.
+
+    A second Ctrl-C raises `KeyboardInterrupt`. A `KeyboardInterrupt` raised in the block after
+    SIGTERM or SIGHUP becomes `Interrupted`. Outside the main thread signals cannot be caught, and
+    the function always returns False.
+    """
+    first: int | None = None
+
+    def remember(number: int, frame: Any) -> None:
+        nonlocal first
+        if number == signal.SIGINT and first is not None:
+            raise KeyboardInterrupt
+        if first is None:  # batch systems send theirs more than once
+            first = number
+            again = " (press Ctrl-C again to stop now)" if number == signal.SIGINT else ""
+            log(f"\n{signal.Signals(number).name}: stopping after this step{again}")
+
+    with interrupted_by((signal.SIGINT, *ENDING), remember):
+        try:
+            yield lambda: first is not None
+        except KeyboardInterrupt:
+            if first in ENDING:
+                raise Interrupted(first) from None
+            raise

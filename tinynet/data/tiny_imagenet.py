@@ -1,0 +1,328 @@
+"""The layout of the Tiny ImageNet archive: the one place that knows its file names and its labels.
+
+`tiny-imagenet-200/` holds `wnids.txt` (the classes, not sorted), `words.txt` (human names),
+`train/<wnid>/images/*.JPEG` with `train/<wnid>/<wnid>_boxes.txt`, `val/images/*.JPEG` with
+`val/val_annotations.txt`, and `test/images/*.JPEG`, which has no labels.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from tinynet.console import log
+from tinynet.data.annotations import (
+    ANNOTATIONS,
+    NO_BOX,
+    Box,
+    as_text,
+    by_stem,
+    entry_of,
+    read_annotations,
+    read_box,
+)
+from tinynet.data.containers import open_source
+from tinynet.data.decode import image_endings
+from tinynet.data.places import locate
+from tinynet.data.walk import NO_IMAGES
+from tinynet.errors import InputError
+
+SPLITS = ("train", "val", "test")
+_TEXTS = ("_boxes.txt", ANNOTATIONS)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the archive (`train`, `val` or `test`), in the order of sorted file names.
+
+    `files`: names inside the source, without the archive's own root folder.
+    `labels`: (N,) int64 class indices, or None where there are none (`test`).
+    `boxes`: (N, 4) int16 of x0, y0, x1, y1 in pixels, inclusive; -1 where none is given.
+    """
+
+    files: tuple[str, ...]
+    labels: np.ndarray | None
+    boxes: np.ndarray
+
+
+class Archive:
+    """Tiny ImageNet as published, or a part of it: classes, labels, boxes and the bytes of its
+    pictures.
+
+    `source` and `root` say where the bytes are: `source.read(root + file)`.
+    `wnids` are the class ids in *sorted* order: the class index is the rank in that list, whatever
+    the order of `wnids.txt`. `names` are their human names. `train`, `val` and `test` are `Part`s.
+
+    Raises `InputError` when the source is not Tiny ImageNet or contradicts itself.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = locate(path)
+        self.source = open_source(self.path)
+        table = self.source.table()
+        self.root = _root(self.path, [name for name, _, _ in table])
+        cut = len(self.root)
+        self._table = [
+            (name[cut:], size, mark) for name, size, mark in table if name.startswith(self.root)
+        ]
+        self._names = {name for name, _, _ in self._table}
+        by_top = self._images()
+        self.wnids = self._classes(by_top["train"])
+        self._rank = {wnid: rank for rank, wnid in enumerate(self.wnids)}
+        words = dict(
+            line.split("\t", 1)
+            for line in self._optional_text("words.txt").splitlines()
+            if "\t" in line
+        )
+        self.names = tuple(words.get(wnid, wnid) for wnid in self.wnids)
+        self.train = self._read_train(by_top["train"])
+        self.val = self._read_val(by_top["val"])
+        self.test = Part(
+            tuple(by_top["test"]), None, np.full((len(by_top["test"]), 4), -1, np.int16)
+        )
+        self.source.left_out.report(self.path)
+
+    def _images(self) -> dict[str, list[str]]:
+        """The names of images by their top folder; other files beside them are counted."""
+        by_top: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(self._names):
+            top, _, rest = name.partition("/")
+            if top not in SPLITS or not rest or name.endswith(_TEXTS):
+                continue
+            if "\n" in name or "\r" in name:
+                raise InputError(
+                    f"{self.path}: the file name {name!r} contains a line break; rename the file"
+                )
+            if Path(name).suffix.lower() in image_endings():
+                by_top[top].append(name)
+            else:
+                self.source.left_out.add(NO_IMAGES, name)
+        return by_top
+
+    def _classes(self, train: list[str]) -> tuple[str, ...]:
+        """The ids that `wnids.txt` lists, or the folders of train where somebody has removed it;
+        sorted.
+        """
+        if "wnids.txt" in self._names:
+            lines = [line.strip() for line in self._text("wnids.txt").splitlines()]
+            wnids = sorted(line for line in lines if line)
+            twice = [wnid for wnid, count in Counter(wnids).items() if count > 1]
+            if not wnids or twice:
+                what = f"names {twice[0][:60]} twice" if twice else "is empty"
+                raise InputError(
+                    f"{self.path}: wnids.txt {what}; it must list each class once, so fetch the "
+                    "archive again"
+                )
+            return tuple(wnids)
+        wnids = sorted({name.split("/")[1] for name in train if name.count("/") > 1})
+        if not wnids:
+            raise InputError(
+                f"{self.path}: no wnids.txt and no images under train/; expected "
+                "train/<wnid>/images/*.JPEG, so fetch the archive again with `python -m "
+                "tinynet.data get`"
+            )
+        log(
+            f"note: {self.path}: wnids.txt is missing; using the {len(wnids):,} folders in train/ "
+            "as classes"
+        )
+        return tuple(wnids)
+
+    def part(self, name: str) -> Part:
+        """The part called `name`: `train`, `val` or `test`."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def read(self, file: str) -> bytes:
+        """The bytes of one file, named as in `Part.files`."""
+        return self.source.read(self.root + file)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the table of contents: name, size and CRC-32 (time, in a folder) of its
+        own files.
+        """
+        own = ("wnids.txt", "words.txt", "train/", "val/", "test/")
+        lines = "\n".join(
+            f"{name}\t{size}\t{mark}"
+            for name, size, mark in sorted(self._table)
+            if name.startswith(own)
+        )
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{s} {len(self.part(s).files):,}" for s in SPLITS)
+        return f"Archive({str(self.path)!r}: {len(self.wnids)} classes, {counts})"
+
+    def _text(self, name: str) -> str:
+        data = self.read(name)
+        try:
+            return as_text(data)
+        except ValueError:
+            raise InputError(f"{self.path}: {name} is not text; fetch the archive again") from None
+
+    def _optional_text(self, name: str) -> str:
+        return self._text(name) if name in self._names else ""
+
+    def _read_train(self, files: list[str]) -> Part:
+        if not files:
+            raise InputError(
+                f"{self.path}: no images under train/; expected train/<wnid>/images/*.JPEG, so "
+                "fetch the archive again with `python -m tinynet.data get`"
+            )
+        labels, boxes = [], []
+        known: dict[str, dict[str, Box]] = {}
+        for file in files:
+            wnid = self._class_folder(file, "train")
+            if wnid not in known:
+                known[wnid] = by_stem(self._boxes(f"train/{wnid}/{wnid}_boxes.txt"))
+            labels.append(self._rank[wnid])
+            boxes.append(entry_of(known[wnid], file) or NO_BOX)
+        if empty := [wnid for wnid in self.wnids if wnid not in known]:
+            raise InputError(
+                f"{self.path}: train/ has no images of {len(empty):,} classes of wnids.txt (first: "
+                f"{empty[0][:60]}); fetch the archive again, or remove their lines from wnids.txt"
+            )
+        return Part(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
+
+    def _boxes(self, name: str) -> dict[str, Box]:
+        rows = (line.split("\t") for line in self._optional_text(name).splitlines())
+        try:
+            return {row[0]: read_box(row[1:]) for row in rows if len(row) == 5}
+        except ValueError:
+            raise InputError(
+                f"{self.path}: {name} must hold lines 'file TAB x0 TAB y0 TAB x1 TAB y1' "
+                "of whole numbers; fetch the archive again"
+            ) from None
+
+    def _class_folder(self, file: str, part: str) -> str:
+        """The wnid in `part/<wnid>/[images/]<picture>`; raises where the path is another one."""
+        pieces = file.split("/")
+        if len(pieces) == 3 or (len(pieces) == 4 and pieces[2] == "images"):
+            if pieces[1] in self._rank:
+                return pieces[1]
+            raise InputError(
+                f"{self.path}: {file} lies in {part}/{pieces[1]}, which wnids.txt does not list; "
+                f"every folder of {part}/ must be one of its {len(self.wnids)} classes"
+            )
+        raise InputError(
+            f"{self.path}: do not know the class of {file}; expected {part}/<wnid>/images/*.JPEG"
+        )
+
+    def _read_val(self, files: list[str]) -> Part:
+        """Labels of val from its annotations; from class folders where somebody sorted it into
+        them.
+        """
+        if not files:
+            return Part((), np.zeros(0, np.int64), np.zeros((0, 4), np.int16))
+        listed = self._annotations()
+        annotations = by_stem(listed)
+        flat = [f for f in files if f.startswith("val/images/") and f.count("/") == 2]
+        if flat and len(flat) < len(files):
+            raise InputError(
+                f"{self.path}: val/ has {len(flat)} images in val/images and "
+                f"{len(files) - len(flat)} in class folders; keep only one layout"
+            )
+        self._refuse_twins(files)
+        labels, boxes = [], []
+        for file in files:
+            annotated = entry_of(annotations, file)
+            wnid = self._class_folder(file, "val") if not flat else annotated and annotated[0]
+            if wnid is None:
+                raise InputError(
+                    f"{self.path}: {ANNOTATIONS} has no line for {file}; it must list all "
+                    f"{len(files)} images, so fetch the archive again"
+                )
+            if annotated and annotated[0] != wnid:
+                raise InputError(
+                    f"{self.path}: {file} is in the folder of class {wnid}, but {ANNOTATIONS} says "
+                    f"{annotated[0]}; fetch the archive again"
+                )
+            labels.append(self._rank[wnid])
+            boxes.append(annotated[1] if annotated else NO_BOX)
+        if flat and len(files) < len(listed):
+            log(
+                f"note: {self.path}: {ANNOTATIONS} lists {len(listed):,} images and {len(files):,} "
+                "are there"
+            )
+        return Part(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
+
+    def _refuse_twins(self, files: list[str]) -> None:
+        """Raise `InputError` where one line of the annotations would serve two images of val."""
+        stems: dict[str, str] = {}
+        for file in files:
+            stem = Path(file).stem
+            if (other := stems.setdefault(stem, file)) != file:
+                raise InputError(
+                    f"{self.path}: {other} and {file} match the same line of {ANNOTATIONS}; remove "
+                    "one of them"
+                )
+
+    def _annotations(self) -> dict[str, tuple[str, Box]]:
+        """`val/val_annotations.txt` as file -> (wnid, box)."""
+        if ANNOTATIONS not in self._names:
+            if any(f.startswith("val/images/") and f.count("/") == 2 for f in self._names):
+                raise InputError(
+                    f"{self.path}: {ANNOTATIONS} is missing, so val/images has no labels; fetch "
+                    "the archive again with `python -m tinynet.data get`"
+                )
+            return {}
+        text = self._text(ANNOTATIONS)
+        try:
+            return read_annotations(text, self.wnids)
+        except ValueError as error:
+            raise InputError(
+                f"{self.path}: {ANNOTATIONS}, {error}; fetch the archive again"
+            ) from None
+
+
+def _root(path: Path, names: Sequence[str]) -> str:
+    """The archive's folder inside the source, '' or 'name/': the shallowest that holds wnids.txt,
+    or train/.
+
+    Raises `InputError` where there is none, or several.
+    """
+    listed = {name[: -len("wnids.txt")] for name in names if name.split("/")[-1] == "wnids.txt"}
+    trains = {f"/{name}".partition("/train/")[0][1:] for name in names if "/train/" in f"/{name}"}
+    roots = listed or {f"{top}/" if top else "" for top in trains}
+    if not roots:
+        example = f" (first: {names[0]})" if names else ""
+        raise InputError(
+            f"{path}: not Tiny ImageNet: no wnids.txt and no train/ folder in its {len(names):,} "
+            f"files{example}; fetch the official archive with `python -m tinynet.data get`"
+        )
+    depth = min(root.count("/") for root in roots)
+    shallowest = sorted(root for root in roots if root.count("/") == depth)
+    if len(shallowest) > 1:
+        raise InputError(
+            f"{path}: contains several data sets ({', '.join(shallowest[:3])}); extract one and "
+            "name it with --data"
+        )
+    return shallowest[0]
+
+
+def classes_called(text: str, wnids: Sequence[str], names: Sequence[str]) -> list[int]:
+    """The indices of the classes that `text` means: a wnid, or part of a name, in any case.
+
+    "coral" finds brain coral and coral reef. Raises `InputError` where there is none, with the
+    nearest names.
+    """
+    wanted = text.strip().lower()
+    found = [
+        index
+        for index, (wnid, name) in enumerate(zip(wnids, names, strict=True))
+        if wanted == wnid or (wanted and wanted in name.lower())
+    ]
+    if not found:
+        words = {part.strip().lower(): part.strip() for name in names for part in name.split(",")}
+        near = [words[word] for word in get_close_matches(wanted, words, 3, 0.5)]
+        raise InputError(
+            f"no class called {text!r}"
+            + (
+                f"; near it are {', '.join(near)}"
+                if near
+                else "; `python -m tinynet.data show` draws some of all"
+            )
+        )
+    return found

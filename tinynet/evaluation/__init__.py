@@ -1,0 +1,1 @@
+"""Scores of runs, pretrained networks, folders and stored probabilities."""

@@ -1,1 +1,0 @@
-"""Recipes, cached features, the loop and checkpoints."""

@@ -1,0 +1,379 @@
+"""Flags that commands share, flags from a dataclass, and one-line errors. Imports no torch."""
+
+import argparse
+import dataclasses
+import errno
+import os
+import select
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from tinynet.console import command_flags, printable, set_flags, set_quiet
+from tinynet.errors import InputError
+from tinynet.interrupts import ENDING, Interrupted, interrupt, interrupted_by, write_always
+
+# What a user can do at once: a sentence, and the flags that name another place.
+_PLACES = ("cache", "out")
+_WAYS_OUT = {
+    errno.ENOSPC: ("free some space", _PLACES),
+    errno.EDQUOT: ("free some space", _PLACES),
+    errno.EFBIG: ("the file is too large for this file system", _PLACES),
+    errno.EACCES: ("check its permissions", _PLACES),
+    errno.EPERM: ("check its permissions", _PLACES),
+    errno.EROFS: ("the file system is read-only", _PLACES),
+    errno.ENOTDIR: ("a file is where a folder is needed", _PLACES),
+    errno.EEXIST: ("a file is where a folder is needed", _PLACES),
+    errno.EISDIR: ("a folder is where a file is needed; use another path", ()),
+    errno.ENAMETOOLONG: ("use a shorter path", ()),
+    errno.ENOENT: ("check that it exists and its disk is mounted", ()),
+    errno.EMFILE: ("raise the number of open files (ulimit -n)", ()),
+    errno.ENFILE: ("raise the number of open files (ulimit -n)", ()),
+    errno.ENOMEM: ("close other programs, or use a smaller batch", ()),
+}
+
+
+def user_path(text: str) -> str:
+    """A path of the command line, for argparse; `~` is the user's home, also where no shell has
+    written it out.
+    """
+    return os.path.expanduser(text)
+
+
+COMMON: dict[str, dict[str, Any]] = {
+    "data": dict(
+        type=user_path,
+        metavar="PATH",
+        help="the data: a zip or tar, an extracted folder, parquet files, or a folder that "
+        "contains one of these (default: the run's data, else $TINYNET_DATA, else "
+        "data/tiny-imagenet-200.zip, downloaded if absent)",
+    ),
+    "cache": dict(
+        type=user_path,
+        metavar="DIR",
+        help="where packed pictures and features are kept (default: 'cache' beside the data)",
+    ),
+    "weights": dict(
+        type=user_path,
+        metavar="NAME|FILE",
+        help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none",
+    ),
+    "run": dict(
+        type=user_path, metavar="DIR", help="the run to read (default: the newest that fits)"
+    ),
+    "out": dict(type=user_path, metavar="DIR", help="where results go"),
+    "seed": dict(
+        type=int,
+        metavar="N",
+        help="seed of initial weights, order, augmentation and dropout (default: 0; a later stage "
+        "has its run's)",
+    ),
+    "split": dict(
+        default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"
+    ),
+    "device": dict(
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="default: cuda where there is one, else cpu",
+    ),
+    "precision": dict(
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16", "int8"),
+        help="of the network's arithmetic; int8: 8-bit integers for a backbone that does not "
+        "learn, the fastest floats for the rest (default: the fastest the device really has)",
+    ),
+    "tta": dict(
+        nargs="+",
+        default=[],
+        metavar="VIEWS",
+        help="sets of views whose probabilities are merged: none, flip, five, ten, shift, rotate, "
+        "zoom, scales:64,80, resize:72, dense, and products of them: flip+scales:64,80 (default: "
+        "none)",
+    ),
+    "format": dict(
+        default="table",
+        choices=("table", "markdown", "csv", "json"),
+        help="of the result on standard output (default: table)",
+    ),
+    "json": dict(
+        action="store_const",
+        dest="format",
+        const="json",
+        default="table",
+        help="print the rows of the result as one JSON array on standard output",
+    ),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with the flag `--quiet`, whose errors take one line."""
+
+    def __init__(self, module: str, description: str, **kwargs: Any):
+        super().__init__(
+            prog=f"python -m {module}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+        self.add_argument(
+            "--quiet",
+            nargs=0,
+            action=_Quiet,
+            default=argparse.SUPPRESS,
+            dest=argparse.SUPPRESS,
+            help="print only results and errors, no progress",
+        )
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse a command line, as argparse does; `--quiet` starts unset."""
+        set_quiet(False)  # one process may run several commands
+        return super().parse_args(*args, **kwargs)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse a command line and become the parser of the running command."""
+        set_flags(self._option_string_actions)  # a subcommand's parser is the last to do so
+        return super().parse_known_args(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line, with the nearest flag for an unknown one, and exit with status 2."""
+        unknown = message.split() if message.startswith("unrecognized arguments: ") else []
+        near = [
+            flag
+            for word in unknown
+            if word.startswith("--")
+            for flag in get_close_matches(word, self._option_string_actions, 1, 0.75)
+        ]
+        hint = f"did you mean {near[0]}? " if near else ""
+        self.exit(2, f"{self.prog}: {message}; {hint}see --help\n")
+
+
+class _Quiet(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        set_quiet(True)
+
+
+def _available(*names: str) -> list[str]:
+    """Those of the flags for the fields `names` that the running command has."""
+    return [flag for flag in map(flag_name, names) if flag in (command_flags() or ())]
+
+
+def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the flags called `names`, the same on every command that has them."""
+    for name in names:
+        parser.add_argument(f"--{name}", **COMMON[name])
+
+
+def add_pretrained(parser: argparse._ActionsContainer) -> None:
+    """Add the flags of pretrained networks and of how ImageNet's procedure prepares pictures."""
+    parser.add_argument(
+        "--arch", metavar="NAME", help="a classifier of torchvision's, or timm/NAME of timm's"
+    )
+    parser.add_argument(
+        "--weights",
+        type=user_path,
+        metavar="NAME|FILE",
+        help="a name of the publisher's, a state-dict file, or none (default: the newest "
+        "published)",
+    )
+    parser.add_argument(
+        "--resize",
+        type=positive_int,
+        metavar="N",
+        help="side before the crop (default: the published one)",
+    )
+    parser.add_argument(
+        "--resize-mode",
+        choices=("shorter", "squash"),
+        help="the shorter side is resized and the aspect ratio kept, or both are (default: the "
+        "published one)",
+    )
+    parser.add_argument(
+        "--interpolation",
+        choices=("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
+        help="PIL's, of the resize (default: the published one)",
+    )
+
+
+def positive_int(text: str) -> int:
+    """A whole number greater than 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+    return number
+
+
+def refuse_others(parser: Parser, asked: argparse.Namespace, way: str, takes: set[str]) -> None:
+    """End with status 2 where a flag was given that `way` does not take: it is not passed over in
+    silence.
+    """
+    given = {name for name in vars(asked) if getattr(asked, name) != parser.get_default(name)}
+    if wrong := sorted(given - takes):
+        parser.error(f"{way} takes no {', '.join(map(flag_name, wrong))}")
+
+
+def flag_name(field: str) -> str:
+    """`max_lr` -> `--max-lr`."""
+    return "--" + field.replace("_", "-")
+
+
+def add_fields(
+    parser: argparse._ActionsContainer, cls: type, recipe: str, values: Sequence[Any]
+) -> None:
+    """Add a flag for every field of the dataclass `cls`; flags that are not given leave no trace.
+
+    A field's help is its metadata `help`, and what the instances `values` of the `recipe` have; its
+    annotation gives the type: int, float, str, bool, a Literal, an optional of these (`none`), or a
+    tuple (several values; none at all is the empty tuple).
+    """
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        each = [_show(getattr(value, field.name)) for value in values]
+        shown = each[0] if len(set(each)) == 1 else " / ".join(each)
+        parser.add_argument(
+            flag_name(field.name),
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=f"{field.metadata['help']} ({recipe}: {shown})".replace("%", "%%"),
+            **_flag_type(hints[field.name]),
+        )
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none given"
+    return "none" if value is None else str(value)
+
+
+def _flag_type(hint: Any) -> dict[str, Any]:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        plain = _flag_type(next(i for i in inner if i is not type(None)))
+        convert = plain.get("type", str)
+
+        def optional(text: str) -> Any:
+            return None if text == "none" else convert(text)
+
+        optional.__name__ = f"{convert.__name__} or none"  # what argparse calls it in its error
+        return plain | {"type": optional}
+    if origin is tuple:
+        return {"nargs": "*", "action": _Tuple, "type": inner[0], "metavar": "X"}
+    if origin is typing.Literal:
+        return {"choices": inner}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": hint, "metavar": "X"}
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, tuple(values))
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run a command: mistakes in the input take one line and status 2, Ctrl-C one line and status
+    130.
+
+    SIGTERM and SIGHUP do what Ctrl-C does, with status 143 and 129.
+    """
+    write_always()
+    try:
+        _run(main)
+    except (InputError, FloatingPointError) as error:
+        # the latter: a training that diverged says what to lower
+        _end(f"error: {error}", 2)
+    except Interrupted as error:
+        _stopped(error)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    except BrokenPipeError as error:
+        if not _reader_has_left():
+            _end(f"error: {_what_failed(error)}", 2)  # it was another pipe
+        # else the flush at exit fails again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except OSError as error:
+        _end(f"error: {_what_failed(error)}", 2)
+    except ImportError as error:
+        if (error.name or "").startswith("tinynet"):
+            raise
+        _end(
+            f"error: a library cannot be loaded ({error}); allow more memory (ulimit -v), or "
+            "install tinynet again",
+            2,
+        )
+    except Exception as error:
+        # libraries that were interrupted raise their own
+        if isinstance(error.__context__, Interrupted):
+            _stopped(error.__context__)
+        if isinstance(error.__context__, KeyboardInterrupt):
+            _end("interrupted", 130)
+        if not _is_out_of_memory(error):
+            raise
+        flags = " or ".join(_available("batch", "size", "workers"))
+        _end(
+            "error: out of memory; close other "
+            f"programs{f', or use a smaller {flags}' if flags else ''}",
+            2,
+        )
+    finally:
+        set_flags(None)
+    raise SystemExit(0)
+
+
+def _stopped(error: Interrupted) -> NoReturn:
+    _end(f"stopped by {signal.Signals(error.number).name}", 128 + error.number)
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`."""
+    try:
+        pipe = select.poll()
+        pipe.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows cannot tell
+        return True
+
+
+def _run(main: Callable[[], None]) -> None:
+    try:
+        with interrupted_by((signal.SIGINT, *ENDING), interrupt):
+            main()
+    finally:
+        sys.stdout.flush()  # at exit it would be too late to be silent about a reader who has left
+
+
+def _what_failed(error: OSError) -> str:
+    """What an `OSError` is about, and what to do, naming flags of this command alone."""
+    names = [
+        os.fsdecode(name)
+        for name in (error.filename, error.filename2)
+        if isinstance(name, (str, bytes))
+    ]
+    what = f"{' -> '.join(names) or 'disk'}: {error.strerror or str(error) or type(error).__name__}"
+    reason, places = _WAYS_OUT.get(error.errno or 0, ("", ()))
+    flags = _available(*places)
+    return "; ".join(
+        filter(
+            None, (what, reason, f"use another place with {' or '.join(flags)}" if flags else "")
+        )
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    # where torch is not loaded, none of its errors can be meant
+    device = sys.modules.get("tinynet.compute")
+    return device is not None and device.out_of_memory(error)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    # over a progress bar; in a file it would be a line of its own
+    start = "\r" if sys.stderr.isatty() else ""
+    print(start + printable(" ".join(line.split())), file=sys.stderr)
+    raise SystemExit(status)

@@ -1,0 +1,64 @@
+"""The course of the learning rate: torch's own schedulers, built from a stage."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
+
+from tinynet.training.recipes import Stage
+
+
+def moves(stage: Stage, steps: int) -> int:
+    """How often the schedule moves on in the whole stage; `steps`: batches an epoch."""
+    return stage.epochs * (steps if stage.schedule_every == "step" else 1)
+
+
+def half_cycles(stage: Stage, steps: int) -> tuple[int, int]:
+    """Moves in which the cyclic rate rises, and in which it falls."""
+    if stage.step_size_up is not None:
+        return stage.step_size_up, stage.step_size_up
+    cycle = max(2, round(moves(stage, steps) / stage.cycles))
+    up = min(max(1, round(cycle * stage.pct_start)), cycle - 1)
+    return up, cycle - up
+
+
+def warning(stage: Stage, steps: int) -> str | None:
+    """A sentence where the cyclic rate will not finish one cycle, else None."""
+    if stage.schedule != "cyclic":
+        return None
+    cycle, total = sum(half_cycles(stage, steps)), moves(stage, steps)
+    if total >= cycle:
+        return None
+    return (
+        f"the schedule moves {total:,} times (once "
+        f"{'an epoch' if stage.schedule_every == 'epoch' else 'a step'}) and a cycle takes "
+        f"{cycle:,}: the rate will cover {total / cycle:.1%} of one cycle"
+    )
+
+
+def make_schedule(optimizer: Optimizer, stage: Stage, steps: int) -> LRScheduler:
+    """The scheduler of `stage` for an optimizer whose groups carry a `factor` of the stage's rates.
+
+    `cyclic` is triangular2 of Smith 2015: the height of the triangle halves from cycle to cycle.
+    """
+    factors = [group["factor"] for group in optimizer.param_groups]
+    peaks, floors = [stage.lr * f for f in factors], [stage.min_lr * f for f in factors]
+    total, floor = moves(stage, steps), stage.min_lr / stage.lr
+    if stage.schedule == "cyclic":
+        up, down = half_cycles(stage, steps)
+        # Left at its default, cycle_momentum would move Adam's beta1 too (pytorch#73910).
+        return CyclicLR(
+            optimizer, floors, peaks, up, down, mode="triangular2", cycle_momentum=False
+        )
+    if stage.schedule == "onecycle":
+        # Torch divides by zero where the rise takes exactly one move, as with a tenth of ten
+        # epochs.
+        share = min(stage.pct_start * (1 + 1e-9), 1.0)
+        return OneCycleLR(
+            optimizer, peaks, total_steps=total, pct_start=share, cycle_momentum=False
+        )
+    if stage.schedule == "cosine":
+        return LambdaLR(
+            optimizer, lambda move: floor + (1 - floor) * (1 + math.cos(math.pi * move / total)) / 2
+        )
+    return LambdaLR(optimizer, lambda move: 1.0)
