@@ -27,7 +27,7 @@ from benchmarks.machine import facts
 from benchmarks.measure import ceiling, flop, in_turn
 from benchmarks.peers import KINDS, Peer, unpack
 from tinynet import console
-from tinynet.compute import Device, choose_device
+from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import fitting
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
@@ -54,10 +54,10 @@ class Bench:
         self.asked, self.room = asked, room
         # whole batches: timm's loader drops the rest
         self.count = -(-asked.images // ours.BATCH) * ours.BATCH
-        self.device = choose_device(asked.device, asked.precision)
+        self.compute = choose_compute(asked.device, asked.precision)
         # In the floats that peers run in too, and as tinynet runs by itself; often the same.
-        floats = replace(self.device, int8=False)
-        self.devices = {device.precision: device for device in (floats, self.device)}
+        floats = replace(self.compute, int8=False)
+        self.devices = {device.precision: device for device in (floats, self.compute)}
         self.source = locate(find_data(asked.data))
         self.packed = open_packed(self.source, asked.cache)
         self.classes = len(self.packed.wnids)
@@ -71,7 +71,7 @@ class Bench:
         rows = ours.spread(len(self.packed.part(part)), self.count)
         folder = unpack(self.source, part, rows, self.room)
         return {
-            kind: Peer(kind, folder, self.backbone(), self.classes, self.device)
+            kind: Peer(kind, folder, self.backbone(), self.classes, self.compute)
             for kind in self.asked.peers
             if self.compiles or "compiled" not in kind
         }
@@ -80,22 +80,22 @@ class Bench:
     def compiles(self) -> bool:
         """Whether anything can be compiled here."""
         try:
-            choose_device(self.asked.device, self.asked.precision, compiled=True)
+            choose_compute(self.asked.device, self.asked.precision, compiled=True)
         except InputError as error:
             console.log(f"what is compiled is left out: {error}")
             return False
         return True
 
-    def network(self, device: Device) -> Any:
+    def network(self, compute: Compute) -> Any:
         """The tuned network as it runs fastest on a device."""
-        made = self.frozen.for_inference(device.device, device.dtype)
-        made.backbone = ours.frozen_backbone(self.frozen, self.packed, SIZE, device)
+        made = self.frozen.for_inference(compute.device, compute.dtype)
+        made.backbone = ours.frozen_backbone(self.frozen, self.packed, SIZE, compute)
         return made
 
     def rates(
         self, jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int | None = None
     ) -> dict[str, Any]:
-        return in_turn(jobs, counts or self.count, self.device, self.asked.repeats)
+        return in_turn(jobs, counts or self.count, self.compute, self.asked.repeats)
 
 
 def data(bench: Bench) -> dict[str, Any]:
@@ -104,14 +104,14 @@ def data(bench: Bench) -> dict[str, Any]:
     jobs = {"decoding alone, all cores": ours.decoding(bench.source), "tinynet, packing": pack}
     counts = dict.fromkeys(jobs, whole)
     jobs |= {f"{kind}, loader": peer.load for kind, peer in bench.peers("train").items()}
-    jobs["tinynet, loader"] = ours.load(bench.packed, TUNED.finetune, bench.device, bench.count)
+    jobs["tinynet, loader"] = ours.load(bench.packed, TUNED.finetune, bench.compute, bench.count)
     counts |= {name: bench.count for name in jobs if name not in counts}
     return {"rates": bench.rates(jobs, counts)}
 
 
 def base(bench: Bench) -> dict[str, Any]:
     """The head alone learns: peers run the whole network in every epoch, tinynet once."""
-    stage, views = TUNED.base, TUNED.base.views
+    stage, views = TUNED.base, TUNED.base.cached_epochs
     head = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
     peers = bench.peers("train")
     jobs = {kind: peer.train(all_of_it=False) for kind, peer in peers.items()}
@@ -123,11 +123,11 @@ def base(bench: Bench) -> dict[str, Any]:
         "tinynet, head": many,
     }
     jobs["tinynet, frozen forward alone"] = ours.frozen_forward(
-        bench.frozen, bench.packed, SIZE, bench.device, many
+        bench.frozen, bench.packed, SIZE, bench.compute, many
     )
     for name in ("tinynet, extraction", "tinynet, extraction of a quarter"):
-        jobs[name] = ours.extraction(bench.frozen, bench.packed, stage, bench.device, counts[name])
-    jobs["tinynet, head"] = ours.head_epoch(head, bench.packed, stage, bench.device, many)
+        jobs[name] = ours.extraction(bench.frozen, bench.packed, stage, bench.compute, counts[name])
+    jobs["tinynet, head"] = ours.head_epoch(head, bench.packed, stage, bench.compute, many)
     rates = bench.rates(jobs, counts)
     extraction = _fixed_cost(rates, counts)
     warm = stage.epochs * ALL / rates["tinynet, head"]["median"]
@@ -178,10 +178,12 @@ def finetune(bench: Bench) -> dict[str, Any]:
     for recipe in (REFERENCE, TUNED):
         made = ours.classifier(bench.backbone(), recipe.network, bench.classes)
         jobs[f"tinynet, {recipe.name}"] = ours.train_step(
-            made, bench.packed, recipe.finetune, bench.device, bench.count
+            made, bench.packed, recipe.finetune, bench.compute, bench.count
         )
-    compiled = [("compiled", replace(bench.device, compiled=True), False)] if bench.compiles else []
-    for name, device, resident in (*compiled, ("one resident batch", bench.device, True)):
+    compiled = (
+        [("compiled", replace(bench.compute, compiled=True), False)] if bench.compiles else []
+    )
+    for name, device, resident in (*compiled, ("one resident batch", bench.compute, True)):
         made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
         jobs[f"tinynet, tuned, {name}"] = ours.train_step(
             made, bench.packed, TUNED.finetune, device, bench.count, resident
@@ -243,7 +245,7 @@ def whole(bench: Bench) -> dict[str, Any]:
     }
     rates = bench.rates(jobs)
     rows = [
-        ours.from_the_zip(bench.source, bench.asked.weights or WEIGHTS, each, bench.device)
+        ours.from_the_zip(bench.source, bench.asked.weights or WEIGHTS, each, bench.compute)
         for each in (5, 50, None)
     ]
     reached, seconds = rows[-1]["holdout"], rows[-1]["packing"] + rows[-1]["rest"]
@@ -278,16 +280,16 @@ def sizes(bench: Bench) -> dict[str, Any]:
     for size in SIZES:
         name = f"frozen forward, {size} px"
         counts[name] = max(
-            2 * fitting(size, bench.device.device), 4 * bench.count * SIZE**2 // size**2
+            2 * fitting(size, bench.compute.device), 4 * bench.count * SIZE**2 // size**2
         )
         jobs[name] = ours.frozen_forward(
-            bench.frozen, bench.packed, size, bench.device, counts[name]
+            bench.frozen, bench.packed, size, bench.compute, counts[name]
         )
         made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
         name = f"finetune, {size} px"
         counts[name] = ours.BATCH
         jobs[name] = ours.train_step(
-            made, bench.packed, replace(TUNED.finetune, size=size), bench.device, ours.BATCH
+            made, bench.packed, replace(TUNED.finetune, size=size), bench.compute, ours.BATCH
         )
     return {"rates": bench.rates(jobs, counts)}
 
@@ -357,12 +359,12 @@ def main() -> None:
             )
     with tempfile.TemporaryDirectory() as room:
         bench = Bench(asked, Path(room))
-        one = bench.frozen.backbone.to(bench.device.device)
-        cost = flop(one, torch.zeros(1, 3, SIZE, SIZE, device=bench.device.device), ["pool5"])
-        dtypes = {torch.float32, bench.device.dtype} | (
-            {torch.int8} if bench.device.int8 else set()
+        one = bench.frozen.backbone.to(bench.compute.device)
+        cost = flop(one, torch.zeros(1, 3, SIZE, SIZE, device=bench.compute.device), ["pool5"])
+        dtypes = {torch.float32, bench.compute.dtype} | (
+            {torch.int8} if bench.compute.int8 else set()
         )
-        best = {dtype: ceiling(bench.device, dtype) for dtype in dtypes}
+        best = {dtype: ceiling(bench.compute, dtype) for dtype in dtypes}
         for what in asked.what:
             console.log(f"{what}: {WHAT[what].__doc__}")
             found = WHAT[what](bench)
@@ -370,13 +372,13 @@ def main() -> None:
                 found["rates"],
                 cost * _PASSES.get(what, 0),
                 best,
-                what == "base" and bench.device.int8,
+                what == "base" and bench.compute.int8,
             )
             sides = "" if what == "sizes" else f" at {SIZE} px"
             result = {
                 "what": f"{what}: pictures/s{sides}, batch {ours.BATCH}, in turn; "
                 f"{WHAT[what].__doc__}",
-                "machine": facts(bench.device),
+                "machine": facts(bench.compute),
                 "images": bench.count,
                 "repeats": asked.repeats,
                 "FLOP of a forward pass": cost,

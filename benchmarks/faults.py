@@ -37,7 +37,7 @@ from benchmarks.killing.parts import PARTS
 from benchmarks.killing.processes import Processes
 from benchmarks.machine import facts
 from tinynet import console
-from tinynet.compute import choose_device
+from tinynet.compute import choose_compute
 from tinynet.errors import InputError
 from tinynet.files import refuse_existing, write_json
 from tinynet.flags import Parser, positive_int, run_command
@@ -281,7 +281,7 @@ def _result(
     return {
         "what": "commands of tinynet ended at random moments, gone on with, and compared with "
         "undisturbed ones",
-        "machine": facts(choose_device("cpu", "float32")),
+        "machine": facts(choose_compute("cpu", "float32")),
         "seed": flags.seed,
         "seconds": seconds,
         "kills": sum(row["kills"] for row in rows),

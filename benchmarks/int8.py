@@ -11,11 +11,11 @@ from benchmarks.machine import facts
 from benchmarks.measure import in_turn
 from benchmarks.ours import BATCH, frozen_forward
 from tinynet import console
-from tinynet.compute import choose_device
+from tinynet.compute import choose_compute
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
 from tinynet.evaluation.evaluate import paired
-from tinynet.evaluation.predictor import Scorer
+from tinynet.evaluation.predictor import Predictor
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command
 from tinynet.models.checkpoint import load_model
@@ -40,14 +40,14 @@ def main() -> None:
     add_common(parser, "data", "cache", "out")
     asked = parser.parse_args()
     packed = open_packed(find_data(asked.data), asked.cache)
-    floats = dict.fromkeys(("float32", choose_device("cpu", int8=False).precision))
-    kinds = {name: choose_device("cpu", name) for name in (*floats, "int8")}
+    floats = dict.fromkeys(("float32", choose_compute("cpu", int8=False).precision))
+    kinds = {name: choose_compute("cpu", name) for name in (*floats, "int8")}
     rows = []
     for run in asked.runs:
         folder, scores, right = finished_stage(run, "base"), {}, {}
         for name, device in kinds.items():
-            scorer = Scorer(folder, packed, device)
-            found = scorer.score("holdout", *scorer.sets(["none"], scorer.size))
+            predictor = Predictor(folder, packed, device)
+            found = predictor.predict("holdout", *predictor.sets(["none"], predictor.size))
             scores[name] = score(found.log_probabilities[0], found.labels)
             right[name] = found.log_probabilities[0].argmax(1) == found.labels
         rows.append(
@@ -62,7 +62,7 @@ def main() -> None:
             f"{folder.run.name}: "
             + ", ".join(f"{name} {found['top1']:.2%}" for name, found in scores.items())
         )
-    count = -(-asked.pictures // BATCH) * BATCH
+    count = -(-asked.images // BATCH) * BATCH
     model, _ = load_model(finished_stage(asked.runs[0], "base").best, packed.wnids)
     rates = in_turn(
         {name: frozen_forward(model, packed, 64, device, count) for name, device in kinds.items()},

@@ -8,10 +8,10 @@ import time
 import torch
 import torchvision
 
-from tinynet.compute import Device, processor
+from tinynet.compute import Compute, processor
 
 
-def facts(device: Device) -> dict[str, str | int]:
+def facts(compute: Compute) -> dict[str, str | int]:
     """Processor, cores, device, versions, commit and date."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
@@ -19,7 +19,7 @@ def facts(device: Device) -> dict[str, str | int]:
     return {
         "processor": processor(),
         "cores": os.cpu_count() or 0,
-        "device": str(device),
+        "device": str(compute),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.console import progress
 
 
 def in_turn(
-    jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, device: Device, repeats: int
+    jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, compute: Compute, repeats: int
 ) -> dict[str, dict[str, Any]]:
     """Pictures a second of each job, after one turn that is not counted: median, least, greatest,
     and each turn.
@@ -35,8 +35,8 @@ def in_turn(
         for turn in range(repeats + 1):
             for name, job in jobs.items():
                 count = counts if isinstance(counts, int) else counts[name]
-                with PeakMemory(device) as memory:
-                    seconds = _seconds(job, device)
+                with PeakMemory(compute) as memory:
+                    seconds = _seconds(job, compute)
                 held[name] = max(held[name], memory.gigabytes)
                 if turn:
                     found[name].append(count / seconds)
@@ -55,10 +55,10 @@ def in_turn(
     }
 
 
-def _seconds(job: Callable[[], Any], device: Device) -> float:
+def _seconds(job: Callable[[], Any], compute: Compute) -> float:
     started = time.perf_counter()
     made = job()
-    if device.device.type == "cuda":
+    if compute.device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
     if isinstance(made, tempfile.TemporaryDirectory):
@@ -67,7 +67,7 @@ def _seconds(job: Callable[[], Any], device: Device) -> float:
 
 
 def ceiling(
-    device: Device, dtype: torch.dtype, sides: tuple[int, ...] = (1024, 2048, 4096)
+    compute: Compute, dtype: torch.dtype, sides: tuple[int, ...] = (1024, 2048, 4096)
 ) -> float:
     """FLOP/s of the fastest of several square matrix products, multiply and add counted as two;
     int8: into int32.
@@ -76,9 +76,9 @@ def ceiling(
     for side in sides:
         # Up to 100, for as integers numbers below 1 would all be 0, which some chips multiply
         # faster.
-        a, b = ((100 * torch.rand(side, side, device=device.device)).to(dtype) for _ in range(2))
+        a, b = ((100 * torch.rand(side, side, device=compute.device)).to(dtype) for _ in range(2))
         for _ in range(4):
-            best = max(best, 2 * side**3 / _seconds(lambda a=a, b=b: product(a, b), device))
+            best = max(best, 2 * side**3 / _seconds(lambda a=a, b=b: product(a, b), compute))
     return best
 
 
@@ -94,13 +94,13 @@ class PeakMemory(threading.Thread):
     aside (Linux).
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, compute: Compute) -> None:
         super().__init__(daemon=True)
-        self.device, self.gigabytes, self._over = device, 0.0, threading.Event()
+        self.compute, self.gigabytes, self._over = compute, 0.0, threading.Event()
 
     def __enter__(self) -> "PeakMemory":
         self._before = _resident()
-        if self.device.device.type == "cuda":
+        if self.compute.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated() / 1e9
         self.start()
@@ -109,7 +109,7 @@ class PeakMemory(threading.Thread):
     def __exit__(self, *_: Any) -> None:
         self._over.set()
         self.join()
-        if self.device.device.type == "cuda":
+        if self.compute.device.type == "cuda":
             self.gigabytes = torch.cuda.max_memory_allocated() / 1e9 - self._before
 
     def run(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import PeakMemory
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data.batches import Batch, batches, fitting
 from tinynet.data.packed import CHUNK, Packed, decode, in_workers, open_packed, pack
 from tinynet.data.tiny_imagenet import Archive
@@ -21,7 +21,7 @@ from tinynet.models.vgg import Backbone
 from tinynet.score.merges import mean
 from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import resize, view_set
-from tinynet.training.config import Plan
+from tinynet.training.config import RunConfig
 from tinynet.training.features import frozen_backbone, train_features, view_features
 from tinynet.training.inputs import epoch_batches
 from tinynet.training.loop import Training
@@ -42,35 +42,42 @@ def spread(total: int, count: int) -> np.ndarray:
 def classifier(backbone: Backbone, network: Network, classes: int) -> Classifier:
     """The network of a recipe on a backbone, which it shares."""
     return Classifier(
-        backbone, network.taps, network.hidden, classes, TUNED.base.dropout, network.standardise
+        backbone,
+        network.features,
+        network.hidden,
+        classes,
+        TUNED.base.dropout,
+        network.standardise,
     )
 
 
 def frozen_forward(
-    model: Classifier, packed: Packed, size: int, device: Device, count: int
+    model: Classifier, packed: Packed, size: int, compute: Compute, count: int
 ) -> Work:
     """The bare backbone on one batch that is there already, as large as extraction has it."""
-    frozen, at_once = frozen_backbone(model, packed, size, device), fitting(size, device.device)
-    pictures = torch.rand(at_once, size, size, 3, device=device.device).permute(0, 3, 1, 2)
-    depths = {tap.split(":")[0] for tap in model.taps}
+    frozen, at_once = frozen_backbone(model, packed, size, compute), fitting(size, compute.device)
+    images = torch.rand(at_once, size, size, 3, device=compute.device).permute(0, 3, 1, 2)
+    nodes = {feature.split(":")[0] for feature in model.feature_names}
 
     def work() -> None:
         with torch.inference_mode():
             for first in range(0, count, at_once):
-                frozen(pictures[: count - first], depths)
+                frozen(images[: count - first], nodes)
 
     return work
 
 
-def extraction(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int) -> Work:
+def extraction(
+    model: Classifier, packed: Packed, stage: Stage, compute: Compute, count: int
+) -> Work:
     """The features of `count` views of train pictures, as a recipe keeps them, from packed pictures
     to disk.
     """
-    rows = spread(len(packed.train), count // stage.views)
+    rows = spread(len(packed.train), count // stage.cached_epochs)
 
     def work() -> None:
         with _EmptyCache(packed) as apart:
-            train_features(model, apart, rows, stage, 0, device)
+            train_features(model, apart, rows, stage, 0, compute)
 
     return work
 
@@ -92,17 +99,19 @@ class _EmptyCache:
         self.folder.cleanup()
 
 
-def head_epoch(model: Classifier, packed: Packed, stage: Stage, device: Device, count: int) -> Work:
+def head_epoch(
+    model: Classifier, packed: Packed, stage: Stage, compute: Compute, count: int
+) -> Work:
     """An epoch of the head on kept features of `count` pictures."""
     rows = spread(len(packed.train), count)
     with _EmptyCache(packed) as apart:
-        kept = view_features(model, apart, packed.train, rows, _as_they_are, stage, device)
+        kept = view_features(model, apart, packed.train, rows, _as_they_are, stage, compute)
         arrays = tuple(np.array(array) for array in kept.arrays)
     kept = type(kept)(arrays, kept.labels)
-    training = _training(model, stage, device, module=model.head)
+    training = _training(model, stage, compute, module=model.head)
 
     def work() -> None:
-        for features, labels in kept.epoch(0, 0, stage.batch, device.device):
+        for features, labels in kept.epoch(0, 0, stage.batch, compute.device):
             training.learn(features, labels)
 
     return work
@@ -112,7 +121,7 @@ def train_step(
     model: Classifier,
     packed: Packed,
     stage: Stage,
-    device: Device,
+    compute: Compute,
     count: int,
     resident: bool = False,
 ) -> Work:
@@ -121,27 +130,27 @@ def train_step(
 
     `count` is a multiple of the batch.
     """
-    training, rows = _training(model, stage, device), spread(len(packed.train), count)
-    fixed = next(batches(packed.train, rows, size=stage.batch, device=device.device))
+    training, rows = _training(model, stage, compute), spread(len(packed.train), count)
+    fixed = next(batches(packed.train, rows, batch_size=stage.batch, device=compute.device))
 
     def work() -> None:
         stream: Iterator[Batch] | list[Batch] = (
             [fixed] * (count // stage.batch)
             if resident
-            else epoch_batches(packed.train, rows, stage, 0, 0, device.device)
+            else epoch_batches(packed.train, rows, stage, 0, 0, compute.device)
         )
         for batch in stream:
-            training.learn(batch.pictures, batch.labels)
+            training.learn(batch.images, batch.labels)
 
     return work
 
 
-def load(packed: Packed, stage: Stage, device: Device, count: int) -> Work:
+def load(packed: Packed, stage: Stage, compute: Compute, count: int) -> Work:
     """An epoch's batches of a stage, changed as it says, and no network."""
 
     def work() -> None:
         for _ in epoch_batches(
-            packed.train, spread(len(packed.train), count), stage, 0, 0, device.device
+            packed.train, spread(len(packed.train), count), stage, 0, 0, compute.device
         ):
             pass
 
@@ -149,30 +158,34 @@ def load(packed: Packed, stage: Stage, device: Device, count: int) -> Work:
 
 
 def _training(
-    model: Classifier, stage: Stage, device: Device, module: nn.Module | None = None
+    model: Classifier, stage: Stage, compute: Compute, module: nn.Module | None = None
 ) -> Training:
-    model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
+    model.to(compute.device, memory_format=torch.channels_last).train_only(stage.trainable)
     model.train()
     return Training(
-        module or model, {name: model.parts[name] for name in stage.learn}, stage, 10**6, device
+        module or model,
+        {name: model.groups[name] for name in stage.trainable},
+        stage,
+        10**6,
+        compute,
     )
 
 
-def one_view(network: nn.Module, packed: Packed, device: Device, count: int) -> Work:
+def one_view(network: nn.Module, packed: Packed, compute: Compute, count: int) -> Work:
     """One view of pictures of val, scored; `network` in eval mode."""
     rows = spread(len(packed.val), count)
-    return lambda: view_probabilities(network, batches(packed.val, rows, device=device.device))
+    return lambda: view_probabilities(network, batches(packed.val, rows, device=compute.device))
 
 
 def ten_crop(
-    network: nn.Module, packed: Packed, size: int, device: Device, count: int
+    network: nn.Module, packed: Packed, size: int, compute: Compute, count: int
 ) -> Callable[[], Tensor]:
     """Ten-crop of pictures of val: (N, C) probabilities."""
     views, rows = view_set("ten", size).views, spread(len(packed.val), count)
 
     def work() -> Tensor:
         each = [
-            view_probabilities(network, batches(packed.val, rows, device=device.device), view)
+            view_probabilities(network, batches(packed.val, rows, device=compute.device), view)
             for view in views.values()
         ]
         return mean(torch.from_numpy(np.stack(each))).exp()
@@ -181,7 +194,7 @@ def ten_crop(
 
 
 def ten_crop_of_ttach(
-    network: nn.Module, packed: Packed, size: int, device: Device, count: int
+    network: nn.Module, packed: Packed, size: int, compute: Compute, count: int
 ) -> Callable[[], Tensor]:
     """The same by ttach, which is given probabilities: it averages whatever a model returns."""
     import ttach
@@ -197,8 +210,8 @@ def ten_crop_of_ttach(
         with torch.inference_mode():
             return torch.cat(
                 [
-                    wrapped(resize(batch.pictures, round(size * 8 / 7))).cpu()
-                    for batch in batches(packed.val, rows, device=device.device)
+                    wrapped(resize(batch.images, round(size * 8 / 7))).cpu()
+                    for batch in batches(packed.val, rows, device=compute.device)
                 ]
             )
 
@@ -220,20 +233,22 @@ def packing(source: Path) -> tuple[Work, int]:
 
 
 def from_the_zip(
-    source: Path, weights: str, per_class: int | None, device: Device
+    source: Path, weights: str, per_class: int | None, compute: Compute
 ) -> dict[str, Any]:
     """A whole base of one view and four epochs with nothing kept: seconds, GB, and what it reaches
     of the hold-out.
 
     `per_class`: pictures of each class that are used, None: all.
     """
-    recipe = TUNED.override(dict(per_class=per_class, views=1, epochs=4), ("base",))
-    with tempfile.TemporaryDirectory() as place, PeakMemory(device) as memory:
+    recipe = TUNED.override(dict(per_class=per_class, cached_epochs=1, epochs=4), ("base",))
+    with tempfile.TemporaryDirectory() as place, PeakMemory(compute) as memory:
         started = time.perf_counter()
         packed = open_packed(source, place)
         between = time.perf_counter()
         (row,) = train(
-            Path(place) / "run", Plan(recipe, str(source), ("base",), weights, cache=place), device
+            Path(place) / "run",
+            RunConfig(recipe, str(source), ("base",), weights, cache=place),
+            compute,
         )
         ended = time.perf_counter()
     used = len(packed.train) if per_class is None else per_class * len(packed.wnids)
@@ -269,5 +284,5 @@ def _decode_only(read: Callable[[str], bytes], files: list[str]) -> int:
     return len(files)
 
 
-def _as_they_are(pictures: Tensor) -> Tensor:
-    return pictures
+def _as_they_are(images: Tensor) -> Tensor:
+    return images

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.models.classifier import Head
 from tinynet.models.vgg import Backbone
@@ -55,10 +55,10 @@ class Peer:
     them once.
     """
 
-    def __init__(self, kind: str, folder: Path, backbone: Backbone, classes: int, device: Device):
-        self.kind, self.device = kind, device
-        self.network = _network(backbone, classes).to(device.device)
-        self._half = kind != "as written" and device.dtype != torch.float32
+    def __init__(self, kind: str, folder: Path, backbone: Backbone, classes: int, compute: Compute):
+        self.kind, self.compute = kind, compute
+        self.network = _network(backbone, classes).to(compute.device)
+        self._half = kind != "as written" and compute.dtype != torch.float32
         if kind != "as written":
             self.network.to(memory_format=torch.channels_last)
         self._runs = torch.compile(self.network) if kind == "best flags, compiled" else self.network
@@ -71,16 +71,16 @@ class Peer:
         self.network[0].requires_grad_(all_of_it)
         learning = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = self._optimizer(learning)
-        scaler = self.device.scaler()
+        scaler = self.compute.scaler()
 
         @_as_torch_has_it()
         def epoch() -> None:
             self.network[0].requires_grad_(all_of_it)
             self.network.train()
             seen = 0.0
-            for pictures, labels in self._batches(train=True):
+            for images, labels in self._batches(train=True):
                 with self._autocast():
-                    loss = F.cross_entropy(self._runs(pictures), labels)
+                    loss = F.cross_entropy(self._runs(images), labels)
                 optimizer.zero_grad()
                 scaler.scale(loss).backward()
                 scaler.step(optimizer)
@@ -95,11 +95,11 @@ class Peer:
         self.network.eval()
         right = 0
         with torch.inference_mode(), self._autocast():
-            for pictures, labels in self._batches(train=False):
-                right += int((self._runs(pictures).argmax(1) == labels).sum())
+            for images, labels in self._batches(train=False):
+                right += int((self._runs(images).argmax(1) == labels).sum())
 
     def _autocast(self) -> AbstractContextManager:
-        return self.device.autocast() if self._half else nullcontext()
+        return self.compute.autocast() if self._half else nullcontext()
 
     def load(self) -> None:
         """The pictures alone, as training sees them."""
@@ -116,11 +116,11 @@ class Peer:
     def _batches(self, train: bool) -> Iterable[tuple[Tensor, Tensor]]:
         if train not in self._loaders:
             self._loaders[train] = self._timm(train) if self.kind == "timm" else self._torch(train)
-        for pictures, labels in self._loaders[train]:
-            pictures = pictures.to(self.device.device, non_blocking=True)
+        for images, labels in self._loaders[train]:
+            images = images.to(self.compute.device, non_blocking=True)
             if self.kind != "as written":
-                pictures = pictures.to(memory_format=torch.channels_last)
-            yield pictures, labels.to(self.device.device, non_blocking=True)
+                images = images.to(memory_format=torch.channels_last)
+            yield images, labels.to(self.compute.device, non_blocking=True)
 
     def _torch(self, train: bool) -> DataLoader:
         changes = (
@@ -139,7 +139,7 @@ class Peer:
             dict(
                 num_workers=os.cpu_count(),
                 persistent_workers=True,
-                pin_memory=self.device.device.type == "cuda",
+                pin_memory=self.compute.device.type == "cuda",
             )
             if self.kind != "as written"
             else {}
@@ -164,8 +164,8 @@ class Peer:
             mean=self._norm.mean,
             std=self._norm.std,
             num_workers=os.cpu_count(),
-            use_prefetcher=self.device.device.type == "cuda",
-            device=self.device.device,
+            use_prefetcher=self.compute.device.type == "cuda",
+            device=self.compute.device,
             persistent_workers=True,
         )
 

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.machine import facts
 from tinynet import console
-from tinynet.compute import Device, choose_device
+from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import seeded
 from tinynet.data.download import find_data
 from tinynet.data.packed import Packed, open_packed
@@ -37,9 +37,9 @@ from tinynet.training.loop import Training, fit
 from tinynet.training.recipes import TUNED
 
 
-def both(*depths: str) -> list[str]:
+def both(*nodes: str) -> list[str]:
     """Mean and maximum of each depth."""
-    return [f"{depth}:{statistic}" for depth in depths for statistic in ("mean", "max")]
+    return [f"{node}:{statistic}" for node in nodes for statistic in ("mean", "max")]
 
 
 EVERY_RELU = [
@@ -60,21 +60,21 @@ SUPERSET = [*both(*EVERY_RELU), "pool5:grid2", "relu5_3:grid2", "relu4_3:grid2",
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "depths": {
-        "five depths": dict(taps=FIVE),
-        "pool5 alone": dict(taps=["pool5:grid2"]),
-        "pool5, relu4_3": dict(taps=["pool5:grid2", *both("relu4_3")]),
-        "pool5, relu4_3, relu3_3": dict(taps=["pool5:grid2", *both("relu4_3", "relu3_3")]),
-        "five depths, relu2_2": dict(taps=[*FIVE, *both("relu2_2")]),
-        "five depths, relu4_2, relu5_2": dict(taps=[*FIVE, *both("relu4_2", "relu5_2")]),
-        "five depths, grid of relu3_3": dict(taps=[*FIVE, "relu3_3:grid2"]),
-        "five depths, grid of relu5_3": dict(taps=[*FIVE, "relu5_3:grid2"]),
-        "every relu, pool5": dict(taps=[*both(*EVERY_RELU), "pool5:grid2"]),
+        "five depths": dict(features=FIVE),
+        "pool5 alone": dict(features=["pool5:grid2"]),
+        "pool5, relu4_3": dict(features=["pool5:grid2", *both("relu4_3")]),
+        "pool5, relu4_3, relu3_3": dict(features=["pool5:grid2", *both("relu4_3", "relu3_3")]),
+        "five depths, relu2_2": dict(features=[*FIVE, *both("relu2_2")]),
+        "five depths, relu4_2, relu5_2": dict(features=[*FIVE, *both("relu4_2", "relu5_2")]),
+        "five depths, grid of relu3_3": dict(features=[*FIVE, "relu3_3:grid2"]),
+        "five depths, grid of relu5_3": dict(features=[*FIVE, "relu5_3:grid2"]),
+        "every relu, pool5": dict(features=[*both(*EVERY_RELU), "pool5:grid2"]),
         "every relu, pool5, grid of relu4_3": dict(
-            taps=[*both(*EVERY_RELU), "pool5:grid2", "relu4_3:grid2"]
+            features=[*both(*EVERY_RELU), "pool5:grid2", "relu4_3:grid2"]
         ),
-        "everything": dict(taps=SUPERSET),
-        "means only": dict(taps=["pool5:grid2", *(f"{d}:mean" for d in EVERY_RELU)]),
-        "maxima only": dict(taps=["pool5:grid2", *(f"{d}:max" for d in EVERY_RELU)]),
+        "everything": dict(features=SUPERSET),
+        "means only": dict(features=["pool5:grid2", *(f"{d}:mean" for d in EVERY_RELU)]),
+        "maxima only": dict(features=["pool5:grid2", *(f"{d}:max" for d in EVERY_RELU)]),
     },
     "head": {
         "as it is": {},
@@ -127,19 +127,21 @@ def main() -> None:
     )
     add_common(parser, "data", "cache", "weights", "out", "device", "precision")
     asked = parser.parse_args()
-    device = choose_device(asked.device, asked.precision)
+    compute = choose_compute(asked.device, asked.precision)
     packed, backbone = (
         open_packed(find_data(asked.data), asked.cache),
         load_backbone(asked.weights or WEIGHTS),
     )
     if asked.group == "depths":  # all of them in one pass, not one for each candidate
-        candidate(packed, backbone, dict(taps=SUPERSET), 50, 1, 0, device)
+        candidate(packed, backbone, dict(features=SUPERSET), 50, 1, 0, compute)
     rows, first = [], {}
     for name, given in GROUPS[asked.group].items():
         if asked.only and rows and name not in asked.only:
             continue
         for seed in range(asked.seeds):
-            row, right = candidate(packed, backbone, given, asked.every, asked.epochs, seed, device)
+            row, right = candidate(
+                packed, backbone, given, asked.every, asked.epochs, seed, compute
+            )
             first.setdefault(seed, right)
             row = {"candidate": name, "changed": given, **row, **paired(right, first[seed])}
             rows.append(row)
@@ -152,7 +154,7 @@ def main() -> None:
     what = (
         f"tuned base, every {asked.every}th picture, {asked.epochs} epochs, judged on the hold-out"
     )
-    write_json(out, {"what": what, "machine": facts(device), "rows": rows})
+    write_json(out, {"what": what, "machine": facts(compute), "rows": rows})
     print(out)
 
 
@@ -163,7 +165,7 @@ def candidate(
     every: int,
     epochs: int,
     seed: int,
-    device: Device,
+    compute: Compute,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The hold-out's score of one candidate, and which held-out pictures it gets right."""
     recipe = TUNED.override({"epochs": epochs, **given}, ("base",))
@@ -172,29 +174,29 @@ def candidate(
     torch.manual_seed(seeded("cpu", seed, "search").initial_seed())
     model = Classifier(
         backbone,
-        network.taps,
+        network.features,
         network.hidden,
         len(packed.wnids),
         stage.dropout,
         network.standardise,
     )
-    model.to(device.device).train_only(stage.learn)
-    kept = thin(train_features(model, packed, split.train, stage, seed, device), every)
+    model.to(compute.device).train_only(stage.trainable)
+    kept = thin(train_features(model, packed, split.train, stage, seed, compute), every)
     held = view_features(
-        model, packed, packed.train, split.holdout, lambda x: resize(x, stage.size), stage, device
+        model, packed, packed.train, split.holdout, lambda x: resize(x, stage.size), stage, compute
     )
     steps = steps_per_epoch(len(kept.labels), stage.batch)
-    training = Training(model.head, {"head": [model.head]}, stage, steps, device)
+    training = Training(model.head, {"head": [model.head]}, stage, steps, compute)
     started = time.perf_counter()
     found = []
 
     def check(head: torch.nn.Module) -> dict[str, Any]:
-        found.append(head_probabilities(head.eval(), held.in_order(device.device)))
+        found.append(head_probabilities(head.eval(), held.in_order(compute.device)))
         return score(found[-1], held.labels)
 
     for _ in fit(
         training,
-        lambda epoch, start: kept.epoch(seed, epoch, stage.batch, device.device, start),
+        lambda epoch, start: kept.epoch(seed, epoch, stage.batch, compute.device, start),
         check,
     ):
         pass

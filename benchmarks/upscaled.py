@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.machine import facts
 from tinynet import console
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
 from tinynet.evaluation.evaluate import Wanted, evaluate
-from tinynet.evaluation.predictor import Scorer
+from tinynet.evaluation.predictor import Predictor
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, positive_int, run_command
 from tinynet.runs import finished_stage
@@ -43,9 +43,10 @@ def main() -> None:
     add_common(parser, "data", "cache", "out")
     asked = parser.parse_args()
     packed = open_packed(find_data(asked.data), asked.cache)
-    device = Device(torch.device("cpu"), torch.float32, int8=False)
+    compute = Compute(torch.device("cpu"), torch.float32, int8=False)
     ours, *others = (
-        Scorer(finished_stage(name, None), packed, device) for name in (asked.name, *asked.beside)
+        Predictor(finished_stage(name, None), packed, compute)
+        for name in (asked.name, *asked.beside)
     )
     sizes = list(dict.fromkeys([ours.size, *asked.sizes]))
     # What it costs is in sizes.json: here other work may have run beside.
@@ -72,7 +73,7 @@ def main() -> None:
         out,
         {
             "what": f"{ours.folder.stage}, trained at {ours.size} px, at other test sizes as it is",
-            "machine": facts(device),
+            "machine": facts(compute),
             **{key: stored[key] for key in ("data_digest", "split_digest")},
             "settings": stored["recipe"][ours.folder.stage],
             "rows": rows,
@@ -86,17 +87,17 @@ def main() -> None:
     print(out)
 
 
-def _merged(scorer: Scorer, split: str, views: str, sizes: list[int]) -> tuple[Any, Any]:
+def _merged(predictor: Predictor, split: str, views: str, sizes: list[int]) -> tuple[Any, Any]:
     """Log-probabilities of one set of views over one or more sizes, and the labels."""
-    found = [scorer.score(split, *scorer.sets([views], size)) for size in sizes]
+    found = [predictor.predict(split, *predictor.sets([views], size)) for size in sizes]
     each = [one.merged(merges.mean) for one in found]
     return merges.mean(torch.stack([torch.from_numpy(one) for one in each])).numpy(), found[
         0
     ].labels
 
 
-def _together(scorer: Scorer, split: str, sizes: list[int]) -> dict[str, Any]:
-    merged, labels = _merged(scorer, split, "flip", sizes)
+def _together(predictor: Predictor, split: str, sizes: list[int]) -> dict[str, Any]:
+    merged, labels = _merged(predictor, split, "flip", sizes)
     return {
         "split": split,
         "views": "flip",
@@ -107,14 +108,14 @@ def _together(scorer: Scorer, split: str, sizes: list[int]) -> dict[str, Any]:
 
 
 def _pairs(
-    ours: Scorer, others: list[Scorer], split: str, chosen: int, sizes: list[int]
+    ours: Predictor, others: list[Predictor], split: str, chosen: int, sizes: list[int]
 ) -> list[dict[str, Any]]:
     """What is asked of a split: what the run brings over the others, and what sizes and mirror
     images bring.
     """
 
-    def right(scorer: Scorer, views: str, *sizes: int) -> Any:
-        merged, labels = _merged(scorer, split, views, list(sizes))
+    def right(predictor: Predictor, views: str, *sizes: int) -> Any:
+        merged, labels = _merged(predictor, split, views, list(sizes))
         return merged.argmax(1) == labels
 
     own, name = ours.size, ours.folder.stage

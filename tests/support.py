@@ -85,9 +85,9 @@ def complaint(action, *words):
     return message
 
 
-def in_floats(pictures):
+def in_floats(images):
     """(N, H, W, 3) uint8 as a network sees them, (N, 3, H, W) in [0, 1], without tinynet."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def call(command, *words):

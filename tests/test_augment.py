@@ -20,29 +20,29 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def drawn_pictures(seed, side=12):
+def drawn_images(seed, side=12):
     """Ten pictures, (10, 3, side, side) in [0, 1]: noise, bytes, and all that makes hue and
     saturation hard.
     """
     draw = generator(seed)
     noise = torch.rand(10, 3, side, side, generator=draw)
-    pictures = noise.clone()
-    pictures[1] = (noise[1] * 255).round() / 255
-    pictures[2] = noise[2, :1]  # grey
-    pictures[3] = 0.0
-    pictures[4] = 1.0
-    pictures[5] = (noise[5] > 0.5).float()  # black, white and the six pure colours
-    pictures[6] = noise[6] * torch.tensor([1.0, 0.0, 0.0])[:, None, None]  # one channel only
-    pictures[7, 1] = pictures[7, 0]  # two channels alike, so the brightest is not unique
-    pictures[8] = 0.5 + 1e-4 * noise[8]  # nearly grey
-    pictures[9, :, ::2] = 0.0
-    return pictures
+    images = noise.clone()
+    images[1] = (noise[1] * 255).round() / 255
+    images[2] = noise[2, :1]  # grey
+    images[3] = 0.0
+    images[4] = 1.0
+    images[5] = (noise[5] > 0.5).float()  # black, white and the six pure colours
+    images[6] = noise[6] * torch.tensor([1.0, 0.0, 0.0])[:, None, None]  # one channel only
+    images[7, 1] = images[7, 0]  # two channels alike, so the brightest is not unique
+    images[8] = 0.5 + 1e-4 * noise[8]  # nearly grey
+    images[9, :, ::2] = 0.0
+    return images
 
 
-def check_each(batch_result, pictures, alone, tolerance=2e-5):
+def check_each(batch_result, images, alone, tolerance=2e-5):
     """What the batch became is what `alone(i, picture)` makes of each picture by itself."""
-    for i, picture in enumerate(pictures):
-        torch.testing.assert_close(batch_result[i], alone(i, picture), rtol=0, atol=tolerance)
+    for i, image in enumerate(images):
+        torch.testing.assert_close(batch_result[i], alone(i, image), rtol=0, atol=tolerance)
 
 
 # --- each change is torchvision's -----------------------------------------------------------------
@@ -51,11 +51,11 @@ def check_each(batch_result, pictures, alone, tolerance=2e-5):
 @quickly
 @given(seed=SEEDS)
 def test_hflip_is_that_of_torchvision(seed):
-    pictures, flags = drawn_pictures(seed), torch.rand(10, generator=generator(seed)) < 0.5
+    images, flags = drawn_images(seed), torch.rand(10, generator=generator(seed)) < 0.5
     check_each(
-        augment.hflip(pictures, flags),
-        pictures,
-        lambda i, picture: tv.horizontal_flip(picture) if flags[i] else picture,
+        augment.hflip(images, flags),
+        images,
+        lambda i, image: tv.horizontal_flip(image) if flags[i] else image,
         tolerance=0,
     )
 
@@ -64,18 +64,18 @@ def test_hflip_is_that_of_torchvision(seed):
 @given(seed=SEEDS, height=st.integers(4, 40), width=st.integers(4, 40), size=st.integers(2, 48))
 def test_resized_crop_is_that_of_torchvision(seed, height, width, size):
     draw = np.random.RandomState(seed)
-    pictures = torch.from_numpy(draw.rand(6, 3, height, width).astype(np.float32))
+    images = torch.from_numpy(draw.rand(6, 3, height, width).astype(np.float32))
     tall, wide = draw.randint(1, height + 1, 6), draw.randint(1, width + 1, 6)
     tall[0], wide[0] = height, width
     tall[1] = wide[1] = 1
     top, left = draw.randint(0, height - tall + 1), draw.randint(0, width - wide + 1)
-    found = augment.resized_crop(pictures, *map(torch.from_numpy, (top, left, tall, wide)), size)
+    found = augment.resized_crop(images, *map(torch.from_numpy, (top, left, tall, wide)), size)
     assert found.shape == (6, 3, size, size)
     check_each(
         found,
-        pictures,
-        lambda i, picture: tv.resized_crop(
-            picture,
+        images,
+        lambda i, image: tv.resized_crop(
+            image,
             int(top[i]),
             int(left[i]),
             int(tall[i]),
@@ -87,54 +87,54 @@ def test_resized_crop_is_that_of_torchvision(seed, height, width, size):
 
 
 def test_a_crop_of_everything_at_the_same_size_changes_nothing():
-    pictures, none, all_ = drawn_pictures(0), torch.zeros(10), torch.full((10,), 12)
-    assert torch.equal(augment.resized_crop(pictures, none, none, all_, all_, 12), pictures)
+    images, none, all_ = drawn_images(0), torch.zeros(10), torch.full((10,), 12)
+    assert torch.equal(augment.resized_crop(images, none, none, all_, all_, 12), images)
 
 
 @quickly
 @given(seed=SEEDS, data=st.data())
 def test_adjust_saturation_is_that_of_torchvision(seed, data):
-    pictures = drawn_pictures(seed)
+    images = drawn_images(seed)
     factors = data.draw(st.lists(st.floats(0, 3, width=32), min_size=10, max_size=10))
     check_each(
-        augment.adjust_saturation(pictures, torch.tensor(factors)),
-        pictures,
-        lambda i, picture: tv.adjust_saturation(picture, factors[i]),
+        augment.adjust_saturation(images, torch.tensor(factors)),
+        images,
+        lambda i, image: tv.adjust_saturation(image, factors[i]),
     )
 
 
 @quickly
 @given(seed=SEEDS, data=st.data())
 def test_adjust_hue_is_that_of_torchvision(seed, data):
-    pictures = drawn_pictures(seed)
+    images = drawn_images(seed)
     shifts = data.draw(st.lists(st.floats(-0.5, 0.5, width=32), min_size=10, max_size=10))
     check_each(
-        augment.adjust_hue(pictures, torch.tensor(shifts)),
-        pictures,
-        lambda i, picture: tv.adjust_hue(picture, shifts[i]),
+        augment.adjust_hue(images, torch.tensor(shifts)),
+        images,
+        lambda i, image: tv.adjust_hue(image, shifts[i]),
     )
 
 
 @quickly
 @given(seed=SEEDS)
 def test_colour_jitter_takes_either_order(seed):
-    pictures, draw = drawn_pictures(seed), generator(seed)
+    images, draw = drawn_images(seed), generator(seed)
     saturation, hue = 0.2 + 2 * torch.rand(10, generator=draw), torch.rand(10, generator=draw) - 0.5
     hue_first = torch.rand(10, generator=draw) < 0.5
 
-    def alone(i, picture):
+    def alone(i, image):
         if hue_first[i]:
-            return tv.adjust_saturation(tv.adjust_hue(picture, hue[i].item()), saturation[i].item())
-        return tv.adjust_hue(tv.adjust_saturation(picture, saturation[i].item()), hue[i].item())
+            return tv.adjust_saturation(tv.adjust_hue(image, hue[i].item()), saturation[i].item())
+        return tv.adjust_hue(tv.adjust_saturation(image, saturation[i].item()), hue[i].item())
 
-    check_each(augment.colour_jitter(pictures, saturation, hue, hue_first), pictures, alone)
+    check_each(augment.colour_jitter(images, saturation, hue, hue_first), images, alone)
 
 
 def test_the_two_orders_of_colour_jitter_differ():
-    pictures = drawn_pictures(0)[:1]
+    images = drawn_images(0)[:1]
     found = [
         augment.colour_jitter(
-            pictures, torch.tensor([2.5]), torch.tensor([0.3]), torch.tensor([first])
+            images, torch.tensor([2.5]), torch.tensor([0.3]), torch.tensor([first])
         )
         for first in (False, True)
     ]
@@ -144,17 +144,17 @@ def test_the_two_orders_of_colour_jitter_differ():
 @quickly
 @given(seed=SEEDS)
 def test_neutral_parameters_change_nothing(seed):
-    pictures, one, zero = drawn_pictures(seed), torch.ones(10), torch.zeros(10)
+    images, one, zero = drawn_images(seed), torch.ones(10), torch.zeros(10)
     for changed in (
-        augment.hflip(pictures, zero.bool()),
-        augment.adjust_saturation(pictures, one),
-        augment.adjust_hue(pictures, zero),
-        augment.colour_jitter(pictures, one, zero, zero.bool()),
+        augment.hflip(images, zero.bool()),
+        augment.adjust_saturation(images, one),
+        augment.adjust_hue(images, zero),
+        augment.colour_jitter(images, one, zero, zero.bool()),
     ):
-        torch.testing.assert_close(changed, pictures, rtol=0, atol=2e-6)
+        torch.testing.assert_close(changed, images, rtol=0, atol=2e-6)
 
 
-def test_the_given_pictures_stay_as_they_were_in_either_memory_format():
+def test_the_given_images_stay_as_they_were_in_either_memory_format():
     half, places = torch.full((10,), 0.5), torch.full((10,), 2)
     changes = [
         lambda p: augment.hflip(p, half > 0),
@@ -164,10 +164,10 @@ def test_the_given_pictures_stay_as_they_were_in_either_memory_format():
         lambda p: augment.resized_crop(p, places, places, 3 * places, 2 * places, 5),
     ]
     for change in changes:
-        pictures = drawn_pictures(3)
-        last = pictures.clone(memory_format=torch.channels_last)
-        torch.testing.assert_close(change(pictures), change(last))
-        assert torch.equal(pictures, drawn_pictures(3)) and torch.equal(last, pictures)
+        images = drawn_images(3)
+        last = images.clone(memory_format=torch.channels_last)
+        torch.testing.assert_close(change(images), change(last))
+        assert torch.equal(images, drawn_images(3)) and torch.equal(last, images)
 
 
 # --- the draws ------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_every_corner_comes_alike_often_and_rows_apart_from_columns():
 # --- alternating flips ----------------------------------------------------------------------------
 
 
-def test_two_epochs_show_each_picture_once_plain_and_once_mirrored():
+def test_two_epochs_show_each_image_once_plain_and_once_mirrored():
     rows = torch.randperm(1000, generator=generator(0))
     for epoch in range(4):
         now, then = (
@@ -276,7 +276,7 @@ def test_half_of_a_batch_of_successive_rows_is_mirrored(first, half, epoch):
     assert augment.alternating_flags(torch.arange(first, first + 2 * half), epoch).sum() == half
 
 
-def test_a_mirrored_picture_is_mirrored_wherever_it_stands_in_the_order():
+def test_a_mirrored_image_is_mirrored_wherever_it_stands_in_the_order():
     rows = torch.arange(50)
     order = torch.randperm(50, generator=generator(1))
     assert torch.equal(

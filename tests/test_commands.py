@@ -27,11 +27,11 @@ from support import PROGRAMS, ROOT, SMALL, call, files, in_floats, refused, thin
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import demo, evaluate, fixres, predict, runs, train
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.errors import InputError
-from tinynet.evaluation import predictor as scorer
+from tinynet.evaluation import predictor as predictor
 from tinynet.evaluation import select_views as choosing
 from tinynet.evaluation import soup
 from tinynet.files import locked, new_array
@@ -44,7 +44,7 @@ from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import CORNERS
-from tinynet.training.config import Plan, split_of
+from tinynet.training.config import RunConfig, split_of
 
 KEYS = [
     "run",
@@ -193,8 +193,8 @@ def test_a_base_is_scored_as_it_was_in_training(there):
     # The same from pictures instead of kept features, which are rounded to float16.
     packed = open_packed(there.flags[1], str(there.flags[3]))
     model, size = load_model(Path("runs/done/base/best.pt"), packed.wnids)
-    pictures = in_floats(packed.val.pictures)
-    small = tv.resize(pictures, [size, size], antialias=True)
+    images = in_floats(packed.val.images)
+    small = tv.resize(images, [size, size], antialias=True)
     with torch.inference_mode():
         expected = torch.log_softmax(torch.stack([model(small), model(small.flip(-1))]), -1)
     stored = kept_views("base", "val")
@@ -211,16 +211,18 @@ def test_what_scores_on_the_device_is_a_copy(there, monkeypatch):
     place.
     """
     packed = open_packed(there.flags[1], str(there.flags[3]))
-    stage = scorer.Scorer(
-        StageFolder(Path("runs/done"), "base"), packed, Device(torch.device("cpu"), torch.float32)
+    stage = predictor.Predictor(
+        StageFolder(Path("runs/done"), "base"), packed, Compute(torch.device("cpu"), torch.float32)
     )
-    given, says = [], scorer.head_probabilities
+    given, says = [], predictor.head_probabilities
     monkeypatch.setattr(
-        scorer, "head_probabilities", lambda head, inputs: given.append(head) or says(head, inputs)
+        predictor,
+        "head_probabilities",
+        lambda head, inputs: given.append(head) or says(head, inputs),
     )
-    monkeypatch.setattr(scorer.Probabilities, "load", lambda path: complain())
+    monkeypatch.setattr(predictor.Probabilities, "load", lambda path: complain())
     (chosen,) = stage.sets(["flip"], stage.size)
-    stage.score("val", chosen)
+    stage.predict("val", chosen)
     assert len(given) == 2 and all(
         head is given[0] and head is not stage.model.head for head in given
     )
@@ -243,10 +245,10 @@ def test_kept_probabilities_give_the_scores_again(there):
     found = rows_of(call(evaluate, "--tta", "flip", "--json", "--split", "val", "--device", "cpu"))
     kept = kept_views("finetune", "val")
     assert set(kept) == {"plain", "mirror"} and kept["mirror"].rows.tolist() == list(range(24))
-    plain, mirror = (
+    plain, hflip = (
         kept[name].log_probabilities[0].astype(np.float64) for name in ("plain", "mirror")
     )
-    mean, labels = np.log((np.exp(plain) + np.exp(mirror)) / 2), kept["plain"].labels
+    mean, labels = np.log((np.exp(plain) + np.exp(hflip)) / 2), kept["plain"].labels
     for row, logs in zip(found, (plain, mean), strict=True):
         again = score(logs, labels)
         assert {key: row[key] for key in again} == pytest.approx(again, rel=1e-4)
@@ -261,9 +263,9 @@ def test_kept_probabilities_give_the_scores_again(there):
 
 def test_a_grid_computes_every_view_once(there, monkeypatch):
     seen = []
-    whole = scorer.view_probabilities
+    whole = predictor.view_probabilities
     monkeypatch.setattr(
-        scorer, "view_probabilities", lambda *given: seen.append(1) or whole(*given)
+        predictor, "view_probabilities", lambda *given: seen.append(1) or whole(*given)
     )
     grid = [
         "--tta",
@@ -319,7 +321,7 @@ def test_kept_probabilities_that_cannot_be_read_are_computed_again(there):
     assert rows_of(call(evaluate, *flags))[0]["loss"] == first[0]["loss"]
 
 
-def test_changed_pictures_are_not_taken_for_those_of_the_run(there, tmp_path):
+def test_changed_images_are_not_taken_for_those_of_the_run(there, tmp_path):
     """The same names and labels, other pixels: nothing that was kept of the run's own pictures is
     used.
     """
@@ -386,10 +388,10 @@ def test_a_dense_view_is_the_network_that_slides(there):
     )
     packed = open_packed(there.flags[1], str(there.flags[3]))
     model, size = load_model(Path("runs/done/finetune/best.pt"), packed.wnids)
-    pictures = in_floats(packed.val.pictures)
+    images = in_floats(packed.val.images)
     with torch.inference_mode():
         for row, network in zip(found[1:], (model, Dense(model, size)), strict=True):
-            logs = torch.log_softmax(network(pictures), 1).numpy()
+            logs = torch.log_softmax(network(images), 1).numpy()
             assert row["loss"] == pytest.approx(score(logs, packed.val.labels)["loss"], rel=1e-4)
     assert found[1]["loss"] != pytest.approx(found[2]["loss"], rel=1e-3)
 
@@ -595,13 +597,13 @@ def test_a_soup_measures_its_statistics_anew(there):
     packed = open_packed(there.flags[1], str(there.flags[3]))
     folder = StageFolder(Path("runs/done"), "finetune")
     model, size = load_model(folder.best, packed.wnids)
-    train_rows = split_of(Plan.read(folder.read_recipe()), packed).train
-    pictures = in_floats(packed.train.pictures[train_rows])
+    train_rows = split_of(RunConfig.read(folder.read_recipe()), packed).train
+    images = in_floats(packed.train.images[train_rows])
     with torch.inference_mode():
-        features = model.features(tv.resize(pictures, [size, size], antialias=True))
+        features = model.features(tv.resize(images, [size, size], antialias=True))
     before = model.head[0].running_mean.clone()
     found = soup._normalised(
-        model, folder, packed, Device(torch.device("cpu"), torch.float32), size
+        model, folder, packed, Compute(torch.device("cpu"), torch.float32), size
     )
     torch.testing.assert_close(found.head[0].running_mean, features.mean(0), rtol=1e-3, atol=1e-4)
     assert not found.training and (found.head[0].running_mean - before).abs().max() > 1e-4
@@ -750,7 +752,7 @@ def test_without_json_the_rows_are_a_table(there):
         assert shown in line
 
 
-def test_predictions_name_every_test_picture_once(there):
+def test_predictions_name_every_test_image_once(there):
     ran = call(
         predict, "--device", "cpu", "--precision", "float32", "--out", "here/predictions.txt"
     )
@@ -760,12 +762,10 @@ def test_predictions_name_every_test_picture_once(there):
 
     packed = open_packed(there.flags[1], str(there.flags[3]))
     model, _ = load_model(Path("runs/done/finetune/best.pt"), packed.wnids)
-    for (file, wnid), name, picture in zip(
-        lines, packed.test.files, packed.test.pictures, strict=True
-    ):
+    for (file, wnid), name, image in zip(lines, packed.test.files, packed.test.images, strict=True):
         assert name == f"test/images/{file}"
         small = tv.resize(
-            torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255,
+            torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255,
             [32, 32],
             antialias=True,
         )
@@ -786,7 +786,9 @@ def test_predictions_are_what_all_views_together_say(there, monkeypatch):
     said = Probabilities(
         ("plain", "mirror"), drawn.numpy(), np.arange(18), None, packed.wnids, np.ones(2)
     )
-    monkeypatch.setattr(scorer.Scorer, "score", lambda self, split, chosen: {"test": said}[split])
+    monkeypatch.setattr(
+        predictor.Predictor, "predict", lambda self, split, chosen: {"test": said}[split]
+    )
     best = {"plain": drawn[0], "mean": drawn.exp().mean(0), "max": drawn.amax(0)}
     best = {
         name: [packed.wnids[label] for label in values.argmax(1)] for name, values in best.items()
@@ -822,11 +824,11 @@ def test_files_are_named_by_the_run(there, archive):
     files = sorted(Path("some").iterdir())
     assert len(rows) == 6 * len(files)
     for number, file in enumerate(files):
-        picture = tv.to_dtype(
+        image = tv.to_dtype(
             tv.to_image(tv.resize(Image.open(file).convert("RGB"), [size, size])), scale=True
         )
         with torch.inference_mode():
-            best = model(picture[None]).softmax(1)[0].sort(descending=True)
+            best = model(image[None]).softmax(1)[0].sort(descending=True)
         mine = rows[6 * number : 6 * number + 6]
         assert {row["file"] for row in mine} == {str(file)}
         assert [row["id"] for row in mine] == [archive.wnids[label] for label in best.indices]
@@ -836,7 +838,7 @@ def test_files_are_named_by_the_run(there, archive):
         assert [row["probability"] for row in mine] == pytest.approx(best.values.tolist(), rel=0.02)
 
 
-def test_scores_on_other_pictures_of_the_same_classes_are_given_and_not_kept(there, tmp_path):
+def test_scores_on_other_images_of_the_same_classes_are_given_and_not_kept(there, tmp_path):
     more = synthetic(tmp_path / "more.zip", classes=6, train=1, val=2, test=1)
     before = files()
     ran = call(
@@ -987,7 +989,7 @@ def test_a_later_stage_has_the_seed_of_its_run_unless_told(there):
         assert StageFolder(Path(out), "fixres").read_recipe()["seed"] == seed
 
 
-def test_a_batch_of_more_pictures_than_there_are_is_said(elsewhere):
+def test_a_batch_of_more_images_than_there_are_is_said(elsewhere):
     said = (
         "note: the batch size (60) exceeds the 54 training images, so each epoch is one step; "
         "use a smaller --batch"
@@ -1105,9 +1107,13 @@ def test_flags_that_do_not_exist_take_one_line(elsewhere, flags, words):
     [
         ("--epochs 0", ["epochs is 0"]),
         ("--ema 1", ["ema is 1.0"]),
-        ("--learn conv9", ["learn", "conv9", "conv5"]),
+        ("--trainable conv9", ["trainable", "conv9", "conv5"]),
+        ("--learn conv9", ["trainable", "conv9"]),
         ("--lr-factors 1 1", ["lr_factors", "six"]),
-        ("--views 2", ["views", "frozen"]),  # of both stages, and the second trains the backbone
+        (
+            "--cached-epochs 2",
+            ["cached_epochs", "frozen"],
+        ),  # of both stages, and the second trains the backbone
         ("--crop-side 64 40", ["crop_side"]),
         ("--dropout 2", ["dropout is 2.0"]),
         ("--run runs/x", ["--run", "--out"]),
@@ -1239,7 +1245,7 @@ def test_what_cannot_be_scored_is_refused(there):
     )
 
 
-def test_a_run_is_not_scored_on_other_classes_or_without_pictures(there, tmp_path):
+def test_a_run_is_not_scored_on_other_classes_or_without_images(there, tmp_path):
     other = synthetic(tmp_path / "other.zip", classes=6, train=2, val=1, test=1, seed=3)
     flags = ["--data", other, "--cache", tmp_path / "cache"]
     refused(evaluate, flags, "runs/done", "other data", "--data")
@@ -1252,7 +1258,7 @@ def test_a_run_is_not_scored_on_other_classes_or_without_pictures(there, tmp_pat
     refused(predict, flags, "no test pictures")
 
 
-def test_finetune_stays_with_the_pictures_of_its_base(there, tmp_path):
+def test_finetune_stays_with_the_images_of_its_base(there, tmp_path):
     # of the same classes
     more = synthetic(tmp_path / "more.zip", classes=6, train=5, val=1, test=1)
     refused(
@@ -1464,7 +1470,7 @@ def test_the_demo_says_whether_it_learnt(tmp_path, monkeypatch, low):
     """Chance is one in eight, and twice that is asked for."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tinynet.training.stages.train", lambda *_, **__: None)
-    monkeypatch.setattr("tinynet.evaluation.predictor.Scorer", lambda *_: None)
+    monkeypatch.setattr("tinynet.evaluation.predictor.Predictor", lambda *_: None)
     monkeypatch.setattr(
         "tinynet.evaluation.evaluate.evaluate", lambda *_: [dict.fromkeys(SCORED, low)]
     )
@@ -1496,12 +1502,12 @@ def test_help_shows_the_value_of_every_stage_or_one_for_all():
     assert "(tuned: adamw)" in shown["optimizer"]
 
 
-def test_every_flag_says_what_it_is_for():
+def test_every_flag_has_a_help_text():
     for module in (train, evaluate, predict, fixres):
         flags = module.parser()._actions
-        assert len(flags) > 10 and all(
-            flag.help and flag.help != argparse.SUPPRESS for flag in flags
-        ), module
+        assert len(flags) > 10 and all(flag.help for flag in flags), module
+        hidden = {flag.option_strings[0] for flag in flags if flag.help == argparse.SUPPRESS}
+        assert hidden <= {"--taps", "--learn", "--views"}  # names of the first edition
 
 
 @pytest.mark.parametrize(

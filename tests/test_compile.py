@@ -13,7 +13,7 @@ from support import SMALL, call, thin_network
 from torch._dynamo.utils import counters
 
 from tinynet import train
-from tinynet.compute import choose_device
+from tinynet.compute import choose_compute
 from tinynet.models.classifier import Classifier
 from tinynet.models.weights import load_backbone
 from tinynet.runs import StageFolder
@@ -40,15 +40,15 @@ def training(compiled, precision="float32"):
     stage = replace(TUNED.finetune, epochs=1, size=64, crop_side=(46, 64), batch=6)
     torch.manual_seed(0)
     model = Classifier(
-        load_backbone("none"), TUNED.network.taps, (16,), 5, dropout=0.0, standardise=True
+        load_backbone("none"), TUNED.network.features, (16,), 5, dropout=0.0, standardise=True
     )
-    model.train_only(stage.learn)
+    model.train_only(stage.trainable)
     return Training(
         model.train(),
-        {name: model.parts[name] for name in stage.learn},
+        {name: model.groups[name] for name in stage.trainable},
         stage,
         10,
-        choose_device("cpu", precision, compiled=compiled),
+        choose_compute("cpu", precision, compiled=compiled),
     )
 
 
@@ -59,7 +59,7 @@ def losses(of, first=0, last=5):
         (torch.rand(n, 3, 64, 64, generator=draw), torch.randint(0, 5, (n,), generator=draw))
         for n in (6, 6, 4, 6, 6)
     ]
-    return [of.learn(pictures, labels).item() for pictures, labels in steps[first:last]]
+    return [of.learn(images, labels).item() for images, labels in steps[first:last]]
 
 
 @needs_compiler

@@ -147,9 +147,9 @@ def test_val_sorted_into_class_folders(folder, contents, inner, annotated):
 def test_val_sorted_wrongly_is_refused(folder, contents):
     sort_val(folder, contents)
     first, second, *_ = sorted(p for p in (folder / "val").iterdir() if p.is_dir())
-    picture = next(first.iterdir())
-    picture.rename(second / picture.name)
-    complaint(lambda: Archive(folder), picture.name, first.name, second.name)
+    image = next(first.iterdir())
+    image.rename(second / image.name)
+    complaint(lambda: Archive(folder), image.name, first.name, second.name)
 
 
 def test_half_sorted_val_is_refused(folder, contents, archive):
@@ -159,7 +159,7 @@ def test_half_sorted_val_is_refused(folder, contents, archive):
     complaint(lambda: Archive(folder), "val/images", "class folders")
 
 
-def test_what_macos_leaves_beside_pictures_is_no_picture(folder, archive):
+def test_what_macos_leaves_beside_images_is_no_image(folder, archive):
     for file in archive.train.files[0], archive.val.files[0]:
         (folder / file).with_name("._" + file.rsplit("/", 1)[1]).write_bytes(b"\0" * 4096)
     other = Archive(folder)
@@ -168,8 +168,8 @@ def test_what_macos_leaves_beside_pictures_is_no_picture(folder, archive):
 
 def test_train_without_images_folders(folder, archive):
     for images in list(folder.glob("train/*/images")):
-        for picture in list(images.iterdir()):
-            picture.rename(images.parent / picture.name)
+        for image in list(images.iterdir()):
+            image.rename(images.parent / image.name)
         images.rmdir()
     other = Archive(folder)
     assert [f.replace("/images", "") for f in archive.train.files] == list(other.train.files)
@@ -261,13 +261,13 @@ def test_bad_wnids(folder, name, text, words):
     complaint(lambda: Archive(folder), *words)
 
 
-def test_no_train_pictures(folder):
+def test_no_train_images(folder):
     shutil.rmtree(folder / "train")
     complaint(lambda: Archive(folder), "train/<wnid>/images")
 
 
 @pytest.mark.parametrize("data", [b"no picture", b""])
-def test_undecodable_picture_is_named(folder, tmp_path, data):
+def test_undecodable_image_is_named(folder, tmp_path, data):
     victim = sorted(folder.glob("val/images/*"))[3]
     victim.write_bytes(data)
     complaint(
@@ -285,7 +285,7 @@ def test_half_a_jpeg_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize("size, wanted", [((32, 32), "64x64"), ((64, 48), "square")])
-def test_picture_of_another_size_is_named(folder, tmp_path, size, wanted):
+def test_image_of_another_size_is_named(folder, tmp_path, size, wanted):
     victim = sorted(folder.glob("test/images/*"))[0]
     Image.new("RGB", size).save(victim)
     complaint(
@@ -310,7 +310,7 @@ def test_packed_is_what_pil_decodes(packed, archive, contents):
             else np.array_equal(arrays.labels, part.labels)
         )
         for row, file in enumerate(part.files):
-            assert np.array_equal(arrays.pictures[row], pixels(contents[file]))
+            assert np.array_equal(arrays.images[row], pixels(contents[file]))
     assert packed.wnids == archive.wnids and packed.names == archive.names and packed.side == 64
 
 
@@ -323,8 +323,8 @@ def test_one_channel_becomes_three_equal(packed, contents):
         ]
         assert grey
         for row in grey:
-            picture = packed.part(name).pictures[row]
-            assert (picture == picture[..., :1]).all()
+            image = packed.part(name).images[row]
+            assert (image == image[..., :1]).all()
 
 
 def test_worker_processes_pack_the_same(archive, packed, tmp_path, monkeypatch):
@@ -333,7 +333,7 @@ def test_worker_processes_pack_the_same(archive, packed, tmp_path, monkeypatch):
     monkeypatch.setattr(workers_module.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     other = pack(archive, tmp_path / "other")
     for name in ("train", "val", "test"):
-        assert np.array_equal(other.part(name).pictures, packed.part(name).pictures)
+        assert np.array_equal(other.part(name).images, packed.part(name).images)
 
 
 def test_the_digest_of_contents_is_that_of_names_labels_and_pixels(
@@ -376,7 +376,7 @@ def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch
     second = open_packed(source)
     assert len(second.wnids) == 3 and len(made) == 2
     # who reads it still does
-    assert np.array_equal(first.val.pictures, Packed(first.folder).val.pictures)
+    assert np.array_equal(first.val.images, Packed(first.folder).val.images)
     older = json.dumps(second.manifest | {"format": packed_module.FORMAT - 1})
     for number, broken in enumerate(("{", "[1]", older), 3):
         (second.folder / "manifest.json").write_text(broken)
@@ -426,7 +426,7 @@ def test_changed_file_in_a_folder_is_noticed(folder):
     Image.new("RGB", (64, 64), "red").save(victim)
     after = open_packed(folder)
     assert after.manifest["digest"] != before
-    assert after.val.pictures[0][30, 30].tolist() == pixels(victim.read_bytes())[30, 30].tolist()
+    assert after.val.images[0][30, 30].tolist() == pixels(victim.read_bytes())[30, 30].tolist()
 
 
 def test_crash_while_packing_leaves_nothing(archive, tmp_path, monkeypatch):
@@ -502,7 +502,7 @@ def test_bad_split(given_, words):
     complaint(lambda: split_train(np.repeat([0, 1], 4), **given_), *words)
 
 
-def test_class_with_one_picture_cannot_be_split():
+def test_class_with_one_image_cannot_be_split():
     complaint(lambda: split_train(np.array([0, 0, 1])), "class 1", "at least 2")
 
 
@@ -513,8 +513,8 @@ def test_items_are_those_of_the_archive(archive_path, contents):
     truth = annotations(contents)
     data = TinyImageNet(archive_path, "val")
     assert len(data) == 24 == len(data.targets)
-    for (picture, target), file in zip(data, data.files, strict=True):
-        assert picture.mode == "RGB" and np.array_equal(np.asarray(picture), pixels(contents[file]))
+    for (image, target), file in zip(data, data.files, strict=True):
+        assert image.mode == "RGB" and np.array_equal(np.asarray(image), pixels(contents[file]))
         assert data.classes[target] == truth[file] and data.class_to_idx[truth[file]] == target
     assert "Split: val" in repr(data) and data.boxes.shape == (24, 4) and len(data.class_names) == 6
 
@@ -537,12 +537,12 @@ def test_each_split_has_its_own_transforms(archive_path):
     train = TinyImageNet(
         archive_path, "train", transform=PILToTensor(), target_transform=lambda label: -label
     )
-    holdout = TinyImageNet(archive_path, "holdout", transform=lambda picture: picture.size)
+    holdout = TinyImageNet(archive_path, "holdout", transform=lambda image: image.size)
     assert train[0][0].shape == (3, 64, 64) and train[len(train) - 1][1] == -5
     assert holdout[0] == ((64, 64), 0)
 
 
-def test_test_split_has_pictures_alone(archive_path):
+def test_test_split_has_images_alone(archive_path):
     data = TinyImageNet(archive_path, "test", transform=PILToTensor())
     assert data.targets is None
     assert next(iter(DataLoader(data, batch_size=5))).shape == (5, 3, 64, 64)
@@ -559,7 +559,7 @@ def test_workers_read_what_the_parent_reads(archive_path, start):
     alone = [data[i] for i in range(len(data))]
     batches = list(DataLoader(data, batch_size=4, num_workers=2, multiprocessing_context=start))
     assert torch.equal(
-        torch.cat([pictures for pictures, _ in batches]), torch.stack([p for p, _ in alone])
+        torch.cat([images for images, _ in batches]), torch.stack([p for p, _ in alone])
     )
     assert torch.cat([labels for _, labels in batches]).tolist() == data.targets
 
@@ -783,7 +783,7 @@ def test_a_complete_archive_must_agree_with_the_official_one(archive, contents, 
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_verify_finds_a_removed_picture(folder, part):
+def test_verify_finds_a_removed_image(folder, part):
     next((folder / part).rglob("*.JPEG")).unlink()
     report = verify(Archive(folder))
     wrong = {check: row.found for check, row in rows_of(report).items() if row.ok is False}
@@ -817,7 +817,7 @@ def test_verify_finds_duplicates_and_their_labels(folder, contents):
     assert rows["identical pairs val-val with different labels"].found == 0
 
 
-def test_verify_finds_every_broken_picture(folder):
+def test_verify_finds_every_broken_image(folder):
     broken = sorted(folder.glob("train/*/images/*"))[:22]
     for path in broken:
         path.write_bytes(path.read_bytes()[:500])
@@ -861,9 +861,9 @@ def test_synthetic_boxes_bound_the_object(tmp_path):
     from tinynet.data import synthetic as module
 
     for kind in range(12):
-        picture, (x0, y0, x1, y1) = module._draw(np.random.RandomState(kind), kind, 64)
+        image, (x0, y0, x1, y1) = module._draw(np.random.RandomState(kind), kind, 64)
         other, _ = module._draw(np.random.RandomState(kind), kind + 5 * 7, 64)
-        changed = np.abs(picture.astype(int) - other).max(2) > 8
+        changed = np.abs(image.astype(int) - other).max(2) > 8
         changed[y0 - 1 if y0 else 0 : y1 + 2, x0 - 1 if x0 else 0 : x1 + 2] = False
         assert not changed.any()
 
@@ -935,7 +935,7 @@ def test_what_is_written_is_named_in_json(tmp_path, capsys):
     assert named("pack", "--data", drawn) == str(open_packed(drawn).folder)
 
 
-def test_pictures_of_a_class_are_shown_by_part_of_its_name_and_as_they_are_learnt_from(tmp_path):
+def test_images_of_a_class_are_shown_by_part_of_its_name_and_as_they_are_learnt_from(tmp_path):
     drawn = synthetic(tmp_path / "d.zip", classes=3, train=4, val=2, test=1)
     archive = Archive(drawn)
     name = archive.names[1].split(",")[0]

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from support import complaint
 
 from tinynet.data import decode as module
-from tinynet.data.image_folder import open_picture
+from tinynet.data.image_folder import open_image
 from tinynet.data.packed import open_packed
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.data.verify import verify
@@ -29,7 +29,7 @@ def saved(path, image, **options):
 
 
 def pixels(path):
-    return np.asarray(open_picture(path))
+    return np.asarray(open_image(path))
 
 
 @pytest.mark.parametrize(
@@ -152,20 +152,20 @@ def test_12_bit_and_inverted_16_bit_are_scaled(tmp_path):
     ],
 )
 def test_ambiguous_ranges_are_rejected(tmp_path, image, words):
-    complaint(lambda: open_picture(saved(tmp_path / "a.tif", image)), "a.tif", *words)
+    complaint(lambda: open_image(saved(tmp_path / "a.tif", image)), "a.tif", *words)
 
 
 def test_sizes_beyond_reason_are_refused_and_large_photos_are_read(tmp_path, monkeypatch):
     line = saved(tmp_path / "line.png", Image.new("L", (5000, 2)))
-    complaint(lambda: open_picture(line), "5000x2", "at most 50 times")
+    complaint(lambda: open_image(line), "5000x2", "at most 50 times")
     bomb = bytearray(saved(tmp_path / "bomb.png", Image.new("1", (16, 16))).read_bytes())
     bomb[16:24] = struct.pack(">II", 50_000, 50_000)
     (tmp_path / "bomb.png").write_bytes(bomb)
-    complaint(lambda: open_picture(tmp_path / "bomb.png"), "bomb.png")
+    complaint(lambda: open_image(tmp_path / "bomb.png"), "bomb.png")
     large = saved(tmp_path / "large.png", Image.new("1", (12_000, 9_000), 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert open_picture(large).size == (3_000, 2_250)  # 108 megapixels, a quarter of the sides
+        assert open_image(large).size == (3_000, 2_250)  # 108 megapixels, a quarter of the sides
     monkeypatch.setattr(module, "_MUCH", 6000)
     monkeypatch.setattr(module, "_STRIP", 1000)
     # several strips, and an odd last row
@@ -199,10 +199,10 @@ def test_an_image_that_is_drawn_thousands_of_times_is_refused(tmp_path):
     last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     (tmp_path / "a.jpg").write_bytes(data[:end] + data[last:end] * 5000 + data[end:])
     complaint(
-        lambda: open_picture(tmp_path / "a.jpg"), "a.jpg", "5,0", "progressive scans", "at most 500"
+        lambda: open_image(tmp_path / "a.jpg"), "a.jpg", "5,0", "progressive scans", "at most 500"
     )
     (tmp_path / "b.jpg").write_bytes(data)
-    assert open_picture(tmp_path / "b.jpg").size == (64, 64)
+    assert open_image(tmp_path / "b.jpg").size == (64, 64)
 
 
 @pytest.mark.parametrize("damage", ["pixels", "tag"])
@@ -215,7 +215,7 @@ def test_libraries_write_nothing_of_their_own(tmp_path, capfd, damage):
         at = data.rindex(struct.pack("<HH", 277, 3))  # samples a pixel
         data[at + 8 : at + 10] = b"\xff\xff"
     file.write_bytes(data)
-    complaint(lambda: open_picture(file), "a.tif")
+    complaint(lambda: open_image(file), "a.tif")
     assert capfd.readouterr().err == ""
     print("still here", file=sys.stderr)
     assert capfd.readouterr().err == "still here\n"
@@ -225,7 +225,7 @@ def test_a_photo_with_broken_exif_is_read(tmp_path):
     stream = io.BytesIO()
     Image.fromarray(COLOURS).save(stream, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     (tmp_path / "a.jpg").write_bytes(stream.getvalue())
-    assert open_picture(tmp_path / "a.jpg", upright=True).size == (64, 64)
+    assert open_image(tmp_path / "a.jpg", upright=True).size == (64, 64)
 
 
 def test_an_image_with_long_texts_is_read(tmp_path):
@@ -242,7 +242,7 @@ def test_eps_does_not_start_ghostscript(tmp_path):
     (tmp_path / "a.jpg").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     )
-    complaint(lambda: open_picture(tmp_path / "a.jpg"), "a.jpg", "is not an image")
+    complaint(lambda: open_image(tmp_path / "a.jpg"), "a.jpg", "is not an image")
 
 
 def test_an_archive_of_16_bits_is_that_of_8(folder, packed):
@@ -258,7 +258,5 @@ def test_an_archive_of_16_bits_is_that_of_8(folder, packed):
         assert [file.replace("JPEG", "png") for file in before.files] == after.files
         assert before.labels is None or np.array_equal(before.labels, after.labels)
         assert np.array_equal(before.boxes, after.boxes)
-        wanted = np.stack(
-            [np.asarray(Image.fromarray(one).convert("L")) for one in before.pictures]
-        )
-        assert np.array_equal(after.pictures, np.stack([wanted] * 3, -1))
+        wanted = np.stack([np.asarray(Image.fromarray(one).convert("L")) for one in before.images])
+        assert np.array_equal(after.images, np.stack([wanted] * 3, -1))

@@ -24,7 +24,7 @@ from tinynet.data import packed as packed_module
 from tinynet.data import workers
 from tinynet.data.packed import open_packed, pack
 from tinynet.data.tiny_imagenet import Archive
-from tinynet.files import clear_leftovers, locked, temporary_folder, whole_file, whole_folder
+from tinynet.files import atomic_file, atomic_folder, clear_leftovers, locked, temporary_folder
 from tinynet.flags import run_command
 
 needs_flock = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
@@ -216,7 +216,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, monkeypatch
     ]
     for path in others:
         path.write_bytes(b"of another program")
-    with whole_file(tmp_path / "scores.jsonl") as stream:
+    with atomic_file(tmp_path / "scores.jsonl") as stream:
         stream.write(b"rows")
     assert not dead.exists() and not earlier.exists()
     # One of another machine may be at work, until it has not written for an hour.
@@ -242,7 +242,7 @@ def test_what_the_first_edition_left_is_cleared_where_its_file_is_written_again(
     first.write_bytes(b"70 MB")
     alive.write_bytes(b"70 MB")
     folder.mkdir()
-    with whole_file(tmp_path / "best.pt"), whole_folder(tmp_path / "a.packed"):
+    with atomic_file(tmp_path / "best.pt"), atomic_folder(tmp_path / "a.packed"):
         pass
     assert not first.exists() and alive.exists() and not folder.exists()
 
@@ -253,9 +253,7 @@ def test_a_partial_folder_of_an_earlier_process_with_this_number_is_replaced(
     left = tmp_path / f".a.packed.tinynet-{files._HOST}-{os.getpid()}.partial"
     left.mkdir()
     (left / "train.pictures.npy").write_bytes(b"1.5 GB")
-    assert (
-        pack(archive, tmp_path / "a.packed").val.pictures.tolist() == packed.val.pictures.tolist()
-    )
+    assert pack(archive, tmp_path / "a.packed").val.images.tolist() == packed.val.images.tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["a.packed"]
 
 
@@ -286,7 +284,7 @@ def test_what_a_link_leads_to_is_written(tmp_path):
     for link in (file, folder):
         link.symlink_to(tmp_path / "disk" / link.name)
     for _ in range(2):
-        with whole_file(file) as stream, whole_folder(folder) as partial:
+        with atomic_file(file) as stream, atomic_folder(folder) as partial:
             stream.write(b"weights")
             (partial / "a").touch()
         assert file.is_symlink() and (tmp_path / "disk/best.pt").read_bytes() == b"weights"
@@ -299,7 +297,7 @@ def test_devices_are_written_to_and_not_replaced(monkeypatch):
     reader, writer = os.pipe()
     try:
         for path in ("/dev/null", f"/dev/fd/{writer}"):
-            with whole_file(path) as stream:
+            with atomic_file(path) as stream:
                 stream.write(b"rows")
         assert os.read(reader, 9) == b"rows" and Path("/dev/null").is_char_device()
     finally:
@@ -545,9 +543,7 @@ def test_packing_goes_on_in_one_process_where_workers_die(
     archive, packed, tmp_path, monkeypatch, capsys, two_workers
 ):
     monkeypatch.setattr(packed_module, "_decode_into", deadly_in_a_worker)
-    assert (
-        pack(archive, tmp_path / "packed").train.pictures.tolist() == packed.train.pictures.tolist()
-    )
+    assert pack(archive, tmp_path / "packed").train.images.tolist() == packed.train.images.tolist()
     assert capsys.readouterr().err.count("continuing in one process") == 1
 
 
@@ -571,7 +567,7 @@ def test_packing_goes_on_in_one_process_where_none_can_be_started(
 
     monkeypatch.setattr(workers.ProcessPoolExecutor, "map", fail)
     again = pack(archive, tmp_path / "packed")
-    assert again.val.pictures.tolist() == packed.val.pictures.tolist()
+    assert again.val.images.tolist() == packed.val.images.tolist()
     assert "continuing in one process" in capsys.readouterr().err
 
 
@@ -707,7 +703,7 @@ def test_dead_worker_prints_one_line(tmp_path, monkeypatch, fault):
 
     with thin_network() as patch:
         patch.setattr("torchvision.models.get_model", lambda *_, **__: network)
-        patch.setattr("tinynet.evaluation.folder.open_picture", die)
+        patch.setattr("tinynet.evaluation.folder.open_image", die)
         ran = call(
             evaluate,
             "--dataset",

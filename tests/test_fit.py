@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinynet import console, runs, train
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data.batches import batches
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
@@ -34,12 +34,12 @@ from tinynet.score.metrics import score
 from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import resize
 from tinynet.training import features, schedules, stages
-from tinynet.training.config import Plan, split_of
-from tinynet.training.inputs import change_pictures, epoch_batches, epoch_order, steps_per_epoch
+from tinynet.training.config import RunConfig, split_of
+from tinynet.training.inputs import augment_images, epoch_batches, epoch_order, steps_per_epoch
 from tinynet.training.loop import Training, fit
-from tinynet.training.recipes import RECIPES, REFERENCE, TUNED, DataPlan, Network, Stage
+from tinynet.training.recipes import RECIPES, REFERENCE, TUNED, Network, SplitConfig, Stage
 
-CPU = Device(torch.device("cpu"), torch.float32)
+CPU = Compute(torch.device("cpu"), torch.float32)
 TIMES = {"seconds", "pictures_per_second"}
 
 
@@ -205,17 +205,17 @@ def test_cosine_falls_from_lr_to_the_floor_and_constant_stays():
 # --- the order of pictures ------------------------------------------------------------------------
 
 
-def test_all_that_chance_decides_of_pictures_is_drawn_on_the_cpu_and_sent():
+def test_all_that_chance_decides_of_images_is_drawn_on_the_cpu_and_sent():
     stage = Stage(crop_side=(20, 32), flip="random", saturation=(0.5, 2.0), hue=0.1, size=48)
     # what stays on the CPU cannot be mixed with it
-    pictures = torch.zeros(4, 3, 32, 32, device="meta")
+    images = torch.zeros(4, 3, 32, 32, device="meta")
     for one in (
         stage,
         Stage(size=48),
         dataclasses.replace(stage, crop_side=(), crop_area=(0.5, 1.0)),
     ):
-        assert change_pictures(
-            pictures, torch.zeros(4, dtype=torch.long, device="meta"), one
+        assert augment_images(
+            images, torch.zeros(4, dtype=torch.long, device="meta"), one
         ).shape == (4, 3, 48, 48)
 
 
@@ -226,7 +226,7 @@ def test_all_that_chance_decides_of_pictures_is_drawn_on_the_cpu_and_sent():
     epoch=st.integers(0, 5),
 )
 @settings(deadline=None)
-def test_an_epoch_shows_every_picture_once_and_no_batch_of_one(count, batch, seed, epoch):
+def test_an_epoch_shows_every_image_once_and_no_batch_of_one(count, batch, seed, epoch):
     order = epoch_order(count, seed, epoch, batch)
     sizes = [len(order[i : i + batch]) for i in range(0, len(order), batch)]
     assert len(set(order)) == len(order) and set(order) <= set(range(count))
@@ -250,10 +250,9 @@ def test_chance_differs_between_seeds_epochs_and_batches_and_any_batch_can_be_ma
     for seed, epoch in itertools.product(range(2), range(3)):
         for batch in (whole := shown(seed, epoch)):
             plain = (
-                torch.from_numpy(packed.train.pictures[batch.rows.numpy()]).permute(0, 3, 1, 2)
-                / 255
+                torch.from_numpy(packed.train.images[batch.rows.numpy()]).permute(0, 3, 1, 2) / 255
             )
-            mirrored.add(tuple((batch.pictures != plain).flatten(1).any(1).tolist()))
+            mirrored.add(tuple((batch.images != plain).flatten(1).any(1).tolist()))
         for start in (1, 2):
             assert not differences(shown(seed, epoch, start), whole[start:])
     assert len(mirrored) >= 15  # of 18, each of eight flags
@@ -263,14 +262,14 @@ def test_chance_differs_between_seeds_epochs_and_batches_and_any_batch_can_be_ma
 
 
 ROWS = np.arange(1, 72, 3)  # 24 pictures of all classes
-PICTURES = Stage(
-    size=32, batch=8, views=2, feature_dtype="float32", flip="random", crop_side=(40, 64)
+IMAGES = Stage(
+    size=32, batch=8, cached_epochs=2, feature_dtype="float32", flip="random", crop_side=(40, 64)
 )
 
 
-def classifier(taps=("pool5:grid2", "relu4_3:max"), seed=0):
+def classifier(feature_names=("pool5:grid2", "relu4_3:max"), seed=0):
     torch.manual_seed(seed)
-    return Classifier(Backbone(), taps, (16,), 6, 0.5, True)
+    return Classifier(Backbone(), feature_names, (16,), 6, 0.5, True)
 
 
 def with_cache(packed, folder):
@@ -280,9 +279,9 @@ def with_cache(packed, folder):
     return other
 
 
-def kept(packed, cache, model=None, stage=PICTURES, seed=0, rows=ROWS, device=CPU):
+def kept(packed, cache, model=None, stage=IMAGES, seed=0, rows=ROWS, compute=CPU):
     return features.train_features(
-        model or classifier(), with_cache(packed, cache), rows, stage, seed, device
+        model or classifier(), with_cache(packed, cache), rows, stage, seed, compute
     )
 
 
@@ -312,7 +311,7 @@ def count_describe(monkeypatch):
 def test_a_view_holds_what_live_training_shows_in_its_epoch_batch_for_batch(
     packed, tmp_path, changes
 ):
-    model, stage = classifier(), dataclasses.replace(PICTURES, **changes)
+    model, stage = classifier(), dataclasses.replace(IMAGES, **changes)
     found = kept(packed, tmp_path, model, stage, seed=3)
     running = model.for_inference(CPU.device, CPU.dtype)
     seen = []
@@ -320,7 +319,7 @@ def test_a_view_holds_what_live_training_shows_in_its_epoch_batch_for_batch(
         live = epoch_batches(packed.train, ROWS, stage, 3, epoch, CPU.device)
         for (inputs, labels), batch in zip(found.epoch(3, epoch, 8, CPU.device), live, strict=True):
             with torch.inference_mode():
-                assert torch.equal(inputs, running.features(batch.pictures))
+                assert torch.equal(inputs, running.features(batch.images))
             assert torch.equal(labels, batch.labels)
             seen.append(inputs.sum().item())
     assert len(seen) == 6 and len(set(seen)) == 6
@@ -329,7 +328,7 @@ def test_a_view_holds_what_live_training_shows_in_its_epoch_batch_for_batch(
 def test_two_views_of_alternating_flips_hold_every_epoch(packed, tmp_path):
     model, stage = (
         classifier(),
-        Stage(size=32, batch=8, views=2, feature_dtype="float32", flip="alternating"),
+        Stage(size=32, batch=8, cached_epochs=2, feature_dtype="float32", flip="alternating"),
     )
     found = kept(packed, tmp_path, model, stage)
     running = model.for_inference(CPU.device, CPU.dtype)
@@ -338,7 +337,7 @@ def test_two_views_of_alternating_flips_hold_every_epoch(packed, tmp_path):
         for (inputs, labels), batch in zip(found.epoch(0, epoch, 8, CPU.device), live, strict=True):
             with torch.inference_mode():  # other batches: the last bits may differ
                 torch.testing.assert_close(
-                    inputs, running.features(batch.pictures), rtol=1e-5, atol=1e-6
+                    inputs, running.features(batch.images), rtol=1e-5, atol=1e-6
                 )
             assert torch.equal(labels, batch.labels)
 
@@ -346,14 +345,16 @@ def test_two_views_of_alternating_flips_hold_every_epoch(packed, tmp_path):
 @needs_vnni
 def test_features_in_integers_are_kept_apart_and_nearly_the_same(packed, tmp_path):
     exact = kept(packed, tmp_path)
-    rough = kept(packed, tmp_path, device=Device(CPU.device, torch.float32, int8=True))
+    rough = kept(packed, tmp_path, compute=Compute(CPU.device, torch.float32, int8=True))
     assert len(folders(tmp_path)) == 2
     for (inputs, _), (rounded, _) in zip(
         exact.epoch(0, 1, 8, CPU.device), rough.epoch(0, 1, 8, CPU.device), strict=True
     ):
         assert 0 < (inputs - rounded).norm() < 0.05 * inputs.norm()
     # They are the same whatever floats the processor has beside its integers.
-    halves = kept(packed, tmp_path / "halves", device=Device(CPU.device, torch.bfloat16, int8=True))
+    halves = kept(
+        packed, tmp_path / "halves", compute=Compute(CPU.device, torch.bfloat16, int8=True)
+    )
     assert all(map(np.array_equal, rough.arrays, halves.arrays)) and folders(
         tmp_path / "halves"
     ) < folders(tmp_path)
@@ -383,16 +384,16 @@ def test_the_cache_knows_all_that_features_depend_on(packed, tmp_path):
         dict(model=classifier(seed=1)),
         dict(model=other_mean),
         dict(packed=other_data),
-        dict(device=Device(CPU.device, torch.bfloat16)),
+        dict(compute=Compute(CPU.device, torch.bfloat16)),
     ]
     changes += [
-        dict(stage=dataclasses.replace(PICTURES, **change))
+        dict(stage=dataclasses.replace(IMAGES, **change))
         for change in (
             dict(flip="none"),
             dict(flip="alternating"),
             dict(crop_side=(41, 64)),
             dict(crop_side=()),
-            dict(views=4),
+            dict(cached_epochs=4),
             dict(crop_side=(), crop_area=(0.5, 1.0)),
             dict(saturation=(0.5, 2.0)),
             dict(hue=0.1),
@@ -409,8 +410,11 @@ def test_the_cache_knows_all_that_features_depend_on(packed, tmp_path):
 
 @pytest.mark.parametrize("change", [dict(), dict(flip="alternating", crop_side=())])
 def test_fewer_views_are_the_first_of_more_that_are_kept(packed, tmp_path, count_describe, change):
-    many = dataclasses.replace(PICTURES, views=3, **change)
-    alone, of_many = dataclasses.replace(many, views=2), kept(packed, tmp_path / "both", stage=many)
+    many = dataclasses.replace(IMAGES, cached_epochs=3, **change)
+    alone, of_many = (
+        dataclasses.replace(many, cached_epochs=2),
+        kept(packed, tmp_path / "both", stage=many),
+    )
     done = count_describe.calls
     found = kept(packed, tmp_path / "both", stage=alone)
     assert len(folders(tmp_path / "both")) == 1 and count_describe.calls == done
@@ -443,15 +447,15 @@ def test_what_holds_no_views_is_passed_over(packed, tmp_path, text):
         more if text is None else text
     )
     found = kept(packed, tmp_path / "again")
-    assert len(folders(tmp_path / "again")) == 2 and len(found.arrays[0]) == PICTURES.views
+    assert len(folders(tmp_path / "again")) == 2 and len(found.arrays[0]) == IMAGES.cached_epochs
 
 
 def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):
     views = [
-        lambda pictures: pictures[..., :32, :32],
-        lambda pictures: pictures[..., :32, :32].flip(-1),
-        lambda pictures: pictures[..., :40, :32],
-        lambda pictures: pictures[..., 1:33, :32],
+        lambda images: images[..., :32, :32],
+        lambda images: images[..., :32, :32].flip(-1),
+        lambda images: images[..., :40, :32],
+        lambda images: images[..., 1:33, :32],
     ]
     for part in (packed.train, packed.val):
         for view in views:
@@ -462,13 +466,13 @@ def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):
                 part,
                 np.arange(10, 2, -1),
                 view,
-                PICTURES,
+                IMAGES,
                 CPU,
             )
             assert len(folders(tmp_path)) == before + 1
-            pictures = in_floats(part.pictures[10:2:-1])
+            images = in_floats(part.images[10:2:-1])
             with torch.inference_mode():
-                expected = classifier().eval().features(view(pictures))
+                expected = classifier().eval().features(view(images))
             torch.testing.assert_close(
                 torch.cat(list(found.in_order(CPU.device, 3))), expected, rtol=1e-4, atol=1e-5
             )
@@ -479,7 +483,7 @@ def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):
         packed.val,
         np.arange(10, 2, -1),
         lambda anything: views[0](anything),
-        PICTURES,
+        IMAGES,
         CPU,
     )
     assert len(folders(tmp_path)) == 8
@@ -496,11 +500,11 @@ def test_the_cache_does_not_mind_what_features_do_not_depend_on(packed, tmp_path
         packed,
         tmp_path,
         head,
-        dataclasses.replace(PICTURES, lr=0.7, epochs=9, ema=0.5, max_grad_norm=1.0),
+        dataclasses.replace(IMAGES, lr=0.7, epochs=9, ema=0.5, max_grad_norm=1.0),
     )
     assert len(folders(tmp_path)) == 1 and count_describe.calls == done == 6
 
-    fixed = dataclasses.replace(PICTURES, flip="alternating", crop_side=())
+    fixed = dataclasses.replace(IMAGES, flip="alternating", crop_side=())
     kept(packed, tmp_path, None, fixed)
     done = count_describe.calls
     # chance plays no part in these
@@ -555,7 +559,7 @@ def test_an_extraction_interrupted_in_other_batches_begins_anew(
     packed, tmp_path, count_describe, monkeypatch
 ):
     """What is kept of an interruption counts batches."""
-    plain = dataclasses.replace(PICTURES, flip="alternating", crop_side=())
+    plain = dataclasses.replace(IMAGES, flip="alternating", crop_side=())
     monkeypatch.setattr(features, "fitting", lambda size, device: 16)
     whole = kept(packed, tmp_path / "whole", None, plain).arrays
     count_describe.calls, count_describe.limit = 0, 2
@@ -574,9 +578,9 @@ def test_other_taps_than_those_interrupted_are_extracted_from_the_start(
     with pytest.raises(KeyboardInterrupt):
         kept(packed, tmp_path)
     count_describe.limit = None
-    for taps in (("relu4_3:max",), ("pool5:grid2", "relu4_3:max")):
-        found = kept(packed, tmp_path, classifier(taps)).arrays
-        alone = kept(packed, tmp_path / "other", classifier(taps)).arrays
+    for feature_names in (("relu4_3:max",), ("pool5:grid2", "relu4_3:max")):
+        found = kept(packed, tmp_path, classifier(feature_names)).arrays
+        alone = kept(packed, tmp_path / "other", classifier(feature_names)).arrays
         assert all(map(np.array_equal, found, alone))
 
 
@@ -584,7 +588,7 @@ def test_features_that_float16_cannot_hold_are_refused(packed, tmp_path):
     model = classifier()
     with torch.no_grad():
         model.backbone.features[28].weight *= 1e8
-    half = dataclasses.replace(PICTURES, feature_dtype="float16")
+    half = dataclasses.replace(IMAGES, feature_dtype="float16")
     complaint(lambda: kept(packed, tmp_path, model, half), "float16", "--feature-dtype float32")
     assert not final_arrays(tmp_path) and not list(tmp_path.rglob("*partial*")) + list(
         tmp_path.rglob("progress*")
@@ -595,7 +599,7 @@ def test_features_that_float16_cannot_hold_are_refused(packed, tmp_path):
 def test_float16_rounds_what_float32_keeps(packed, tmp_path):
     exact = kept(packed, tmp_path).arrays
     rough = kept(
-        packed, tmp_path, stage=dataclasses.replace(PICTURES, feature_dtype="float16")
+        packed, tmp_path, stage=dataclasses.replace(IMAGES, feature_dtype="float16")
     ).arrays
     for one, other in zip(exact, rough, strict=True):
         assert one.dtype == np.float32 and other.dtype == np.float16
@@ -622,10 +626,10 @@ def toy_stream(epoch, start, batch=8):
         yield INPUTS[first : first + batch], LABELS[first : first + batch]
 
 
-def toy_training(device=CPU, **changes):
+def toy_training(compute=CPU, **changes):
     stage = Stage(**{"epochs": 2, "batch": 8, "schedule": "constant", "lr": 0.01, **changes})
     module = toy()
-    return Training(module, {"head": [module]}, stage, 3, device)
+    return Training(module, {"head": [module]}, stage, 3, compute)
 
 
 def run_toy(training, check=lambda module: {"top1": 0.0}, after_step=lambda: None):
@@ -729,8 +733,8 @@ def test_the_batch_norms_of_an_average_are_measured_on_what_it_learns_from():
     assert not torch.allclose(training.module[2].running_mean, mean, rtol=0.05)
 
 
-def test_pictures_that_batch_norms_are_measured_on_are_made_in_float32():
-    training, made, ran = toy_training(ema=0.8, device=Device(CPU.device, torch.bfloat16)), [], []
+def test_images_that_batch_norms_are_measured_on_are_made_in_float32():
+    training, made, ran = toy_training(ema=0.8, compute=Compute(CPU.device, torch.bfloat16)), [], []
     run_toy(training)
 
     def inputs():
@@ -742,13 +746,13 @@ def test_pictures_that_batch_norms_are_measured_on_are_made_in_float32():
     watched = training.result.register_forward_pre_hook(
         lambda *_: ran.append(torch.is_autocast_enabled("cpu"))
     )
-    training.settle(inputs())
+    training.update_bn(inputs())
     watched.remove()
     assert made == [torch.float32] and ran == [True]
 
 
 def test_the_batch_norms_of_an_average_stay_where_no_head_learns():
-    stage = Stage(epochs=1, batch=8, schedule="constant", lr=0.01, learn=("conv5",), ema=0.8)
+    stage = Stage(epochs=1, batch=8, schedule="constant", lr=0.01, trainable=("conv5",), ema=0.8)
     module = toy()
     training = Training(module, {"conv5": [module[0]]}, stage, 3, CPU)
     run_toy(training)
@@ -802,17 +806,19 @@ def test_each_part_learns_at_its_own_rate_and_frozen_parts_not_at_all():
     model = classifier()
     model.train_only(("conv2", "conv5", "head"))
     stage = Stage(
-        learn=("conv2", "conv5", "head"),
+        trainable=("conv2", "conv5", "head"),
         lr=0.1,
         weight_decay=0.2,
         schedule="constant",
         lr_factors=(1, 0.5, 1, 1, 0.25, 2),
     )
-    training = Training(model, {name: model.parts[name] for name in stage.learn}, stage, 3, CPU)
+    training = Training(
+        model, {name: model.groups[name] for name in stage.trainable}, stage, 3, CPU
+    )
     rate = {
         id(p): group["lr"] for group in training.optimizer.param_groups for p in group["params"]
     }
-    for name, modules in model.parts.items():
+    for name, modules in model.groups.items():
         expected = {"conv2": 0.05, "conv5": 0.025, "head": 0.2}.get(name)
         assert {rate.get(id(p)) for module in modules for p in module.parameters()} == {expected}
     assert len(rate) == sum(p.requires_grad for p in model.parameters())
@@ -900,7 +906,7 @@ def small_recipe(base=(), finetune=(), **both):
             "size": 32,
             "batch": 20,
             "epochs": 2,
-            "taps": ("pool5:grid2", "relu4_3:mean"),
+            "features": ("pool5:grid2", "relu4_3:mean"),
             **both,
         }
     )
@@ -909,9 +915,9 @@ def small_recipe(base=(), finetune=(), **both):
     return recipe.override(base, ("base",)).override(finetune, ("finetune",))
 
 
-def plan(archive_path, cache, **changes):
+def config(archive_path, cache, **changes):
     recipe = small_recipe(**{k: changes.pop(k) for k in ("base", "finetune") if k in changes})
-    return Plan(
+    return RunConfig(
         **{
             "recipe": recipe,
             "data": str(archive_path),
@@ -933,7 +939,7 @@ def cache(tmp_path_factory, archive_path):
 def whole_run(tmp_path_factory, archive_path, cache):
     """A run of both stages that nothing interrupted."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    assert [row["stage"] for row in stages.train(run, plan(archive_path, cache), CPU)] == [
+    assert [row["stage"] for row in stages.train(run, config(archive_path, cache), CPU)] == [
         "base",
         "finetune",
     ]
@@ -1013,7 +1019,7 @@ def test_the_uninterrupted_run_is_what_the_others_are_compared_with(whole_run):
 
 
 def test_the_best_epoch_is_kept(whole_run, archive_path, cache):
-    packed, asked = open_packed(archive_path, str(cache)), plan(archive_path, cache)
+    packed, asked = open_packed(archive_path, str(cache)), config(archive_path, cache)
     for stage in runs.WHOLE:
         folder = StageFolder(whole_run, stage)
         rows = of_kind(runs.read_rows(folder.log), "epoch")
@@ -1022,7 +1028,7 @@ def test_the_best_epoch_is_kept(whole_run, archive_path, cache):
         model, _ = load_model(folder.best, packed.wnids)
         held = split_of(asked, packed).holdout
         found = view_probabilities(
-            model, batches(packed.train, held), lambda pictures: resize(pictures, 32)
+            model, batches(packed.train, held), lambda images: resize(images, 32)
         )
         loss = score(found, packed.train.labels[held])["loss"]
         assert loss == pytest.approx(best["holdout"]["loss"], rel=1e-5)
@@ -1032,7 +1038,7 @@ def test_the_best_epoch_is_kept(whole_run, archive_path, cache):
 def test_a_worse_epoch_does_not_replace_the_best(archive_path, cache, tmp_path, monkeypatch):
     tops, scored = iter([0.9, 0.1]), stages.score
     monkeypatch.setattr(stages, "score", lambda *given: {**scored(*given), "top1": next(tops)})
-    stages.train(tmp_path / "run", plan(archive_path, cache, stages=("base",)), CPU)
+    stages.train(tmp_path / "run", config(archive_path, cache, stages=("base",)), CPU)
     best, last = (
         torch.load(tmp_path / "run" / "base" / file, weights_only=True)
         for file in ("best.pt", "last.pt")
@@ -1047,7 +1053,7 @@ def test_a_worse_epoch_does_not_replace_the_best(archive_path, cache, tmp_path, 
 def test_a_run_stopped_anywhere_ends_bit_for_bit_as_if_it_had_not_been(
     whole_run, archive_path, cache, tmp_path, monkeypatch, questions
 ):
-    stops = interruptions(tmp_path / "run", plan(archive_path, cache), monkeypatch, questions)
+    stops = interruptions(tmp_path / "run", config(archive_path, cache), monkeypatch, questions)
     assert stops == {1: 12, 3: 4, 11: 1}[questions]
     check_same_run(tmp_path / "run", whole_run)
 
@@ -1057,10 +1063,10 @@ def test_a_stop_between_the_stages_leaves_the_second_for_later(
 ):
     stop_after(monkeypatch, 7)  # the last step of base
     with pytest.raises(KeyboardInterrupt):
-        stages.train(tmp_path / "run", plan(archive_path, cache), CPU)
+        stages.train(tmp_path / "run", config(archive_path, cache), CPU)
     assert not StageFolder(tmp_path / "run", "finetune").started
     stop_after(monkeypatch, 100)
-    stages.train(tmp_path / "run", plan(archive_path, cache), CPU, resume=True)
+    stages.train(tmp_path / "run", config(archive_path, cache), CPU, resume=True)
     check_same_run(tmp_path / "run", whole_run)
 
 
@@ -1106,7 +1112,7 @@ def test_a_run_killed_between_any_two_writes_is_resumed_exactly(
     deadly("write_json", stages)
     # Killed at every write once, one after the other: each life gets one write further than the
     # last.
-    run, asked = tmp_path / "run", plan(archive_path, cache)
+    run, asked = tmp_path / "run", config(archive_path, cache)
     for life in range(1, 200):
         left = life
         try:
@@ -1121,7 +1127,7 @@ def test_a_run_killed_between_any_two_writes_is_resumed_exactly(
 def test_rows_that_a_killed_run_wrote_after_its_checkpoint_are_cut(
     whole_run, archive_path, cache, tmp_path, monkeypatch
 ):
-    run, asked = tmp_path / "run", plan(archive_path, cache)
+    run, asked = tmp_path / "run", config(archive_path, cache)
     stop_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         stages.train(run, asked, CPU)
@@ -1143,7 +1149,7 @@ def test_rows_that_a_killed_run_wrote_after_its_checkpoint_are_cut(
 def test_a_run_is_not_resumed_on_other_data_split_or_weights(
     archive_path, cache, tmp_path, monkeypatch
 ):
-    run, asked = tmp_path / "run", plan(archive_path, cache)
+    run, asked = tmp_path / "run", config(archive_path, cache)
     stop_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         stages.train(run, asked, CPU)
@@ -1163,7 +1169,7 @@ def test_a_run_is_not_resumed_on_other_data_split_or_weights(
 
 
 def test_a_finished_run_does_not_stand_for_another_plan(whole_run, archive_path, cache):
-    asked = plan(archive_path, cache)
+    asked = config(archive_path, cache)
     assert [row["stage"] for row in stages.train(whole_run, asked, CPU)] == ["base", "finetune"]
     for changed in (
         dataclasses.replace(asked, seed=1),
@@ -1178,7 +1184,7 @@ def test_a_finished_run_does_not_stand_for_another_plan(whole_run, archive_path,
 
 
 def test_each_stage_drops_its_own_share(archive_path, cache, tmp_path):
-    asked = plan(archive_path, cache, base={"dropout": 0.4}, finetune={"dropout": 0.0})
+    asked = config(archive_path, cache, base={"dropout": 0.4}, finetune={"dropout": 0.0})
     stages.train(tmp_path / "run", asked, CPU)
     for stage, share in (("base", 0.4), ("finetune", 0.0)):
         model, _ = load_model(
@@ -1197,7 +1203,9 @@ def checkpoint_of(run):
 
 def test_training_on_kept_random_views_is_live_training_bit_for_bit(archive_path, cache, tmp_path):
     for name, views in (("kept", 2), ("live", 0)):
-        asked = plan(archive_path, cache, base={"views": views, "ema": 0.8}, stages=("base",))
+        asked = config(
+            archive_path, cache, base={"cached_epochs": views, "ema": 0.8}, stages=("base",)
+        )
         stages.train(tmp_path / name, asked, CPU)
     one, other = (
         {
@@ -1228,7 +1236,9 @@ def test_two_kept_views_of_alternating_flips_are_four_epochs_of_live_training(
 ):
     alternating = {"flip": "alternating", "crop_side": (), "epochs": 4}
     for name, views in (("kept", 2), ("live", 0)):
-        asked = plan(archive_path, cache, base={**alternating, "views": views}, stages=("base",))
+        asked = config(
+            archive_path, cache, base={**alternating, "cached_epochs": views}, stages=("base",)
+        )
         stages.train(tmp_path / name, asked, CPU)
     one, other = (
         torch.load(tmp_path / name / "base" / "last.pt", weights_only=True)["state"]["module"]
@@ -1279,8 +1289,8 @@ def test_overriding_changes_what_was_named_and_nothing_else():
         dict(lr=0.0),
         dict(lr=float("nan")),
         dict(cycles=0.0),
-        dict(views=-1),
-        dict(views=1, learn=("conv5", "head")),
+        dict(cached_epochs=-1),
+        dict(cached_epochs=1, trainable=("conv5", "head")),
         dict(crop_side=(40,)),
         dict(crop_side=(50, 40)),
         dict(crop_side=(0, 40)),
@@ -1300,8 +1310,8 @@ def test_overriding_changes_what_was_named_and_nothing_else():
         dict(ema=-0.1),
         dict(dropout=1.0),
         dict(dropout=-0.1),
-        dict(learn=()),
-        dict(learn=("conv6",)),
+        dict(trainable=()),
+        dict(trainable=("conv6",)),
         dict(min_lr=-1e-4),
         dict(min_lr=1.0, lr=0.5),
         dict(weight_decay=-0.1),
@@ -1331,11 +1341,11 @@ def test_a_network_with_a_value_out_of_range_is_refused(change):
         *RECIPES.values(),
         TUNED.override(
             dict(
-                taps=("relu1_1:max",),
+                features=("relu1_1:max",),
                 hidden=(),
                 per_class=3,
-                views=0,
-                learn=("conv5", "head"),
+                cached_epochs=0,
+                trainable=("conv5", "head"),
                 crop_area=(0.25, 1.0),
                 crop_side=(),
                 saturation=(0.5, 2.0),
@@ -1350,29 +1360,29 @@ def test_a_network_with_a_value_out_of_range_is_refused(change):
     ids=["tuned", "reference", "another"],
 )
 def test_a_plan_is_read_back_exactly(recipe, tmp_path):
-    first = Plan(recipe, "data.zip", ("finetune",), "none", 3, "cache", "runs/before")
+    first = RunConfig(recipe, "data.zip", ("finetune",), "none", 3, "cache", "runs/before")
     stored = json.loads(json.dumps({"stage": "base", **dataclasses.asdict(first), "more": 1}))
-    again = Plan.read(stored)
+    again = RunConfig.read(stored)
     assert again == first
     assert [type(v) for v in dataclasses.astuple(again.recipe.base)] == [
         type(v) for v in dataclasses.astuple(first.recipe.base)
     ]
-    assert Plan.read(json.loads(json.dumps(dataclasses.asdict(Plan(recipe, "d"))))) == Plan(
-        recipe, "d"
-    )
+    assert RunConfig.read(
+        json.loads(json.dumps(dataclasses.asdict(RunConfig(recipe, "d"))))
+    ) == RunConfig(recipe, "d")
 
 
 def test_recipe_json_holds_the_plan_of_the_run(whole_run, archive_path, cache):
     for stage in runs.WHOLE:
         stored = StageFolder(whole_run, stage).read_recipe()
-        assert Plan.read(stored) == plan(archive_path, cache)
+        assert RunConfig.read(stored) == config(archive_path, cache)
         assert stored["stage"] == stage and stored["pictures"] == {"train": 60, "holdout": 12}
 
 
 def test_every_field_is_a_flag_and_its_default_is_no_change():
     made = train.parser()
     fields = {
-        field.name for part in (DataPlan, Network, Stage) for field in dataclasses.fields(part)
+        field.name for part in (SplitConfig, Network, Stage) for field in dataclasses.fields(part)
     }
     flags = {action.dest for action in made._actions}
     assert fields <= flags
@@ -1385,7 +1395,7 @@ def test_every_field_is_a_flag_and_its_default_is_no_change():
     asked = made.parse_args(flags.split())
     given = {name: value for name, value in vars(asked).items() if name in fields}
     assert given == dict(
-        taps=("pool5:mean", "relu4_3:max"),
+        features=("pool5:mean", "relu4_3:max"),
         hidden=(),
         max_grad_norm=None,
         lr=0.5,
@@ -1411,7 +1421,7 @@ def test_what_the_base_fixed_cannot_be_changed_in_finetune(whole_run, tmp_path):
     ]
     for flags, name in (
         (["--hidden", "8"], "--hidden"),
-        (["--taps", "pool5:mean"], "--taps"),
+        (["--features", "pool5:mean"], "--features"),
         (["--holdout", "0.3"], "--holdout"),
         (["--split-seed", "1"], "--split-seed"),
         (["--no-standardise"], "--standardise"),
@@ -1447,8 +1457,8 @@ def test_a_model_is_loaded_as_it_was_saved(checkpoint):
         size == 48 and not model.training and not any(module.training for module in model.modules())
     )
     assert not differences(model.state_dict(), classifier().state_dict())
-    pictures = torch.rand(3, 3, 48, 48)
-    assert torch.equal(model(pictures), classifier().eval()(pictures))
+    images = torch.rand(3, 3, 48, 48)
+    assert torch.equal(model(images), classifier().eval()(images))
 
 
 def test_normalisation_is_loaded_with_the_model(tmp_path):

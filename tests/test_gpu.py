@@ -23,10 +23,10 @@ from pretend_gpu import pretend_gpu
 from support import ROOT, SMALL, call, thin_network
 
 from tinynet import demo, evaluate, fixres, predict, runs, train
-from tinynet.compute import choose_device
+from tinynet.compute import choose_compute
 from tinynet.data.image_folder import imagenet_wnids
 from tinynet.data.packed import Packed, open_packed
-from tinynet.evaluation import predictor as scorer
+from tinynet.evaluation import predictor as predictor
 from tinynet.evaluation import zero_shot
 from tinynet.models.classifier import Classifier
 from tinynet.models.weights import load_backbone
@@ -36,7 +36,7 @@ from tinynet.score.merges import MERGES
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.tta import Augmented
 from tinynet.training import loop, stages
-from tinynet.training.config import Plan
+from tinynet.training.config import RunConfig
 from tinynet.training.features import train_features
 from tinynet.training.inputs import epoch_batches
 from tinynet.training.loop import Training, fit
@@ -107,7 +107,7 @@ def flags_of(arithmetic):
 
 
 def device_of(arithmetic):
-    return choose_device(precision="float32" if arithmetic == "float32" else "auto")
+    return choose_compute(precision="float32" if arithmetic == "float32" else "auto")
 
 
 def rows_of(command, *flags):
@@ -123,17 +123,17 @@ def rows_of(command, *flags):
 def classifier(dropout=0.0):
     """A network with random weights, for six classes."""
     return Classifier(
-        load_backbone("none"), TUNED.network.taps, (16,), 6, dropout, standardise=True
+        load_backbone("none"), TUNED.network.features, (16,), 6, dropout, standardise=True
     )
 
 
 def training(stage, device, dropout=0.5):
     torch.manual_seed(0)
     model = classifier(dropout)
-    model.to(device.device, memory_format=torch.channels_last).train_only(stage.learn)
-    module = model.head if stage.views else model
+    model.to(device.device, memory_format=torch.channels_last).train_only(stage.trainable)
+    module = model.head if stage.cached_epochs else model
     return Training(
-        module.train(), {name: model.parts[name] for name in stage.learn}, stage, 6, device
+        module.train(), {name: model.groups[name] for name in stage.trainable}, stage, 6, device
     )
 
 
@@ -142,11 +142,11 @@ def stream_of(packed, stage, device):
     recoloured.
     """
     rows = np.arange(40)
-    if stage.views:
+    if stage.cached_epochs:
         features = train_features(classifier(), packed, rows, stage, 0, device)
         return lambda epoch, start: features.epoch(0, epoch, stage.batch, device.device, start)
     return lambda epoch, start: (
-        (batch.pictures, batch.labels)
+        (batch.images, batch.labels)
         for batch in epoch_batches(packed.train, rows, stage, 0, epoch, device.device, start)
     )
 
@@ -227,12 +227,12 @@ def test_gradients_are_clipped_in_their_own_scale(packed, arithmetic):
     stage, norms = replace(STAGES["finetune"], max_grad_norm=0.05), {}
     for where in ("gpu", "cpu"):
         with gpu_of(arithmetic):
-            device = device_of(arithmetic) if where == "gpu" else choose_device("cpu", "float32")
-            learner = training(stage, device, dropout=0.0)
+            compute = device_of(arithmetic) if where == "gpu" else choose_compute("cpu", "float32")
+            learner = training(stage, compute, dropout=0.0)
             learner.scaler = torch.amp.GradScaler(
-                device.device.type, init_scale=2.0**8, enabled=learner.scaler.is_enabled()
+                compute.device.type, init_scale=2.0**8, enabled=learner.scaler.is_enabled()
             )
-            learner.learn(*next(iter(stream_of(packed, stage, device)(0, 0))))
+            learner.learn(*next(iter(stream_of(packed, stage, compute)(0, 0))))
             moments = [
                 learner.optimizer.state[p]["exp_avg"].double().square().sum().item()
                 for group in learner.optimizer.param_groups
@@ -405,14 +405,14 @@ def test_the_rate_of_the_first_view_does_not_include_the_start_of_the_gpu(
     there, tmp_path, monkeypatch
 ):
     shutil.copytree("cpu", tmp_path / "run", ignore=shutil.ignore_patterns("probabilities"))
-    events, probabilities = [], scorer.view_probabilities
+    events, probabilities = [], predictor.view_probabilities
     monkeypatch.setattr(
-        scorer,
+        predictor,
         "view_probabilities",
         lambda *given: events.append("network") or probabilities(*given),
     )
     monkeypatch.setattr(
-        scorer.time, "perf_counter", lambda: events.append("clock") or float(len(events))
+        predictor.time, "perf_counter", lambda: events.append("clock") or float(len(events))
     )
     with pretend_gpu():
         rows_of(
@@ -463,17 +463,17 @@ def test_a_stage_runs_again_in_one_process(there, arithmetic, monkeypatch):
     """As the cells of a notebook do: begun, stopped, gone on with, and looked at when it is
     finished.
     """
-    plan = Plan.read(StageFolder("cpu", "base").read_recipe())
-    with_dropout = {name: replace(plan.recipe.stage(name), dropout=0.5) for name in runs.WHOLE}
-    plan = replace(plan, recipe=replace(plan.recipe, **with_dropout), stages=runs.WHOLE)
+    config = RunConfig.read(StageFolder("cpu", "base").read_recipe())
+    with_dropout = {name: replace(config.recipe.stage(name), dropout=0.5) for name in runs.WHOLE}
+    config = replace(config, recipe=replace(config.recipe, **with_dropout), stages=runs.WHOLE)
     run = Path(f"{arithmetic}-again")
     with gpu_of(arithmetic):
         for steps in (2, 5, 4):
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 stop_after(patch, steps)
-                stages.train(run, plan, device_of(arithmetic), resume=True)
-        rows = stages.train(run, plan, device_of(arithmetic), resume=True)
-        assert stages.train(run, plan, device_of(arithmetic), resume=True) == rows
+                stages.train(run, config, device_of(arithmetic), resume=True)
+        rows = stages.train(run, config, device_of(arithmetic), resume=True)
+        assert stages.train(run, config, device_of(arithmetic), resume=True) == rows
     assert [row["stage"] for row in rows] == ["base", "finetune"]
 
 
@@ -813,7 +813,7 @@ def test_gradcam_matches_cpu(there):
     images, classes = torch.rand(3, 3, 64, 64), torch.tensor([0, 3, 5])
     theirs = heat(model, images, classes, "relu4_3")
     with pretend_gpu():
-        network = model.for_inference(choose_device().device, torch.float32)
+        network = model.for_inference(choose_compute().device, torch.float32)
         ours = heat(network, images.cuda(), classes.cuda(), "relu4_3").cpu()
     assert torch.allclose(ours, theirs, atol=1e-6)
 

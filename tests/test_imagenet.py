@@ -18,9 +18,9 @@ from torchvision.transforms import v2 as tv2
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import evaluate, predict
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data import decode as decode_module
-from tinynet.data.image_folder import expand, imagenet_wnids, labelled_pictures, open_picture
+from tinynet.data.image_folder import expand, imagenet_wnids, labelled_images, open_image
 from tinynet.data.packed import open_packed
 from tinynet.evaluation import evaluate as scoring
 from tinynet.evaluation import folder as imagenet
@@ -33,7 +33,7 @@ from tinynet.models.pretrained import Pretrained, Published, load_pretrained
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import view_set
 
-CPU = Device(torch.device("cpu"), torch.float32)
+CPU = Compute(torch.device("cpu"), torch.float32)
 WNIDS = imagenet_wnids()
 CLASSES = [WNIDS[i] for i in (3, 500, 999)]
 SMALL = "shufflenet_v2_x0_5"
@@ -70,8 +70,8 @@ class Reader(nn.Module):
         if classes == 1000:  # most others are never said, so that some pictures are right
             self.weight.data[[k for k in range(1000) if k not in (3, 107, 500, 999)]] *= 0.01
 
-    def forward(self, pictures):
-        return 3 * nn.functional.adaptive_avg_pool2d(pictures, 4).flatten(1) @ self.weight.T
+    def forward(self, images):
+        return 3 * nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) @ self.weight.T
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_the_ids_are_those_of_ilsvrc():
 
 
 def test_class_folders_give_labels_by_wnid(tree):
-    found = labelled_pictures(tree, WNIDS)
+    found = labelled_images(tree, WNIDS)
     assert len(found.files) == 15 and sorted(set(found.labels)) == [3, 500, 999]
     assert all(
         WNIDS[label] == file.parent.name
@@ -122,7 +122,7 @@ def test_a_flat_folder_takes_its_labels_from_a_file(tree, tmp_path):
         "\n".join(f"ILSVRC/val_{k}.JPEG {wnids[k]}" for k in (2, 0, 3, 1)),
     ):
         (tmp_path / "labels.txt").write_text(text)
-        assert labelled_pictures(flat, WNIDS, str(tmp_path / "labels.txt")).labels == expected
+        assert labelled_images(flat, WNIDS, str(tmp_path / "labels.txt")).labels == expected
 
 
 def test_labels_of_nested_folders_go_by_path(tmp_path):
@@ -132,17 +132,15 @@ def test_labels_of_nested_folders_go_by_path(tmp_path):
     labels.write_text(
         "\ufeff" + f"y/1.png {WNIDS[5]}\nx/1.png {WNIDS[4]}\ny/a b.png 6\n", encoding="utf-8"
     )
-    assert labelled_pictures(tmp_path / "flat", WNIDS, str(labels)).labels == (4, 5, 6)
+    assert labelled_images(tmp_path / "flat", WNIDS, str(labels)).labels == (4, 5, 6)
     labels.write_text("1.png 4\na b.png 5\n")
     complaint(
-        lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)),
+        lambda: labelled_images(tmp_path / "flat", WNIDS, str(labels)),
         "occur in several folders",
         "relative to the image folder",
     )
     labels.write_bytes(b"\xff\xfe\x00\x81")
-    complaint(
-        lambda: labelled_pictures(tmp_path / "flat", WNIDS, str(labels)), "is not a text file"
-    )
+    complaint(lambda: labelled_images(tmp_path / "flat", WNIDS, str(labels)), "is not a text file")
 
 
 def test_imagenets_devkit_numbers_its_classes_in_its_own_way(tmp_path):
@@ -158,23 +156,23 @@ def test_imagenets_devkit_numbers_its_classes_in_its_own_way(tmp_path):
     )
     savemat(kit / "data" / "meta.mat", {"synsets": synsets})
     (kit / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n1\n2\n")
-    assert labelled_pictures(flat, WNIDS, str(kit)).labels == (999, WNIDS.index("n02119789"), 0)
+    assert labelled_images(flat, WNIDS, str(kit)).labels == (999, WNIDS.index("n02119789"), 0)
     (kit / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n1\n")
-    complaint(lambda: labelled_pictures(flat, WNIDS, str(kit)), "2 labels for 3 images")
+    complaint(lambda: labelled_images(flat, WNIDS, str(kit)), "2 labels for 3 images")
     (kit / "data" / "meta.mat").write_bytes(b"no matrix")
-    complaint(lambda: labelled_pictures(flat, WNIDS, str(kit)), "devkit", "meta.mat")
+    complaint(lambda: labelled_images(flat, WNIDS, str(kit)), "devkit", "meta.mat")
 
 
 def test_folders_and_labels_that_do_not_fit_are_refused(tree, tmp_path):
     labels = tmp_path / "labels.txt"
     empty = tmp_path / "empty"
     empty.mkdir()
-    complaint(lambda: labelled_pictures(tmp_path / "nowhere", WNIDS), "nowhere", "no such folder")
-    complaint(lambda: labelled_pictures(empty, WNIDS), "contains no folders of images", "--labels")
-    complaint(lambda: labelled_pictures(tree, CLASSES[:2]), "1 of 3 class folders", CLASSES[2])
-    complaint(lambda: labelled_pictures(tree, ["cat", "dog"]), "3 of 3 class folders", "'cat'")
-    complaint(lambda: labelled_pictures(empty, WNIDS, str(labels)), "holds no pictures")
-    complaint(lambda: labelled_pictures(tree, WNIDS, str(labels)), "labels.txt", "no such file")
+    complaint(lambda: labelled_images(tmp_path / "nowhere", WNIDS), "nowhere", "no such folder")
+    complaint(lambda: labelled_images(empty, WNIDS), "contains no folders of images", "--labels")
+    complaint(lambda: labelled_images(tree, CLASSES[:2]), "1 of 3 class folders", CLASSES[2])
+    complaint(lambda: labelled_images(tree, ["cat", "dog"]), "3 of 3 class folders", "'cat'")
+    complaint(lambda: labelled_images(empty, WNIDS, str(labels)), "holds no pictures")
+    complaint(lambda: labelled_images(tree, WNIDS, str(labels)), "labels.txt", "no such file")
     for text, words in (
         ("3\n" * 14, ["14 labels for 15"]),
         ("1000\n" * 15, ["index 1000 is", "0 to 999"]),
@@ -183,10 +181,10 @@ def test_folders_and_labels_that_do_not_fit_are_refused(tree, tmp_path):
         ("a.png 3\n", ["no label for 15 of 15"]),
     ):
         labels.write_text(text)
-        complaint(lambda: labelled_pictures(tree, WNIDS, str(labels)), "labels.txt", *words)
+        complaint(lambda: labelled_images(tree, WNIDS, str(labels)), "labels.txt", *words)
 
 
-def test_pictures_of_any_kind_become_rgb(tmp_path):
+def test_images_of_any_kind_become_rgb(tmp_path):
     for name, mode in (
         ("grey.png", "L"),
         ("alpha.png", "RGBA"),
@@ -196,37 +194,37 @@ def test_pictures_of_any_kind_become_rgb(tmp_path):
         ("deep.png", "I;16"),
     ):
         Image.new(mode, (20, 10)).save(tmp_path / name)
-        assert (open_picture(tmp_path / name).mode, open_picture(tmp_path / name).size) == (
+        assert (open_image(tmp_path / name).mode, open_image(tmp_path / name).size) == (
             "RGB",
             (20, 10),
         )
 
 
-def test_exif_turns_a_picture_where_that_is_asked_for(tmp_path):
-    picture = Image.new("RGB", (40, 20))
-    picture.putpixel((0, 0), (255, 255, 255))
+def test_exif_turns_a_image_where_that_is_asked_for(tmp_path):
+    image = Image.new("RGB", (40, 20))
+    image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    picture.save(tmp_path / "turned.png", exif=exif)
-    assert open_picture(tmp_path / "turned.png").size == (40, 20)
-    upright = open_picture(tmp_path / "turned.png", upright=True)
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert open_image(tmp_path / "turned.png").size == (40, 20)
+    upright = open_image(tmp_path / "turned.png", upright=True)
     assert upright.size == (20, 40) and upright.getpixel((19, 0)) == (255, 255, 255)
 
 
-def test_unreadable_pictures_are_named(tmp_path, monkeypatch):
+def test_unreadable_images_are_named(tmp_path, monkeypatch):
     (tmp_path / "text.jpg").write_text("no picture")
     draw(tmp_path / "whole.png")
     (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
     Image.new("RGB", (900, 2)).save(tmp_path / "thin.png")
-    complaint(lambda: open_picture(tmp_path / "thin.png"), "thin.png", "900x2")
+    complaint(lambda: open_image(tmp_path / "thin.png"), "thin.png", "900x2")
     for name, why in (
         ("text.jpg", "is not an image"),
         ("short.png", "cannot be read"),
         ("missing.png", "cannot be read"),
     ):
-        complaint(lambda name=name: open_picture(tmp_path / name), name, why)
+        complaint(lambda name=name: open_image(tmp_path / name), name, why)
     monkeypatch.setattr(decode_module, "LARGEST", 90 * 70 - 1)
-    complaint(lambda: open_picture(tmp_path / "whole.png"), "whole.png", "90x70", "at most 6,299")
+    complaint(lambda: open_image(tmp_path / "whole.png"), "whole.png", "90x70", "at most 6,299")
 
 
 def test_files_and_folders_are_expanded(tree, tmp_path):
@@ -241,13 +239,13 @@ def test_files_and_folders_are_expanded(tree, tmp_path):
 
 
 def test_a_network_normalises_and_restricts_itself():
-    inner, pictures = Reader(), torch.rand(4, 3, 32, 32)
+    inner, images = Reader(), torch.rand(4, 3, 32, 32)
     whole = Pretrained(inner, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     torch.testing.assert_close(
-        whole(pictures), inner(tv.normalize(pictures, [0.4, 0.5, 0.6], [0.2, 0.3, 0.2]))
+        whole(images), inner(tv.normalize(images, [0.4, 0.5, 0.6], [0.2, 0.3, 0.2]))
     )
     some = Pretrained(inner, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), [5, 2, 700])
-    assert torch.equal(some(pictures), whole(pictures)[:, [5, 2, 700]])
+    assert torch.equal(some(images), whole(images)[:, [5, 2, 700]])
 
 
 def test_torchvision_says_what_it_publishes(tmp_path):
@@ -260,8 +258,8 @@ def test_torchvision_says_what_it_publishes(tmp_path):
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     torch.save(model.network.state_dict(), tmp_path / "weights.pth")
     again, _ = load_pretrained(SMALL, str(tmp_path / "weights.pth"))
-    pictures = torch.rand(2, 3, 64, 64)
-    assert torch.equal(again(pictures), model(pictures))
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(again(images), model(images))
 
 
 def test_published_weights_are_fetched_with_their_accuracy(monkeypatch):
@@ -295,9 +293,9 @@ def test_what_torchvision_sets_for_published_weights_is_set(tmp_path):
     torch.save(old, tmp_path / "densenet121-a639ec97.pth")
     model, published = load_pretrained("densenet121", str(tmp_path / "densenet121-a639ec97.pth"))
     assert published.documented == (pytest.approx(0.74434), pytest.approx(0.91972))
-    pictures = torch.rand(1, 3, 64, 64)
-    expected = network.eval()(tv.normalize(pictures, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    torch.testing.assert_close(model(pictures), expected, rtol=1e-4, atol=1e-4)
+    images = torch.rand(1, 3, 64, 64)
+    expected = network.eval()(tv.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
     assert load_pretrained("googlenet", "none")[0].network.transform_input
     complaint(
         lambda: load_pretrained("vgg16", "IMAGENET1K_FEATURES"),
@@ -367,13 +365,13 @@ def by_hand(
     tree, views, mode="shorter", interpolation=tv.InterpolationMode.BILINEAR, resize=64, size=56
 ):
     """Mean probabilities, one picture at a time, with torchvision's own transforms."""
-    found = labelled_pictures(tree, WNIDS)
+    found = labelled_images(tree, WNIDS)
     model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     rows = []
     for file in found.files:
         side = resize if mode == "shorter" else [resize, resize]
-        picture = tv.resize(Image.open(file).convert("RGB"), side, interpolation)
-        crops = tv.ten_crop(picture, size) if views == "ten" else [tv.center_crop(picture, size)]
+        image = tv.resize(Image.open(file).convert("RGB"), side, interpolation)
+        crops = tv.ten_crop(image, size) if views == "ten" else [tv.center_crop(image, size)]
         with torch.inference_mode():
             seen = torch.stack([tv.to_dtype(tv.to_image(one), scale=True) for one in crops])
             rows.append(model(seen).softmax(1).mean(0))
@@ -427,13 +425,13 @@ def test_scores_do_not_depend_on_batches_and_workers(tree, reader, batch, monkey
 
 def test_scales_keep_the_aspect_ratio(tree, reader):
     rows = scored(tree, tta=["scales:60,90"])
-    found = labelled_pictures(tree, WNIDS)
+    found = labelled_images(tree, WNIDS)
     model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     losses = []
     for file, label in zip(found.files, found.labels, strict=True):
-        picture = tv.to_dtype(tv.to_image(Image.open(file).convert("RGB")), scale=True)[None]
+        image = tv.to_dtype(tv.to_image(Image.open(file).convert("RGB")), scale=True)[None]
         with torch.inference_mode():
-            seen = [model(tv.resize(picture, side, antialias=True)).softmax(1) for side in (60, 90)]
+            seen = [model(tv.resize(image, side, antialias=True)).softmax(1) for side in (60, 90)]
         losses.append(-((seen[0] + seen[1]) / 2)[0, label].log().item())
     assert rows[1]["loss"] == pytest.approx(np.mean(losses), rel=1e-3)
 
@@ -465,11 +463,11 @@ def test_the_command_scores_a_folder_and_keeps_what_is_asked_for(
     assert "documented" in call(evaluate, *flags).out
 
 
-def test_a_network_of_one_size_does_not_see_oblong_pictures():
+def test_a_network_of_one_size_does_not_see_oblong_images():
     class Square(nn.Module):
-        def forward(self, pictures):
-            assert pictures.shape[-1] == pictures.shape[-2] == 32, "wrong size"
-            return pictures.mean((2, 3))
+        def forward(self, images):
+            assert images.shape[-1] == images.shape[-2] == 32, "wrong size"
+            return images.mean((2, 3))
 
     probe = torch.zeros(1, 3, 32, 32)
     imagenet.can_see(Square(), view_set("flip", 32, prepared=True), probe, "--arch square")
@@ -524,13 +522,13 @@ def renamed(packed, monkeypatch):
 
 
 def test_a_network_without_training_says_the_datas_classes_alone(renamed, reader):
-    scorer = ZeroShot("reader", "none", renamed, CPU)
-    assert scorer.size == 56 and len(scorer.pictures("holdout")[1]) > 0
+    predictor = ZeroShot("reader", "none", renamed, CPU)
+    assert predictor.size == 56 and len(predictor.images("holdout")[1]) > 0
     for split in ("holdout", "val"):
-        part, rows = scorer.pictures(split)
-        found = scorer.score(split, view_set("flip", 48))
-        pictures = in_floats(part.pictures[rows])
-        seen = tv.resize(pictures, [48, 48], antialias=True)
+        part, rows = predictor.images(split)
+        found = predictor.predict(split, view_set("flip", 48))
+        images = in_floats(part.images[rows])
+        seen = tv.resize(images, [48, 48], antialias=True)
         model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
         with torch.inference_mode():
             expected = torch.log_softmax(
@@ -544,15 +542,15 @@ def test_a_network_without_training_says_the_datas_classes_alone(renamed, reader
 
 
 def test_a_network_without_training_is_scored_at_the_size_that_is_named(renamed, reader):
-    scorer = ZeroShot("reader", "none", renamed, CPU)
-    (chosen,) = scorer.sets(["flip"], 48)  # a Reader says nearly the same of any size
+    predictor = ZeroShot("reader", "none", renamed, CPU)
+    (chosen,) = predictor.sets(["flip"], 48)  # a Reader says nearly the same of any size
     assert {seen.shape[-1] for seen in chosen(torch.zeros(1, 3, 64, 64)).values()} == {48}
-    rows = list(scoring.evaluate(scorer, Wanted(tta=["flip"], sizes=[48])))
+    rows = list(scoring.evaluate(predictor, Wanted(tta=["flip"], sizes=[48])))
     assert [(row["split"], row["views"], row["size"]) for row in rows] == [
         (split, views, 48) for split in ("holdout", "val") for views in ("none", "flip")
     ]
-    pictures = in_floats(renamed.val.pictures)
-    seen = tv.resize(pictures, [48, 48], antialias=True)
+    images = in_floats(renamed.val.images)
+    seen = tv.resize(images, [48, 48], antialias=True)
     model = Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     with torch.inference_mode():
         said = model(seen)[:, [100 * k + 7 for k in range(len(renamed.wnids))]]
@@ -612,7 +610,7 @@ def test_files_are_named_by_a_pretrained_network(tree, reader, tmp_path, monkeyp
         and [row["rank"] for row in rows[:3]] == [1, 2, 3]
     )
     expected, _ = by_hand(tree, "ten")
-    files = labelled_pictures(tree, WNIDS).files
+    files = labelled_images(tree, WNIDS).files
     best = expected[files.index(one)].topk(3)
     assert [row["id"] for row in rows[:3]] == [WNIDS[i] for i in best.indices]
     assert [row["class"] for row in rows[:3]] == [f"name {i}" for i in best.indices]
@@ -648,7 +646,7 @@ def test_predictions_that_cannot_be_made_are_refused(tree, reader, tmp_path, mon
     refused(predict, [tree, "--arch", SMALL, "--weights", "none", "--size", "-5"], "--size")
 
 
-def test_a_picture_turned_by_exif_is_seen_upright(reader, tmp_path):
+def test_a_image_turned_by_exif_is_seen_upright(reader, tmp_path):
     draw(tmp_path / "upright.png", (60, 100), seed=5)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -674,12 +672,12 @@ def test_a_picture_turned_by_exif_is_seen_upright(reader, tmp_path):
     )
 
 
-def test_a_picture_is_prepared_as_its_publisher_says():
+def test_a_image_is_prepared_as_its_publisher_says():
     how = tv2.Compose([tv2.Resize(64), tv2.CenterCrop(56)])
-    picture = Image.fromarray(np.random.RandomState(0).randint(0, 256, (75, 133, 3), np.uint8))
-    expected = tv.to_image(how(picture))
-    shown = imagenet.DecodedPictures([Path("a.png")], 64, "shorter", "bilinear")
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (75, 133, 3), np.uint8))
+    expected = tv.to_image(how(image))
+    shown = imagenet.DecodedImages([Path("a.png")], 64, "shorter", "bilinear")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(imagenet, "open_picture", lambda *_: picture)
+        patch.setattr(imagenet, "open_image", lambda *_: image)
         _, found = shown[0]
     assert torch.equal(view_set("none", 56, prepared=True).views["plain"](found[None])[0], expected)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import complaint
 
-from tinynet.data.image_folder import imagenet_wnids, labelled_pictures
+from tinynet.data.image_folder import imagenet_wnids, labelled_images
 from tinynet.errors import InputError
 
 WNIDS = imagenet_wnids()
@@ -25,10 +25,10 @@ def folder_of(tmp_path, *names):
 def labels_of(folder, text, classes=WNIDS, name="labels.txt", encoding="utf-8"):
     path = folder.parent / name
     path.write_text(text, encoding=encoding)
-    pictures = labelled_pictures(folder, classes, str(path))
+    images = labelled_images(folder, classes, str(path))
     return {
         file.relative_to(folder).as_posix(): label
-        for file, label in zip(pictures.files, pictures.labels, strict=True)
+        for file, label in zip(images.files, images.labels, strict=True)
     }
 
 
@@ -74,14 +74,14 @@ def test_every_layout_gives_each_image_its_own_label(two, text, encoding):
 
 
 def test_the_annotations_of_tiny_imagenet_are_labels(folder, packed):
-    pictures = labelled_pictures(
+    images = labelled_images(
         folder / "val/images", packed.wnids, str(folder / "val/val_annotations.txt")
     )
-    assert {f"val/images/{file.name}" for file in pictures.files} == set(packed.val.files)
+    assert {f"val/images/{file.name}" for file in images.files} == set(packed.val.files)
     wanted = dict(zip(packed.val.files, packed.val.labels.tolist(), strict=True))
-    assert [wanted[f"val/images/{file.name}"] for file in pictures.files] == list(pictures.labels)
+    assert [wanted[f"val/images/{file.name}"] for file in images.files] == list(images.labels)
     complaint(
-        lambda: labelled_pictures(
+        lambda: labelled_images(
             folder / "val/images", WNIDS, str(folder / "val/val_annotations.txt")
         ),
         "not one of the network's 1000 classes",

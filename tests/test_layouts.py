@@ -21,7 +21,7 @@ from support import complaint
 from tinynet import TinyImageNet
 from tinynet.data.containers import ZipSource
 from tinynet.data.download import find_data
-from tinynet.data.image_folder import expand, labelled_pictures
+from tinynet.data.image_folder import expand, labelled_images
 from tinynet.data.packed import open_packed
 from tinynet.data.tiny_imagenet import Archive
 
@@ -86,7 +86,7 @@ def test_links_to_folders_are_followed_once_each(tmp_path, capsys):
     (folder / "dog/round").symlink_to(folder)
     (folder / "dog/gone").symlink_to(tmp_path / "nowhere")
     (folder / "dog/itself").symlink_to(folder / "dog/itself")
-    labelled = labelled_pictures(folder, CLASSES)
+    labelled = labelled_images(folder, CLASSES)
     assert [file.relative_to(folder).as_posix() for file in labelled.files] == [
         "cat/a.png",
         "cat/more/0.png",
@@ -103,7 +103,7 @@ def test_links_to_folders_are_followed_once_each(tmp_path, capsys):
 def test_real_folder_wins_over_link(tmp_path):
     draw(tmp_path / "images/dog/a.png")
     (tmp_path / "images/cat").symlink_to(tmp_path / "images/dog")
-    assert labelled_pictures(tmp_path / "images", CLASSES).labels == (1,)
+    assert labelled_images(tmp_path / "images", CLASSES).labels == (1,)
 
 
 def test_a_link_to_a_folder_above_adds_no_image_twice(tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", deny)
     complaint(
-        lambda: labelled_pictures(tmp_path, CLASSES), "cat", "Permission denied", "make it readable"
+        lambda: labelled_images(tmp_path, CLASSES), "cat", "Permission denied", "make it readable"
     )
 
 
@@ -315,9 +315,7 @@ def test_a_tar_is_read_in_place(folder, packed, tmp_path, ending, mode):
     shutil.rmtree(folder)
     assert open_packed(path).contents == open_packed(tmp_path).contents == packed.contents
     item, label = TinyImageNet(path, "val")[5]
-    assert (
-        np.array_equal(np.asarray(item), packed.val.pictures[5]) and label == packed.val.labels[5]
-    )
+    assert np.array_equal(np.asarray(item), packed.val.images[5]) and label == packed.val.labels[5]
 
 
 def test_a_broken_tar_is_named(folder, tmp_path):
@@ -398,7 +396,7 @@ def test_names_written_on_windows_are_read(contents, packed, tmp_path):
     assert open_packed(tmp_path / "windows.zip").contents == packed.contents
 
 
-def mirror(packed, contents, folder, metadata=True, split_val=False):
+def hflip(packed, contents, folder, metadata=True, split_val=False):
     """The parquet files of a mirror on the Hub: images as bytes, labels as numbers, their names in
     the metadata.
     """
@@ -428,7 +426,7 @@ def mirror(packed, contents, folder, metadata=True, split_val=False):
 
 @pytest.mark.parametrize("place", ["mirror", "mirror/data"])
 def test_the_files_of_a_mirror_are_an_archive(packed, contents, tmp_path, place):
-    mirror(packed, contents, tmp_path / place, split_val=True)
+    hflip(packed, contents, tmp_path / place, split_val=True)
     again = open_packed(tmp_path / "mirror")
     assert again.wnids == packed.wnids and len(again.test) == 0
     for name in ("train", "val"):
@@ -436,14 +434,14 @@ def test_the_files_of_a_mirror_are_an_archive(packed, contents, tmp_path, place)
         order = (
             np.argsort(theirs.labels, kind="stable") if name == "train" else np.arange(len(theirs))
         )
-        assert np.array_equal(ours.pictures, theirs.pictures[order])
+        assert np.array_equal(ours.images, theirs.images[order])
         assert np.array_equal(ours.labels, theirs.labels[order])
     one = next((tmp_path / place).glob("train-*.parquet"))
     assert open_packed(one).contents == again.contents
 
 
 def test_parquet_files_that_are_no_mirror_are_refused(packed, contents, tmp_path, monkeypatch):
-    mirror(packed, contents, tmp_path / "bare", metadata=False)
+    hflip(packed, contents, tmp_path / "bare", metadata=False)
     complaint(lambda: open_packed(tmp_path / "bare"), "no class names in its metadata")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/train-0.parquet").write_bytes(b"PAR1 is how they begin")
@@ -487,7 +485,7 @@ def describe(file, change):
 def test_parquet_files_that_do_not_fit_together_are_refused(
     packed, contents, tmp_path, pattern, change, words
 ):
-    for file in sorted(mirror(packed, contents, tmp_path / "mirror").glob(pattern)):
+    for file in sorted(hflip(packed, contents, tmp_path / "mirror").glob(pattern)):
         if change:
             describe(file, change)
         else:

@@ -606,7 +606,7 @@ def test_a_prepared_packed_copy_is_used_where_nothing_can_be_written(here, monke
 
 def test_a_folder_in_place_of_predictions_is_refused_before_scoring(here, monkeypatch):
     monkeypatch.setattr(
-        "tinynet.evaluation.predictor.Scorer.score",
+        "tinynet.evaluation.predictor.Predictor.predict",
         lambda *_, **__: pytest.fail("scores before it looks"),
     )
     ran = call(predict, "--run", "whole", "--data", "drawn.zip", "--out", "base")

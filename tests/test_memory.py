@@ -6,7 +6,7 @@ import torch
 from support import SMALL, call, complaint, thin_network
 
 from tinynet import train
-from tinynet.compute import InParts, out_of_memory
+from tinynet.compute import AutoBatch, out_of_memory
 from tinynet.data import batches as module
 from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
@@ -24,21 +24,21 @@ def scarce(most):
     """
     seen = []
 
-    def work(pictures):
-        seen.append(len(pictures))
-        if len(pictures) > most:
+    def work(images):
+        seen.append(len(images))
+        if len(images) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return pictures.flatten(1).sum(1, keepdim=True)
+        return images.flatten(1).sum(1, keepdim=True)
 
     return work, seen
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(capsys):
     work, seen = scarce(5)
-    parts = InParts(work)
+    parts = AutoBatch(work)
     for _ in range(2):
-        pictures = torch.rand(20, 3, 4, 6)
-        assert torch.equal(parts(pictures), pictures.flatten(1).sum(1, keepdim=True))
+        images = torch.rand(20, 3, 4, 6)
+        assert torch.equal(parts(images), images.flatten(1).sum(1, keepdim=True))
     assert seen == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
     assert capsys.readouterr().err.splitlines() == [
         f"out of memory with {most} images of 6x4 pixels at once; continuing with {most // 2} at a "
@@ -47,14 +47,14 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(capsys):
     ]
 
 
-def test_one_picture_that_does_not_fit_is_refused_and_other_errors_stay():
-    complaint(lambda: InParts(scarce(0)[0])(torch.rand(3, 3, 4, 6)), "a single image of 6x4")
+def test_one_image_that_does_not_fit_is_refused_and_other_errors_stay():
+    complaint(lambda: AutoBatch(scarce(0)[0])(torch.rand(3, 3, 4, 6)), "a single image of 6x4")
 
-    def wrong(pictures):
+    def wrong(images):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        InParts(wrong)(torch.rand(2, 3, 4, 4))
+        AutoBatch(wrong)(torch.rand(2, 3, 4, 4))
 
 
 def test_running_out_on_the_cpu_is_known_by_its_words():
@@ -65,15 +65,15 @@ def test_running_out_on_the_cpu_is_known_by_its_words():
 
 def test_scores_are_the_same_in_parts(packed, capsys):
     class Scarce(torch.nn.Module):
-        def forward(self, pictures):
-            return scarce(7)[0](pictures) * torch.arange(6.0) / 1000
+        def forward(self, images):
+            return scarce(7)[0](images) * torch.arange(6.0) / 1000
 
     class Plenty(torch.nn.Module):
-        def forward(self, pictures):
-            return scarce(999)[0](pictures) * torch.arange(6.0) / 1000
+        def forward(self, images):
+            return scarce(999)[0](images) * torch.arange(6.0) / 1000
 
     few, all_at_once = (
-        view_probabilities(network, batches(packed.val, size=24))
+        view_probabilities(network, batches(packed.val, batch_size=24))
         for network in (Scarce(), Plenty())
     )
     assert (
@@ -117,28 +117,28 @@ def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(
     assert ran.status == 2 and "--batch" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
 
 
-def test_pictures_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
+def test_images_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
     again = Packed(packed.folder)
     stage = TUNED.finetune
     rows = np.random.RandomState(0).permutation(len(packed.train))[:40]
     from_disk, whole = list(epoch_batches(again.train, rows, stage, 0, 0, CPU)), module.send_whole
     assert module.resident(again.train, CPU) is None
     sent = []
-    monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.pictures.nbytes + 4)
+    monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.images.nbytes + 4)
     monkeypatch.setattr(module, "_PART", 5000)  # bytes: it takes several parts
     monkeypatch.setattr(
         module, "send_whole", lambda array, device: sent.append(array.shape) or whole(array, device)
     )
     resident = list(epoch_batches(again.train, rows, stage, 0, 0, CPU))
     list(epoch_batches(again.train, rows, stage, 0, 1, CPU))
-    assert sent == [again.train.pictures.shape]
+    assert sent == [again.train.images.shape]
     for one, other in zip(from_disk, resident, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_pictures_that_do_not_fit_stay_where_they_are(packed, monkeypatch):
+def test_images_that_do_not_fit_stay_where_they_are(packed, monkeypatch):
     again = Packed(packed.folder)
-    monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.pictures.nbytes)
+    monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.images.nbytes)
     assert module.resident(again.train, CPU) is None
 
 
@@ -168,7 +168,7 @@ def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
     assert sent == [array.shape for array in arrays]
 
 
-def test_a_gpu_gets_more_pictures_at_once_than_a_cpu():
+def test_a_gpu_gets_more_images_at_once_than_a_cpu():
     gpu = torch.device("cuda")
     assert [module.fitting(size, CPU) for size in (64, 128, 512, 4096)] == [64, 16, 1, 1]
     assert [module.fitting(size, gpu) for size in (64, 128, 224, 4096)] == [1024, 256, 83, 1]

@@ -71,7 +71,7 @@ def test_reliability_adds_up_to_the_calibration_error():
     assert error == pytest.approx(score(said, labels)["ece"])
 
 
-def test_objects_are_grouped_by_the_share_of_the_picture_they_cover():
+def test_objects_are_grouped_by_the_share_of_the_image_they_cover():
     boxes = np.array(
         [[0, 0, 63, 63], [0, 0, 31, 31], [10, 10, 10, 10], [-1, -1, -1, -1], [0, 0, 63, 31]],
         np.int16,
@@ -91,14 +91,14 @@ def network():
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_heat_lies_in_the_picture_and_adds_up_to_one(network, frozen):
+def test_heat_lies_in_the_image_and_adds_up_to_one(network, frozen):
     network.requires_grad_(not frozen)
-    pictures = torch.rand(3, 3, 64, 64)
-    found = heat(network, pictures, torch.tensor([0, 1, 2]), "relu4_3")
+    images = torch.rand(3, 3, 64, 64)
+    found = heat(network, images, torch.tensor([0, 1, 2]), "relu4_3")
     assert found.shape == (3, 64, 64) and (found >= 0).all()
     total = found.sum((1, 2))
     assert ((total - 1).abs() < 1e-4).logical_or(total == 0).all() and (total > 0).any()
-    alone = heat(network, pictures[1:2], torch.tensor([1]), "relu4_3")
+    alone = heat(network, images[1:2], torch.tensor([1]), "relu4_3")
     assert torch.allclose(found[1], alone[0], atol=1e-5)
 
 
@@ -109,17 +109,17 @@ def test_heat_is_where_the_only_thing_is_that_speaks_for_the_class():
     with thin_network():
         backbone = Backbone()
         network = Classifier(backbone, ("pool1:grid2",), (), 2, 0, False).eval()
-    for module in backbone.parts["conv1"]:
+    for module in backbone.groups["conv1"]:
         for weight in module.parameters():
             torch.nn.init.zeros_(weight)
-    first, _, second = backbone.parts["conv1"][:3]
+    first, _, second = backbone.groups["conv1"][:3]
     first.weight.data[0, :, 1, 1] = 1.0
     second.weight.data[0, 0, 1, 1] = 1.0
     torch.nn.init.zeros_(network.head[0].weight)
     network.head[0].weight.data[1, :4] = 1.0  # class 1 likes channel 0 anywhere
-    pictures = torch.zeros(1, 3, 32, 32)
-    pictures[:, :, :8, 20:28] = 1.0
-    found = heat(network, pictures, torch.tensor([1]), "relu1_2").numpy()
+    images = torch.zeros(1, 3, 32, 32)
+    images[:, :, :8, 20:28] = 1.0
+    found = heat(network, images, torch.tensor([1]), "relu1_2").numpy()
     assert share_inside(found, np.array([[20, 0, 27, 7]]))[0] > 0.95
 
 

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import normalize
 from tinynet import compute as device
 from tinynet.errors import InputError
 from tinynet.models import int8, vgg
-from tinynet.models.classifier import STATISTICS, Classifier, Head, feature_count, pooled_features
+from tinynet.models.classifier import POOLINGS, Classifier, Head, feature_count, pooled_features
 from tinynet.models.dense import Dense
 from tinynet.models.int8 import Int8Backbone
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone, check_side
@@ -102,9 +102,9 @@ def test_depths_are_torchvisions_layers_of_known_number():
     torch.manual_seed(0)
     backbone = Backbone()
     features = theirs(backbone)
-    pictures = torch.rand(2, 3, 32, 32)
-    found = backbone(pictures, DEPTHS)
-    maps = normalize(pictures, IMAGENET_MEAN, IMAGENET_STD)
+    images = torch.rand(2, 3, 32, 32)
+    found = backbone(images, DEPTHS)
+    maps = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
     assert list(found) == list(DEPTHS) and list(backbone.channels) == list(DEPTHS)
     done = 0
     for name, (layers, channels) in DEPTHS.items():
@@ -117,10 +117,10 @@ def test_depths_are_torchvisions_layers_of_known_number():
 
 @torch.inference_mode()
 def test_a_depth_is_the_same_whichever_others_are_asked_for(thin):
-    backbone, pictures = Backbone(), torch.rand(2, 3, 32, 32)
-    together = backbone(pictures, DEPTHS)
+    backbone, images = Backbone(), torch.rand(2, 3, 32, 32)
+    together = backbone(images, DEPTHS)
     for name in DEPTHS:
-        alone = backbone(pictures, [name])
+        alone = backbone(images, [name])
         assert list(alone) == [name] and torch.equal(alone[name], together[name])
 
 
@@ -138,12 +138,12 @@ def test_normalisation_inside_is_normalize_outside(thin):
     mean, std = (0.2, 0.4, 0.7), (0.1, 0.3, 0.05)
     inside, outside = Backbone(mean, std), Backbone((0, 0, 0), (1, 1, 1))
     outside.features.load_state_dict(inside.features.state_dict())
-    pictures = torch.rand(3, 3, 32, 40)
-    kept = pictures.clone()
+    images = torch.rand(3, 3, 32, 40)
+    kept = images.clone()
     torch.testing.assert_close(
-        inside(pictures, ["pool3"]), outside(normalize(pictures, mean, std), ["pool3"])
+        inside(images, ["pool3"]), outside(normalize(images, mean, std), ["pool3"])
     )
-    assert torch.equal(pictures, kept)
+    assert torch.equal(images, kept)
 
 
 def test_normalisation_travels_with_the_weights(thin):
@@ -173,24 +173,26 @@ def test_digest_is_that_of_weights_and_normalisation(thin):
 @torch.inference_mode()
 @pytest.mark.parametrize("side", [32, 48, 64])
 def test_features_are_as_many_as_counted_whatever_the_side(thin, side):
-    backbone, pictures = Backbone(), torch.rand(1, 3, side, side)
+    backbone, images = Backbone(), torch.rand(1, 3, side, side)
     channels = sum(width // 16 for _, width in DEPTHS.values())
     for statistic, each in {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}.items():
-        taps = [f"{depth}:{statistic}" for depth in DEPTHS]
-        found = pooled_features(backbone, taps, pictures)
-        assert found.shape == (1, feature_count(backbone, taps)) == (1, channels * each)
-    taps = [f"{depth}:{statistic}" for depth in ("pool5", "relu2_1") for statistic in STATISTICS]
+        feature_names = [f"{node}:{statistic}" for node in DEPTHS]
+        found = pooled_features(backbone, feature_names, images)
+        assert found.shape == (1, feature_count(backbone, feature_names)) == (1, channels * each)
+    feature_names = [
+        f"{node}:{statistic}" for node in ("pool5", "relu2_1") for statistic in POOLINGS
+    ]
     assert (
-        pooled_features(backbone, taps, pictures).shape
-        == (1, feature_count(backbone, taps))
+        pooled_features(backbone, feature_names, images).shape
+        == (1, feature_count(backbone, feature_names))
         == (1, (32 + 8) * 55)
     )
 
 
 @torch.inference_mode()
 def test_statistics_are_what_they_are_called(thin):
-    backbone, pictures = Backbone(), torch.rand(2, 3, 64, 64)
-    maps = backbone(pictures, ["pool4"])["pool4"]
+    backbone, images = Backbone(), torch.rand(2, 3, 64, 64)
+    maps = backbone(images, ["pool4"])["pool4"]
     numbers = maps.numpy()
     assert numbers.shape == (2, 32, 4, 4)
     quarters = numbers.reshape(2, 32, 2, 2, 2, 2).mean((3, 5)).reshape(2, -1)
@@ -200,24 +202,26 @@ def test_statistics_are_what_they_are_called(thin):
         "grid2": quarters,
         "grid7": nn.AdaptiveAvgPool2d(7)(maps).flatten(1).numpy(),
     }
-    assert set(expected) == set(STATISTICS)
+    assert set(expected) == set(POOLINGS)
     for name, values in expected.items():
         np.testing.assert_allclose(
-            pooled_features(backbone, [f"pool4:{name}"], pictures), values, rtol=1e-5, atol=1e-6
+            pooled_features(backbone, [f"pool4:{name}"], images), values, rtol=1e-5, atol=1e-6
         )
 
 
 @torch.inference_mode()
 def test_features_stand_in_the_order_of_the_taps(thin):
-    backbone, pictures = Backbone(), torch.rand(2, 3, 32, 32)
-    taps = ["pool5:max", "relu1_2:mean", "pool5:grid2", "relu4_3:max"]
-    alone = [pooled_features(backbone, [tap], pictures) for tap in taps]
-    assert torch.equal(pooled_features(backbone, taps, pictures), torch.cat(alone, 1))
-    assert pooled_features(backbone.to(torch.bfloat16), taps, pictures).dtype == torch.float32
+    backbone, images = Backbone(), torch.rand(2, 3, 32, 32)
+    feature_names = ["pool5:max", "relu1_2:mean", "pool5:grid2", "relu4_3:max"]
+    alone = [pooled_features(backbone, [feature], images) for feature in feature_names]
+    assert torch.equal(pooled_features(backbone, feature_names, images), torch.cat(alone, 1))
+    assert (
+        pooled_features(backbone.to(torch.bfloat16), feature_names, images).dtype == torch.float32
+    )
 
 
 def test_a_tap_that_the_backbone_has_not_is_refused(thin):
-    for tap in (
+    for feature in (
         "pool6:mean",
         "relu5_4:max",
         "pool5:median",
@@ -228,8 +232,8 @@ def test_a_tap_that_the_backbone_has_not_is_refused(thin):
         "pool5:mean:max",
     ):
         complaint(
-            lambda tap=tap: Classifier(Backbone(), [tap], (), 3, 0.0, False),
-            repr(tap),
+            lambda feature=feature: Classifier(Backbone(), [feature], (), 3, 0.0, False),
+            repr(feature),
             "relu5_3",
             "grid2",
         )
@@ -248,9 +252,9 @@ def test_the_least_side_is_the_one_below_which_nothing_is_left(thin):
 @torch.inference_mode()
 def test_a_dense_network_sees_a_window_as_the_maps_around_it_show_it(small):
     small.eval()
-    taps, pictures = small.taps, torch.rand(3, 3, 96, 128)
-    found = Dense(small, 64)(pictures)
-    maps = small.backbone(pictures, ["pool5", "relu4_3"])
+    feature_names, images = small.feature_names, torch.rand(3, 3, 96, 128)
+    found = Dense(small, 64)(images)
+    maps = small.backbone(images, ["pool5", "relu4_3"])
     expected = []
     for down in range(2):
         for right in range(3):
@@ -259,7 +263,11 @@ def test_a_dense_network_sees_a_window_as_the_maps_around_it_show_it(small):
                 "relu4_3": maps["relu4_3"][..., 4 * down : 4 * down + 8, 4 * right : 4 * right + 8],
             }
             seen = torch.cat(
-                [STATISTICS[tap.split(":")[1]](window[tap.split(":")[0]]) for tap in taps], 1
+                [
+                    POOLINGS[feature.split(":")[1]](window[feature.split(":")[0]])
+                    for feature in feature_names
+                ],
+                1,
             )
             expected.append(small.head(seen).softmax(1))
     torch.testing.assert_close(found.exp(), torch.stack(expected).mean(0), rtol=1e-4, atol=1e-6)
@@ -270,7 +278,7 @@ def test_a_dense_network_sees_a_window_as_the_maps_around_it_show_it(small):
 
 
 @pytest.mark.parametrize("side", [32, 80, 110])
-def test_a_dense_network_refuses_pictures_that_windows_do_not_fill(small, side):
+def test_a_dense_network_refuses_images_that_windows_do_not_fill(small, side):
     complaint(
         lambda: Dense(small, 64)(torch.rand(1, 3, side, side)), "64", f"{side}x{side}", "dense:96"
     )
@@ -298,14 +306,14 @@ def test_as_many_weights_learn_as_published():
 
 
 def test_frozen_parts_get_no_gradient_and_run_without_autograd(small):
-    pictures = torch.rand(4, 3, 32, 32)
+    images = torch.rand(4, 3, 32, 32)
     small.train_only(["head"])
-    assert not small.features(pictures).requires_grad
+    assert not small.features(images).requires_grad
     small.train_only(["conv5", "head"])
-    maps = small.backbone(pictures, ["pool4", "relu5_1"])
+    maps = small.backbone(images, ["pool4", "relu5_1"])
     assert maps["pool4"].grad_fn is None and maps["relu5_1"].grad_fn is not None
-    small(pictures).square().sum().backward()
-    for name, modules in small.parts.items():
+    small(images).square().sum().backward()
+    for name, modules in small.groups.items():
         grads = [p.grad for module in modules for p in module.parameters()]
         assert grads and all((grad is not None) == (name in ("conv5", "head")) for grad in grads), (
             name
@@ -316,7 +324,7 @@ def test_frozen_parts_get_no_gradient_and_run_without_autograd(small):
 
 
 def test_a_frozen_head_keeps_its_running_statistics_and_drops_nothing(small):
-    pictures = torch.rand(8, 3, 32, 32)
+    images = torch.rand(8, 3, 32, 32)
     norms = [module for module in small.head if isinstance(module, nn.BatchNorm1d)]
     assert len(norms) == 2
 
@@ -326,15 +334,15 @@ def test_a_frozen_head_keeps_its_running_statistics_and_drops_nothing(small):
     small.train_only(["conv5"])
     small.train()  # as the loop does at the start of every epoch
     before = state()
-    assert torch.equal(small(pictures), small(pictures))
+    assert torch.equal(small(images), small(images))
     assert all(map(torch.equal, before, state()))
 
     small.train_only(["head"])
     small.train()
-    assert not torch.equal(small(pictures), small(pictures))
+    assert not torch.equal(small(images), small(images))
     assert not any(map(torch.equal, before, state()))
     small.eval()
-    assert torch.equal(small(pictures), small(pictures))
+    assert torch.equal(small(images), small(images))
 
 
 def test_a_copy_for_inference_shares_nothing(small):
@@ -352,10 +360,10 @@ def test_a_copy_for_inference_shares_nothing(small):
     # logits keep their precision
     assert twin.backbone.mean.dtype == twin.head[1].weight.dtype == torch.float32
 
-    pictures = torch.rand(4, 3, 32, 32)
-    exact = small.for_inference(torch.device("cpu"), torch.float32)(pictures)
-    torch.testing.assert_close(exact, small.eval()(pictures), rtol=1e-4, atol=1e-5)
-    rough = twin(pictures)
+    images = torch.rand(4, 3, 32, 32)
+    exact = small.for_inference(torch.device("cpu"), torch.float32)(images)
+    torch.testing.assert_close(exact, small.eval()(images), rtol=1e-4, atol=1e-5)
+    rough = twin(images)
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().max() < 0.2 * exact.abs().max()
 
@@ -363,8 +371,8 @@ def test_a_copy_for_inference_shares_nothing(small):
 def test_a_model_is_made_again_from_its_shape(small):
     again = Classifier(Backbone(), **small.shape)
     again.load_state_dict(small.state_dict())
-    pictures = torch.rand(3, 3, 32, 32)
-    assert torch.equal(again.eval()(pictures), small.eval()(pictures))
+    images = torch.rand(3, 3, 32, 32)
+    assert torch.equal(again.eval()(images), small.eval()(images))
 
 
 def test_a_head_without_hidden_layers_is_one_linear_layer(thin):
@@ -393,8 +401,8 @@ def test_integers_say_nearly_what_floats_say(thin, side):
     torch.manual_seed(0)
     backbone = Backbone()
     whole = Int8Backbone(backbone, torch.rand(20, 3, side, side))
-    pictures = torch.rand(4, 3, side, side)
-    exact, found = backbone(pictures, DEPTHS), whole(pictures, DEPTHS)
+    images = torch.rand(4, 3, side, side)
+    exact, found = backbone(images, DEPTHS), whole(images, DEPTHS)
     assert list(found) == list(DEPTHS) and whole.channels == backbone.channels
     for name in DEPTHS:
         assert found[name].shape == exact[name].shape and found[name].dtype == torch.float32
@@ -404,11 +412,11 @@ def test_integers_say_nearly_what_floats_say(thin, side):
 
 @needs_vnni
 @torch.inference_mode()
-def test_what_integers_say_of_a_picture_does_not_depend_on_its_company(thin):
-    whole, pictures = Int8Backbone(Backbone(), torch.rand(8, 3, 32, 32)), torch.rand(5, 3, 32, 32)
-    together = whole(pictures, ["pool5", "relu3_3"])
+def test_what_integers_say_of_a_image_does_not_depend_on_its_company(thin):
+    whole, images = Int8Backbone(Backbone(), torch.rand(8, 3, 32, 32)), torch.rand(5, 3, 32, 32)
+    together = whole(images, ["pool5", "relu3_3"])
     for number in range(5):
-        alone = whole(pictures[number : number + 1], ["relu3_3", "pool5"])
+        alone = whole(images[number : number + 1], ["relu3_3", "pool5"])
         for name in alone:
             assert torch.equal(alone[name][0], together[name][number])
 
@@ -457,24 +465,24 @@ def test_pooling_of_integers_is_torchs_pooling(shape):
 )
 def test_a_processor_gets_the_precision_that_it_has(monkeypatch, probes, precision, floats):
     monkeypatch.setattr(device, "_processor_has", probes.__contains__)
-    chosen = device.choose_device("cpu")
+    chosen = device.choose_compute("cpu")
     assert chosen.precision == precision and chosen.int8 == (precision == "int8")
-    assert chosen.dtype == device.choose_device("cpu", int8=False).dtype == floats
+    assert chosen.dtype == device.choose_compute("cpu", int8=False).dtype == floats
     assert (
         str(floats).removeprefix("torch.") in str(chosen)
         and ("int8 where frozen" in str(chosen)) == chosen.int8
     )
     if chosen.int8:
         assert chosen.facts()["floats"] == str(floats).removeprefix("torch.")
-        assert device.choose_device("cpu", "int8", floats="float32").dtype == torch.float32
+        assert device.choose_compute("cpu", "int8", floats="float32").dtype == torch.float32
     else:
         assert (
             "floats" not in chosen.facts()
-            and device.choose_device("cpu", floats="float32") == chosen
+            and device.choose_compute("cpu", floats="float32") == chosen
         )
     if "_is_vnni_supported" not in probes:
         complaint(
-            lambda: device.choose_device("cpu", "int8"), "--precision int8", "float32, bfloat16"
+            lambda: device.choose_compute("cpu", "int8"), "--precision int8", "float32, bfloat16"
         )
 
 

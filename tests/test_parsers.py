@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tinynet.data.annotations import NO_BOX, as_text, by_stem, entry_of, read_annotations
 from tinynet.errors import InputError
 from tinynet.score import views
-from tinynet.training.config import Plan
-from tinynet.training.recipes import RECIPES, TUNED, DataPlan, Network, Stage
+from tinynet.training.config import RunConfig
+from tinynet.training.recipes import RECIPES, TUNED, Network, SplitConfig, Stage
 
 PLENTY = settings(max_examples=300, deadline=None)
 STEPS = sorted(views.STEPS)
@@ -76,8 +76,8 @@ def test_what_is_written_is_the_product_of_its_steps(steps):
         return
     assert len(chosen) == math.prod(counts.get(name) or len(values) or 3 for name, values in steps)
     assert chosen.resizes == any(name in ("scales", "resize") for name, _ in steps)
-    pictures = torch.rand(2, 3, 48, 48)
-    sizes = {tuple(seen.shape[:2]) for seen in chosen(pictures).values()}
+    images = torch.rand(2, 3, 48, 48)
+    sizes = {tuple(seen.shape[:2]) for seen in chosen(images).values()}
     assert sizes == {(2, 3)}
 
 
@@ -153,7 +153,7 @@ anything = (
 
 
 @PLENTY
-@given(st.data(), st.sampled_from([DataPlan, Network, Stage]))
+@given(st.data(), st.sampled_from([SplitConfig, Network, Stage]))
 def test_any_value_of_a_field_is_taken_or_refused_in_a_line(data, kind):
     name = data.draw(st.sampled_from([field.name for field in dataclasses.fields(kind)]))
     value = data.draw(anything)
@@ -162,7 +162,7 @@ def test_any_value_of_a_field_is_taken_or_refused_in_a_line(data, kind):
     except InputError as error:
         assert (
             name in str(error)
-            or "learn" in str(error)
+            or "trainable" in str(error)
             or "crop" in str(error)
             or "lr" in str(error)
         )
@@ -176,9 +176,9 @@ def test_any_value_of_a_field_is_taken_or_refused_in_a_line(data, kind):
 @PLENTY
 @given(st.data(), st.sampled_from(sorted(RECIPES)))
 def test_a_stored_plan_is_read_back_or_refused_whatever_was_changed(data, recipe):
-    plan = Plan(RECIPES[recipe], "data.zip", seed=3)
-    stored = json.loads(json.dumps(dataclasses.asdict(plan)))
-    assert Plan.read(stored) == plan
+    config = RunConfig(RECIPES[recipe], "data.zip", seed=3)
+    stored = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert RunConfig.read(stored) == config
     place = stored
     for _ in range(data.draw(st.integers(1, 3))):
         name = data.draw(st.sampled_from(sorted(place)))
@@ -193,11 +193,11 @@ def test_a_stored_plan_is_read_back_or_refused_whatever_was_changed(data, recipe
     else:
         place[name] = change
     try:
-        again = Plan.read(json.loads(json.dumps(stored)))
+        again = RunConfig.read(json.loads(json.dumps(stored)))
     except InputError as error:
         assert "Traceback" not in str(error)
     else:
-        assert isinstance(again, Plan) and again.recipe.base.epochs > 0
+        assert isinstance(again, RunConfig) and again.recipe.base.epochs > 0
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_a_stored_plan_is_read_back_or_refused_whatever_was_changed(data, recipe
         (Stage, "epochs", 2.5),
         (Stage, "batch", True),
         (Stage, "flip", "sometimes"),
-        (Stage, "learn", ("head", 3)),
+        (Stage, "trainable", ("head", 3)),
         (Network, "hidden", (1.5,)),
-        (DataPlan, "split_seed", -1),
-        (DataPlan, "split_kind", ["stratified"]),
+        (SplitConfig, "split_seed", -1),
+        (SplitConfig, "split_kind", ["stratified"]),
     ],
 )
 def test_values_that_pass_every_comparison_are_refused(kind, name, value):

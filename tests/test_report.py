@@ -152,7 +152,7 @@ def test_a_page_shows_everything_and_needs_nothing_beside_it(there):
             assert (there.folder / f"runs/one/report/{name}.{kind}").read_bytes().startswith(begins)
 
 
-def test_every_picture_and_canvas_has_words_and_every_input_a_label(there):
+def test_every_image_and_canvas_has_words_and_every_input_a_label(there):
     call(command, "runs/one", *there.flags)
     page = Page(there.folder / "runs/one/report.html")
     for tag, attrs in page.tags:
@@ -183,7 +183,7 @@ def test_the_matrix_in_the_page_is_that_of_the_stored_probabilities(there):
     }
 
 
-def test_a_card_has_the_picture_and_the_names_that_belong_together(there, packed, tmp_path):
+def test_a_card_has_the_image_and_the_names_that_belong_together(there, packed, tmp_path):
     """On the hold-out, whose pictures have other rows than places."""
     shutil.copytree("runs/one", tmp_path / "one")
     for kept in (tmp_path / "one" / "base" / "probabilities").glob("val-*"):
@@ -202,7 +202,7 @@ def test_a_card_has_the_picture_and_the_names_that_belong_together(there, packed
         row = rows[card["file"]]
         said = shown.plain.log_probabilities[0, places[row]]
         drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(card["picture"].split(",")[1]))))
-        assert np.abs(drawn.astype(int) - packed.train.pictures[row]).mean() < 10
+        assert np.abs(drawn.astype(int) - packed.train.images[row]).mean() < 10
         assert card["name"] == packed.names[packed.train.labels[row]].split(",")[0]
         assert card["called"] == packed.names[said.argmax()].split(",")[0]
         assert card["right"] == (card["name"] == card["called"]) and card["sure"] == pytest.approx(
@@ -231,9 +231,9 @@ def test_twins_under_two_names_are_shown_with_both(there, packed):
     """
     shown = gather(Path("runs/one"), *there.flags[1::2])
     row = next(row for row in range(72) if packed.train.labels[row] != packed.val.labels[3])
-    pictures = {name: np.array(packed.part(name).pictures) for name in ("train", "val")}
-    pictures["val"][3] = pictures["train"][row]
-    parts = {name: replace(packed.part(name), pictures=pictures[name]) for name in pictures}
+    images = {name: np.array(packed.part(name).images) for name in ("train", "val")}
+    images["val"][3] = images["train"][row]
+    parts = {name: replace(packed.part(name), images=images[name]) for name in images}
     found = list(_conflicts(SimpleNamespace(part=parts.__getitem__), shown))
     names = [name.split(",")[0] for name in packed.names]
     (one,) = (card for card in found if card["file"] == packed.val.files[3])
@@ -244,7 +244,7 @@ def test_twins_under_two_names_are_shown_with_both(there, packed):
     assert one["called"] == names[shown.plain.log_probabilities[0, 3].argmax()]
 
 
-def test_a_page_says_whose_pictures_it_shows(there, tmp_path):
+def test_a_page_says_whose_images_it_shows(there, tmp_path):
     call(command, "runs/one", *there.flags)
     assert (
         "24 pictures of\nofficial val, in float32"
@@ -321,7 +321,7 @@ def test_figures_take_the_ink_of_the_page_and_say_what_they_show():
     assert 'aria-label="told &quot;so&quot; &amp; &lt;so&gt;"' in svg
 
 
-def test_a_figure_of_views_is_drawn_whatever_its_picture_is_called():
+def test_a_figure_of_views_is_drawn_whatever_its_image_is_called():
     figure = view_votes(
         Explanation(["plain"], [np.zeros((8, 8, 3))], [("$^$", 0.5)], "$^$", "a$^$.jpg: $^$, 50%")
     )
@@ -374,7 +374,7 @@ def test_several_runs_are_compared_in_pairs(there):
     assert links == ["report.html", "../two/report.html"]
 
 
-def test_runs_that_saw_other_pictures_are_not_compared_class_by_class(there, tmp_path):
+def test_runs_that_saw_other_images_are_not_compared_class_by_class(there, tmp_path):
     long = "a-run-with-a-name-of-more-than-sixty-characters-that-ends-in-"
     for name in ("one", "two"):
         shutil.copytree(f"runs/{name}", tmp_path / f"{long}{name}")
@@ -400,7 +400,7 @@ def test_the_p_of_a_class_is_that_of_all_that_it_was_picked_from(there):
         assert row["p"] == (min(1.0, 6 * 2 * 0.5 ** (labels == 0).sum()) if apart else 1.0)
 
 
-def test_without_the_data_everything_but_the_pictures_is_there(there, tmp_path):
+def test_without_the_data_everything_but_the_images_is_there(there, tmp_path):
     shutil.copytree("runs/one", tmp_path / "one")
     recipe = StageFolder(tmp_path / "one", "base").recipe
     recipe.write_text(
@@ -449,9 +449,9 @@ def test_what_is_no_run_is_refused_in_one_line(there, tmp_path):
 
 
 def test_twins_are_found_pixel_by_pixel(packed):
-    pictures = {name: np.array(packed.part(name).pictures) for name in ("train", "val")}
-    pictures["val"][3] = pictures["train"][5]
-    twins = SimpleNamespace(part=lambda name: SimpleNamespace(pictures=pictures[name]))
+    images = {name: np.array(packed.part(name).images) for name in ("train", "val")}
+    images["val"][3] = images["train"][5]
+    twins = SimpleNamespace(part=lambda name: SimpleNamespace(images=images[name]))
     before = same_pixels(packed)
     assert set(same_pixels(twins)) - set(before) == {(("train", 5), ("val", 3))}
     assert same_pixels(packed) == before

@@ -18,11 +18,11 @@ from torch import nn
 
 from benchmarks import record
 from tinynet import evaluate, fixres, train
-from tinynet.compute import choose_device
+from tinynet.compute import choose_compute
 from tinynet.data.packed import open_packed
-from tinynet.evaluation.predictor import Scorer
+from tinynet.evaluation.predictor import Predictor
 from tinynet.models.checkpoint import load_model
-from tinynet.models.classifier import measure_norms
+from tinynet.models.classifier import update_bn
 from tinynet.resolution import fixres as jobs_fixres
 from tinynet.resolution.activations import describe, distances
 from tinynet.resolution.corrections import Frechet, frechet_mapping, quantile_mapping
@@ -100,7 +100,7 @@ def there(place, monkeypatch):
 
 def study_of(place, run, stage="base", method="antialias"):
     folder = StageFolder(place.folder / "runs" / run, stage)
-    return Study(Scorer(folder, place.packed, choose_device("cpu", "float32")), method)
+    return Study(Predictor(folder, place.packed, choose_compute("cpu", "float32")), method)
 
 
 # --- apparent object size ---
@@ -197,12 +197,12 @@ def test_a_policy_that_cannot_be_is_refused(wrong, words):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_gives_pictures_of_the_size_in_the_range(method):
-    pictures = torch.rand(3, 3, 64, 64)
+def test_every_method_gives_images_of_the_size_in_the_range(method):
+    images = torch.rand(3, 3, 64, 64)
     for size in (48, 64, 96):
-        seen = brought_to(pictures, size, method)
+        seen = brought_to(images, size, method)
         assert seen.shape == (3, 3, size, size) and seen.min() >= 0 and seen.max() <= 1
-    assert torch.equal(brought_to(pictures, 64, method), pictures)
+    assert torch.equal(brought_to(images, 64, method), images)
     flat = torch.full((1, 3, 64, 64), 128 / 255)
     assert torch.allclose(
         brought_to(flat, 96, method), torch.full((1, 3, 96, 96), 128 / 255), atol=1e-6
@@ -214,7 +214,7 @@ def test_methods_agree_with_those_of_pil():
 
     # no overshoot is cut off
     pixels = np.random.RandomState(0).randint(80, 176, (64, 64, 3), dtype=np.uint8)
-    pictures = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     for method, theirs in (
         ("antialias", "BILINEAR"),
         ("bicubic", "BICUBIC"),
@@ -226,7 +226,7 @@ def test_methods_agree_with_those_of_pil():
             expected = np.asarray(
                 Image.fromarray(pixels).resize((size, size), Image.Resampling[theirs])
             )
-            found = brought_to(pictures, size, method)[0].permute(1, 2, 0).numpy() * 255
+            found = brought_to(images, size, method)[0].permute(1, 2, 0).numpy() * 255
             assert np.abs(found - expected).max() < 2, (method, size)
 
 
@@ -329,7 +329,7 @@ def test_batch_norms_are_measured_anew():
     features = torch.randn(1000, 3) * 4 + 7
     one, other = head(), head()
     for module in (one, other):
-        measure_norms(module, iter(features.split(100)))
+        update_bn(module, iter(features.split(100)))
     assert torch.allclose(one[0].running_mean, features.mean(0), atol=1e-4)
     assert torch.equal(one[3].running_var, other[3].running_var)  # dropout leaves nothing to chance
     assert one[0].momentum == head()[0].momentum and not any(
@@ -356,7 +356,7 @@ def test_at_the_training_size_a_study_says_what_evaluate_says(there, run, stage)
     evaluated = {row["split"]: row for row in json.loads(ran.out)}
     study = study_of(there, run, stage)
     for split, row in evaluated.items():
-        part, rows = study.scorer.pictures(split)
+        part, rows = study.predictor.images(split)
         found = score(study.said(split, 32), part.labels[rows])
         assert {key: found[key] for key in ("n", "top1", "top5")} == {
             key: row[key] for key in ("n", "top1", "top5")
@@ -414,7 +414,7 @@ def test_each_mapping_is_that_of_its_own_tap(there):
 
 def test_the_sample_that_corrections_learn_from_was_not_held_out(there):
     study = study_of(there, "base")
-    _, held = study.scorer.pictures("holdout")
+    _, held = study.predictor.images("holdout")
     assert not set(study._sample) & set(held)
 
 
@@ -487,10 +487,10 @@ def test_fixres_can_train_the_last_convolutions_too(there):
     same = {
         name: all(
             torch.equal(a, b)
-            for module, other in zip(before.parts[name], after.parts[name], strict=True)
+            for module, other in zip(before.groups[name], after.groups[name], strict=True)
             for a, b in zip(module.parameters(), other.parameters(), strict=True)
         )
-        for name in before.parts
+        for name in before.groups
     }
     assert same == {"conv1": True, "conv2": True, "conv3": True, "conv4": True, "conv5": False}
 
@@ -587,13 +587,13 @@ def test_a_head_trained_on_is_that_of_its_own_size(story, place, monkeypatch):
     monkeypatch.chdir(place.folder)
     for size, name, at in ((48, FITTED, 48), (32, CONTROL, 48), (32, CONTROL, 64)):
         fitted = Study(
-            Scorer(
+            Predictor(
                 StageFolder(story.out / str(size), "fixres"),
                 place.packed,
-                choose_device("cpu", "float32"),
+                choose_compute("cpu", "float32"),
             )
         )
-        part, rows = fitted.scorer.pictures("val")
+        part, rows = fitted.predictor.images("val")
         (row,) = (
             row
             for row in story.rows
@@ -648,8 +648,10 @@ def test_a_view_costs_what_its_side_costs(story):
 
 
 def test_heads_go_on_from_the_stage_that_is_studied(there):
-    scorer = Scorer(StageFolder("runs/done", "base"), there.packed, choose_device("cpu", "float32"))
-    assert list(jobs_fixres._fitted(scorer, [48], "antialias", Path("ofbase"), ())) == [48]
+    predictor = Predictor(
+        StageFolder("runs/done", "base"), there.packed, choose_compute("cpu", "float32")
+    )
+    assert list(jobs_fixres._fitted(predictor, [48], "antialias", Path("ofbase"), ())) == [48]
     start, fitted, last = (
         load_model(folder.best, there.packed.wnids)[0].backbone.digest()
         for folder in (
@@ -682,7 +684,7 @@ def test_heads_go_on_from_the_stage_that_is_studied(there):
 
 def test_what_another_run_began_is_refused_before_anything_is_trained(there):
     other, mine = (
-        Scorer(StageFolder("runs/done", stage), there.packed, choose_device("cpu", "float32"))
+        Predictor(StageFolder("runs/done", stage), there.packed, choose_compute("cpu", "float32"))
         for stage in ("finetune", "base")
     )
     jobs_fixres._fitted(other, [64], "antialias", Path("begun"), ())
@@ -796,7 +798,7 @@ def test_what_was_fitted_of_another_run_is_not_taken_for_this_one(there, story):
     )
 
 
-def test_the_story_is_a_folder_with_numbers_words_and_pictures(story):
+def test_the_story_is_a_folder_with_numbers_words_and_images(story):
     stored = json.loads((story.out / "sizes.json").read_text())
     assert len(stored["conclusions"]) == 3 and all(
         sentence in story.err for sentence in stored["conclusions"]
@@ -816,16 +818,18 @@ def test_the_story_is_a_folder_with_numbers_words_and_pictures(story):
     }
     best = next(size for size in held if held[size] == max(held.values()))
     assert f"the hold-out chooses {best} px" in stored["conclusions"][0]
-    for picture in ("accuracy", "activations", "cost", "seen", "grid"):
-        assert (story.out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    for image in ("accuracy", "activations", "cost", "seen", "grid"):
+        assert (story.out / f"{image}.png").read_bytes().startswith(b"\x89PNG")
     assert {row["run"] for row in stored["costs"]} == {"runs/base", "runs/other"}
 
 
 def test_what_the_story_trained_is_not_trained_again(story, place, monkeypatch):
     monkeypatch.chdir(place.folder)
     before = (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns
-    scorer = Scorer(StageFolder("runs/base", "base"), place.packed, choose_device("cpu", "float32"))
-    jobs_fixres._fitted(scorer, [48], "antialias", story.out, ())
+    predictor = Predictor(
+        StageFolder("runs/base", "base"), place.packed, choose_compute("cpu", "float32")
+    )
+    jobs_fixres._fitted(predictor, [48], "antialias", story.out, ())
     assert (story.out / "48" / "fixres" / "best.pt").stat().st_mtime_ns == before
 
 
@@ -894,7 +898,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(there, flags, words):
 def test_a_recipe_names_the_stage_that_fits_a_run_to_a_size():
     assert TUNED.stage("fixres") == TUNED.fixres and isinstance(TUNED.fixres, Stage)
     assert (
-        TUNED.fixres.learn == ("head",)
+        TUNED.fixres.trainable == ("head",)
         and not TUNED.fixres.crop_side
         and not TUNED.fixres.crop_area
     )

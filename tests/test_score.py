@@ -30,7 +30,7 @@ from tinynet.score.metrics import Tally, by_class, score, top_k_hits, wilson
 from tinynet.score.probabilities import (
     Probabilities,
     head_probabilities,
-    same_pictures,
+    same_images,
     view_probabilities,
 )
 from tinynet.score.selection import greedy, learn_weights, weighted_mean
@@ -169,7 +169,7 @@ def test_a_tally_does_not_depend_on_the_batches(seed, size):
     assert tally.result() == pytest.approx(score(found, labels))
 
 
-def test_a_class_is_scored_on_its_own_pictures():
+def test_a_class_is_scored_on_its_own_images():
     labels = np.repeat([0, 1, 2], 4)
     best = np.array([0, 0, 0, 1, 1, 2, 2, 0, 2, 2, 2, 2])
     rows = by_class(np.log(np.eye(4)[best] * 0.9 + 0.025), labels)
@@ -391,8 +391,8 @@ class Corner(nn.Module):
     to see.
     """
 
-    def forward(self, pictures):
-        return 20 * pictures[:, 0, 0, :]
+    def forward(self, images):
+        return 20 * images[:, 0, 0, :]
 
 
 def noise(*shape, seed=0):
@@ -401,39 +401,39 @@ def noise(*shape, seed=0):
 
 @pytest.mark.parametrize(("side", "size"), [(64, 64), (73, 64), (50, 33), (40, 47)])
 def test_ten_crops_are_torchvisions_pixel_by_pixel(side, size):
-    pictures = noise(3, 3, side, side)
-    found = list(views.get("ten", size)(pictures).values())
-    between = tv.resize(pictures, [round(size * 8 / 7)] * 2, antialias=True)
+    images = noise(3, 3, side, side)
+    found = list(views.get("ten", size)(images).values())
+    between = tv.resize(images, [round(size * 8 / 7)] * 2, antialias=True)
     expected = tv.ten_crop(between, [size, size])
     assert len(found) == 10
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
-def test_five_crops_of_pictures_that_are_not_square_are_torchvisions():
-    pictures = noise(2, 3, 90, 75)
-    expected = tv.five_crop(tv.resize(pictures, [80], antialias=True), [64, 64])
+def test_five_crops_of_images_that_are_not_square_are_torchvisions():
+    images = noise(2, 3, 90, 75)
+    expected = tv.five_crop(tv.resize(images, [80], antialias=True), [64, 64])
     for ours, theirs in zip(
-        views.get("resize:80+five", 64)(pictures).values(), expected, strict=True
+        views.get("resize:80+five", 64)(images).values(), expected, strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
 def test_undoing_the_mirror_gives_the_plain_view():
-    pictures = torch.arange(2 * 3 * 5 * 5.0).reshape(2, 3, 5, 5)
-    seen = views.get("flip")(pictures)
-    assert list(seen) == ["plain", "mirror"] and torch.equal(seen["plain"], pictures)
-    assert not torch.equal(seen["mirror"], pictures)
-    assert torch.equal(seen["mirror"], tv.horizontal_flip(pictures))
-    assert torch.equal(views.get("flip")(seen["mirror"])["mirror"], pictures)
-    assert list(views.get("none")(pictures)) == ["plain"]
+    images = torch.arange(2 * 3 * 5 * 5.0).reshape(2, 3, 5, 5)
+    seen = views.get("flip")(images)
+    assert list(seen) == ["plain", "mirror"] and torch.equal(seen["plain"], images)
+    assert not torch.equal(seen["mirror"], images)
+    assert torch.equal(seen["mirror"], tv.horizontal_flip(images))
+    assert torch.equal(views.get("flip")(seen["mirror"])["mirror"], images)
+    assert list(views.get("none")(images)) == ["plain"]
 
 
 def test_moving_repeats_the_border():
-    pictures = noise(2, 3, 8, 8)
-    seen = views.get("shift:2")(pictures)
+    images = noise(2, 3, 8, 8)
+    seen = views.get("shift:2")(images)
     assert list(seen) == ["plain", "left 2", "right 2", "up 2", "down 2"]
-    wide = torch.nn.functional.pad(pictures, (2, 2, 2, 2), mode="replicate")
+    wide = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
     for name, (top, left) in {
         "left 2": (2, 4),
         "right 2": (2, 0),
@@ -446,10 +446,10 @@ def test_moving_repeats_the_border():
 @pytest.mark.parametrize("degrees", [5, -30])
 @pytest.mark.parametrize("shape", [(64, 64), (40, 64)])
 def test_turning_is_torchvisions_inside(degrees, shape):
-    pictures = noise(2, 3, *shape)
-    expected = tv.rotate(pictures, degrees, tv.InterpolationMode.BILINEAR)
-    inside = tv.rotate(torch.ones_like(pictures), degrees, tv.InterpolationMode.BILINEAR) > 0.999
-    found = views.turn(pictures, degrees)
+    images = noise(2, 3, *shape)
+    expected = tv.rotate(images, degrees, tv.InterpolationMode.BILINEAR)
+    inside = tv.rotate(torch.ones_like(images), degrees, tv.InterpolationMode.BILINEAR) > 0.999
+    found = views.turn(images, degrees)
     assert inside.float().mean() > 0.5
     torch.testing.assert_close(found[inside], expected[inside], rtol=0, atol=2e-4)
     # beyond the border there is picture, not black
@@ -457,29 +457,29 @@ def test_turning_is_torchvisions_inside(degrees, shape):
 
 
 def test_zoom_shows_the_middle_larger():
-    pictures = noise(1, 3, 60, 60)
-    seen = views.get("zoom:1.5")(pictures)["zoom 1.5"]
+    images = noise(1, 3, 60, 60)
+    seen = views.get("zoom:1.5")(images)["zoom 1.5"]
     torch.testing.assert_close(
-        seen, tv.resize(pictures[..., 10:50, 10:50], [60, 60], antialias=True), rtol=0, atol=2e-6
+        seen, tv.resize(images[..., 10:50, 10:50], [60, 60], antialias=True), rtol=0, atol=2e-6
     )
 
 
 def test_steps_are_multiplied_the_left_one_first():
-    pictures = noise(2, 3, 64, 64)
-    seen = views.get("flip+scales:48,80")(pictures)
+    images = noise(2, 3, 64, 64)
+    seen = views.get("flip+scales:48,80")(images)
     assert list(seen) == ["48 px", "80 px", "mirror 48 px", "mirror 80 px"]
     for name, found in seen.items():
         expected = tv.resize(
-            pictures.flip(-1) if "mirror" in name else pictures,
+            images.flip(-1) if "mirror" in name else images,
             [int(name.split()[-2])] * 2,
             antialias=True,
         )
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
-    crops = views.get("resize:73+five+flip", 64)(pictures)
+    crops = views.get("resize:73+five+flip", 64)(images)
     assert list(crops)[:3] == ["top-left", "top-left mirror", "top-right"] and len(crops) == 10
     assert torch.equal(crops["centre mirror"], crops["centre"].flip(-1))
-    assert list(views.get("scales", 64)(pictures)) == ["64 px", "80 px", "96 px"]
-    assert list(views.get("none+flip")(pictures)) == ["plain", "mirror"]
+    assert list(views.get("scales", 64)(images)) == ["64 px", "80 px", "96 px"]
+    assert list(views.get("none+flip")(images)) == ["plain", "mirror"]
 
 
 SETS = [
@@ -501,19 +501,19 @@ SETS = [
 
 
 @pytest.mark.parametrize("text", SETS)
-def test_each_view_is_of_its_own_picture_and_differs_from_the_others(text):
+def test_each_view_is_of_its_own_image_and_differs_from_the_others(text):
     """The middle of each picture holds its number: under every view the middle still does."""
-    pictures = noise(7, 3, 64, 64) * 0.02
+    images = noise(7, 3, 64, 64) * 0.02
     for number in range(7):
-        pictures[number, :, 16:48, 16:48] += (number + 1) / 8
-    kept = pictures.clone()
-    seen = views.view_set(text, 64)(pictures)
-    assert torch.equal(pictures, kept) and len(seen) == len(views.view_set(text, 64))
+        images[number, :, 16:48, 16:48] += (number + 1) / 8
+    kept = images.clone()
+    seen = views.view_set(text, 64)(images)
+    assert torch.equal(images, kept) and len(seen) == len(views.view_set(text, 64))
     for name, found in seen.items():
         middle = found.shape[-1] // 2
         read = found[:, :, middle - 4 : middle + 4, middle - 4 : middle + 4].mean((1, 2, 3))
         assert ((read - 0.01) * 8 - 1).round().tolist() == list(range(7)), name
-        alone = views.view_set(text, 64)(pictures[4:5])[name]
+        alone = views.view_set(text, 64)(images[4:5])[name]
         torch.testing.assert_close(alone[0], found[4])
     small = [tv.resize(found, [32, 32], antialias=True) for found in seen.values()]
     if not {"scales", "dense"} & {part.split(":")[0] for part in text.split("+")}:
@@ -523,11 +523,11 @@ def test_each_view_is_of_its_own_picture_and_differs_from_the_others(text):
 @pytest.mark.parametrize("text", SETS)
 def test_a_network_that_looks_at_nothing_scores_the_same_under_every_view(text, packed):
     class Blind(nn.Module):
-        def forward(self, pictures):
-            return torch.arange(5.0).expand(len(pictures), 5)
+        def forward(self, images):
+            return torch.arange(5.0).expand(len(images), 5)
 
     found = [
-        view_probabilities(Blind(), batches(packed.val, size=9), view)
+        view_probabilities(Blind(), batches(packed.val, batch_size=9), view)
         for view in views.view_set(text, 64).views.values()
     ]
     assert all(np.array_equal(one, found[0]) for one in found)
@@ -559,33 +559,33 @@ def test_views_that_there_are_not_are_refused(text, words):
     complaint(lambda: views.get(text), *words)
 
 
-def test_a_crop_larger_than_the_picture_is_refused():
+def test_a_crop_larger_than_the_image_is_refused():
     complaint(lambda: views.get("resize:40+five", 64)(noise(1, 3, 64, 64)), "64", "40x40", "resize")
 
 
-def test_each_view_is_of_the_picture_whose_row_it_stands_in(packed):
+def test_each_view_is_of_the_image_whose_row_it_stands_in(packed):
     rows = np.random.RandomState(0).permutation(len(packed.train))[:23]
-    plain, mirror = (
-        view_probabilities(Corner(), batches(packed.train, rows, size=5), view)
+    plain, hflip = (
+        view_probabilities(Corner(), batches(packed.train, rows, batch_size=5), view)
         for view in views.view_set("flip", 64).views.values()
     )
     assert plain.shape == (23, 64) and plain.dtype == np.float32
     for place, row in enumerate(rows):
-        logits = packed.train.pictures[row, 0, :, 0] / 255 * 20
+        logits = packed.train.images[row, 0, :, 0] / 255 * 20
         expected = log_softmax(np.stack([logits, logits[::-1]]), axis=1)
         np.testing.assert_allclose(
-            np.stack([plain[place], mirror[place]]), expected, rtol=1e-4, atol=1e-4
+            np.stack([plain[place], hflip[place]]), expected, rtol=1e-4, atol=1e-4
         )
-    assert np.abs(plain - mirror).max(1).min() > 0.1
-    np.testing.assert_allclose(mirror[:, ::-1], plain, rtol=1e-5, atol=1e-5)
+    assert np.abs(plain - hflip).max(1).min() > 0.1
+    np.testing.assert_allclose(hflip[:, ::-1], plain, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("text", ["ten", "flip+rotate", "scales:48,80"])
 def test_probabilities_do_not_depend_on_the_batches(packed, text):
     for view in views.view_set(text, 64).views.values():
-        whole = view_probabilities(Corner(), batches(packed.val, size=500), view)
+        whole = view_probabilities(Corner(), batches(packed.val, batch_size=500), view)
         for size in (1, 7):
-            few = view_probabilities(Corner(), batches(packed.val, size=size), view)
+            few = view_probabilities(Corner(), batches(packed.val, batch_size=size), view)
             np.testing.assert_allclose(few, whole, rtol=1e-4, atol=1e-4)
         turned = np.arange(len(packed.val))[::-1]
         np.testing.assert_allclose(
@@ -598,18 +598,18 @@ def test_probabilities_do_not_depend_on_the_batches(packed, text):
 
 @pytest.mark.parametrize("size", [7, 31, 48, 64, 65, 100])
 def test_resize_is_that_of_torchvision(size):
-    pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    found = resize(pictures.contiguous(memory_format=torch.channels_last), size)
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = resize(images.contiguous(memory_format=torch.channels_last), size)
     torch.testing.assert_close(
-        found, tv.resize(pictures, [size, size], antialias=True), rtol=0, atol=2e-6
+        found, tv.resize(images, [size, size], antialias=True), rtol=0, atol=2e-6
     )
     if size < 64:
-        assert (found - tv.resize(pictures, [size, size], antialias=False)).abs().max() > 0.01
+        assert (found - tv.resize(images, [size, size], antialias=False)).abs().max() > 0.01
 
 
-def test_a_picture_of_the_right_size_is_not_touched():
-    pictures = torch.rand(2, 3, 48, 48)
-    assert resize(pictures, 48) is pictures
+def test_a_image_of_the_right_size_is_not_touched():
+    images = torch.rand(2, 3, 48, 48)
+    assert resize(images, 48) is images
 
 
 # --- probabilities --------------------------------------------------------------------------------
@@ -662,18 +662,18 @@ def test_probabilities_are_read_as_they_were_written(probabilities, tmp_path):
 class Colours(nn.Module):
     """Logits are the means of the channels of the left half and of the right half."""
 
-    def forward(self, pictures):
-        left, right = pictures.chunk(2, -1)
+    def forward(self, images):
+        left, right = images.chunk(2, -1)
         return 30 * torch.cat([left.mean((2, 3)), right.mean((2, 3))], 1)
 
 
 @pytest.mark.parametrize("merge", ["mean", "gmean", "vote"])
 def test_an_augmented_network_says_what_its_views_say_together(merge):
-    pictures = noise(6, 3, 48, 48)
-    found = Augmented(Colours(), "flip+scales:48,64", merge)(pictures)
+    images = noise(6, 3, 48, 48)
+    found = Augmented(Colours(), "flip+scales:48,64", merge)(images)
     each = [
         torch.log_softmax(Colours()(tv.resize(seen, [side, side], antialias=True)), 1)
-        for seen in (pictures, pictures.flip(-1))
+        for seen in (images, images.flip(-1))
         for side in (48, 64)
     ]
     np.testing.assert_allclose(found, merged(merge, np.stack(each)), rtol=1e-4, atol=1e-5)
@@ -682,14 +682,14 @@ def test_an_augmented_network_says_what_its_views_say_together(merge):
     torch.save(Augmented(nn.Flatten(), "flip+rotate"), buffer)  # of parts that can be pickled
 
 
-def test_views_that_are_larger_than_any_picture_are_refused():
+def test_views_that_are_larger_than_any_image_are_refused():
     for size in (0, -3, 5000):
         complaint(lambda size=size: views.view_set("flip", size), f"--size {size}", "4096")
 
 
-def test_probabilities_of_other_pictures_are_refused(probabilities):
+def test_probabilities_of_other_images_are_refused(probabilities):
     names = ("a.npz", "b.npz")
-    same_pictures(probabilities, probabilities, names)
+    same_images(probabilities, probabilities, names)
     for change, words in (
         (dict(about={"split": "holdout", "data": "0" * 16}), ["holdout", "val"]),
         (dict(about={"split": "val", "data": "1" * 16}), ["other data"]),
@@ -698,7 +698,7 @@ def test_probabilities_of_other_pictures_are_refused(probabilities):
         (dict(rows=probabilities.rows + 1), ["other pictures"]),
     ):
         complaint(
-            lambda change=change: same_pictures(
+            lambda change=change: same_images(
                 probabilities, replace(probabilities, **change), names
             ),
             *names,

@@ -423,7 +423,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small):
             dict(network=model.shape | dict(hidden=[10**9])),
             dict(size="64"),
             dict(size=-1),
-            dict(network=model.shape | dict(taps=["pool9:mean"])),
+            dict(network=model.shape | dict(features=["pool9:mean"])),
             dict(weights={}),
             dict(wnids=None),
             dict(network=3),

@@ -20,7 +20,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
-class Device:
+class Compute:
     """Where and how a network runs: a torch device and the dtype of its convolutions and products.
 
     `int8`: whether a backbone that does not learn runs in 8-bit integers (`models.int8`); the rest
@@ -34,11 +34,11 @@ class Device:
     compiled: bool = False
     frozen: torch.dtype | None = None
 
-    def when_frozen(self) -> "Device":
+    def for_frozen(self) -> "Compute":
         """The settings for a frozen network."""
         return replace(self, dtype=self.frozen or self.dtype, frozen=None)
 
-    def when_learning(self) -> "Device":
+    def for_training(self) -> "Compute":
         """The settings for a trained backbone: the floats that it was trained in."""
         return replace(self, int8=False, frozen=None)
 
@@ -75,7 +75,7 @@ class Device:
             "processor": processor(),
             **({"floats": self.floats} if self.int8 else {}),
             **({"compiled": True} if self.compiled else {}),
-            **({"frozen": self.when_frozen().floats} if self.frozen else {}),
+            **({"frozen": self.for_frozen().floats} if self.frozen else {}),
         }
 
     def __str__(self) -> str:
@@ -85,21 +85,21 @@ class Device:
             where = self.device.type + (
                 f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
             )
-        frozen = "int8" if self.int8 else self.when_frozen().floats if self.frozen else ""
+        frozen = "int8" if self.int8 else self.for_frozen().floats if self.frozen else ""
         return (
             f"{where}, {self.floats}{f', {frozen} where frozen' if frozen else ''}, channels last"
             f"{', compiled' if self.compiled else ''}"
         )
 
 
-def choose_device(
+def choose_compute(
     device: str = "auto",
     precision: Precision = "auto",
     int8: bool = True,
     compiled: bool = False,
     floats: str | None = None,
     frozen: str | None = None,
-) -> Device:
+) -> Compute:
     """The device called `device` (`auto`: cuda, else cpu) at `precision` (`auto`: the fastest it
     really has).
 
@@ -144,7 +144,7 @@ def choose_device(
         torch.backends.cudnn.allow_tf32 = False
     dtype = getattr(torch, (floats or fastest) if precision == "int8" else precision)
     other = getattr(torch, frozen) if frozen and device == "cuda" else dtype
-    selected = Device(
+    selected = Compute(
         torch.device(device),
         dtype,
         int8=precision == "int8",
@@ -250,7 +250,7 @@ def _processor_has(probe: str) -> bool:
     return getattr(torch.cpu, probe, lambda: False)()
 
 
-class InParts:
+class AutoBatch:
     """A function of pictures (N, 3, H, W) -> (N, ...), called on as many at once as the memory
     holds.
 
@@ -266,28 +266,28 @@ class InParts:
         # by the sides of pictures
         self._most = {} if owner is None else self._known.setdefault(owner, {})
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """Call the function on a batch, in as many parts as memory needs."""
-        most = min(self._most.get(pictures.shape[2:], len(pictures)), len(pictures))
+        most = min(self._most.get(images.shape[2:], len(images)), len(images))
         try:
-            done = [self._work(part) for part in pictures.split(most)]
+            done = [self._work(part) for part in images.split(most)]
             return done[0] if len(done) == 1 else torch.cat(done)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-        sides = "x".join(map(str, pictures.shape[:1:-1]))
+        sides = "x".join(map(str, images.shape[:1:-1]))
         if most == 1:
             raise InputError(
                 f"out of memory with a single image of {sides} pixels; use smaller images"
             )
-        self._most[pictures.shape[2:]] = most // 2
+        self._most[images.shape[2:]] = most // 2
         log(
             f"out of memory with {most} images of {sides} pixels at once; continuing with "
             f"{most // 2} at a time"
         )
-        if pictures.device.type == "cuda":
+        if images.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self(pictures)
+        return self(images)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from tinynet import console, runs
 from tinynet.errors import InputError
 from tinynet.flags import Parser, add_common, run_command
 from tinynet.runs import StageFolder
-from tinynet.training.config import Plan, open_data
+from tinynet.training.config import RunConfig, open_data
 from tinynet.training.recipes import TUNED, Recipe
 
 CLASSES, SIDE = 8, 32
@@ -38,7 +38,7 @@ def small_recipe() -> Recipe:
     )
 
 
-def drawn_plan(run: Path, seed: int = 0) -> Plan:
+def demo_config(run: Path, seed: int = 0) -> RunConfig:
     """A plan for both stages of `small_recipe`, on pictures that are drawn below `run` where they
     are not there yet.
     """
@@ -47,7 +47,7 @@ def drawn_plan(run: Path, seed: int = 0) -> Plan:
     source = run / "data" / f"drawn-{seed}.zip"
     if not source.exists():
         synthetic(source, classes=CLASSES, train=40, val=20, test=5, side=SIDE, seed=seed)
-    return Plan(small_recipe(), str(source.resolve()), weights="none", seed=seed)
+    return RunConfig(small_recipe(), str(source.resolve()), weights="none", seed=seed)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,22 +59,24 @@ def main(argv: list[str] | None = None) -> None:
     run = runs.new_run(asked.out, "demo", runs.ROOT / "demo")
     if StageFolder(run, "base").started:
         raise InputError(f"{run}: holds a run already; name another folder with --out")
-    from tinynet.compute import choose_device
+    from tinynet.compute import choose_compute
     from tinynet.evaluation.evaluate import Wanted, evaluate
-    from tinynet.evaluation.predictor import Scorer
+    from tinynet.evaluation.predictor import Predictor
     from tinynet.report.curves import Curves
     from tinynet.report.tables import show
     from tinynet.training.stages import train
 
-    device = choose_device(asked.device, asked.precision)
-    console.log(f"{run}: the whole chain on drawn pictures, on {device}")
-    plan = drawn_plan(run, asked.seed or 0)
-    train(run, plan, device, observers=[Curves()])
-    packed = open_data(None, None, plan)
+    compute = choose_compute(asked.device, asked.precision)
+    console.log(f"{run}: the whole chain on drawn pictures, on {compute}")
+    config = demo_config(run, asked.seed or 0)
+    train(run, config, compute, observers=[Curves()])
+    packed = open_data(None, None, config)
     rows = [
         row
         for stage in runs.WHOLE
-        for row in evaluate(Scorer(StageFolder(run, stage), packed, device), Wanted(tta=["flip"]))
+        for row in evaluate(
+            Predictor(StageFolder(run, stage), packed, compute), Wanted(tta=["flip"])
+        )
     ]
     show(rows, asked.format)
     last, chance = rows[-1], 1 / CLASSES

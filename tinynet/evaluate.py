@@ -25,10 +25,10 @@ from tinynet.flags import (
     user_path,
 )
 from tinynet.runs import STAGES, finished_stage
-from tinynet.training.config import Plan, open_data
+from tinynet.training.config import RunConfig, open_data
 
 if TYPE_CHECKING:
-    from tinynet.compute import Device
+    from tinynet.compute import Compute
 
 # What each way of scoring takes beside the flags that all take; any other flag is refused, not
 # passed over.
@@ -193,19 +193,19 @@ def main(argv: list[str] | None = None) -> None:
 
         rows = score_files(asked.from_probabilities, asked.merge)
     else:
-        from tinynet.compute import choose_device
+        from tinynet.compute import choose_compute
 
-        device = choose_device(
+        compute = choose_compute(
             asked.device, asked.precision, int8=not (asked.head or asked.dataset)
         )
-        device = device.when_frozen() if asked.head or asked.dataset else device
+        compute = compute.for_frozen() if asked.head or asked.dataset else compute
         rows = {
             "a run": _run,
             "--soup": _soup,
             "--choose": _choose,
             "--head imagenet": _zero_shot,
             "--dataset imagefolder": _folder,
-        }[way](made, asked, device)
+        }[way](made, asked, compute)
     show(rows, asked.format)
 
 
@@ -224,21 +224,21 @@ def _wanted(asked: Any) -> Any:
     )
 
 
-def _scorer(asked: Any, device: "Device") -> Any:
-    from tinynet.evaluation.predictor import Scorer
+def _scorer(asked: Any, compute: "Compute") -> Any:
+    from tinynet.evaluation.predictor import Predictor
 
     folder = finished_stage(asked.run, asked.stage).with_results(asked.out)
-    console.log(f"evaluating {folder.path} on {device}")
-    return Scorer(folder, open_data(asked.data, asked.cache, Plan.of(folder)), device)
+    console.log(f"evaluating {folder.path} on {compute}")
+    return Predictor(folder, open_data(asked.data, asked.cache, RunConfig.of(folder)), compute)
 
 
-def _run(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _run(made: Parser, asked: Any, compute: "Compute") -> list[dict[str, Any]]:
     from tinynet.evaluation.evaluate import evaluate
 
-    return list(evaluate(_scorer(asked, device), _wanted(asked)))
+    return list(evaluate(_scorer(asked, compute), _wanted(asked)))
 
 
-def _choose(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _choose(made: Parser, asked: Any, compute: "Compute") -> list[dict[str, Any]]:
     if asked.choose < 1 or not asked.tta or len(asked.size or []) > 1:
         made.error(
             "--choose takes 1 or more, --tta with the views to choose from, and at most one --size"
@@ -248,28 +248,29 @@ def _choose(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     from tinynet.plotting import save_figure
     from tinynet.report.figures import accuracy_against_cost
 
-    scorer = _scorer(asked, device)
-    rows = list(choose(scorer, asked.tta, (asked.size or [scorer.size])[0], asked.choose))
-    figure = scorer.folder.results / "views.png"
+    predictor = _scorer(asked, compute)
+    rows = list(choose(predictor, asked.tta, (asked.size or [predictor.size])[0], asked.choose))
+    figure = predictor.folder.results / "views.png"
     if can_write(figure.parent):
         save_figure(
-            accuracy_against_cost(rows, f"{scorer.folder.run.name}: {scorer.folder.stage}"), figure
+            accuracy_against_cost(rows, f"{predictor.folder.run.name}: {predictor.folder.stage}"),
+            figure,
         )
         console.log(f"accuracy against cost: {figure}")
     return rows
 
 
-def _soup(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _soup(made: Parser, asked: Any, compute: "Compute") -> list[dict[str, Any]]:
     if len(asked.soup) < 2:
         made.error("--soup takes two runs or more")
     from tinynet.evaluation.soup import make_soup
 
     folders = [finished_stage(run, asked.stage) for run in asked.soup]
-    packed = open_data(asked.data, asked.cache, Plan.of(folders[0]))
-    return make_soup(folders, packed, device, asked.out)
+    packed = open_data(asked.data, asked.cache, RunConfig.of(folders[0]))
+    return make_soup(folders, packed, compute, asked.out)
 
 
-def _zero_shot(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _zero_shot(made: Parser, asked: Any, compute: "Compute") -> list[dict[str, Any]]:
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
     from tinynet.evaluation.evaluate import evaluate
@@ -279,12 +280,12 @@ def _zero_shot(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any
     packed = open_packed(find_data(asked.data), asked.cache)
     return list(
         evaluate(
-            ZeroShot(asked.arch or "vgg16", asked.weights or "DEFAULT", packed, device), wanted
+            ZeroShot(asked.arch or "vgg16", asked.weights or "DEFAULT", packed, compute), wanted
         )
     )
 
 
-def _folder(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
+def _folder(made: Parser, asked: Any, compute: "Compute") -> list[dict[str, Any]]:
     if asked.data is None or asked.arch is None or len(asked.size or []) > 1:
         made.error(
             "--dataset imagefolder takes --data with a folder, --arch with a network, and at most "
@@ -304,7 +305,7 @@ def _folder(made: Parser, asked: Any, device: "Device") -> list[dict[str, Any]]:
     )
     return list(
         evaluate_folder(
-            asked.data, asked.labels, asked.arch, asked.weights or "DEFAULT", how, device
+            asked.data, asked.labels, asked.arch, asked.weights or "DEFAULT", how, compute
         )
     )
 

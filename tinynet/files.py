@@ -28,7 +28,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes the name `path` only when the block ends without an exception.
 
     Missing parent folders are made. An earlier file of that name is replaced in one step; where the
@@ -67,7 +67,7 @@ def _behind_link(path: Path) -> Path:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder that takes the name `path` only when the block ends without an
     exception.
 
@@ -384,7 +384,7 @@ def write_json(path: str | Path, value: Any) -> None:
         data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError:  # a file name whose bytes are no text
         data = (json.dumps(value, indent=2) + "\n").encode()
-    with whole_file(path) as stream:
+    with atomic_file(path) as stream:
         stream.write(data)
 
 
@@ -392,5 +392,5 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all; what UTF-8 has no letter for becomes a question
     mark.
     """
-    with whole_file(path) as stream:
+    with atomic_file(path) as stream:
         stream.write(text.encode("utf-8", "replace"))

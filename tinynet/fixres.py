@@ -213,18 +213,18 @@ def _asked_policies(made: Parser, asked: Any) -> dict[str, "Policy"]:
 
 def _study(asked: Any) -> list[dict[str, Any]]:
     """Everything about a run and its sizes, into a folder; returns the rows of its table."""
-    from tinynet.compute import choose_device
-    from tinynet.evaluation.predictor import Scorer
+    from tinynet.compute import choose_compute
+    from tinynet.evaluation.predictor import Predictor
     from tinynet.models.vgg import check_side
     from tinynet.report.curves import Curves
     from tinynet.resolution.fixres import investigate
-    from tinynet.training.config import Plan, open_data
+    from tinynet.training.config import RunConfig, open_data
 
-    device = choose_device(asked.device, asked.precision)
+    compute = choose_compute(asked.device, asked.precision)
     folders = [finished_stage(run, asked.stage) for run in (asked.run, *asked.beside)]
-    packed = open_data(asked.data, asked.cache, Plan.of(folders[0]))
-    scorers = [Scorer(folder, packed, device) for folder in folders]
-    own = scorers[0].size
+    packed = open_data(asked.data, asked.cache, RunConfig.of(folders[0]))
+    predictors = [Predictor(folder, packed, compute) for folder in folders]
+    own = predictors[0].size
     for flag, asked_sizes in (("--sizes", asked.sizes or SIZES), ("--fit", asked.fit or ())):
         for size in asked_sizes:
             check_side(size, flag)
@@ -236,7 +236,7 @@ def _study(asked: Any) -> list[dict[str, Any]]:
         )
     out = Path(asked.out) if asked.out else folders[0].path / "sizes"
     keep = Path(asked.keep) if asked.keep else None
-    found = investigate(scorers, sizes, fit, asked.methods, out, keep, [Curves()])
+    found = investigate(predictors, sizes, fit, asked.methods, out, keep, [Curves()])
     console.log("\n".join(("", *found.conclusions)))
     return [*found.rows, *found.beside, *found.methods]
 

@@ -233,14 +233,15 @@ def add_fields(
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         each = [_show(getattr(value, field.name)) for value in values]
-        shown = each[0] if len(set(each)) == 1 else " / ".join(each)
+        text = each[0] if len(set(each)) == 1 else " / ".join(each)
+        how = dict(dest=field.name, default=argparse.SUPPRESS, **_flag_type(hints[field.name]))
         parser.add_argument(
             flag_name(field.name),
-            dest=field.name,
-            default=argparse.SUPPRESS,
-            help=f"{field.metadata['help']} ({recipe}: {shown})".replace("%", "%%"),
-            **_flag_type(hints[field.name]),
+            help=f"{field.metadata['help']} ({recipe}: {text})".replace("%", "%%"),
+            **how,
         )
+        if old := field.metadata["was"]:
+            parser.add_argument(flag_name(old), help=argparse.SUPPRESS, **how)
 
 
 def _show(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet.console import printable
-from tinynet.files import whole_file
+from tinynet.files import atomic_file
 from tinynet.interrupts import postponed
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def save_figure(figure: "Figure", path: Any, described: str = "") -> None:
 
     `described`: kept in the file, for whoever asks what it was drawn from.
     """
-    with whole_file(path) as stream:
+    with atomic_file(path) as stream:
         _save(
             figure,
             stream,

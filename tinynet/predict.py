@@ -25,10 +25,10 @@ from tinynet.flags import (
     user_path,
 )
 from tinynet.runs import STAGES, StageFolder, finished_stage
-from tinynet.training.config import Plan, open_data
+from tinynet.training.config import RunConfig, open_data
 
 if TYPE_CHECKING:
-    from tinynet.compute import Device
+    from tinynet.compute import Compute
     from tinynet.evaluation.predict import Explanation
 
 
@@ -118,12 +118,12 @@ def main(argv: list[str] | None = None) -> None:
     refuse_others(
         made, asked, way, _FILES_TAKE | ({"arch", "weights"} if asked.arch else {"run", "stage"})
     )
-    from tinynet.compute import choose_device
+    from tinynet.compute import choose_compute
     from tinynet.report.tables import show
 
     # their ranges would need train pictures
-    device = choose_device(asked.device, asked.precision, int8=False)
-    rows, unreadable = _files(asked, device)
+    compute = choose_compute(asked.device, asked.precision, int8=False)
+    rows, unreadable = _files(asked, compute)
     show(rows, asked.format)
     for complaint in unreadable:
         console.log(f"error: {' '.join(complaint.split())}")
@@ -131,19 +131,19 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def _files(asked: Any, device: "Device") -> tuple[list[dict[str, Any]], list[str]]:
+def _files(asked: Any, compute: "Compute") -> tuple[list[dict[str, Any]], list[str]]:
     from tinynet.data.image_folder import expand
-    from tinynet.evaluation.predict import Preparation, pretrained_namer, run_namer
+    from tinynet.evaluation.predict import Preparation, pretrained_predictor, run_predictor
 
     files = expand(asked.files)
     if asked.arch:
-        namer = pretrained_namer(asked.arch, asked.weights or "DEFAULT", device)
+        predictor = pretrained_predictor(asked.arch, asked.weights or "DEFAULT", compute)
     else:
-        namer = run_namer(_stage(asked), device)
+        predictor = run_predictor(_stage(asked), compute)
     how = Preparation(
         asked.tta, asked.merge, asked.size, asked.resize, asked.resize_mode, asked.interpolation
     )
-    return namer.name(files, how, asked.top, _drawing(asked.explain))
+    return predictor.name(files, how, asked.top, _drawing(asked.explain))
 
 
 def _drawing(place: str | None) -> "Callable[[Explanation], None] | None":
@@ -170,16 +170,16 @@ def _stage(asked: Any) -> StageFolder:
 
 def _official_test(asked: Any) -> None:
     folder = _stage(asked)
-    from tinynet.compute import choose_device
-    from tinynet.evaluation.predictor import Scorer
+    from tinynet.compute import choose_compute
+    from tinynet.evaluation.predictor import Predictor
     from tinynet.score import merges
 
     merge = merges.get(asked.merge)
-    packed = open_data(asked.data, asked.cache, Plan.of(folder))
-    scorer = Scorer(folder, packed, choose_device(asked.device, asked.precision))
+    packed = open_data(asked.data, asked.cache, RunConfig.of(folder))
+    predictor = Predictor(folder, packed, choose_compute(asked.device, asked.precision))
     target = can_hold(asked.out or folder.path / "test-predictions.txt")
-    (chosen,) = scorer.sets([asked.tta], scorer.size if asked.size is None else asked.size)
-    found = scorer.score("test", chosen)
+    (chosen,) = predictor.sets([asked.tta], predictor.size if asked.size is None else asked.size)
+    found = predictor.predict("test", chosen)
     best = found.merged(merge).argmax(1)
     names = (packed.test.files[row].rsplit("/", 1)[1] for row in found.rows)
     write_text(

@@ -19,8 +19,8 @@ from tinynet import console, runs
 from tinynet.errors import InputError
 from tinynet.flags import Parser, add_common, add_fields, flag_name, run_command, user_path
 from tinynet.runs import STAGES, WHOLE, StageFolder, stage_before
-from tinynet.training.config import WEIGHTS, Plan
-from tinynet.training.recipes import RECIPES, TUNED, DataPlan, Network, Stage
+from tinynet.training.config import WEIGHTS, RunConfig
+from tinynet.training.recipes import RECIPES, TUNED, Network, SplitConfig, Stage
 
 if TYPE_CHECKING:
     from tinynet.training.observers import Observer
@@ -69,7 +69,7 @@ def parser() -> Parser:
     )
     made.set_defaults(floats=None, frozen=None)  # a resumed run's own
     tuned = [TUNED.stage(stage) for stage in STAGES]
-    for kind, values in ((DataPlan, [TUNED.data]), (Network, [TUNED.network]), (Stage, tuned)):
+    for kind, values in ((SplitConfig, [TUNED.data]), (Network, [TUNED.network]), (Stage, tuned)):
         text = kind.__doc__.splitlines()[0].removesuffix(".")
         group = made.add_argument_group(
             f"{kind.__name__}: {text}",
@@ -88,17 +88,17 @@ def main(argv: list[str] | None = None) -> None:
     if asked.restart and not asked.resume:
         argument_parser.error("--restart needs --resume RUN")
     named = asked.precision != "auto"
-    run, plan = _resumed(asked) if asked.resume else _planned(asked)
-    from tinynet.compute import choose_device
+    run, config = _resumed(asked) if asked.resume else _planned(asked)
+    from tinynet.compute import choose_compute
     from tinynet.report.tables import show
     from tinynet.training import stages
 
     if asked.summary:
-        print(stages.summary(run, plan))
+        print(stages.summary(run, config))
         return
     before = asked.precision if asked.resume and not named else None
     try:
-        device = choose_device(
+        compute = choose_compute(
             asked.device,
             asked.precision,
             compiled=bool(asked.compile),
@@ -109,11 +109,11 @@ def main(argv: list[str] | None = None) -> None:
         raise (
             InputError(f"{run}: was started with precision {before}; {error}") if before else error
         ) from None
-    console.log(f"{run}: {plan.recipe.name}, {' and '.join(plan.stages)}, on {device}")
+    console.log(f"{run}: {config.recipe.name}, {' and '.join(config.stages)}, on {compute}")
     rows = stages.train(
         run,
-        plan,
-        device,
+        config,
+        compute,
         resume=bool(asked.resume),
         restart=asked.restart,
         observers=_observers(asked.tensorboard),
@@ -131,13 +131,13 @@ def _observers(tensorboard: bool) -> list["Observer"]:
     return [Curves(), TensorBoard()]
 
 
-def _planned(asked: Any) -> tuple[Path, Plan]:
+def _planned(asked: Any) -> tuple[Path, RunConfig]:
     """The folder and the plan of a new run, as the flags ask."""
     from tinynet.data.download import find_data
 
     given = _given(asked)
     if asked.stage in ("finetune", "fixres"):
-        run, plan = _later(asked, given)
+        run, config = _later(asked, given)
     else:
         if asked.run:
             raise InputError(
@@ -148,8 +148,8 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
         recipe = RECIPES[asked.recipe or "tuned"].override(given, stages)
         weights = _weights(asked.weights or WEIGHTS)
         run = runs.new_run(asked.out, recipe.name)
-        plan = Plan(recipe, asked.data or "", stages, weights, asked.seed or 0, asked.cache)
-    for stage in plan.stages:
+        config = RunConfig(recipe, asked.data or "", stages, weights, asked.seed or 0, asked.cache)
+    for stage in config.stages:
         if StageFolder(run, stage).started:
             raise InputError(
                 f"{run}: already contains {stage}; continue it with "
@@ -162,11 +162,11 @@ def _planned(asked: Any) -> tuple[Path, Plan]:
             if StageFolder(run, s).started and s not in WHOLE
         ]:
             raise InputError(f"{run}: already contains {later[0]}; use another folder with --out")
-    data = str(find_data(plan.data or None).resolve())
-    return run, replace(plan, data=data, cache=plan.cache and str(Path(plan.cache).resolve()))
+    data = str(find_data(config.data or None).resolve())
+    return run, replace(config, data=data, cache=config.cache and str(Path(config.cache).resolve()))
 
 
-def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
+def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, RunConfig]:
     """The folder and the plan of a stage that goes on from a run, on its pictures and with its
     network.
     """
@@ -177,8 +177,8 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
         "train its first stage before: python -m tinynet.train --stage base",
     )
     last = stage_before(start, stage)
-    before = Plan.of(last)
-    fixed = [flag_name(name) for name in sorted(set(given) & set(_fields(DataPlan, Network)))]
+    before = RunConfig.of(last)
+    fixed = [flag_name(name) for name in sorted(set(given) & set(_fields(SplitConfig, Network)))]
     if fixed or asked.weights:
         raise InputError(
             f"{', '.join(fixed or ['--weights'])}: fixed by the base that {stage} goes on from; "
@@ -192,7 +192,7 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
     if sizes[0] != sizes[1]:
         console.log(f"note: {last.stage} was trained at {sizes[0]} px, {stage} at {sizes[1]}")
     elsewhere = None if run.resolve() == start.resolve() else str(start.resolve())
-    return run, Plan(
+    return run, RunConfig(
         recipe,
         asked.data or before.data,
         (stage,),
@@ -204,7 +204,7 @@ def _later(asked: Any, given: dict[str, Any]) -> tuple[Path, Plan]:
     )
 
 
-def _resumed(asked: Any) -> tuple[Path, Plan]:
+def _resumed(asked: Any) -> tuple[Path, RunConfig]:
     """The folder and the plan of the run to continue; only where it finds what it was started with
     can be told anew.
 
@@ -231,7 +231,7 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
     # The last one, unless that is finished and one before it is not.
     folder = ([folder for folder in started if not folder.finished] or started)[-1]
     stored = folder.read_recipe()
-    plan = Plan.of(folder)
+    config = RunConfig.of(folder)
     if asked.device == "auto":
         asked.device = stored["device"]["type"]
     if asked.device == stored["device"]["type"]:
@@ -251,10 +251,10 @@ def _resumed(asked: Any) -> tuple[Path, Plan]:
     if asked.weights:
         elsewhere["weights"] = _weights(asked.weights)
     if asked.run:
-        if plan.start_run is None:
+        if config.start_run is None:
             raise InputError(f"--run {asked.run}: {run} uses its own base stage; remove --run")
         elsewhere["start_run"] = str(Path(asked.run).resolve())
-    return run, replace(plan, **elsewhere)
+    return run, replace(config, **elsewhere)
 
 
 def _weights(named: str) -> str:
@@ -264,7 +264,7 @@ def _weights(named: str) -> str:
 
 def _given(asked: Any) -> dict[str, Any]:
     """The recipe's fields that were given as flags."""
-    known = set(_fields(DataPlan, Network, Stage))
+    known = set(_fields(SplitConfig, Network, Stage))
     return {name: value for name, value in vars(asked).items() if name in known}
 
 

@@ -22,13 +22,13 @@ def png(
     width: int,
     height: int,
     *,
-    depth: int = 8,
+    node: int = 8,
     colour: int = 0,
     rows: bytes = b"",
     more: bytes = b"",
 ) -> bytes:
     """A PNG with this header, packed rows, and chunks between both."""
-    header = chunk(b"IHDR", struct.pack(">2L5B", width, height, depth, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">2L5B", width, height, node, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
@@ -47,7 +47,7 @@ def black(width: int, height: int, bits: int = 8, colour: int = 0) -> bytes:
     return png(
         width,
         height,
-        depth=bits,
+        node=bits,
         colour=colour,
         rows=zeros(height * (1 + (width * bits * channels + 7) // 8)),
     )
@@ -58,7 +58,7 @@ def bombs() -> Named:
     yield "bomb-png", partial(black, 50_000, 50_000, bits=1)
     yield "bomb-png-111-megapixels", partial(black, 11_100, 10_000, bits=1)
     yield "bomb-png-without-data", png(2**31 - 1, 2**31 - 1, rows=zeros(100))
-    yield "bomb-png-rgb-16", png(60_000, 60_000, depth=16, colour=6, rows=zeros(1 << 20))
+    yield "bomb-png-rgb-16", png(60_000, 60_000, node=16, colour=6, rows=zeros(1 << 20))
     for kind, head in ((b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")):
         yield f"bomb-png-{kind.decode().lower()}", partial(_beside, kind, head)
     yield (

@@ -35,7 +35,7 @@ _NOTES = ("predicting with ", "evaluating ", "note: ")
 Check = Callable[[Ended], None]
 
 
-def judge(case: Case, ended: Ended, limits: Limits) -> tuple[str, str]:
+def eval_fn(case: Case, ended: Ended, limits: Limits) -> tuple[str, str]:
     """The outcome and, where it is one of `WRONG`, the reason."""
     usual = signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(_JUDGING)  # the result may be a pipe too

@@ -75,12 +75,12 @@ def chain(scene: Scene, moment: Moment, kind: str, blows: Sequence[Blow]) -> Tri
                 line, trial.room, strike, limit=limit(scene, moment), real=real
             )
             trial.endings.append(ending)
-        trial.faults += manner(ending, kind)
+        trial.faults += options(ending, kind)
         if not _struck(ending):
             break
         line = next_line(ending)
     go_on(scene, moment, trial)
-    judge(scene, moment, trial)
+    eval_fn(scene, moment, trial)
     return trial
 
 
@@ -137,7 +137,7 @@ def next_line(ending: Ending) -> str:
     return ending.line
 
 
-def judge(scene: Scene, moment: Moment, trial: Trial) -> None:
+def eval_fn(scene: Scene, moment: Moment, trial: Trial) -> None:
     """Add the workers that ended processes left, and, once all is done, what differs from the
     undisturbed room.
     """
@@ -149,7 +149,7 @@ def judge(scene: Scene, moment: Moment, trial: Trial) -> None:
         trial.faults += differences(scene.go(moment).room, trial.room)
 
 
-def manner(ending: Ending, kind: str) -> list[str]:
+def options(ending: Ending, kind: str) -> list[str]:
     """What is wrong with how a struck process ended: of one signal it should tell in a line and by
     its status.
     """

@@ -17,9 +17,9 @@ from benchmarks.killing.chains import (
     Trial,
     chain,
     draw_blows,
+    eval_fn,
     go_on,
     has_traceback,
-    judge,
     limit,
     new_folder,
 )
@@ -76,7 +76,7 @@ def _fill_and_go(scene: Scene, moment: Moment, trial: Trial, space: int) -> None
         ]
     filler.unlink()
     go_on(scene, moment, trial)
-    judge(scene, moment, trial)
+    eval_fn(scene, moment, trial)
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def _refused_or_right(scene: Scene, moment: Moment, trial: Trial, ending: Ending
     if ending.status != 0:
         trial.faults += one_line(ending)
     go_on(scene, moment, trial)
-    judge(scene, moment, trial)
+    eval_fn(scene, moment, trial)
 
 
 def _workers(running: Running, seconds: float) -> list[int]:
@@ -235,7 +235,7 @@ def _judge_two(scene: Scene, moment: Moment, trial: Trial) -> None:
                 f"run/base/{name}", f"other/base/{name}", scene.go(moment).room, trial.room
             )
         shutil.rmtree(trial.room.work / "other")
-    judge(scene, moment, trial)
+    eval_fn(scene, moment, trial)
 
 
 def no_fork(scene: Scene, moment: Moment, key: str) -> Trial:

@@ -115,30 +115,30 @@ def _show(arguments: argparse.Namespace) -> None:
             "show any number from 1 to that"
         )
     rows = np.random.RandomState(arguments.seed).choice(rows, count, replace=False)
-    pictures = [decode(archive.read(part.files[row]), part.files[row]) for row in rows]
+    images = [decode(archive.read(part.files[row]), part.files[row]) for row in rows]
     titles = [
         archive.names[part.labels[row]].split(",")[0] if part.labels is not None else ""
         for row in rows
     ]
     boxes = part.boxes[rows]
     if arguments.recipe:
-        pictures, boxes = _as_learnt(pictures, rows, arguments), np.full_like(boxes, -1)
-    save_figure(contact_sheet(pictures, titles, boxes), Path(arguments.out))
+        images, boxes = _as_learnt(images, rows, arguments), np.full_like(boxes, -1)
+    save_figure(contact_sheet(images, titles, boxes), Path(arguments.out))
     show_paths([arguments.out], arguments.format)
 
 
-def _as_learnt(pictures: list, rows: Any, arguments: argparse.Namespace) -> list:
+def _as_learnt(images: list, rows: Any, arguments: argparse.Namespace) -> list:
     """The pictures as a stage of a recipe shows them to the network in its first epoch."""
     import numpy as np
     import torch
 
     from tinynet.data.batches import to_float
-    from tinynet.training.inputs import change_pictures
+    from tinynet.training.inputs import augment_images
     from tinynet.training.recipes import RECIPES
 
     stage = RECIPES[arguments.recipe].stage(arguments.stage or "finetune")
-    changed = change_pictures(
-        to_float(torch.from_numpy(np.stack(pictures))),
+    changed = augment_images(
+        to_float(torch.from_numpy(np.stack(images))),
         torch.from_numpy(rows),
         stage,
         seed=arguments.seed,

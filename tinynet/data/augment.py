@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 
-def hflip(pictures: Tensor, flags: Tensor) -> Tensor:
+def hflip(images: Tensor, flags: Tensor) -> Tensor:
     """Mirror the pictures whose flag is set; `flags`: (N,) bool."""
-    return torch.where(flags[:, None, None, None], pictures.flip(-1), pictures)
+    return torch.where(flags[:, None, None, None], images.flip(-1), images)
 
 
 def alternating_flags(rows: Tensor, epoch: int) -> Tensor:
@@ -25,7 +25,7 @@ def alternating_flags(rows: Tensor, epoch: int) -> Tensor:
 
 
 def resized_crop(
-    pictures: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
 ) -> Tensor:
     """Crop each picture by its own rectangle and resize it to `size` x `size`, bilinear with
     antialias.
@@ -33,9 +33,9 @@ def resized_crop(
     `top`, `left`, `height`, `width`: (N,) in pixels, inside the picture. As torchvision's
     `resized_crop(..., antialias=True)`; two small matrix products a picture instead of a loop.
     """
-    rows = _resize_weights(top, height, pictures.shape[-2], size)
-    columns = _resize_weights(left, width, pictures.shape[-1], size)
-    return rows[:, None] @ pictures @ columns[:, None].transpose(-1, -2)
+    rows = _resize_weights(top, height, images.shape[-2], size)
+    columns = _resize_weights(left, width, images.shape[-1], size)
+    return rows[:, None] @ images @ columns[:, None].transpose(-1, -2)
 
 
 def _resize_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
@@ -50,18 +50,18 @@ def _resize_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tens
     return weights / weights.sum(-1, keepdim=True)
 
 
-def adjust_saturation(pictures: Tensor, factors: Tensor) -> Tensor:
+def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
     """Blend each picture with its grey version: factor 0 is grey, 1 the picture; `factors`:
     (N,).
     """
-    red, green, blue = pictures.split(1, 1)
+    red, green, blue = images.split(1, 1)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue
-    return torch.lerp(grey, pictures, factors[:, None, None, None]).clamp(0, 1)
+    return torch.lerp(grey, images, factors[:, None, None, None]).clamp(0, 1)
 
 
-def adjust_hue(pictures: Tensor, shifts: Tensor) -> Tensor:
+def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
     """Turn each picture's hue by a fraction of the colour circle; `shifts`: (N,) in [-0.5, 0.5]."""
-    hue, saturation, value = _rgb_to_hsv(pictures)
+    hue, saturation, value = _rgb_to_hsv(images)
     sector = (hue + shifts[:, None, None]) % 1 * 6
     # Each channel is a trapezoid in hue, at its own offset (Smith 1978, hexcone model).
     offset = torch.arange(5, 0, -2, device=sector.device)[:, None, None]
@@ -70,11 +70,11 @@ def adjust_hue(pictures: Tensor, shifts: Tensor) -> Tensor:
     return (value[:, None] * (1 - saturation[:, None] * ramp)).contiguous()
 
 
-def _rgb_to_hsv(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hue as a fraction of the circle, saturation and value, each (N, H, W)."""
-    value, brightest = pictures.max(1)
-    spread = value - pictures.min(1).values
-    red, green, blue = pictures.unbind(1)
+    value, brightest = images.max(1)
+    spread = value - images.min(1).values
+    red, green, blue = images.unbind(1)
     step = torch.where(spread > 0, spread, torch.ones_like(spread))
     candidates = torch.stack(
         [(green - blue) / step, 2 + (blue - red) / step, 4 + (red - green) / step], 1
@@ -83,12 +83,12 @@ def _rgb_to_hsv(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return hue, spread / torch.where(value > 0, value, torch.ones_like(value)), value
 
 
-def colour_jitter(pictures: Tensor, saturation: Tensor, hue: Tensor, hue_first: Tensor) -> Tensor:
+def colour_jitter(images: Tensor, saturation: Tensor, hue: Tensor, hue_first: Tensor) -> Tensor:
     """Adjust saturation and hue in either order; `hue_first`: (N,) bool, as ColorJitter shuffles
     them.
     """
     first = hue_first[:, None, None, None]
-    changed = torch.where(first, adjust_hue(pictures, hue), adjust_saturation(pictures, saturation))
+    changed = torch.where(first, adjust_hue(images, hue), adjust_saturation(images, saturation))
     return torch.where(first, adjust_saturation(changed, saturation), adjust_hue(changed, hue))
 
 

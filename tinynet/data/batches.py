@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     test. `rows`: (N,) int64, the pictures' rows in their part of the archive.
     """
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor | None
     rows: Tensor
 
@@ -33,12 +33,12 @@ def batches(
     part: PackedPart,
     rows: np.ndarray | None = None,
     *,
-    size: int = 64,
+    batch_size: int = 64,
     device: torch.device | str = "cpu",
     augment: Augment | None = None,
     start: int = 0,
 ) -> Iterator[Batch]:
-    """Yield the pictures of `part` in the order of `rows` (default: all), `size` at a time.
+    """Yield the pictures of `part` in the order of `rows` (default: all), `batch_size` at a time.
 
     `augment(pictures, rows, number)` changes a batch on its device; `number` counts the batches
     from zero, so that its random draws can be seeded by it. `start`: the number of the first batch
@@ -47,14 +47,14 @@ def batches(
     rows = np.arange(len(part)) if rows is None else np.ascontiguousarray(rows)
     device = torch.device(device)
     pool = resident(part, device)
-    for number in range(start, math.ceil(len(rows) / size)):
-        chosen = rows[number * size : (number + 1) * size]
+    for number in range(start, math.ceil(len(rows) / batch_size)):
+        chosen = rows[number * batch_size : (number + 1) * batch_size]
         at = send(chosen, device)
-        pictures = to_float(send(part.pictures[chosen], device) if pool is None else pool[at])
+        images = to_float(send(part.images[chosen], device) if pool is None else pool[at])
         labels = None if part.labels is None else send(part.labels[chosen], device)
         if augment is not None:
-            pictures = augment(pictures, at, number)
-        yield Batch(pictures.contiguous(memory_format=torch.channels_last), labels, at)
+            images = augment(images, at, number)
+        yield Batch(images.contiguous(memory_format=torch.channels_last), labels, at)
 
 
 def resident(part: PackedPart, device: torch.device) -> Tensor | None:
@@ -64,8 +64,8 @@ def resident(part: PackedPart, device: torch.device) -> Tensor | None:
     The CPU has them in its memory already.
     """
     sent = _sent.setdefault(part, {})
-    if device not in sent and has_room(part.pictures.nbytes, device):
-        sent[device] = send_whole(part.pictures, device)
+    if device not in sent and has_room(part.images.nbytes, device):
+        sent[device] = send_whole(part.images, device)
     return sent.get(device)
 
 
@@ -155,9 +155,9 @@ def fitting(size: int, device: torch.device) -> int:
     return max(1, most * 64**2 // size**2)
 
 
-def to_float(pictures: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [0, 1], channels last without a copy."""
-    return pictures.permute(0, 3, 1, 2).float().div_(255)
+    return images.permute(0, 3, 1, 2).float().div_(255)
 
 
 def seeded(device: torch.device | str, *keys: int | str) -> torch.Generator:

@@ -78,13 +78,13 @@ class TinyImageNet(VisionDataset):
 
     def __getitem__(self, index: int) -> Any:
         file = self.files[index]
-        picture = Image.fromarray(decode(self._source.read(self._folder + file), file))
+        image = Image.fromarray(decode(self._source.read(self._folder + file), file))
         if self.transform is not None:
-            picture = self.transform(picture)
+            image = self.transform(image)
         if self.targets is None:
-            return picture
+            return image
         target = self.targets[index]
-        return picture, target if self.target_transform is None else self.target_transform(target)
+        return image, target if self.target_transform is None else self.target_transform(target)
 
     def extra_repr(self) -> str:
         """A line for `repr`, as torchvision's datasets have."""

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from tinynet.console import log, progress
 from tinynet.data.places import DEFAULT_PATH, home, locate
 from tinynet.errors import InputError
-from tinynet.files import whole_file
+from tinynet.files import atomic_file
 
 # Nine independent dataset classes carry this digest; the site itself publishes none.
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -44,7 +44,7 @@ def download(
     """
     target = home(target)
     by_hand = f"fetch {url} elsewhere and put it at {target}, or name the file with --data"
-    with whole_file(target) as stream:
+    with atomic_file(target) as stream:
         for wait in [pause * 2**i for i in range(tries - 1)] + [None]:
             try:
                 _receive(url, stream, size)

@@ -23,7 +23,7 @@ from tinynet.errors import InputError
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Picture files in order, and their class indices where labels are known."""
 
     files: tuple[Path, ...]
@@ -41,9 +41,9 @@ def imagenet_wnids() -> tuple[str, ...]:
     )
 
 
-def labelled_pictures(
+def labelled_images(
     folder: str | Path, classes: Sequence[str], labels: str | None = None
-) -> Pictures:
+) -> Images:
     """The pictures of `folder` with the index of their class in `classes` (wnids, or names of class
     folders).
 
@@ -69,7 +69,7 @@ def labelled_pictures(
             "devkit"
         )
     left_out.report(root)
-    return Pictures(tuple(root / name for name in names), tuple(indices))
+    return Images(tuple(root / name for name in names), tuple(indices))
 
 
 def _class_folders(
@@ -96,7 +96,7 @@ def _class_folders(
     return inside, [index[name.split("/")[0]] for name in inside]
 
 
-def open_picture(path: Path, upright: bool = False) -> Image.Image:
+def open_image(path: Path, upright: bool = False) -> Image.Image:
     """The picture in `path`, in RGB; `upright`: turned as its EXIF data say.
 
     Raises `InputError` naming the file where it cannot be read, or is too large to be one.

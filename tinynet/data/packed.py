@@ -18,14 +18,14 @@ from tinynet.data.tiny_imagenet import SPLITS, Archive
 from tinynet.data.workers import CHUNK, Read, in_child, in_workers
 from tinynet.errors import InputError
 from tinynet.files import (
+    atomic_file,
+    atomic_folder,
     can_write,
     clear_leftovers,
     locked,
     map_array,
     new_array,
     read_json,
-    whole_file,
-    whole_folder,
     write_json,
 )
 
@@ -53,13 +53,13 @@ class PackedPart:
     """
 
     name: str
-    pictures: np.ndarray
+    images: np.ndarray
     labels: np.ndarray | None
     boxes: np.ndarray
     _folder: Path
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @cached_property
     def files(self) -> list[str]:
@@ -235,7 +235,7 @@ def pack(archive: Archive, folder: Path) -> Packed:
     """
     side = len(decode(archive.read(archive.train.files[0]), archive.train.files[0]))
     counts = {name: len(archive.part(name).files) for name in SPLITS}
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         jobs = []
         for name in SPLITS:
             part = archive.part(name)
@@ -243,7 +243,7 @@ def pack(archive: Archive, folder: Path) -> Packed:
             np.save(partial / f"{name}.boxes.npy", part.boxes)
             if part.labels is not None:
                 np.save(partial / f"{name}.labels.npy", part.labels)
-            with whole_file(partial / f"{name}.files.txt") as stream:
+            with atomic_file(partial / f"{name}.files.txt") as stream:
                 stream.write(
                     "".join(f + "\n" for f in part.files).encode("utf-8", "surrogateescape")
                 )

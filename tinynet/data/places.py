@@ -15,7 +15,7 @@ _DEPTH = 3  # folders within folders that are looked into
 _MOST = 500  # folders of one level that are looked at
 
 
-def locate(path: str | Path, depth: int = _DEPTH) -> Path:
+def locate(path: str | Path, node: int = _DEPTH) -> Path:
     """The zip, tar, extracted folder or folder of parquet files that `path` stands for: itself, or
     what lies in it.
 
@@ -33,14 +33,14 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
     if _is_root(path) or (path / "train").is_dir():
         return path
     level = [path]
-    for _ in range(depth + 1):
+    for _ in range(node + 1):
         if roots := [place for folder in level for place in _roots(folder)]:
             return _one_of(roots, path)
         level = [folder for above in level for folder in _folders(above)][:_MOST]
     if packed := _packed_otherwise(path):
         return _one_of(packed, path)
     raise InputError(
-        f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {depth} folders "
+        f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {node} folders "
         f"deep for {DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the "
         "archive or its folder with --data"
     )

@@ -12,7 +12,7 @@ import numpy as np
 from tinynet.console import progress
 from tinynet.data.places import DEFAULT_PATH
 from tinynet.errors import InputError
-from tinynet.files import whole_file, whole_folder
+from tinynet.files import atomic_file, atomic_folder
 
 # A class is one of each. The four counts have no common factor, so the remainders of the class
 # number are a different combination for every class, and neighbouring classes differ in all of
@@ -79,14 +79,14 @@ def synthetic(
         total=classes * (train + val + test + 1) + 3,
     )
     if out.suffix == ".zip":
-        with whole_file(out) as stream, zipfile.ZipFile(stream, "w") as target:
+        with atomic_file(out) as stream, zipfile.ZipFile(stream, "w") as target:
             for name, data in files:
                 # dated 1980, so that the zip's bytes repeat too
                 entry = zipfile.ZipInfo(f"{_ROOT}/{name}")
                 entry.external_attr = 0o644 << 16
                 target.writestr(entry, data)
     else:
-        with whole_folder(out) as folder:
+        with atomic_folder(out) as folder:
             for name, data in files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(data)
@@ -110,7 +110,7 @@ def _files(
     for kind, wnid in enumerate(wnids):
         boxes = []
         for k in range(counts["train"]):
-            data, box = _picture(kind, side, (seed, 0, kind, k), kind * counts["train"] + k)
+            data, box = _image(kind, side, (seed, 0, kind, k), kind * counts["train"] + k)
             yield f"train/{wnid}/images/{wnid}_{k}.JPEG", data
             boxes.append("\t".join(map(str, (f"{wnid}_{k}.JPEG", *box))) + "\n")
         yield f"train/{wnid}/{wnid}_boxes.txt", "".join(boxes).encode()
@@ -119,7 +119,7 @@ def _files(
     for k, kind in enumerate(
         np.random.RandomState(seed).permutation(np.repeat(range(classes), counts["val"]))
     ):
-        data, box = _picture(kind, side, (seed, 1, kind, k), k)
+        data, box = _image(kind, side, (seed, 1, kind, k), k)
         yield f"val/images/val_{k}.JPEG", data
         annotations.append("\t".join(map(str, (f"val_{k}.JPEG", wnids[kind], *box))) + "\n")
     yield "val/val_annotations.txt", "".join(annotations).encode()
@@ -127,7 +127,7 @@ def _files(
     for k in range(classes * counts["test"]):
         yield (
             f"test/images/test_{k}.JPEG",
-            _picture(k % classes, side, (seed, 2, k % classes, k), k)[0],
+            _image(k % classes, side, (seed, 2, k % classes, k), k)[0],
         )
 
 
@@ -142,7 +142,7 @@ def _name(kind: int) -> str:
     return f"{hue} {lobes}, {stripes} {slant} stripes"
 
 
-def _picture(
+def _image(
     kind: int, side: int, seed: tuple[int, ...], number: int
 ) -> tuple[bytes, tuple[int, ...]]:
     """One JPEG of class `kind` and its object's box; every `_GREY_EVERY`-th has one channel."""
@@ -172,8 +172,8 @@ def _draw(draw: np.random.RandomState, kind: int, side: int) -> tuple[np.ndarray
     if draw.rand() < 0.5:
         u = -u
     u, v = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
-    depth = 0.3 if lobes else 0.0
-    reach = np.hypot(u, v) * (1 + depth) / (1 + depth * np.cos(lobes * np.arctan2(u, v)))
+    node = 0.3 if lobes else 0.0
+    reach = np.hypot(u, v) * (1 + node) / (1 + node * np.cos(lobes * np.arctan2(u, v)))
     cover = np.clip((radius - reach) * side / 4 + 0.5, 0, 1)
     along = u * np.cos(np.radians(slant)) + v * np.sin(np.radians(slant))
     waves = np.sin(
@@ -192,11 +192,11 @@ def _draw(draw: np.random.RandomState, kind: int, side: int) -> tuple[np.ndarray
     )
     ground = draw.rand(3) * blend[..., None] + draw.rand(3) * (1 - blend[..., None])
 
-    picture = (
+    image = (
         cover[..., None] * thing
         + (1 - cover[..., None]) * ground
         + 0.04 * draw.randn(side, side, 1)
     )
     rows, columns = np.flatnonzero((cover > 0.5).any(1)), np.flatnonzero((cover > 0.5).any(0))
     box = tuple(int(edge) for edge in (columns[0], rows[0], columns[-1], rows[-1]))
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8), box
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8), box

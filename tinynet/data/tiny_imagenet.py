@@ -292,8 +292,8 @@ def _root(path: Path, names: Sequence[str]) -> str:
             f"{path}: not Tiny ImageNet: no wnids.txt and no train/ folder in its {len(names):,} "
             f"files{example}; fetch the official archive with `python -m tinynet.data get`"
         )
-    depth = min(root.count("/") for root in roots)
-    shallowest = sorted(root for root in roots if root.count("/") == depth)
+    node = min(root.count("/") for root in roots)
+    shallowest = sorted(root for root in roots if root.count("/") == node)
     if len(shallowest) > 1:
         raise InputError(
             f"{path}: contains several data sets ({', '.join(shallowest[:3])}); extract one and "

@@ -76,7 +76,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     digest: bytes = b""
     size: str = ""
     one_channel: bool = False
@@ -93,24 +93,24 @@ def verify(archive: Archive) -> Report:
     a class, one picture size, everything decodable, and no more duplicates than the official one
     has. Source of the official figures: see the head of this file.
     """
-    pictures = _look_at_all(archive)
-    pairs = _same_bytes(archive, pictures)
+    images = _look_at_all(archive)
+    pairs = _same_bytes(archive, images)
     scope = _scope(archive)
     rows = [
         *_layout_rows(archive, scope),
-        *_picture_rows(pictures, scope),
+        *_image_rows(images, scope),
         *_pair_rows(pairs, scope),
     ]
     faults = [
         f"{file}: {p.fault}"
         for name in SPLITS
-        for file, p in zip(archive.part(name).files, pictures[name], strict=True)
+        for file, p in zip(archive.part(name).files, images[name], strict=True)
         if p.fault
     ]
     if len(faults) > _LISTED:
         faults = [*faults[:_LISTED], f"and {len(faults) - _LISTED:,} more that cannot be decoded"]
     duplicates = tuple((a, b, conflict) for found in pairs.values() for a, b, conflict in found)
-    return Report(scope, tuple(rows), tuple(faults), _other_modes(pictures), duplicates)
+    return Report(scope, tuple(rows), tuple(faults), _other_modes(images), duplicates)
 
 
 def same_pixels(packed: Packed) -> list[tuple[tuple[str, int], tuple[str, int]]]:
@@ -119,7 +119,7 @@ def same_pixels(packed: Packed) -> list[tuple[tuple[str, int], tuple[str, int]]]
     """
     seen: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for name in ("train", "val"):
-        for row, pixels in enumerate(packed.part(name).pictures):
+        for row, pixels in enumerate(packed.part(name).images):
             seen[hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()].append(
                 (name, row)
             )
@@ -135,13 +135,13 @@ def _scope(archive: Archive) -> str:
     return "part" if all(found <= official for found, official in sizes) else "other"
 
 
-def _look_at_all(archive: Archive) -> dict[str, list[_Picture]]:
+def _look_at_all(archive: Archive) -> dict[str, list[_Image]]:
     jobs = [
         (name, archive.part(name).files[start : start + CHUNK])
         for name in SPLITS
         for start in range(0, len(archive.part(name).files), CHUNK)
     ]
-    seen: dict[str, list[_Picture]] = {name: [] for name in SPLITS}
+    seen: dict[str, list[_Image]] = {name: [] for name in SPLITS}
     total = sum(len(files) for _, files in jobs)
     with progress(total=total, label=f"looking at {archive.path}", unit="pictures") as bar:
         for (name, _), found in zip(jobs, in_workers(_look_at, jobs, archive), strict=True):
@@ -150,36 +150,34 @@ def _look_at_all(archive: Archive) -> dict[str, list[_Picture]]:
     return seen
 
 
-def _look_at(read: Callable[[str], bytes], job: tuple[str, tuple[str, ...]]) -> list[_Picture]:
+def _look_at(read: Callable[[str], bytes], job: tuple[str, tuple[str, ...]]) -> list[_Image]:
     found = []
     for file in job[1]:
         try:
             data = read(file)
             decoded = decode(data, file)
         except InputError as error:
-            found.append(_Picture(fault=str(error).removeprefix(f"{file}: ")[:120]))
+            found.append(_Image(fault=str(error).removeprefix(f"{file}: ")[:120]))
             continue
         pixels, one_channel = decoded.pixels, decoded.mode in _ONE_CHANNEL_MODES
         red, green, blue = pixels.astype(np.int16).transpose(2, 0, 1)
         grey = not one_channel and max(abs(red - green).max(), abs(green - blue).max()) <= 2
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         found.append(
-            _Picture(hashlib.sha256(data).digest(), size, one_channel, bool(grey), decoded.mode)
+            _Image(hashlib.sha256(data).digest(), size, one_channel, bool(grey), decoded.mode)
         )
     return found
 
 
-def _same_bytes(
-    archive: Archive, pictures: dict[str, list[_Picture]]
-) -> dict[tuple[str, str], list]:
+def _same_bytes(archive: Archive, images: dict[str, list[_Image]]) -> dict[tuple[str, str], list]:
     """Pairs of parts -> pairs of files with the same bytes, and whether their labels differ."""
     groups = defaultdict(list)
     for name in SPLITS:
         part = archive.part(name)
         labels = [None] * len(part.files) if part.labels is None else part.labels
-        for file, label, picture in zip(part.files, labels, pictures[name], strict=True):
-            if not picture.fault:
-                groups[picture.digest].append((name, file, label))
+        for file, label, image in zip(part.files, labels, images[name], strict=True):
+            if not image.fault:
+                groups[image.digest].append((name, file, label))
     pairs: dict[tuple[str, str], list] = {
         key: [] for key in combinations_with_replacement(SPLITS, 2)
     }
@@ -214,8 +212,8 @@ def _layout_rows(archive: Archive, scope: str) -> Iterator[Row]:
         )
 
 
-def _picture_rows(pictures: dict[str, list[_Picture]], scope: str) -> Iterator[Row]:
-    every = [p for name in SPLITS for p in pictures[name]]
+def _image_rows(images: dict[str, list[_Image]], scope: str) -> Iterator[Row]:
+    every = [p for name in SPLITS for p in images[name]]
     broken = sum(bool(p.fault) for p in every)
     yield Row("pictures that cannot be decoded", broken, 0, broken == 0)
     sizes = [size for size, _ in Counter(p.size for p in every if not p.fault).most_common()]
@@ -226,14 +224,14 @@ def _picture_rows(pictures: dict[str, list[_Picture]], scope: str) -> Iterator[R
         sizes == [_SIZE] if scope == "complete" else len(sizes) == 1,
     )
     for name in SPLITS:
-        count = sum(p.one_channel for p in pictures[name])
+        count = sum(p.one_channel for p in images[name])
         yield Row(
             f"{name} pictures of one channel",
             count,
             _ONE_CHANNEL[name],
             count == _ONE_CHANNEL[name] if scope == "complete" else None,
         )
-    modes = _other_modes(pictures)
+    modes = _other_modes(images)
     yield Row(
         "images in other modes than RGB and L",
         modes or 0,
@@ -245,15 +243,15 @@ def _picture_rows(pictures: dict[str, list[_Picture]], scope: str) -> Iterator[R
         # much, so this figure is not judged.
         yield Row(
             f"{name} pictures of three grey channels",
-            sum(p.grey for p in pictures[name]),
+            sum(p.grey for p in images[name]),
             _GREY[name],
             None,
         )
 
 
-def _other_modes(pictures: dict[str, list[_Picture]]) -> str:
+def _other_modes(images: dict[str, list[_Image]]) -> str:
     counts = Counter(
-        p.mode for name in SPLITS for p in pictures[name] if p.mode and p.mode not in PLAIN_MODES
+        p.mode for name in SPLITS for p in images[name] if p.mode and p.mode not in PLAIN_MODES
     )
     return ", ".join(f"{count:,} {mode}" for mode, count in counts.most_common())
 

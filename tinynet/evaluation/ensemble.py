@@ -11,7 +11,7 @@ import numpy as np
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import NOT_PAIRED, paired, score_row
 from tinynet.score import merges as merging
-from tinynet.score.probabilities import Probabilities, same_pictures
+from tinynet.score.probabilities import Probabilities, same_images
 
 
 def score_files(files: Sequence[str], merges: Sequence[str]) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def score_files(files: Sequence[str], merges: Sequence[str]) -> list[dict[str, A
     for file, found in zip(files, read, strict=True):
         if found.labels is None:
             raise InputError(f"{file}: is of pictures without labels, which cannot be scored")
-        same_pictures(read[0], found, (files[0], file))
+        same_images(read[0], found, (files[0], file))
     rows, first = [], None
     for name, merge in chosen.items():
         values = [found.merged(merge) for found in read]

@@ -33,13 +33,13 @@ class Scorable(Protocol):
     def size(self) -> int:
         """The default test size in pixels."""
 
-    def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
+    def images(self, split: str) -> tuple[PackedPart, np.ndarray]:
         """The part of the data and the rows of it that a split has."""
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
         """Parse sets of views; raises `InputError` for one that the network cannot see."""
 
-    def score(self, split: str, chosen: ViewSet) -> Probabilities:
+    def predict(self, split: str, chosen: ViewSet) -> Probabilities:
         """Log-probabilities of every view of a split."""
 
     def keep(self, row: dict[str, Any]) -> None:
@@ -95,41 +95,43 @@ class Wanted:
             )
 
 
-def evaluate(scorer: Scorable, wanted: Wanted) -> Iterator[dict[str, Any]]:
+def evaluate(predictor: Scorable, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """Rows of scores for every split, size, set of views and merge, plain first.
 
     A run keeps them, and the probabilities of every view, where the data is its own.
     Raises `InputError` for a size, view or split that there is not.
     """
     for split in (*wanted.splits, *(["holdout"] if wanted.calibrate else [])):
-        scorer.pictures(split)  # all that can be refused is refused before anything is computed
+        predictor.images(split)  # all that can be refused is refused before anything is computed
     sets = {
-        size: scorer.sets(dict.fromkeys(("none", *wanted.tta)), size)
-        for size in wanted.sizes or [scorer.size]
+        size: predictor.sets(dict.fromkeys(("none", *wanted.tta)), size)
+        for size in wanted.sizes or [predictor.size]
     }
     for split, size in itertools.product(wanted.splits, sets):
         plain = None
         for chosen in sets[size]:
-            found = scorer.score(split, chosen)
+            found = predictor.predict(split, chosen)
             held = (
-                scorer.score("holdout", chosen) if wanted.calibrate and split != "holdout" else None
+                predictor.predict("holdout", chosen)
+                if wanted.calibrate and split != "holdout"
+                else None
             )
             plain = plain or found
             for merge in wanted.merges if len(chosen) > 1 else ("mean",):
                 named = {
-                    **scorer.named,
+                    **predictor.named,
                     "split": split,
                     "views": chosen.name,
                     "merge": merge,
                     "size": size,
                 }
-                yield from _rows(scorer, found, plain, held, named, wanted.per_class)
+                yield from _rows(predictor, found, plain, held, named, wanted.per_class)
         if wanted.save:
             found.save(Path(wanted.save))
 
 
 def _rows(
-    scorer: Scorable,
+    predictor: Scorable,
     found: Probabilities,
     plain: Probabilities,
     held: Probabilities | None,
@@ -147,8 +149,8 @@ def _rows(
         else paired(merged.argmax(1) == labels, plain.log_probabilities[0].argmax(1) == labels)
     )
     row = {**named, **score_row(found, merged), **beside}
-    scorer.keep(row)
-    yield from _class_rows(named, merged, labels, scorer.packed) if per_class else (row,)
+    predictor.keep(row)
+    yield from _class_rows(named, merged, labels, predictor.packed) if per_class else (row,)
     if held is not None:
         temperature = fit_temperature(held.merged(merge), held.labels)
         mended = {
@@ -156,7 +158,7 @@ def _rows(
             "temperature": temperature,
             **score(at_temperature(merged, temperature), labels),
         }
-        scorer.keep(mended)
+        predictor.keep(mended)
         yield mended
 
 

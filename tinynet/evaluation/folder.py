@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tinynet import console
-from tinynet.compute import Device, InParts
-from tinynet.data.image_folder import Pictures, imagenet_wnids, labelled_pictures, open_picture
+from tinynet.compute import AutoBatch, Compute
+from tinynet.data.image_folder import Images, imagenet_wnids, labelled_images, open_image
 from tinynet.data.workers import can_start
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import NOT_PAIRED, paired
@@ -84,7 +84,7 @@ class Procedure:
 
 
 def evaluate_folder(
-    folder: str, labels: str | None, arch: str, weights: str, how: Procedure, device: Device
+    folder: str, labels: str | None, arch: str, weights: str, how: Procedure, compute: Compute
 ) -> Iterator[dict[str, Any]]:
     """Rows of scores of a pretrained network on the pictures of `folder`, beside its documented
     accuracy.
@@ -96,12 +96,12 @@ def evaluate_folder(
     """
     model, published = load_pretrained(arch, weights)
     classes = imagenet_wnids() if len(published.names) == 1000 else published.names
-    pictures = labelled_pictures(folder, classes, labels)
-    sets, running = how.sets(published), model.on(device)
+    images = labelled_images(folder, classes, labels)
+    sets, running = how.sets(published), model.on(compute)
     side = how.resize or published.resize
     for chosen in sets:
         can_see(
-            running, chosen, torch.zeros(1, 3, side, side, device=device.device), f"--arch {arch}"
+            running, chosen, torch.zeros(1, 3, side, side, device=compute.device), f"--arch {arch}"
         )
     named = {"run": arch, "stage": weights, "split": Path(folder).resolve().name}
     first = None
@@ -109,23 +109,23 @@ def evaluate_folder(
         counted = {merge: _Counted() for merge in (how.merges if len(chosen) > 1 else ("mean",))}
         save = how.save if chosen is sets[-1] else None
         started = time.perf_counter()
-        with _Kept(save, chosen, len(pictures.files), len(classes)) as kept, _told_of(how.workers):
-            for found, at in _answers(running, pictures, chosen, published, how, device):
-                known = np.array([pictures.labels[i] for i in at])
+        with _Kept(save, chosen, len(images.files), len(classes)) as kept, _told_of(how.workers):
+            for found, at in _answers(running, images, chosen, published, how, compute):
+                known = np.array([images.labels[i] for i in at])
                 for merge, one in counted.items():
                     one.add(merging.get(merge)(found).numpy(), known)
                 kept.add(found, at)
             kept.save(
-                pictures,
+                images,
                 classes,
                 {
                     **named,
                     "tta": chosen.name,
-                    "data": _digest(pictures, Path(folder)),
-                    "precision": device.precision,
+                    "data": _digest(images, Path(folder)),
+                    "precision": compute.precision,
                 },
             )
-        rate = len(pictures.files) / (time.perf_counter() - started)
+        rate = len(images.files) / (time.perf_counter() - started)
         for merge, one in counted.items():
             right = np.concatenate(one.right)
             beside = NOT_PAIRED if first is None else paired(right, first)
@@ -136,7 +136,7 @@ def evaluate_folder(
                 "merge": merge,
                 "size": how.size or published.size,
                 **one.tally.result(),
-                "precision": device.precision,
+                "precision": compute.precision,
                 "forwards": len(chosen),
                 "pictures_per_second": rate,
                 **beside,
@@ -181,10 +181,10 @@ def can_see(model: nn.Module, chosen: ViewSet, probe: Tensor, name: str) -> None
             ) from None
 
 
-def _digest(pictures: Pictures, folder: Path) -> str:
+def _digest(images: Images, folder: Path) -> str:
     """SHA-256 (first 16 hex digits) of the files' names, sizes and labels."""
     whole = hashlib.sha256()
-    for file, label in zip(pictures.files, pictures.labels, strict=True):
+    for file, label in zip(images.files, images.labels, strict=True):
         line = f"{file.relative_to(folder)} {file.stat().st_size} {label}\n"
         whole.update(line.encode("utf-8", "surrogateescape"))
     return whole.hexdigest()[:16]
@@ -234,20 +234,20 @@ class _Kept:
         if self.path:
             self.array[:, at] = found.numpy()
 
-    def save(self, pictures: Pictures, classes: Sequence[str], about: dict[str, Any]) -> None:
+    def save(self, images: Images, classes: Sequence[str], about: dict[str, Any]) -> None:
         if self.path:
             Probabilities(
                 tuple(self.chosen.views),
                 self.array,
-                np.arange(len(pictures.files)),
-                np.array(pictures.labels),
+                np.arange(len(images.files)),
+                np.array(images.labels),
                 tuple(classes),
                 np.full(len(self.chosen), np.nan),
                 about,
             ).save(Path(self.path))
 
 
-class DecodedPictures(Dataset):
+class DecodedImages(Dataset):
     """Pictures of files, decoded and resized by PIL: (index, uint8 (3, H, W)), or (index, what is
     wrong).
 
@@ -271,35 +271,33 @@ class DecodedPictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            picture = open_picture(self.files[index], self.upright)
+            image = open_image(self.files[index], self.upright)
         except InputError as error:
             # an exception would come out of a worker with its traceback for a message
             return index, str(error)
         if self.resize:
-            width, height = picture.size
+            width, height = image.size
             scale = self.resize / min(width, height)
             sides = (
                 (self.resize, self.resize)
                 if self.mode == "squash"
                 else (max(self.resize, int(width * scale)), max(self.resize, int(height * scale)))
             )
-            picture = (
-                picture if sides == picture.size else picture.resize(sides, self.interpolation)
-            )
-        return index, torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            image = image if sides == image.size else image.resize(sides, self.interpolation)
+        return index, torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _answers(
     model: nn.Module,
-    pictures: Pictures,
+    images: Images,
     chosen: ViewSet,
     published: Published,
     how: Procedure,
-    device: Device,
+    compute: Compute,
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """(V, n, C) log-probabilities of n pictures and their places, batch after batch."""
-    shown = DecodedPictures(
-        pictures.files,
+    shown = DecodedImages(
+        images.files,
         None if chosen.resizes else how.resize or published.resize,
         how.resize_mode or published.resize_mode,
         how.interpolation or published.interpolation,
@@ -311,11 +309,11 @@ def _answers(
     )
     with console.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
         for batch in loader:
-            for _, picture in batch:
-                if isinstance(picture, str):
-                    raise InputError(picture)
+            for _, image in batch:
+                if isinstance(image, str):
+                    raise InputError(image)
             yield (
-                see(model, [picture for _, picture in batch], chosen, device),
+                see(model, [image for _, image in batch], chosen, compute),
                 [index for index, _ in batch],
             )
             bar.update(len(batch))
@@ -347,23 +345,22 @@ def _told_of(workers: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def see(model: nn.Module, pictures: Sequence[Tensor], chosen: ViewSet, device: Device) -> Tensor:
+def see(model: nn.Module, images: Sequence[Tensor], chosen: ViewSet, compute: Compute) -> Tensor:
     """(V, n, C) log-probabilities on the CPU of n pictures, uint8 (3, H, W) of any sizes; equal
     ones go together.
     """
     answers = []
-    network = InParts(lambda together: log_softmax(model(together)).cpu(), model)
+    network = AutoBatch(lambda together: log_softmax(model(together)).cpu(), model)
     # Large pictures are shrunk where they are: less is sent, and a GPU does not shrink by 95 or
     # more (pytorch's limit).
-    where = "cpu" if chosen.resizes else device.device
+    where = "cpu" if chosen.resizes else compute.device
     for view in chosen.views.values():
         seen = [
-            view(picture.to(where).float().div_(255)[None]).to(device.device)
-            for picture in pictures
+            view(image.to(where).float().div_(255)[None]).to(compute.device) for image in images
         ]
         found: list[Tensor] = [torch.empty(0)] * len(seen)
-        for shape in dict.fromkeys(picture.shape for picture in seen):
-            at = [i for i, picture in enumerate(seen) if picture.shape == shape]
+        for shape in dict.fromkeys(image.shape for image in seen):
+            at = [i for i, image in enumerate(seen) if image.shape == shape]
             together = torch.cat([seen[i] for i in at]).contiguous(
                 memory_format=torch.channels_last
             )

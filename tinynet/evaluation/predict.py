@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 
 from tinynet import console
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data.image_folder import imagenet_wnids
-from tinynet.evaluation.folder import DecodedPictures, at_once, can_see, refuse_dense, see
+from tinynet.evaluation.folder import DecodedImages, at_once, can_see, refuse_dense, see
 from tinynet.models.checkpoint import class_order, load_model
 from tinynet.models.dense import Dense
 from tinynet.models.pretrained import load_pretrained
@@ -23,7 +23,7 @@ from tinynet.models.vgg import check_side
 from tinynet.runs import StageFolder
 from tinynet.score import merges as merging
 from tinynet.score.views import view_set
-from tinynet.training.config import Plan
+from tinynet.training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Namer:
+class FilePredictor:
     """A network and what its classes are called: `ids` (wnids) and `names`, in the order of its
     outputs.
 
@@ -68,7 +68,7 @@ class Namer:
     size: int
     resize: int | None
     interpolation: str
-    device: Device
+    compute: Compute
     resize_mode: str = "shorter"
     dense: nn.Module | None = None
 
@@ -97,10 +97,10 @@ class Namer:
         can_see(
             network,
             chosen,
-            torch.zeros(1, 3, resize, resize, device=self.device.device),
+            torch.zeros(1, 3, resize, resize, device=self.compute.device),
             "the network",
         )
-        shown = DecodedPictures(
+        shown = DecodedImages(
             files,
             None if chosen.resizes else resize,
             how.resize_mode or self.resize_mode,
@@ -113,11 +113,11 @@ class Namer:
             for first in range(0, len(files), step):
                 some = [shown[i] for i in range(first, min(first + step, len(files)))]
                 bar.update(len(some))
-                unreadable += [picture for _, picture in some if isinstance(picture, str)]
-                read = [(files[i], picture) for i, picture in some if not isinstance(picture, str)]
+                unreadable += [image for _, image in some if isinstance(image, str)]
+                read = [(files[i], image) for i, image in some if not isinstance(image, str)]
                 if not read:
                     continue
-                found = see(network, [picture for _, picture in read], chosen, self.device)
+                found = see(network, [image for _, image in read], chosen, self.compute)
                 if found.isnan().any():
                     raise FloatingPointError(
                         "the network's output contains NaN; use --precision float32, or another run"
@@ -163,19 +163,19 @@ class Namer:
         )
 
 
-def run_namer(folder: StageFolder, device: Device) -> Namer:
+def run_predictor(folder: StageFolder, compute: Compute) -> FilePredictor:
     """The network of a finished stage; its classes are called as ImageNet calls them, others as the
     data did.
     """
     wnids = class_order(folder.best)
     model, size = load_model(folder.best, wnids, folder.origin)
-    if device.frozen:
-        device = (
-            device.when_learning()
-            if Plan.of(folder).learns_convolutions(folder.stage)
-            else device.when_frozen()
+    if compute.frozen:
+        compute = (
+            compute.for_training()
+            if RunConfig.of(folder).trains_backbone(folder.stage)
+            else compute.for_frozen()
         )
-    running = model.for_inference(device.device, device.dtype)
+    running = model.for_inference(compute.device, compute.dtype)
     classes = folder.read_recipe({}).get("classes", {})
     called = (
         {wnid: str(name).split(",")[0] for wnid, name in classes.items()}
@@ -183,34 +183,34 @@ def run_namer(folder: StageFolder, device: Device) -> Namer:
         else {}
     )
     called |= dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
-    return Namer(
+    return FilePredictor(
         running,
         wnids,
         [called.get(wnid, wnid) for wnid in wnids],
         size,
         None,
         "bilinear",
-        device,
+        compute,
         dense=Dense(running, size),
     )
 
 
-def pretrained_namer(arch: str, weights: str, device: Device) -> Namer:
+def pretrained_predictor(arch: str, weights: str, compute: Compute) -> FilePredictor:
     """A pretrained classifier of torchvision's or timm's."""
     model, published = load_pretrained(arch, weights)
-    device = device.when_frozen()
+    compute = compute.for_frozen()
     ids = (
         imagenet_wnids()
         if len(published.names) == 1000
         else [str(i) for i in range(len(published.names))]
     )
-    return Namer(
-        model.on(device),
+    return FilePredictor(
+        model.on(compute),
         ids,
         published.names,
         published.size,
         published.resize,
         published.interpolation,
-        device,
+        compute,
         published.resize_mode,
     )

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tinynet import console, runs
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data.batches import batches, fitting
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
@@ -27,7 +27,7 @@ from tinynet.models.vgg import check_side
 from tinynet.runs import StageFolder
 from tinynet.score.probabilities import Probabilities, head_probabilities, view_probabilities
 from tinynet.score.views import PLAIN, View, ViewSet, view_set
-from tinynet.training.config import Plan, split_of
+from tinynet.training.config import RunConfig, split_of
 from tinynet.training.features import effect, frozen_backbone, view_features
 
 
@@ -42,7 +42,7 @@ def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
     return part, np.arange(len(part))
 
 
-class Scorer:
+class Predictor:
     """A finished stage, ready to say probabilities.
 
     `own`: whether the data is that of the run, which then keeps what is computed. `named`: what the
@@ -51,21 +51,21 @@ class Scorer:
     once it is needed, was trained on other classes.
     """
 
-    def __init__(self, folder: StageFolder, packed: Packed, device: Device):
+    def __init__(self, folder: StageFolder, packed: Packed, compute: Compute):
         self.folder, self.packed = folder, packed
         stored = folder.read_recipe()
-        self.plan = Plan.of(folder)
-        self.stage = self.plan.recipe.stage(folder.stage)
+        self.config = RunConfig.of(folder)
+        self.stage = self.config.recipe.stage(folder.stage)
         self._networks: dict[int | None, Classifier] = {}
         self._warm: set[tuple[int, bool]] = set()  # sides of images that have been seen, and how
         self._data = stored["data"]
         self.named = {"run": str(folder.run), "stage": folder.stage}
         # Convolutions that have learnt stay in the floats that they learnt in.
-        self.training_device = device
-        self.device = (
-            device.when_learning()
-            if self.plan.learns_convolutions(folder.stage)
-            else device.when_frozen()
+        self.training_device = compute
+        self.compute = (
+            compute.for_training()
+            if self.config.trains_backbone(folder.stage)
+            else compute.for_frozen()
         )
         self.own = packed.contents == stored["data_digest"]
         self._keeps = self.own and can_write(folder.results)
@@ -95,14 +95,14 @@ class Scorer:
     @functools.cached_property
     def _head(self) -> nn.Module:
         """A copy on the device: whoever asks for `model` finds all of it in one place."""
-        return copy.deepcopy(self.model.head).to(self.device.device)
+        return copy.deepcopy(self.model.head).to(self.compute.device)
 
     @property
     def size(self) -> int:
         """Side in pixels of the pictures that the network was trained on."""
         return self._loaded[1]
 
-    def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
+    def images(self, split: str) -> tuple[PackedPart, np.ndarray]:
         """The part and the rows of a split; the hold-out is the one that this run held out.
 
         Raises `InputError` where the data is not that of the run, so that its hold-out cannot be
@@ -121,7 +121,7 @@ class Scorer:
                 )
                 + console.advice(", or score --split val alone")
             )
-        return self.packed.train, split_of(self.plan, self.packed).holdout
+        return self.packed.train, split_of(self.config, self.packed).holdout
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
         """The sets of views that `texts` write, for a network that sees `size` pixels.
@@ -156,11 +156,11 @@ class Scorer:
         if self._keeps:
             runs.put_scores(self.folder.scores, [row])
 
-    def score(self, split: str, chosen: ViewSet) -> Probabilities:
+    def predict(self, split: str, chosen: ViewSet) -> Probabilities:
         """Log-probabilities of every view of `chosen`; what the run has kept of them is not
         computed again.
         """
-        part, rows = self.pictures(split)
+        part, rows = self.images(split)
         labels = None if part.labels is None else part.labels[rows]
         about = {
             "run": str(self.folder.run),
@@ -169,8 +169,8 @@ class Scorer:
             "tta": chosen.name,
             "data": self.packed.contents,
             "weights": self._loaded[2],
-            "precision": self.device.precision,
-            "device": self.device.device.type,
+            "precision": self.compute.precision,
+            "device": self.compute.device.type,
         }
         found = []
         with console.progress(
@@ -246,24 +246,29 @@ class Scorer:
         A head that learnt from kept features is scored on kept features of the plain and the
         mirrored picture: other seeds and heads on the same frozen backbone then take seconds.
         """
-        if self.stage.views and side == self.size and name in (PLAIN, "mirror") and not dense:
+        if (
+            self.stage.cached_epochs
+            and side == self.size
+            and name in (PLAIN, "mirror")
+            and not dense
+        ):
             stage = replace(self.stage, size=side)
-            kept = view_features(self.model, self.packed, part, rows, view, stage, self.device)
-            return head_probabilities(self._head, kept.in_order(self.device.device)), float("nan")
-        network, at_once = self._network(side), fitting(side, self.device.device)
+            kept = view_features(self.model, self.packed, part, rows, view, stage, self.compute)
+            return head_probabilities(self._head, kept.in_order(self.compute.device)), float("nan")
+        network, at_once = self._network(side), fitting(side, self.compute.device)
         network = Dense(network, self.size) if dense else network
 
         def watched() -> Iterator:
-            for batch in batches(part, rows, size=at_once, device=self.device.device):
+            for batch in batches(part, rows, batch_size=at_once, device=self.compute.device):
                 yield batch
                 advance(len(batch.rows))
 
-        if self.device.device.type != "cpu" and (side, dense) not in self._warm:
+        if self.compute.device.type != "cpu" and (side, dense) not in self._warm:
             # Its rate is not that of starting cuDNN and sending all images.
             self._warm.add((side, dense))
             view_probabilities(
                 network,
-                batches(part, rows[:at_once], size=at_once, device=self.device.device),
+                batches(part, rows[:at_once], batch_size=at_once, device=self.compute.device),
                 view,
             )
         started = time.perf_counter()
@@ -273,11 +278,11 @@ class Scorer:
         """The network as it runs fastest on pictures of `side` pixels, on which the ranges of
         integers depend.
         """
-        key = side if self.device.int8 else None
+        key = side if self.compute.int8 else None
         if key not in self._networks:
             running = self._networks[key] = self.model.for_inference(
-                self.device.device, self.device.dtype
+                self.compute.device, self.compute.dtype
             )
-            if self.device.int8:
-                running.backbone = frozen_backbone(self.model, self.packed, side, self.device)
+            if self.compute.int8:
+                running.backbone = frozen_backbone(self.model, self.packed, side, self.compute)
         return self._networks[key]

@@ -15,7 +15,7 @@ import torch
 from tinynet.data.batches import seeded
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import paired
-from tinynet.evaluation.predictor import Scorer
+from tinynet.evaluation.predictor import Predictor
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
@@ -26,7 +26,9 @@ from tinynet.training.features import effect
 WORTH = 0.01  # weight below which a learned view is not worth a forward pass
 
 
-def choose(scorer: Scorer, tta: Sequence[str], size: int, most: int) -> Iterator[dict[str, Any]]:
+def choose(
+    predictor: Predictor, tta: Sequence[str], size: int, most: int
+) -> Iterator[dict[str, Any]]:
     """Rows of what the views of all sets in `tta`, and of ten-crop, give: chosen greedily,
     weighted, and ten-crop.
 
@@ -36,14 +38,14 @@ def choose(scorer: Scorer, tta: Sequence[str], size: int, most: int) -> Iterator
     all in pictures of the training size; `gain` and `p` compare with the picture alone,
     `gain_over_ten` and `p_over_ten` with ten-crop, in pairs.
     """
-    pool, ten = _pool(scorer, tta, size), list(view_set("ten", size).views)
-    held = scorer.score("holdout", pool)
+    pool, ten = _pool(predictor, tta, size), list(view_set("ten", size).views)
+    held = predictor.predict("holdout", pool)
     fitting = halves(len(held.rows))
     fitted, labels = held.log_probabilities[:, fitting], held.labels[fitting]
     order = greedy(fitted, labels, most)
     weights = learn_weights(fitted, labels)
     worth = np.flatnonzero(weights >= WORTH)
-    named = {**scorer.named, "size": size}
+    named = {**predictor.named, "size": size}
 
     judged = {
         "ten": (ten, None),
@@ -54,7 +56,7 @@ def choose(scorer: Scorer, tta: Sequence[str], size: int, most: int) -> Iterator
         },
     }
     other = _part(held, ~fitting)
-    pixels = _pixels(scorer, pool)
+    pixels = _pixels(predictor, pool)
     yield from (
         {**named, "split": "holdout, other half", **row} for row in _rows(other, judged, pixels)
     )
@@ -80,7 +82,9 @@ def choose(scorer: Scorer, tta: Sequence[str], size: int, most: int) -> Iterator
         if name in judged
     }
     needed = dict.fromkeys([PLAIN, *(view for views, _ in reported.values() for view in views)])
-    val = scorer.score("val", ViewSet("chosen views", {name: pool.views[name] for name in needed}))
+    val = predictor.predict(
+        "val", ViewSet("chosen views", {name: pool.views[name] for name in needed})
+    )
     yield from ({**named, "split": "val", **row} for row in _rows(val, reported, pixels))
 
 
@@ -92,10 +96,10 @@ def halves(count: int) -> np.ndarray:
     return drawn < count // 2
 
 
-def _pool(scorer: Scorer, tta: Sequence[str], size: int) -> ViewSet:
+def _pool(predictor: Predictor, tta: Sequence[str], size: int) -> ViewSet:
     """The picture alone first, then the views of every set, the same ones once."""
     found: dict[str, Any] = {}
-    for chosen in scorer.sets(("none", "ten", *tta), size):
+    for chosen in predictor.sets(("none", "ten", *tta), size):
         if chosen.dense:
             raise InputError(
                 f"--choose --tta {chosen.name}: dense is another way of scoring, not a view that "
@@ -105,17 +109,18 @@ def _pool(scorer: Scorer, tta: Sequence[str], size: int) -> ViewSet:
         # crops of two resizes have one name and are not the same
         for name, view in chosen.views.items():
             unique = f"{name} of {chosen.name}" if name in taken else name
-            found.setdefault(effect(view, scorer.packed.side), (unique, view))
+            found.setdefault(effect(view, predictor.packed.side), (unique, view))
     return ViewSet("all views", dict(found.values()))
 
 
-def _pixels(scorer: Scorer, pool: ViewSet) -> dict[str, float]:
+def _pixels(predictor: Predictor, pool: ViewSet) -> dict[str, float]:
     """The pixels of each view, in pictures of the size that the network was trained on: what a
     forward pass costs.
     """
-    probe = torch.zeros(1, 3, scorer.packed.side, scorer.packed.side)
+    probe = torch.zeros(1, 3, predictor.packed.side, predictor.packed.side)
     return {
-        name: seen.shape[-1] * seen.shape[-2] / scorer.size**2 for name, seen in pool(probe).items()
+        name: seen.shape[-1] * seen.shape[-2] / predictor.size**2
+        for name, seen in pool(probe).items()
     }
 
 

@@ -12,22 +12,22 @@ import numpy as np
 import torch
 
 from tinynet import console, runs
-from tinynet.compute import Device, InParts
+from tinynet.compute import AutoBatch, Compute
 from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import NOT_PAIRED, paired, score_row
-from tinynet.evaluation.predictor import Scorer
-from tinynet.files import refuse_existing, temporary_folder, whole_folder, write_json
+from tinynet.evaluation.predictor import Predictor
+from tinynet.files import atomic_folder, refuse_existing, temporary_folder, write_json
 from tinynet.models.checkpoint import load_model, save_model
-from tinynet.models.classifier import FOR_STATISTICS, Classifier, measure_norms
+from tinynet.models.classifier import FOR_STATISTICS, Classifier, update_bn
 from tinynet.runs import StageFolder
 from tinynet.score.views import resize
-from tinynet.training.config import Plan, split_of
+from tinynet.training.config import RunConfig, split_of
 
 
 def make_soup(
-    folders: Sequence[StageFolder], packed: Packed, device: Device, out: str | None
+    folders: Sequence[StageFolder], packed: Packed, compute: Compute, out: str | None
 ) -> list[dict[str, Any]]:
     """Rows of the hold-out's scores: each run, then the soup; `gain` and `p` are over the best of
     the runs.
@@ -48,18 +48,18 @@ def make_soup(
         write_json(soup.recipe, folders[0].read_recipe() | made_of)
         save_model(
             soup.best,
-            _normalised(mean_weights(models), folders[0], packed, device, size),
+            _normalised(mean_weights(models), folders[0], packed, compute, size),
             packed.wnids,
             size,
         )
         rows, right = [], []
         for folder in (*folders, soup):
-            scorer = Scorer(folder, packed, device)
-            found = scorer.score("holdout", *scorer.sets(["none"], size))
+            predictor = Predictor(folder, packed, compute)
+            found = predictor.predict("holdout", *predictor.sets(["none"], size))
             right.append(found.log_probabilities[0].argmax(1) == found.labels)
             rows.append(
                 {
-                    **scorer.named,
+                    **predictor.named,
                     "split": "holdout",
                     "views": "none",
                     "merge": "mean",
@@ -84,7 +84,7 @@ def make_soup(
             # its gain is over another run
             runs.put_scores(soup.scores, [{**rows[-1], **NOT_PAIRED}])
             shutil.rmtree(soup.probabilities, ignore_errors=True)  # they name the temporary folder
-            with whole_folder(out) as made:
+            with atomic_folder(out) as made:
                 shutil.copytree(soup.path, made / soup.stage, dirs_exist_ok=True)
     return rows
 
@@ -106,21 +106,21 @@ def mean_weights(models: Sequence[Classifier]) -> Classifier:
 
 
 def _normalised(
-    model: Classifier, folder: StageFolder, packed: Packed, device: Device, size: int
+    model: Classifier, folder: StageFolder, packed: Packed, compute: Compute, size: int
 ) -> Classifier:
     """The same, the running statistics of its batch norms measured anew on pictures it was trained
     on.
 
     Izmailov et al. 2018: averaged weights need statistics of their own.
     """
-    rows = np.random.RandomState(0).permutation(split_of(Plan.of(folder), packed).train)
-    shown = batches(packed.train, rows[:FOR_STATISTICS], size=64, device=device.device)
-    running = model.to(device.device)
+    rows = np.random.RandomState(0).permutation(split_of(RunConfig.of(folder), packed).train)
+    shown = batches(packed.train, rows[:FOR_STATISTICS], batch_size=64, device=compute.device)
+    running = model.to(compute.device)
     with torch.inference_mode():
         features = list(
-            map(InParts(running.features), (resize(batch.pictures, size) for batch in shown))
+            map(AutoBatch(running.features), (resize(batch.images, size) for batch in shown))
         )
-    measure_norms(running.head, features)
+    update_bn(running.head, features)
     return running.cpu().eval()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tinynet import console
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.data.batches import batches, fitting
 from tinynet.data.image_folder import imagenet_wnids
 from tinynet.data.packed import Packed, PackedPart
@@ -31,7 +31,7 @@ class ZeroShot:
     Raises `InputError` where one of them is none of ImageNet's 1,000.
     """
 
-    def __init__(self, arch: str, weights: str, packed: Packed, device: Device):
+    def __init__(self, arch: str, weights: str, packed: Packed, compute: Compute):
         wnids = imagenet_wnids()
         foreign = [wnid for wnid in packed.wnids if wnid not in wnids]
         if foreign:
@@ -48,12 +48,12 @@ class ZeroShot:
                 f"--arch {arch}: has {len(published.names)} classes; --head imagenet needs the "
                 "1,000 of ILSVRC 2012"
             )
-        self.packed, self.device, self.size = packed, device, published.size
-        self._model: Pretrained = model.on(device)
+        self.packed, self.compute, self.size = packed, compute, published.size
+        self._model: Pretrained = model.on(compute)
         self.named = {"run": arch, "stage": "zero-shot"}
         self._warm: set[int] = set()  # sides of images that have been seen
 
-    def pictures(self, split: str) -> tuple[PackedPart, np.ndarray]:
+    def images(self, split: str) -> tuple[PackedPart, np.ndarray]:
         """The part and the rows of a split; the hold-out is that of the default split."""
         if split == "holdout":
             return self.packed.train, split_train(self.packed.train.labels).holdout
@@ -70,25 +70,27 @@ class ZeroShot:
             can_see(
                 self._model,
                 chosen,
-                torch.zeros(1, 3, side, side, device=self.device.device),
+                torch.zeros(1, 3, side, side, device=self.compute.device),
                 self.named["run"],
             )
         return made
 
-    def score(self, split: str, chosen: ViewSet) -> Probabilities:
+    def predict(self, split: str, chosen: ViewSet) -> Probabilities:
         """Log-probabilities of every view of `chosen`."""
-        part, rows = self.pictures(split)
+        part, rows = self.images(split)
         found, seconds = [], []
         for name, view in chosen.views.items():
             side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
-            at_once = fitting(side, self.device.device)
-            if self.device.device.type != "cpu" and side not in self._warm:
+            at_once = fitting(side, self.compute.device)
+            if self.compute.device.type != "cpu" and side not in self._warm:
                 # Its rate is not that of starting cuDNN and sending all images.
                 self._warm.add(side)
-                first = batches(part, rows[:at_once], size=at_once, device=self.device.device)
+                first = batches(
+                    part, rows[:at_once], batch_size=at_once, device=self.compute.device
+                )
                 view_probabilities(self._model, first, view)
             bar = console.progress(
-                batches(part, rows, size=at_once, device=self.device.device),
+                batches(part, rows, batch_size=at_once, device=self.compute.device),
                 total=math.ceil(len(rows) / at_once),
                 label=f"{split}, {name}",
                 unit="batches",
@@ -109,7 +111,7 @@ class ZeroShot:
                 "split": split,
                 "tta": chosen.name,
                 "data": self.packed.contents,
-                "precision": self.device.precision,
+                "precision": self.compute.precision,
             },
         )
 

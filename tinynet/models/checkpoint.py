@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tinynet.errors import InputError
-from tinynet.files import whole_file
+from tinynet.files import atomic_file
 from tinynet.interrupts import postponed
 from tinynet.models.classifier import MAX_SIDE, Classifier
 from tinynet.models.state_dicts import check_numbers, load
@@ -38,7 +38,7 @@ def save_model(
         path,
         {
             "kind": "model",
-            "network": model.shape,
+            "network": _stored_shape(model.shape),
             "weights": weights,
             "size": size,
             "origin": origin,
@@ -56,7 +56,7 @@ def load_model(path: Path, wnids: tuple[str, ...], origin: str = "") -> tuple[Cl
     """
     stored = _load(path, "model", wnids, origin)
     try:
-        shape, weights, size = dict(stored["network"]), stored["weights"], stored["size"]
+        shape, weights, size = _read_shape(stored["network"]), stored["weights"], stored["size"]
         _check_shape(shape, wnids, size)
         _check_weights(shape, weights, path)
         model = Classifier(Backbone(), **shape)
@@ -69,6 +69,16 @@ def load_model(path: Path, wnids: tuple[str, ...], origin: str = "") -> tuple[Cl
             "`python -m tinynet.train` writes one"
         ) from None
     return model.eval(), size
+
+
+def _stored_shape(shape: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `Classifier` as checkpoints have them, where features are called taps."""
+    return {"taps" if name == "feature_names" else name: value for name, value in shape.items()}
+
+
+def _read_shape(stored: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `Classifier` that a checkpoint has."""
+    return {"feature_names" if name == "taps" else name: value for name, value in stored.items()}
 
 
 def _check_shape(shape: dict[str, Any], wnids: tuple[str, ...], size: Any) -> None:
@@ -147,7 +157,7 @@ def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 def _save(path: Path, content: dict[str, Any], wnids: tuple[str, ...]) -> None:
     try:
-        with postponed(), whole_file(path) as stream:
+        with postponed(), atomic_file(path) as stream:
             torch.save({"format": FORMAT, "wnids": list(wnids), **content}, stream)
     except RuntimeError as error:
         if not isinstance(error.__context__, OSError):

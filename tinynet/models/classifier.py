@@ -16,7 +16,7 @@ MAX_SIDE = 4096  # pixels: larger images would fill memory
 # ones, with 4,096 57.0.
 FOR_STATISTICS = 6400
 
-STATISTICS = {
+POOLINGS = {
     "mean": lambda maps: maps.mean((2, 3)),
     "max": lambda maps: _greatest(maps),
     "grid2": lambda maps: F.adaptive_avg_pool2d(maps, 2).flatten(1),
@@ -74,32 +74,34 @@ class Classifier(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        taps: Sequence[str],
+        feature_names: Sequence[str],
         hidden: Sequence[int],
         classes: int,
         dropout: float,
         standardise: bool,
     ):
         super().__init__()
-        check_taps(backbone, taps)
-        self.backbone, self.taps = backbone, tuple(taps)
+        check_feature_names(backbone, feature_names)
+        self.backbone, self.feature_names = backbone, tuple(feature_names)
         self.shape = dict(
-            taps=list(taps),
+            feature_names=list(feature_names),
             hidden=list(hidden),
             classes=classes,
             dropout=dropout,
             standardise=standardise,
         )
-        self.head = Head(feature_count(backbone, taps), hidden, classes, dropout, standardise)
-        self.parts = {**backbone.parts, "head": [self.head]}
+        self.head = Head(
+            feature_count(backbone, feature_names), hidden, classes, dropout, standardise
+        )
+        self.groups = {**backbone.groups, "head": [self.head]}
 
-    def features(self, pictures: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """(N, F) float32 features of pictures (N, 3, H, W) in [0, 1]."""
-        return pooled_features(self.backbone, self.taps, pictures)
+        return pooled_features(self.backbone, self.feature_names, images)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(N, classes) logits of pictures (N, 3, H, W) in [0, 1]."""
-        return self.head(self.features(pictures))
+        return self.head(self.features(images))
 
     def set_dropout(self, share: float) -> None:
         """Drop this share of the head's hidden activations from now on."""
@@ -108,21 +110,21 @@ class Classifier(nn.Module):
             if isinstance(module, nn.Dropout):
                 module.p = share
 
-    def train_only(self, parts: Iterable[str]) -> int:
-        """Let only `parts` (of `conv1` ... `conv5`, `head`) learn; returns the number of weights
+    def train_only(self, groups: Iterable[str]) -> int:
+        """Let only `groups` (of `conv1` ... `conv5`, `head`) learn; returns the number of weights
         that do.
 
-        Frozen parts get no gradient, stay in eval mode (batch norm keeps its running statistics,
+        Frozen groups get no gradient, stay in eval mode (batch norm keeps its running statistics,
         dropout is off) and, where nothing before them learns, run without autograd.
         """
-        chosen = set(parts)
-        unknown = chosen - set(self.parts)
+        chosen = set(groups)
+        unknown = chosen - set(self.groups)
         if unknown:
             raise InputError(
-                f"no part called {', '.join(sorted(unknown))}; the parts are "
-                f"{', '.join(self.parts)}"
+                f"no part called {', '.join(sorted(unknown))}; the groups are "
+                f"{', '.join(self.groups)}"
             )
-        for name, modules in self.parts.items():
+        for name, modules in self.groups.items():
             for module in modules:
                 module.requires_grad_(name in chosen)
         self.train(self.training)
@@ -131,7 +133,7 @@ class Classifier(nn.Module):
     def train(self, mode: bool = True) -> "Classifier":
         """Set training mode; frozen groups stay in evaluation mode."""
         super().train(mode)
-        for modules in self.parts.values():
+        for modules in self.groups.values():
             frozen = not any(p.requires_grad for module in modules for p in module.parameters())
             for module in modules if frozen else ():
                 module.train(False)
@@ -144,20 +146,24 @@ class Classifier(nn.Module):
         return twin
 
 
-def pooled_features(backbone: nn.Module, taps: Sequence[str], pictures: Tensor) -> Tensor:
+def pooled_features(backbone: nn.Module, feature_names: Sequence[str], images: Tensor) -> Tensor:
     """(N, F) float32: the statistics of the depths that `taps` name, side by side."""
-    return statistics(backbone(pictures, {tap.split(":")[0] for tap in taps}), taps)
+    return statistics(
+        backbone(images, {feature.split(":")[0] for feature in feature_names}),
+        feature_names,
+    )
 
 
-def statistics(maps: dict[str, Tensor], taps: Sequence[str]) -> Tensor:
+def statistics(maps: dict[str, Tensor], feature_names: Sequence[str]) -> Tensor:
     """(N, F) float32: `pooled_features` of maps that are there already, by depth."""
     return torch.cat(
-        [STATISTICS[tap.split(":")[1]](maps[tap.split(":")[0]]) for tap in taps], 1
+        [POOLINGS[feature.split(":")[1]](maps[feature.split(":")[0]]) for feature in feature_names],
+        1,
     ).float()
 
 
 @torch.no_grad()
-def measure_norms(
+def update_bn(
     module: nn.Module,
     inputs: Iterable[Tensor],
     context: Callable[[], AbstractContextManager] = nullcontext,
@@ -185,22 +191,22 @@ def measure_norms(
     module.eval()
 
 
-def feature_count(backbone: nn.Module, taps: Sequence[str]) -> int:
+def feature_count(backbone: nn.Module, feature_names: Sequence[str]) -> int:
     """F of `pooled_features`."""
     return sum(
-        backbone.channels[depth] * _NUMBERS[statistic]
-        for depth, statistic in (t.split(":") for t in taps)
+        backbone.channels[node] * _NUMBERS[statistic]
+        for node, statistic in (t.split(":") for t in feature_names)
     )
 
 
-def check_taps(backbone: Backbone, taps: Sequence[str]) -> None:
+def check_feature_names(backbone: Backbone, feature_names: Sequence[str]) -> None:
     """Raise `InputError` unless every tap names a depth of `backbone` and a statistic."""
-    for tap in taps:
-        depth, _, statistic = tap.partition(":")
-        if depth not in backbone.channels or statistic not in STATISTICS:
+    for feature in feature_names:
+        node, _, statistic = feature.partition(":")
+        if node not in backbone.channels or statistic not in POOLINGS:
             raise InputError(
-                f"tap {tap!r}: a tap is DEPTH:STATISTIC with a depth of "
-                f"{', '.join(backbone.channels)} and a statistic of {', '.join(STATISTICS)}"
+                f"tap {feature!r}: a tap is DEPTH:STATISTIC with a depth of "
+                f"{', '.join(backbone.channels)} and a statistic of {', '.join(POOLINGS)}"
             )
-    if not taps:
+    if not feature_names:
         raise InputError("no taps: the head needs at least one, for instance pool5:grid2")

@@ -22,36 +22,36 @@ class Dense(nn.Module):
         super().__init__()
         self.model, self.side = model, side
         self.strides = {
-            depth: model.backbone.strides[depth]
-            for depth in {tap.split(":")[0] for tap in model.taps}
+            node: model.backbone.strides[node]
+            for node in {feature.split(":")[0] for feature in model.feature_names}
         }
         self.step = max(self.strides.values())
 
-    def check(self, pictures: Tensor) -> None:
+    def check(self, images: Tensor) -> None:
         """Raise `InputError` for pictures that the windows do not fill."""
-        if min(pictures.shape[-2:]) < self.side or any(
-            (s - self.side) % self.step for s in pictures.shape[-2:]
+        if min(images.shape[-2:]) < self.side or any(
+            (s - self.side) % self.step for s in images.shape[-2:]
         ):
             raise InputError(
                 f"dense: a network for {self.side} pixels slides over {self.side} and any number "
-                f"of {self.step} more, not over {pictures.shape[-1]}x{pictures.shape[-2]}; name "
+                f"of {self.step} more, not over {images.shape[-1]}x{images.shape[-2]}; name "
                 f"such a size, for instance dense:{self.side + self.step}"
             )
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(N, C) logarithms of the mean probability over windows, of pictures (N, 3, H, W) of
         `side` or more.
         """
-        self.check(pictures)
+        self.check(images)
         windows = {}
-        for depth, maps in self.model.backbone(pictures, self.strides).items():
-            stride = self.strides[depth]
+        for node, maps in self.model.backbone(images, self.strides).items():
+            stride = self.strides[node]
             for axis in (2, 3):
                 maps = maps.unfold(axis, self.side // stride, self.step // stride)
             # (N * windows, channels, side, side)
-            windows[depth] = maps.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-        count = len(next(iter(windows.values()))) // len(pictures)
-        logits = self.model.head(statistics(windows, self.model.taps))
+            windows[node] = maps.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        count = len(next(iter(windows.values()))) // len(images)
+        logits = self.model.head(statistics(windows, self.model.feature_names))
         return torch.logsumexp(
-            torch.log_softmax(logits.float(), 1).view(len(pictures), count, -1), 1
+            torch.log_softmax(logits.float(), 1).view(len(images), count, -1), 1
         ) - math.log(count)

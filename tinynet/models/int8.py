@@ -22,13 +22,13 @@ class Int8Backbone(nn.Module):
     comes in. It has no gradients and runs on the CPU only.
     """
 
-    def __init__(self, backbone: Backbone, pictures: Tensor):
+    def __init__(self, backbone: Backbone, images: Tensor):
         super().__init__()
         self.register_buffer("mean", backbone.mean)
         self.register_buffer("std", backbone.std)
         self.channels, self.strides = backbone.channels, backbone.strides
         self.layers: dict[str, nn.Module] = {}
-        peaks = _peaks(backbone, pictures)
+        peaks = _peaks(backbone, images)
         convolution, step_in = None, None
         for name, module in backbone.layers():
             if isinstance(module, nn.Conv2d):
@@ -45,10 +45,10 @@ class Int8Backbone(nn.Module):
             else:
                 self.layers[name] = _MaxPool(step_in)
 
-    def forward(self, pictures: Tensor, depths: Iterable[str]) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, nodes: Iterable[str]) -> dict[str, Tensor]:
         """Feature maps at `depths`, float32, like `Backbone.forward`."""
-        wanted = set(depths)
-        maps = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        wanted = set(nodes)
+        maps = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         found = {}
         for name, layer in self.layers.items():
             maps = layer(maps)
@@ -68,8 +68,8 @@ class _First(nn.Module):
         super().__init__()
         self.convolution, self.step = convolution, step
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return (self.convolution(pictures) / self.step).round_().clamp_(0, 255).to(torch.uint8)
+    def forward(self, images: Tensor) -> Tensor:
+        return (self.convolution(images) / self.step).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class _Int8Convolution(nn.Module):
@@ -129,13 +129,13 @@ class _MaxPool(nn.Module):
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
 
-def _peaks(backbone: Backbone, pictures: Tensor) -> dict[str, float]:
+def _peaks(backbone: Backbone, images: Tensor) -> dict[str, float]:
     """The greatest activation of every layer on `pictures`; a few at a time, for the maps of 64
     fill memory.
     """
     peaks: dict[str, float] = {}
     with torch.inference_mode():
-        for some in pictures.split(16):
+        for some in images.split(16):
             for name, maps in backbone.walk(some):
                 peaks[name] = max(peaks.get(name, 0.0), maps.amax().item())
     return peaks

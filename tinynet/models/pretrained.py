@@ -17,7 +17,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.console import log
 from tinynet.errors import InputError
 from tinynet.models.state_dicts import check_numbers, read_file, unwrap
@@ -65,15 +65,15 @@ class Pretrained(nn.Module):
         self.register_buffer("classes", None if classes is None else torch.tensor(classes))
         self._autocast = nullcontext
 
-    def on(self, device: Device) -> "Pretrained":
+    def on(self, compute: Compute) -> "Pretrained":
         """The same, moved to `device`, where it runs in its precision, channels last."""
-        self._autocast = device.autocast
-        return self.to(device.device).to(memory_format=torch.channels_last)
+        self._autocast = compute.autocast
+        return self.to(compute.device).to(memory_format=torch.channels_last)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images in [0, 1] -> (N, C) float32 logits."""
         with self._autocast():
-            logits = self.network((pictures - self.mean) / self.std).float()
+            logits = self.network((images - self.mean) / self.std).float()
         return logits if self.classes is None else logits[:, self.classes]
 
 

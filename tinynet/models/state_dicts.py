@@ -265,7 +265,7 @@ class _Candidate:
 
 
 def _candidates(
-    content: Mapping, source: str, place: str = "", depth: int = _DEPTH
+    content: Mapping, source: str, place: str = "", node: int = _DEPTH
 ) -> Iterator[_Candidate]:
     tensors = {
         str(name): torch.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -286,11 +286,11 @@ def _candidates(
                     "torch.save(model.state_dict(), ...)"
                 )
         yield _Candidate(place, plain, tuple(sorted(wrappers)))
-    if depth:
+    if node:
         for name, value in content.items():
             if isinstance(value, Mapping):
                 yield from _candidates(
-                    value, source, f"{place}.{name}" if place else str(name), depth - 1
+                    value, source, f"{place}.{name}" if place else str(name), node - 1
                 )
 
 

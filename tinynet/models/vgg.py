@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Backbone(nn.Module):
     """The 13 convolutions of VGG16 (configuration D, Simonyan & Zisserman 2014) with named depths.
 
-    Depths are `relu1_1` ... `relu5_3` and `pool1` ... `pool5`; parts are `conv1` ... `conv5`.
+    Depths are `relu1_1` ... `relu5_3` and `pool1` ... `pool5`; groups are `conv1` ... `conv5`.
     `channels`: channels of every depth, in the order of the forward pass. `strides`: pixels of the
     picture between neighbours of its map. `mean`, `std`: of the three channels, in [0, 1] units;
     subtracted and divided by in `forward`.
@@ -34,10 +34,10 @@ class Backbone(nn.Module):
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}
         self._names: list[str] = []
-        self.parts: dict[str, list[nn.Module]] = {}
+        self.groups: dict[str, list[nn.Module]] = {}
         block, position, channels = 1, 1, 3
         for module in self.features:
-            self.parts.setdefault(f"conv{block}", []).append(module)
+            self.groups.setdefault(f"conv{block}", []).append(module)
             if isinstance(module, nn.Conv2d):
                 channels = module.out_channels
                 self._names.append(f"conv{block}_{position}")
@@ -55,22 +55,22 @@ class Backbone(nn.Module):
         """The layers in order, with their names: a depth, or `conv1_1` ... `conv5_3`."""
         return zip(self._names, self.features, strict=True)
 
-    def walk(self, pictures: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def walk(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Layer after layer: its name and what it makes of `pictures`; a map may be changed by the
         next layer.
         """
-        maps = ((pictures - self.mean) / self.std).to(self.features[0].weight.dtype)
+        maps = ((images - self.mean) / self.std).to(self.features[0].weight.dtype)
         for name, layer in self.layers():
             maps = layer(maps)
             yield name, maps
 
-    def forward(self, pictures: Tensor, depths: Iterable[str]) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, nodes: Iterable[str]) -> dict[str, Tensor]:
         """Feature maps at `depths`; `pictures`: (N, 3, H, W) float in [0, 1], H and W at least
         32.
         """
-        wanted = set(depths)
+        wanted = set(nodes)
         found: dict[str, Tensor] = {}
-        for name, maps in self.walk(pictures):
+        for name, maps in self.walk(images):
             if name in wanted:
                 found[name] = maps
                 if len(found) == len(wanted):

@@ -18,16 +18,16 @@ from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import NOT_PAIRED, paired
 from tinynet.report.figures import reliability_diagram, training_curves
-from tinynet.report.gallery import add_pictures
+from tinynet.report.gallery import add_images
 from tinynet.report.page import Row, RunReport, write_comparison, write_page
 from tinynet.runs import StageFolder
 from tinynet.score import merges
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.confusions import confused_pairs, confusion, reliability, similar_order
 from tinynet.score.metrics import by_class, score
-from tinynet.score.probabilities import Probabilities, same_pictures
+from tinynet.score.probabilities import Probabilities, same_images
 from tinynet.score.views import PLAIN
-from tinynet.training.config import Plan, open_data
+from tinynet.training.config import RunConfig, open_data
 
 _PAIRS, _DIFFERENCES = 12, 40
 _ABOUT = {"weights", "precision", "split"}  # what kept probabilities must say of themselves
@@ -49,8 +49,8 @@ def gather(
         _learning(shown, folder)
     finished = [folder for folder in started if folder.finished]
     last = (finished or started)[-1]
-    plan = Plan.of(last)
-    _facts(shown, last, plan)
+    config = RunConfig.of(last)
+    _facts(shown, last, config)
     if unfinished := [folder.stage for folder in started if not folder.finished]:
         shown.missing.append(
             f"Not finished: {', '.join(unfinished)}; continue with: "
@@ -59,13 +59,13 @@ def gather(
     if not finished:
         return shown
     try:
-        packed = open_data(data, cache, plan)
+        packed = open_data(data, cache, config)
         if packed.contents != last.read_recipe()["data_digest"]:
             raise InputError(f"{packed.manifest['source']} is not the data of this run")
     except InputError as error:
         packed = None
         shown.missing.append(f"No pictures: {error}")
-    found = _stored(last, plan)
+    found = _stored(last, config)
     shown.split = next((split for split in ("val", "holdout") if (split, PLAIN) in found), "")
     if not shown.split:
         shown.missing.append(
@@ -84,7 +84,7 @@ def gather(
     _mistakes(shown, shown.plain, packed)
     _calibration(shown, found)
     if packed is not None:
-        add_pictures(shown, packed, last)
+        add_images(shown, packed, last)
     return shown
 
 
@@ -115,12 +115,12 @@ def _learning(shown: RunReport, folder: StageFolder) -> None:
     shown.scores += folder.read_scores()
 
 
-def _facts(shown: RunReport, folder: StageFolder, plan: Plan) -> None:
+def _facts(shown: RunReport, folder: StageFolder, config: RunConfig) -> None:
     stored = folder.read_recipe()
-    stage = plan.recipe.stage(folder.stage)
+    stage = config.recipe.stage(folder.stage)
     seconds = sum(row["seconds"] for row in folder.read_log() if row["kind"] == "epoch")
     shown.facts = [
-        ("recipe", f"{plan.recipe.name}, {folder.stage}"),
+        ("recipe", f"{config.recipe.name}, {folder.stage}"),
         ("training size", f"{stage.size} px"),
         (
             "pictures",
@@ -132,7 +132,7 @@ def _facts(shown: RunReport, folder: StageFolder, plan: Plan) -> None:
             f"{stage.epochs} of {stage.batch} pictures a step, {stage.optimizer}, {stage.schedule}",
         ),
         ("time of the steps, features apart", f"{seconds / 60:.1f} min"),
-        ("seed", str(plan.seed)),
+        ("seed", str(config.seed)),
         ("device", stored["device"].get("name", "")),
         (
             "versions",
@@ -143,13 +143,13 @@ def _facts(shown: RunReport, folder: StageFolder, plan: Plan) -> None:
     ]
 
 
-def _stored(folder: StageFolder, plan: Plan) -> dict[tuple[str, str], Probabilities]:
+def _stored(folder: StageFolder, config: RunConfig) -> dict[tuple[str, str], Probabilities]:
     """What the stage has kept of plain and mirrored pictures at its own size, by split and view.
 
     All of it in one precision and of one network's weights, those of the newest plain pictures of
     val, or of the hold-out where there are none of val.
     """
-    size = plan.recipe.stage(folder.stage).size
+    size = config.recipe.stage(folder.stage).size
     found = []
     for path in folder.kept_probabilities("*.npz"):
         with suppress(InputError):
@@ -269,7 +269,7 @@ def _beside(shown: Sequence[RunReport]) -> list[Row]:
         }
         try:
             first = first or one
-            same_pictures(first.plain, one.plain, (first.name, one.name))
+            same_images(first.plain, one.plain, (first.name, one.name))
             rows.append(
                 {**row, **(paired(_right(one), _right(first)) if one is not first else NOT_PAIRED)}
             )

@@ -110,8 +110,8 @@ def view_votes(explanation: "Explanation") -> "Figure":
     figure.suptitle(explanation.title)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     drawn = zip(panels, explanation.views, explanation.images, explanation.votes, strict=False)
-    for panel, view, picture, (name, share) in drawn:
-        panel.imshow(picture, interpolation="nearest")
+    for panel, view, image, (name, share) in drawn:
+        panel.imshow(image, interpolation="nearest")
         panel.set_title(view, fontsize=9)
         panel.set_xlabel(
             f"{name}\n{share:.0%}",
@@ -126,7 +126,7 @@ def view_votes(explanation: "Explanation") -> "Figure":
 
 
 def contact_sheet(
-    pictures: Sequence[Any], titles: Sequence[str], boxes: Sequence[Any] | None = None
+    images: Sequence[Any], titles: Sequence[str], boxes: Sequence[Any] | None = None
 ) -> "Figure":
     """Pictures, (H, W, 3) arrays, in rows of eight, each with its title above and its box drawn.
 
@@ -135,15 +135,13 @@ def contact_sheet(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    columns = min(8, len(pictures))
-    figure = Figure(
-        figsize=(1.5 * columns, 1.7 * -(-len(pictures) // columns)), layout="constrained"
-    )
-    panels = figure.subplots(-(-len(pictures) // columns), columns, squeeze=False).ravel()
+    columns = min(8, len(images))
+    figure = Figure(figsize=(1.5 * columns, 1.7 * -(-len(images) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(images) // columns), columns, squeeze=False).ravel()
     for panel in panels:
         panel.set_axis_off()
-    for panel, picture, title in zip(panels, pictures, titles, strict=False):
-        panel.imshow(picture, interpolation="nearest")
+    for panel, image, title in zip(panels, images, titles, strict=False):
+        panel.imshow(image, interpolation="nearest")
         lines = (line if len(line) <= 18 else line[:17] + "…" for line in title.split("\n"))
         panel.set_title("\n".join(lines), fontsize=8)
     for panel, (x0, y0, x1, y1) in zip(panels, boxes if boxes is not None else (), strict=False):

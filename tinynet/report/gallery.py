@@ -26,7 +26,7 @@ _DEPTH = "relu4_3"  # 8 x 8 places at 64 px, where relu5_3 has 4 x 4
 _INSIDE = 256  # pictures whose heat is measured against their boxes
 
 
-def add_pictures(shown: RunReport, packed: Packed, folder: StageFolder) -> None:
+def add_images(shown: RunReport, packed: Packed, folder: StageFolder) -> None:
     """Put everything that needs the pictures themselves into `shown`, of which `plain` is known."""
     plain, part = shown.plain, packed.train if shown.split == "holdout" else packed.val
     said, labels, rows = plain.log_probabilities[0], plain.labels, plain.rows
@@ -34,7 +34,7 @@ def add_pictures(shown: RunReport, packed: Packed, folder: StageFolder) -> None:
 
     def card(at: int) -> Row:
         return {
-            "picture": _uri(part.pictures[rows[at]]),
+            "picture": _uri(part.images[rows[at]]),
             "file": part.files[rows[at]],
             "name": shown.names[labels[at]],
             "called": shown.names[called[at]],
@@ -94,10 +94,10 @@ def _heats(
     at = np.linspace(0, len(plain.rows) - 1, min(_INSIDE, len(plain.rows))).astype(int)
     heats = []
     for some in np.array_split(at, max(1, len(at) // 16)):
-        pictures = to_float(torch.from_numpy(part.pictures[plain.rows[some]]))
+        images = to_float(torch.from_numpy(part.images[plain.rows[some]]))
         classes = torch.from_numpy(plain.log_probabilities[0, some].argmax(1))
         try:
-            found = heat(network, resize(pictures, size), classes, _DEPTH)
+            found = heat(network, resize(images, size), classes, _DEPTH)
         except InputError as error:
             shown.missing.append(f"No heat maps: {error}")
             return
@@ -118,7 +118,7 @@ def _heats(
         shown.heats.append(
             {
                 **card(at[place]),
-                "heat": _uri(warmed(part.pictures[row], maps[place])),
+                "heat": _uri(warmed(part.images[row], maps[place])),
                 "side": packed.side,
                 "box": boxes[place].tolist() if boxes[place, 0] >= 0 else None,
                 "inside": None if np.isnan(inside[place]) else float(inside[place]),
@@ -140,7 +140,7 @@ def _conflicts(packed: Packed, shown: RunReport) -> Iterator[Row]:
             mine, theirs = packed.part(part), packed.part(other)
             if mine.labels[row] != theirs.labels[twin]:
                 yield {
-                    "picture": _uri(mine.pictures[row]),
+                    "picture": _uri(mine.images[row]),
                     "file": mine.files[row],
                     "name": shown.names[mine.labels[row]],
                     "other_name": shown.names[theirs.labels[twin]],

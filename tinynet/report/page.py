@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinynet.files import whole_file
+from tinynet.files import atomic_file
 from tinynet.plotting import inline_svg, save_figure
 from tinynet.report.tables import titled
 from tinynet.score.probabilities import Probabilities
@@ -113,5 +113,5 @@ def _write(template: str, path: Path, **values: Any) -> None:
         lstrip_blocks=True,
     )
     made.filters["percent"] = lambda share, digits=1: "" if share is None else f"{share:.{digits}%}"
-    with whole_file(path) as stream:
+    with atomic_file(path) as stream:
         stream.write(made.get_template(template).render(**values).encode())

@@ -181,11 +181,11 @@ def draw_shares(policy: Policy, count: int, side: int, seed: int = 0) -> np.ndar
 def _draw_by_torchvision(policy: Policy, count: int, side: int, seed: int) -> np.ndarray:
     from torchvision.transforms import RandomResizedCrop
 
-    picture = torch.empty(1, side, side)
+    image = torch.empty(1, side, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         drawn = [
-            RandomResizedCrop.get_params(picture, list(policy.area), list(policy.ratio))
+            RandomResizedCrop.get_params(image, list(policy.area), list(policy.ratio))
             for _ in range(count)
         ]
     return np.array([height * width for _, _, height, width in drawn]) / side**2

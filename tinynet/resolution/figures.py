@@ -53,14 +53,14 @@ def cumulative_curves(activations: Sequence[Row], trained: int, title: str) -> "
     """The cumulative curves of the pooled features at every size, a panel for each tap."""
     from matplotlib.ticker import PercentFormatter
 
-    taps = list(dict.fromkeys(row["tap"] for row in activations))
-    columns = min(4, len(taps))
-    figure, panels = _panels(-(-len(taps) // columns), columns, (3.4, 2.9), title)
+    feature_names = list(dict.fromkeys(row["tap"] for row in activations))
+    columns = min(4, len(feature_names))
+    figure, panels = _panels(-(-len(feature_names) // columns), columns, (3.4, 2.9), title)
     sizes = sorted({row["size"] for row in activations})
     colours = dict(zip(sizes, _shades(len(sizes)), strict=True))
     dashes = dict(zip(sizes, cycle(("-", ":", "-."))))
-    for panel, tap in zip(panels, taps, strict=False):
-        for row in sorted((r for r in activations if r["tap"] == tap), key=lambda r: r["size"]):
+    for panel, feature in zip(panels, feature_names, strict=False):
+        for row in sorted((r for r in activations if r["tap"] == feature), key=lambda r: r["size"]):
             own = row["size"] == trained
             panel.plot(
                 row["curve"],
@@ -71,16 +71,16 @@ def cumulative_curves(activations: Sequence[Row], trained: int, title: str) -> "
                 label=f"{row['size']} px{' (trained)' if own else ''}, {row['zeros']:.0%} zeros",
             )
         panel.set(
-            xlim=(0, max(r["q0.99"] for r in activations if r["tap"] == tap)),
+            xlim=(0, max(r["q0.99"] for r in activations if r["tap"] == feature)),
             ylim=(0, 1),
-            title=tap,
+            title=feature,
             xlabel="value of a feature",
             ylabel="share of values below",
         )
         panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
-    for panel in panels[len(taps) :]:
+    for panel in panels[len(feature_names) :]:
         panel.set_axis_off()
     return figure
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tinynet import console, runs
-from tinynet.compute import InParts
+from tinynet.compute import AutoBatch
 from tinynet.data.batches import batches, fitting
 from tinynet.errors import InputError
-from tinynet.evaluation.predictor import Scorer
-from tinynet.files import can_hold, refuse_existing, whole_folder, write_json, write_text
+from tinynet.evaluation.predictor import Predictor
+from tinynet.files import atomic_folder, can_hold, refuse_existing, write_json, write_text
 from tinynet.models.checkpoint import save_model
 from tinynet.plotting import save_figure
 from tinynet.resolution import figures
@@ -34,8 +34,9 @@ from tinynet.resolution.study import (
     sweep,
 )
 from tinynet.runs import StageFolder
+from tinynet.training.config import upgrade
 from tinynet.training.features import frozen_backbone
-from tinynet.training.inputs import change_pictures
+from tinynet.training.inputs import augment_images
 from tinynet.training.observers import Observer
 from tinynet.training.recipes import RECIPES, Stage
 from tinynet.training.stages import train
@@ -45,7 +46,7 @@ _DRAWN = 20_000  # crops drawn for a histogram
 # run, side in pixels -> seconds of one forward pass of a picture
 Cost = dict[tuple[str, int], float]
 # a row that a run was scored by before, and the sides of its views
-Scored = Sequence[tuple[Scorer, Row, list[int]]]
+Scored = Sequence[tuple[Predictor, Row, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Found:
 
 
 def investigate(
-    scorers: Sequence[Scorer],
+    predictors: Sequence[Predictor],
     sizes: Sequence[int],
     fit: Sequence[int],
     methods: Sequence[str],
@@ -81,7 +82,7 @@ def investigate(
     best. Raises `InputError` for a method that there is not, or another first one where heads
     are trained on or kept, or where there is nothing to keep, before anything is computed.
     """
-    first, *others = scorers
+    first, *others = predictors
     study, *_ = (Study(first, method) for method in methods)
     if (fit or keep) and methods[0] != METHOD:
         raise InputError(
@@ -92,10 +93,10 @@ def investigate(
     if keep:
         _can_keep(study, sizes, keep)
     console.log(
-        f"{first.folder.path} at {', '.join(map(str, sizes))} px, on {first.device}; results in "
+        f"{first.folder.path} at {', '.join(map(str, sizes))} px, on {first.compute}; results in "
         f"{out}"
     )
-    beside = [Study(scorer, methods[0]) for scorer in others]
+    beside = [Study(predictor, methods[0]) for predictor in others]
     rows = list(
         sweep(study, sizes, _fitted(first, fit, methods[0], out, observers), study.corrections)
     )
@@ -108,8 +109,12 @@ def investigate(
         else []
     )
     shown = [row for one in beside for row in sweep(one, sizes, {}, ())]
-    scored = [(scorer, row, _sides(row, scorer)) for scorer in scorers for row in _scored(scorer)]
-    cost = _cost(scorers, sizes, scored)
+    scored = [
+        (predictor, row, _sides(row, predictor))
+        for predictor in predictors
+        for row in _scored(predictor)
+    ]
+    cost = _cost(predictors, sizes, scored)
     for row in (*rows, *shown):
         row["pictures_per_second"] = 1 / cost[row["run"], row["size"]]
     policy = Policy.of(first.stage, first.packed.side)
@@ -128,12 +133,13 @@ def _can_keep(study: Study, sizes: Sequence[int], keep: Path) -> None:
     refuse_existing("--keep", keep)
     if NORMS not in study.corrections:
         raise InputError(
-            f"--keep {keep}: the head of {study.scorer.folder.path} has no batch norms to measure"
+            f"--keep {keep}: the head of {study.predictor.folder.path} has no batch norms to "
+            "measure"
         )
-    if set(sizes) == {study.scorer.size}:
+    if set(sizes) == {study.predictor.size}:
         raise InputError(
-            f"--keep {keep}: at {study.scorer.size} px the batch norms are what training measured; "
-            "name other --sizes"
+            f"--keep {keep}: at {study.predictor.size} px the batch norms are what training "
+            "measured; name other --sizes"
         )
     can_hold(keep)
 
@@ -144,30 +150,34 @@ def _keep(study: Study, rows: Sequence[Row], keep: Path) -> None:
         (row for row in rows if (row["split"], row["correction"]) == ("holdout", NORMS)),
         key=lambda row: row["top1"],
     )
-    scorer, size = study.scorer, best["size"]
-    stored = scorer.folder.read_recipe()
-    stored["recipe"][scorer.folder.stage]["size"] = size
+    predictor, size = study.predictor, best["size"]
+    stored = upgrade(predictor.folder.read_recipe())
+    stored["recipe"][predictor.folder.stage]["size"] = size
     score = {key: best[key] for key in ("n", "top1", "top5", "loss", "ece", "low", "high")}
-    with whole_folder(keep) as made:
-        folder = StageFolder(made, scorer.folder.stage)
+    with atomic_folder(keep) as made:
+        folder = StageFolder(made, predictor.folder.stage)
         folder.make()
         write_json(
             folder.recipe,
-            {**stored, "norms_of": str(scorer.folder.path), "command": console.current_command()},
+            {
+                **stored,
+                "norms_of": str(predictor.folder.path),
+                "command": console.current_command(),
+            },
         )
-        save_model(folder.best, study.with_norms_of(size), scorer.packed.wnids, size)
+        save_model(folder.best, study.with_bn_of(size), predictor.packed.wnids, size)
         runs.put_scores(
             folder.scores,
             [
                 {
-                    **scorer.named,
+                    **predictor.named,
                     "run": str(keep),
                     "split": "holdout",
                     "views": "none",
                     "merge": "mean",
                     "size": size,
                     **score,
-                    "precision": scorer.device.precision,
+                    "precision": predictor.compute.precision,
                 }
             ],
         )
@@ -175,7 +185,7 @@ def _keep(study: Study, rows: Sequence[Row], keep: Path) -> None:
 
 
 def _fitted(
-    scorer: Scorer,
+    predictor: Predictor,
     sizes: Sequence[int],
     method: str,
     out: Path,
@@ -189,27 +199,27 @@ def _fitted(
     # which may be another run's
     for size, folder in sorted(folders.items(), key=lambda one: not one[1].started):
         chosen = replace(
-            RECIPES[scorer.plan.recipe.name].fixres,
+            RECIPES[predictor.config.recipe.name].fixres,
             size=size,
-            feature_dtype=scorer.stage.feature_dtype,
+            feature_dtype=predictor.stage.feature_dtype,
         )
-        plan = replace(
-            scorer.plan,
-            recipe=replace(scorer.plan.recipe, fixres=chosen),
+        config = replace(
+            predictor.config,
+            recipe=replace(predictor.config.recipe, fixres=chosen),
             stages=("fixres",),
-            start_run=str(scorer.folder.run.resolve()),
-            start_stage=scorer.folder.stage,
-            data=scorer.packed.manifest["source"],
-            cache=str(scorer.packed.cache),
+            start_run=str(predictor.folder.run.resolve()),
+            start_stage=predictor.folder.stage,
+            data=predictor.packed.manifest["source"],
+            cache=str(predictor.packed.cache),
         )
         train(
             folder.run,
-            plan,
-            scorer.training_device,
+            config,
+            predictor.training_device,
             resume=folder.started,
             observers=observers,
         )
-        made[size] = Study(Scorer(folder, scorer.packed, scorer.device), method)
+        made[size] = Study(Predictor(folder, predictor.packed, predictor.compute), method)
     return made
 
 
@@ -219,68 +229,70 @@ def _best(rows: Sequence[Row]) -> int:
     return max(held, key=lambda row: row["top1"])["size"]
 
 
-def _cost(scorers: Sequence[Scorer], sizes: Sequence[int], scored: Scored) -> Cost:
+def _cost(predictors: Sequence[Predictor], sizes: Sequence[int], scored: Scored) -> Cost:
     """Seconds a picture at every side that the runs were or are scored at."""
     cost = {}
-    for scorer in scorers:
-        before = {side for one, _, sides in scored if one is scorer for side in sides}
-        for side, seconds in seconds_a_picture(scorer, sorted({*sizes, *before})).items():
-            cost[str(scorer.folder.run), side] = seconds
+    for predictor in predictors:
+        before = {side for one, _, sides in scored if one is predictor for side in sides}
+        for side, seconds in seconds_per_image(predictor, sorted({*sizes, *before})).items():
+            cost[str(predictor.folder.run), side] = seconds
     return cost
 
 
-def seconds_a_picture(scorer: Scorer, sides: Sequence[int], turns: int = 3) -> dict[int, float]:
+def seconds_per_image(
+    predictor: Predictor, sides: Sequence[int], turns: int = 3
+) -> dict[int, float]:
     """What one forward pass of a picture costs at each side in pixels: the median of `turns`, the
     sides in turn.
     """
-    model, device = scorer.model, scorer.device
-    rows = scorer.pictures("holdout")[1]
+    model, compute = predictor.model, predictor.compute
+    rows = predictor.images("holdout")[1]
     work = {}
     for side in sides:
-        network = model.for_inference(device.device, device.dtype)
-        network.backbone = frozen_backbone(model, scorer.packed, side, device)
+        network = model.for_inference(compute.device, compute.dtype)
+        network.backbone = frozen_backbone(model, predictor.packed, side, compute)
         stage = Stage(size=side)
         shown = next(
             batches(
-                scorer.packed.train,
+                predictor.packed.train,
                 rows,
-                size=fitting(side, device.device),
-                device=device.device,
-                augment=lambda pictures, at, _, stage=stage: change_pictures(pictures, at, stage),
+                batch_size=fitting(side, compute.device),
+                device=compute.device,
+                augment=lambda images, at, _, stage=stage: augment_images(images, at, stage),
             )
         )
         # The turn that is not counted finds out how many at once the memory holds.
-        work[side] = InParts(partial(_called, network)), shown.pictures
+        work[side] = AutoBatch(partial(_called, network)), shown.images
     taken: dict[int, list[float]] = {side: [] for side in sides}
     with torch.inference_mode():
         for turn in range(turns + 1):
-            for side, (calls, pictures) in work.items():
+            for side, (calls, images) in work.items():
                 started = time.perf_counter()
-                calls(pictures).tolist()  # a list waits for the device
+                calls(images).tolist()  # a list waits for the device
                 if turn:  # the first one warms up
-                    taken[side].append((time.perf_counter() - started) / len(pictures))
+                    taken[side].append((time.perf_counter() - started) / len(images))
     return {side: statistics.median(times) for side, times in taken.items()}
 
 
-def _called(network: nn.Module, pictures: Tensor) -> Tensor:
-    return network(pictures).argmax(1)
+def _called(network: nn.Module, images: Tensor) -> Tensor:
+    return network(images).argmax(1)
 
 
-def _scored(scorer: Scorer) -> list[Row]:
+def _scored(predictor: Predictor) -> list[Row]:
     """What the run was scored at before, over views, in the precision of now."""
     return [
         row
-        for row in scorer.folder.read_scores()
-        if row.get("precision") == scorer.device.precision
+        for row in predictor.folder.read_scores()
+        if row.get("precision") == predictor.compute.precision
         and row["merge"] == "mean"
         and "temperature" not in row
     ]
 
 
-def _sides(row: Row, scorer: Scorer) -> list[int]:
+def _sides(row: Row, predictor: Predictor) -> list[int]:
     """The side in pixels of every view of the set that a row was scored over."""
-    probe = torch.zeros(1, 3, scorer.packed.side, scorer.packed.side)
-    (chosen,) = scorer.sets([row["views"]], row["size"])
+    probe = torch.zeros(1, 3, predictor.packed.side, predictor.packed.side)
+    (chosen,) = predictor.sets([row["views"]], row["size"])
     return [min(seen.shape[-2:]) for seen in chosen(probe).values()]
 
 
@@ -300,9 +312,9 @@ def _cost_rows(rows: Sequence[Row], scored: Scored, cost: Cost) -> Iterator[Row]
                 "correction": row["correction"],
                 "seconds": cost[row["run"], row["size"]],
             }
-    for scorer, row, sides in scored:
+    for predictor, row, sides in scored:
         if row["views"] != "none":
-            run = str(scorer.folder.run)
+            run = str(predictor.folder.run)
             yield {
                 **_named(row),
                 "run": run,
@@ -355,10 +367,10 @@ def _conclusions(
     apparent = policy.resize * policy.cure
     third = f"Training shows objects as large as whole pictures of {apparent:.0f} px do"
     for size in dict.fromkeys((own, best, *([mended["size"]] if mended else []))):
-        zeros = _over_taps(activations, size, "zeros")
+        zeros = _mean_over_features(activations, size, "zeros")
         third += f"; at {size} px {zeros:.1%} of the features are exactly zero"
         if size != own:
-            distance = _over_taps(activations, size, "ks")
+            distance = _mean_over_features(activations, size, "ks")
             third += f", {distance:.3f} away (Kolmogorov-Smirnov, mean over features)"
     return [f"{sentence}." for sentence in (first, second, third)]
 
@@ -372,27 +384,27 @@ def _gain(row: Row, over: str = "") -> str:
     return f"{row['gain' + over]:+.2%} ({f'p = {p:.2g}' if p else 'p < 1e-300'})"
 
 
-def _over_taps(activations: Sequence[Row], size: int, key: str) -> float:
+def _mean_over_features(activations: Sequence[Row], size: int, key: str) -> float:
     """The mean over taps, each as often as it has numbers."""
     mine = [row for row in activations if row["size"] == size]
     return sum(row[key] * row["numbers"] for row in mine) / sum(row["numbers"] for row in mine)
 
 
-def _write(found: Found, policy: Policy, scorer: Scorer, out: Path) -> None:
+def _write(found: Found, policy: Policy, predictor: Predictor, out: Path) -> None:
     """Everything into `out`: numbers, words and pictures."""
-    name = scorer.folder.run.name
-    about = {key: scorer.folder.read_recipe()[key] for key in ("data_digest", "split_digest")}
+    name = predictor.folder.run.name
+    about = {key: predictor.folder.read_recipe()[key] for key in ("data_digest", "split_digest")}
     write_json(
         out / "sizes.json",
         {
             "command": console.current_command(),
-            "device": scorer.device.facts(),
+            "device": predictor.compute.facts(),
             **about,
             **asdict(found),
         },
     )
     write_text(out / "conclusions.txt", "\n".join(found.conclusions) + "\n")
-    drawn = draw_shares(policy, _DRAWN, scorer.packed.side)
+    drawn = draw_shares(policy, _DRAWN, predictor.packed.side)
     as_is = [row for row in (*found.rows, *found.beside) if row["correction"] == AS_IS]
     drawings = {
         "accuracy": figures.accuracy_against_size(

@@ -10,23 +10,23 @@ from torch.nn import functional as F
 
 
 def _interpolated(mode: str, **options: Any) -> Callable[[Tensor, int], Tensor]:
-    def resized(pictures: Tensor, size: int) -> Tensor:
+    def resized(images: Tensor, size: int) -> Tensor:
         # bicubic overshoots
-        return F.interpolate(pictures, (size, size), mode=mode, **options).clamp(0, 1)
+        return F.interpolate(images, (size, size), mode=mode, **options).clamp(0, 1)
 
     return resized
 
 
-def _lanczos(pictures: Tensor, size: int) -> Tensor:
+def _lanczos(images: Tensor, size: int) -> Tensor:
     from PIL import Image  # torch has no such filter
 
-    pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     made = [
         np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.LANCZOS))
         for one in pixels
     ]
     return (
-        torch.from_numpy(np.stack(made)).to(pictures.device).permute(0, 3, 1, 2).to(pictures.dtype)
+        torch.from_numpy(np.stack(made)).to(images.device).permute(0, 3, 1, 2).to(images.dtype)
         / 255
     )
 
@@ -44,8 +44,8 @@ METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def brought_to(pictures: Tensor, size: int, method: str = METHOD) -> Tensor:
+def brought_to(images: Tensor, size: int, method: str = METHOD) -> Tensor:
     """Square pictures (N, 3, H, W) in [0, 1] at `size` pixels, by one of `METHODS`; as they are
     where they have it.
     """
-    return pictures if pictures.shape[-1] == size else METHODS[method](pictures, size)
+    return images if images.shape[-1] == size else METHODS[method](images, size)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tinynet.console import log
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import NOT_PAIRED, paired
-from tinynet.evaluation.predictor import Scorer
-from tinynet.models.classifier import Classifier, measure_norms
+from tinynet.evaluation.predictor import Predictor
+from tinynet.models.classifier import Classifier, update_bn
 from tinynet.resolution.activations import curve, describe, distances
 from tinynet.resolution.corrections import Mapping, frechet_mapping, quantile_mapping
 from tinynet.resolution.resize import METHOD, METHODS, brought_to
@@ -48,36 +48,38 @@ class Study:
     the data's cache. Raises `InputError` for another method, or data that is not the run's own.
     """
 
-    def __init__(self, scorer: Scorer, method: str = METHOD):
+    def __init__(self, predictor: Predictor, method: str = METHOD):
         if method not in METHODS:
             raise InputError(f"--methods {method}: not one of {', '.join(METHODS)}")
-        self.scorer, self.method = scorer, method
+        self.predictor, self.method = predictor, method
         self._made: dict[tuple[int, str], tuple[nn.Module, list[tuple[int, Mapping]]]] = {}
-        self._head = copy.deepcopy(scorer.model.head).to(scorer.device.device)
-        scorer.pictures("holdout")  # refuses other data
+        self._head = copy.deepcopy(predictor.model.head).to(predictor.compute.device)
+        predictor.images("holdout")  # refuses other data
 
     def features(self, split: str, size: int) -> Features:
         """Features of `holdout`, `val`, or the `sample` of train, at `size` pixels."""
-        scorer = self.scorer
+        predictor = self.predictor
         part, rows = (
-            (scorer.packed.train, self._sample) if split == "sample" else scorer.pictures(split)
+            (predictor.packed.train, self._sample) if split == "sample" else predictor.images(split)
         )
         # Kept features score what `tinynet.evaluate` scores: as it keeps them, or unrounded where
         # it keeps none.
-        dtype = scorer.stage.feature_dtype if scorer.stage.views else "float32"
+        dtype = predictor.stage.feature_dtype if predictor.stage.cached_epochs else "float32"
         stage = Stage(size=size, feature_dtype=dtype)
         view = partial(brought_to, size=size, method=self.method)
-        return view_features(scorer.model, scorer.packed, part, rows, view, stage, scorer.device)
+        return view_features(
+            predictor.model, predictor.packed, part, rows, view, stage, predictor.compute
+        )
 
     @property
     def _sample(self) -> np.ndarray:
-        learnt = split_of(self.scorer.plan, self.scorer.packed).train
+        learnt = split_of(self.predictor.config, self.predictor.packed).train
         return learnt[np.linspace(0, len(learnt) - 1, min(_SAMPLE, len(learnt))).astype(np.int64)]
 
     def said(self, split: str, size: int, correction: str = AS_IS) -> np.ndarray:
         """(N, C) log-probabilities of a split at a size, its features corrected."""
         head, mappings = self._corrected(size, correction)
-        shown = self.features(split, size).in_order(self.scorer.device.device)
+        shown = self.features(split, size).in_order(self.predictor.compute.device)
         if mappings:
             shown = (_mapped(features, mappings) for features in shown)
         return head_probabilities(head, shown)
@@ -97,23 +99,23 @@ class Study:
         if correction == NORMS:
             head = copy.deepcopy(self._head)
             # a batch of a few classes varies less
-            shuffled = seen.epoch(0, 0, _AT_ONCE, self.scorer.device.device)
-            measure_norms(head, (features for features, _ in shuffled))
+            shuffled = seen.epoch(0, 0, _AT_ONCE, self.predictor.compute.device)
+            update_bn(head, (features for features, _ in shuffled))
             return head, []
-        trained = self.features("sample", self.scorer.size)
+        trained = self.features("sample", self.predictor.size)
         made = [
-            _mapping(correction, tap, ours[0], theirs[0])
-            for tap, ours, theirs in zip(
-                self.scorer.model.taps, seen.arrays, trained.arrays, strict=True
+            _mapping(correction, feature, ours[0], theirs[0])
+            for feature, ours, theirs in zip(
+                self.predictor.model.feature_names, seen.arrays, trained.arrays, strict=True
             )
         ]
         return self._head, [
             (array.shape[2], mapping) for array, mapping in zip(seen.arrays, made, strict=True)
         ]
 
-    def with_norms_of(self, size: int) -> Classifier:
+    def with_bn_of(self, size: int) -> Classifier:
         """The network, its head's batch norms measured at `size`, in eval mode on the CPU."""
-        made = copy.deepcopy(self.scorer.model)
+        made = copy.deepcopy(self.predictor.model)
         made.head.load_state_dict(self._corrected(size, NORMS)[0].state_dict())
         return made
 
@@ -121,13 +123,13 @@ class Study:
         """A row a tap: what its numbers are like at `size`, and how far from those at the training
         size.
         """
-        seen, trained = (self.features("sample", side) for side in (size, self.scorer.size))
-        for tap, ours, theirs in zip(
-            self.scorer.model.taps, seen.arrays, trained.arrays, strict=True
+        seen, trained = (self.features("sample", side) for side in (size, self.predictor.size))
+        for feature, ours, theirs in zip(
+            self.predictor.model.feature_names, seen.arrays, trained.arrays, strict=True
         ):
             yield {
                 "size": size,
-                "tap": tap,
+                "tap": feature,
                 "numbers": ours[0].size,
                 **describe(ours[0]),
                 **distances(ours[0], theirs[0]),
@@ -141,11 +143,11 @@ class Study:
         return [*_MAPPINGS, *([NORMS] if normed else [])]
 
 
-def _mapping(correction: str, tap: str, ours: np.ndarray, theirs: np.ndarray) -> Mapping:
+def _mapping(correction: str, feature: str, ours: np.ndarray, theirs: np.ndarray) -> Mapping:
     try:
         return _MAPPINGS[correction](ours, theirs)
     except InputError as error:
-        log(f"note: {correction} leaves {tap} as it is: {error}")
+        log(f"note: {correction} leaves {feature} as it is: {error}")
         return lambda features: features
 
 
@@ -166,9 +168,9 @@ def sweep(
     the control at its own.
     """
     for split in ("holdout", "val"):
-        part, rows = study.scorer.pictures(split)
+        part, rows = study.predictor.images(split)
         labels = part.labels[rows]
-        own = study.scorer.size
+        own = study.predictor.size
         at_own = {"own": study.said(split, own).argmax(1) == labels}
         if own in fitted:
             at_own["control"] = fitted[own].said(split, own).argmax(1) == labels
@@ -188,7 +190,7 @@ def _at_size(
     """`at_own`: whether each picture is right at the training size, of the run and of the
     control.
     """
-    own = study.scorer.size
+    own = study.predictor.size
     said = {
         name: study.said(split, size, name)
         for name in (AS_IS, *(corrections if size != own else ()))
@@ -205,7 +207,7 @@ def _at_size(
             "control": at_own.get("control") if name == FITTED and size != own else None,
         }
         yield {
-            **study.scorer.named,
+            **study.predictor.named,
             "split": split,
             "trained": own,
             "size": size,
@@ -221,19 +223,19 @@ def _at_size(
         }
 
 
-def compare_methods(scorer: Scorer, methods: Sequence[str], size: int) -> Iterator[Row]:
+def compare_methods(predictor: Predictor, methods: Sequence[str], size: int) -> Iterator[Row]:
     """Rows of the hold-out at `size`, pictures brought there by each of `methods`; the first is
     what others gain on.
     """
-    labels = scorer.packed.train.labels[scorer.pictures("holdout")[1]]
+    labels = predictor.packed.train.labels[predictor.images("holdout")[1]]
     first = None
     for method in methods:
-        found = Study(scorer, method).said("holdout", size)
+        found = Study(predictor, method).said("holdout", size)
         right = found.argmax(1) == labels
         beside = NOT_PAIRED if first is None else paired(right, first)
         first = right if first is None else first
         yield {
-            **scorer.named,
+            **predictor.named,
             "split": "holdout",
             "size": size,
             "method": method,

@@ -11,7 +11,7 @@ from tinynet.errors import InputError
 from tinynet.models.classifier import Classifier, statistics
 
 
-def heat(network: Classifier, pictures: Tensor, classes: Tensor, depth: str) -> Tensor:
+def heat(network: Classifier, images: Tensor, classes: Tensor, node: str) -> Tensor:
     """(N, H, W) at least 0, each adding up to 1 (or all zero): what speaks for a class, and where
     in the picture.
 
@@ -21,31 +21,33 @@ def heat(network: Classifier, pictures: Tensor, classes: Tensor, depth: str) -> 
     not seen. Raises `InputError` for a depth that the backbone has not, or that no tap follows.
     """
     backbone = network.backbone
-    if depth not in backbone.channels:
-        raise InputError(f"depth {depth!r}: not one of {', '.join(backbone.channels)}")
-    wanted = {tap.split(":")[0] for tap in network.taps}
+    if node not in backbone.channels:
+        raise InputError(f"depth {node!r}: not one of {', '.join(backbone.channels)}")
+    wanted = {feature.split(":")[0] for feature in network.feature_names}
     found: dict[str, Tensor] = {}
     with torch.enable_grad():
         # Frozen weights have no gradient: the pictures' is what the way back is kept for.
-        for name, maps in backbone.walk(pictures.detach().clone().requires_grad_()):
-            if name in wanted or name == depth:
+        for name, maps in backbone.walk(images.detach().clone().requires_grad_()):
+            if name in wanted or name == node:
                 found[name] = maps
-            if len(found) == len(wanted | {depth}):
+            if len(found) == len(wanted | {node}):
                 break
-        logits = network.head(statistics({name: found[name] for name in wanted}, network.taps))
-        (gradient,) = torch.autograd.grad(
-            logits.gather(1, classes[:, None]).sum(), found[depth], allow_unused=True
+        logits = network.head(
+            statistics({name: found[name] for name in wanted}, network.feature_names)
         )
-    maps = found[depth]
+        (gradient,) = torch.autograd.grad(
+            logits.gather(1, classes[:, None]).sum(), found[node], allow_unused=True
+        )
+    maps = found[node]
     if gradient is None:
         raise InputError(
-            f"depth {depth!r}: the head sees nothing that comes from it; its taps are "
-            f"{', '.join(network.taps)}"
+            f"depth {node!r}: the head sees nothing that comes from it; its taps are "
+            f"{', '.join(network.feature_names)}"
         )
     weighed = (
         (gradient.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).clamp(min=0).detach()
     )
-    spread = F.interpolate(weighed, pictures.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    spread = F.interpolate(weighed, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return spread / spread.sum((1, 2), keepdim=True).clamp(min=torch.finfo(spread.dtype).tiny)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinynet.compute import InParts
+from tinynet.compute import AutoBatch
 from tinynet.data.batches import Batch
 from tinynet.errors import InputError
-from tinynet.files import no_pipe, whole_file
+from tinynet.files import atomic_file, no_pipe
 from tinynet.score.merges import Merge
 from tinynet.score.views import View, same
 
@@ -65,7 +65,7 @@ class Probabilities:
         )
         if self.labels is not None:
             arrays["labels"] = self.labels
-        with whole_file(path) as stream:
+        with atomic_file(path) as stream:
             np.savez_compressed(stream, **arrays)
 
     @classmethod
@@ -153,7 +153,7 @@ class Probabilities:
         )
 
 
-def same_pictures(first: Probabilities, second: Probabilities, names: tuple[str, str]) -> None:
+def same_images(first: Probabilities, second: Probabilities, names: tuple[str, str]) -> None:
     """Raise `InputError` unless both are of the same pictures in the same order, with the same
     classes.
     """
@@ -197,10 +197,10 @@ def view_probabilities(
 
     `network`: in eval mode, pictures to logits.
     """
-    says = InParts(lambda pictures: log_softmax(network(pictures)).cpu(), network)
+    says = AutoBatch(lambda images: log_softmax(network(images)).cpu(), network)
     return torch.cat(
         [
-            says(view(batch.pictures).contiguous(memory_format=torch.channels_last))
+            says(view(batch.images).contiguous(memory_format=torch.channels_last))
             for batch in batches
         ]
     ).numpy()

@@ -23,10 +23,10 @@ class Augmented(nn.Module):
         super().__init__()
         self.network, self.views, self.merge = network, views.get(tta, size), merges.get(merge)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(N, C) float32 log-probabilities; the most probable class is the one of the views
         together.
         """
         return self.merge(
-            torch.stack([log_softmax(self.network(seen)) for seen in self.views(pictures).values()])
+            torch.stack([log_softmax(self.network(seen)) for seen in self.views(images).values()])
         )

@@ -41,85 +41,83 @@ CORNERS = {
 # --- what happens to a picture ---
 
 
-def same(pictures: Tensor) -> Tensor:
+def same(images: Tensor) -> Tensor:
     """The pictures themselves."""
-    return pictures
+    return images
 
 
-def mirror(pictures: Tensor) -> Tensor:
+def hflip(images: Tensor) -> Tensor:
     """Left becomes right."""
-    return pictures.flip(-1)
+    return images.flip(-1)
 
 
-def resize(pictures: Tensor, size: int) -> Tensor:
+def resize(images: Tensor, size: int) -> Tensor:
     """Shorter side `size`, aspect ratio kept, bilinear with antialias; unchanged where it has that
     size.
     """
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     if min(height, width) == size:
-        return pictures
+        return images
     sides = (
         (size, int(size * width / height))
         if height <= width
         else (int(size * height / width), size)
     )
-    return F.interpolate(pictures, sides, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(images, sides, mode="bilinear", align_corners=False, antialias=True)
 
 
-def crop(pictures: Tensor, size: int, down: float, right: float) -> Tensor:
+def crop(images: Tensor, size: int, down: float, right: float) -> Tensor:
     """`size` x `size` pixels with the fractions `down` and `right` of the free sides above and left
     of them.
 
     Raises `InputError` where the pictures are smaller.
     """
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     if min(height, width) < size:
         raise InputError(
             f"a crop of {size} pixels does not fit into pictures of {width}x{height}; resize them "
             f"to more before, for instance resize:{round(size * 8 / 7)}+five"
         )
     top, left = round((height - size) * down), round((width - size) * right)
-    return pictures[..., top : top + size, left : left + size]
+    return images[..., top : top + size, left : left + size]
 
 
-def move(pictures: Tensor, down: int, right: int) -> Tensor:
+def move(images: Tensor, down: int, right: int) -> Tensor:
     """Moved by pixels; the border is repeated where nothing is left."""
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     wide = F.pad(
-        pictures, (max(right, 0), max(-right, 0), max(down, 0), max(-down, 0)), mode="replicate"
+        images, (max(right, 0), max(-right, 0), max(down, 0), max(-down, 0)), mode="replicate"
     )
     return wide[
         ..., max(-down, 0) : max(-down, 0) + height, max(-right, 0) : max(-right, 0) + width
     ]
 
 
-def turn(pictures: Tensor, degrees: float) -> Tensor:
+def turn(images: Tensor, degrees: float) -> Tensor:
     """Turned counter-clockwise about the centre, bilinear; beyond the border the picture is
     reflected.
     """
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     angle = torch.deg2rad(torch.tensor(degrees))
     sine, cosine = angle.sin().item(), angle.cos().item()
     rows = torch.tensor(
         [[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]],
-        dtype=pictures.dtype,
-        device=pictures.device,
+        dtype=images.dtype,
+        device=images.device,
     )
-    grid = F.affine_grid(
-        rows.expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False
-    )
+    grid = F.affine_grid(rows.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(
-        pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
 
 
-def enlarge(pictures: Tensor, factor: float) -> Tensor:
+def enlarge(images: Tensor, factor: float) -> Tensor:
     """The middle, `factor` times larger, in the frame of the whole."""
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     tall, wide = round(height / factor), round(width / factor)
     top, left = round((height - tall) / 2), round((width - wide) / 2)
     return F.interpolate(
-        pictures[..., top : top + tall, left : left + wide],
+        images[..., top : top + tall, left : left + wide],
         (height, width),
         mode="bilinear",
         align_corners=False,
@@ -137,7 +135,7 @@ def none(size: int) -> Views:
 
 def flip(size: int) -> Views:
     """The picture and its mirror image."""
-    return {PLAIN: same, "mirror": mirror}
+    return {PLAIN: same, "mirror": hflip}
 
 
 def five(size: int) -> Views:
@@ -255,8 +253,8 @@ def _after(before: View, then: View) -> View:
     )
 
 
-def _one_after_the_other(before: View, then: View, pictures: Tensor) -> Tensor:
-    return then(before(pictures))
+def _one_after_the_other(before: View, then: View, images: Tensor) -> Tensor:
+    return then(before(images))
 
 
 @dataclass(frozen=True)
@@ -272,9 +270,9 @@ class ViewSet:
     dense: bool = False
     resizes: bool = False
 
-    def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Pictures (N, 3, H, W) -> each view of them, whose sides may differ."""
-        return {name: view(pictures) for name, view in self.views.items()}
+        return {name: view(images) for name, view in self.views.items()}
 
     def __len__(self) -> int:
         return len(self.views)
@@ -325,8 +323,8 @@ def get(text: str, size: int | None = None) -> Callable[[Tensor], dict[str, Tens
     return partial(_seen, text, size)
 
 
-def _seen(text: str, size: int | None, pictures: Tensor) -> dict[str, Tensor]:
-    return view_set(text, size or min(pictures.shape[-2:]))(pictures)
+def _seen(text: str, size: int | None, images: Tensor) -> dict[str, Tensor]:
+    return view_set(text, size or min(images.shape[-2:]))(images)
 
 
 def _read(part: str, text: str) -> tuple[str, tuple[float, ...]]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinynet.compute import Device, InParts
+from tinynet.compute import AutoBatch, Compute
 from tinynet.console import advice, log, progress
 from tinynet.data.batches import (
     Batch,
@@ -37,7 +37,7 @@ from tinynet.files import locked, map_array, new_array, read_json, write_json
 from tinynet.models.classifier import Classifier, feature_count, pooled_features
 from tinynet.models.int8 import Int8Backbone
 from tinynet.models.vgg import Backbone
-from tinynet.training.inputs import change_pictures, epoch_batches, epoch_order
+from tinynet.training.inputs import augment_images, epoch_batches, epoch_order
 from tinynet.training.recipes import Stage
 
 FORMAT = 1
@@ -113,10 +113,10 @@ class _Source:
 
 
 def train_features(
-    model: Classifier, packed: Packed, rows: np.ndarray, stage: Stage, seed: int, device: Device
+    model: Classifier, packed: Packed, rows: np.ndarray, stage: Stage, seed: int, compute: Compute
 ) -> Features:
-    """The features of `stage.views` views of the train pictures at `rows`, changed as the stage
-    says.
+    """The features of `stage.cached_epochs` views of the train pictures at `rows`, changed as
+    the stage says.
     """
     key = dict(
         flip=stage.flip,
@@ -127,28 +127,35 @@ def train_features(
     )
     if stage.random:
         key |= dict(seed=seed, batch=stage.batch)
-    at_once = stage.batch if stage.random else fitting(stage.size, device.device)
+    at_once = stage.batch if stage.random else fitting(stage.size, compute.device)
 
     def views(view: int, start: int) -> Iterator[Batch]:
         if stage.random:
             return epoch_batches(
-                packed.train, rows, stage, seed, view, device.device, start, whole=True
+                packed.train, rows, stage, seed, view, compute.device, start, whole=True
             )
         # Without chance any order shows the same, and the archive's own reads and writes in one
         # sweep.
         return batches(
             packed.train,
             rows,
-            size=at_once,
-            device=device.device,
+            batch_size=at_once,
+            device=compute.device,
             start=start,
-            augment=lambda pictures, at, number: change_pictures(pictures, at, stage, view),
+            augment=lambda images, at, number: augment_images(images, at, stage, view),
         )
 
     source = _Source(
-        packed.train, rows, stage.views, stage.size, stage.feature_dtype, key, at_once, views
+        packed.train,
+        rows,
+        stage.cached_epochs,
+        stage.size,
+        stage.feature_dtype,
+        key,
+        at_once,
+        views,
     )
-    return _kept(model, packed, source, device)
+    return _kept(model, packed, source, compute)
 
 
 def view_features(
@@ -158,28 +165,28 @@ def view_features(
     rows: np.ndarray,
     view: Callable[[Tensor], Tensor],
     stage: Stage,
-    device: Device,
+    compute: Compute,
 ) -> Features:
     """The features of one deterministic view of the pictures of `part` at `rows`.
 
     `view`: pictures (N, 3, H, W) -> (N, 3, size, size) at the stage's size.
     """
 
-    at_once = fitting(stage.size, device.device)
+    at_once = fitting(stage.size, compute.device)
 
     def views(_: int, start: int) -> Iterator[Batch]:
         return batches(
             part,
             rows,
-            size=at_once,
-            device=device.device,
+            batch_size=at_once,
+            device=compute.device,
             start=start,
-            augment=lambda pictures, at, number: view(pictures),
+            augment=lambda images, at, number: view(images),
         )
 
     key = dict(view=effect(view, packed.side))
     source = _Source(part, rows, 1, stage.size, stage.feature_dtype, key, at_once, views)
-    return _kept(model, packed, source, device)
+    return _kept(model, packed, source, compute)
 
 
 def effect(view: Callable[[Tensor], Tensor], side: int) -> str:
@@ -191,7 +198,7 @@ def effect(view: Callable[[Tensor], Tensor], side: int) -> str:
     return hashlib.sha256(str(tuple(seen.shape)).encode() + seen.numpy().tobytes()).hexdigest()[:16]
 
 
-def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) -> Features:
+def _kept(model: Classifier, packed: Packed, source: _Source, compute: Compute) -> Features:
     """Features from the cache; what is missing there is extracted first."""
     manifest = json.loads(
         json.dumps(
@@ -205,8 +212,8 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
                 "size": source.size,
                 "dtype": source.dtype,
                 "backbone": model.backbone.digest(),
-                "device": device.device.type,
-                "precision": device.when_frozen().precision,
+                "device": compute.device.type,
+                "precision": compute.for_frozen().precision,
                 **source.key,
             }
         )
@@ -215,23 +222,34 @@ def _kept(model: Classifier, packed: Packed, source: _Source, device: Device) ->
     folder = packed.cache / f"features-{key}"
     labels = None if source.part.labels is None else source.part.labels[source.rows]
     shapes = {
-        tap: (source.views, len(source.rows), feature_count(model.backbone, [tap]))
-        for tap in model.taps
+        feature: (
+            source.views,
+            len(source.rows),
+            feature_count(model.backbone, [feature]),
+        )
+        for feature in model.feature_names
     }
     if arrays := _first_of_more_views(packed.cache, manifest, shapes):
         return Features(arrays, labels)
 
     def missing() -> list[str]:
-        return [tap for tap in model.taps if not _file(folder, tap).exists()]
+        return [feature for feature in model.feature_names if not _file(folder, feature).exists()]
 
     if missing():
         with locked(folder, lambda: log(f"waiting: another process is extracting {folder}")):
-            if taps := missing():
+            if feature_names := missing():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "manifest.json", manifest)
-                _extract(frozen_backbone(model, packed, source.size, device), taps, folder, source)
+                _extract(
+                    frozen_backbone(model, packed, source.size, compute),
+                    feature_names,
+                    folder,
+                    source,
+                )
     return Features(
-        tuple(_read(_file(folder, tap), shape, source.dtype) for tap, shape in shapes.items()),
+        tuple(
+            _read(_file(folder, feature), shape, source.dtype) for feature, shape in shapes.items()
+        ),
         labels,
     )
 
@@ -265,46 +283,46 @@ def _first_of_more_views(
         more = other.get("views") if isinstance(other, dict) else None
         if not isinstance(more, int) or more <= views or {**other, "views": views} != manifest:
             continue
-        files = {tap: _file(file.parent, tap) for tap in shapes}
+        files = {feature: _file(file.parent, feature) for feature in shapes}
         if all(place.exists() for place in files.values()):  # else it is not whole yet
             return tuple(
-                _read(files[tap], (more, *shape[1:]), manifest["dtype"])[:views]
-                for tap, shape in shapes.items()
+                _read(files[feature], (more, *shape[1:]), manifest["dtype"])[:views]
+                for feature, shape in shapes.items()
             )
     return None
 
 
-def _file(folder: Path, tap: str, state: str = "") -> Path:
-    return folder / f"{tap.replace(':', '-')}{state}.npy"
+def _file(folder: Path, feature: str, state: str = "") -> Path:
+    return folder / f"{feature.replace(':', '-')}{state}.npy"
 
 
 def frozen_backbone(
-    model: Classifier, packed: Packed, size: int, device: Device
+    model: Classifier, packed: Packed, size: int, compute: Compute
 ) -> Backbone | Int8Backbone:
     """The backbone as it runs fastest, for pictures of `size` pixels; it must not have learnt.
 
     In 8-bit integers its ranges come from pictures of all over train.
     """
-    if not device.int8:
-        return model.for_inference(device.device, device.when_frozen().dtype).backbone
+    if not compute.int8:
+        return model.for_inference(compute.device, compute.for_frozen().dtype).backbone
     rows = np.linspace(0, len(packed.train) - 1, min(_CALIBRATION, len(packed.train))).astype(
         np.int64
     )
-    shown = next(batches(packed.train, rows, size=len(rows), device=device.device))
-    plain = change_pictures(shown.pictures, shown.rows, Stage(size=size))
+    shown = next(batches(packed.train, rows, batch_size=len(rows), device=compute.device))
+    plain = augment_images(shown.images, shown.rows, Stage(size=size))
     # From float32 whatever the other floats are: features in integers are the same on every
     # processor's choice.
-    return Int8Backbone(model.for_inference(device.device, torch.float32).backbone, plain)
+    return Int8Backbone(model.for_inference(compute.device, torch.float32).backbone, plain)
 
 
 def _extract(
-    backbone: Backbone | Int8Backbone, taps: Sequence[str], folder: Path, source: _Source
+    backbone: Backbone | Int8Backbone, feature_names: Sequence[str], folder: Path, source: _Source
 ) -> None:
     """Fill one array a tap; an interruption costs half a minute, and the arrays get their names
     when whole.
     """
-    widths = [feature_count(backbone, [tap]) for tap in taps]
-    arrays, done = _open_partial(folder, taps, widths, source)
+    widths = [feature_count(backbone, [feature]) for feature in feature_names]
+    arrays, done = _open_partial(folder, feature_names, widths, source)
     saved = time.monotonic()
     total = source.views * len(source.rows)
     place = np.full(int(source.rows.max()) + 1, -1)  # row of the archive -> position in the arrays
@@ -314,15 +332,19 @@ def _extract(
         for array in arrays:
             array.flush()
         write_json(
-            folder / "progress.json", {"taps": list(taps), "at_once": source.at_once, "done": done}
+            folder / "progress.json",
+            {"taps": list(feature_names), "at_once": source.at_once, "done": done},
         )
 
     first, start, seen = done
-    pooled, dtype = InParts(partial(pooled_features, backbone, taps)), getattr(torch, source.dtype)
+    pooled, dtype = (
+        AutoBatch(partial(pooled_features, backbone, feature_names)),
+        getattr(torch, source.dtype),
+    )
 
     def computed(view: int, start: int) -> Iterator[tuple[Tensor, ...]]:
         for batch in source.batches(view, start):
-            features = pooled(batch.pictures)
+            features = pooled(batch.images)
             yield batch.rows, features.to(dtype), features.abs().max()
 
     with (
@@ -361,8 +383,8 @@ def _extract(
         array.flush()
     del array
     arrays.clear()  # some systems do not rename a file that is mapped
-    for tap in taps:
-        _file(folder, tap, ".partial").replace(_file(folder, tap))
+    for feature in feature_names:
+        _file(folder, feature, ".partial").replace(_file(folder, feature))
     (folder / "progress.json").unlink(missing_ok=True)
 
 
@@ -383,7 +405,7 @@ def _refuse_beyond(greatest: Tensor, dtype: torch.dtype) -> None:
 
 
 def _open_partial(
-    folder: Path, taps: Sequence[str], widths: Sequence[int], source: _Source
+    folder: Path, feature_names: Sequence[str], widths: Sequence[int], source: _Source
 ) -> tuple[list[np.ndarray], list[int]]:
     """Arrays to fill, and where an interrupted extraction of these taps stopped: view, batch,
     pictures.
@@ -394,8 +416,10 @@ def _open_partial(
         left = read_json(folder / "progress.json")
         view, start, seen = map(int, left["done"])
         # Of taps that were whole together some may have their names already.
-        if set(taps) <= set(left["taps"]) and left.get("at_once") == source.at_once:
-            arrays = [map_array(_file(folder, tap, ".partial"), "r+") for tap in taps]
+        if set(feature_names) <= set(left["taps"]) and left.get("at_once") == source.at_once:
+            arrays = [
+                map_array(_file(folder, feature, ".partial"), "r+") for feature in feature_names
+            ]
             if [array.shape for array in arrays] == shapes and 0 <= seen <= source.views * len(
                 source.rows
             ):
@@ -413,8 +437,8 @@ def _open_partial(
     )
     try:
         return [
-            new_array(_file(folder, tap, ".partial"), shape, source.dtype)
-            for tap, shape in zip(taps, shapes, strict=True)
+            new_array(_file(folder, feature, ".partial"), shape, source.dtype)
+            for feature, shape in zip(feature_names, shapes, strict=True)
         ], [0, 0, 0]
     except OSError:
         _drop_partial(folder)  # a disk with room for some of the taps is not left full

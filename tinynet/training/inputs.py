@@ -46,15 +46,15 @@ def epoch_batches(
     Any batch can be made again: its draws are seeded by `seed`, `epoch` and its number.
     """
 
-    def change(pictures: Tensor, at: Tensor, number: int) -> Tensor:
-        return change_pictures(pictures, at, stage, epoch, seed, number)
+    def change(images: Tensor, at: Tensor, number: int) -> Tensor:
+        return augment_images(images, at, stage, epoch, seed, number)
 
     order = rows[epoch_order(len(rows), seed, epoch, stage.batch, whole)]
-    return batches(part, order, size=stage.batch, device=device, augment=change, start=start)
+    return batches(part, order, batch_size=stage.batch, device=device, augment=change, start=start)
 
 
-def change_pictures(
-    pictures: Tensor, rows: Tensor, stage: Stage, epoch: int = 0, seed: int = 0, number: int = 0
+def augment_images(
+    images: Tensor, rows: Tensor, stage: Stage, epoch: int = 0, seed: int = 0, number: int = 0
 ) -> Tensor:
     """Crop, flip and jitter batch `number` as `stage` says: (N, 3, H, W) in [0, 1] -> (N, 3, size,
     size).
@@ -64,25 +64,25 @@ def change_pictures(
     """
 
     def there(drawn: Tensor) -> Tensor:
-        return send(drawn.numpy(), pictures.device)
+        return send(drawn.numpy(), images.device)
 
     generator = seeded("cpu", seed, "pictures", epoch, number)
-    count, side = len(pictures), pictures.shape[-1]
+    count, side = len(images), images.shape[-1]
     if stage.crop_side or stage.crop_area or side != stage.size:
         sides = _crop_sides(count, side, stage, generator)
         top, left = map(there, augment.draw_corners(sides, generator, side))
         sides = there(sides)
-        pictures = augment.resized_crop(pictures, top, left, sides, sides, stage.size)
+        images = augment.resized_crop(images, top, left, sides, sides, stage.size)
     if stage.flip == "alternating":
-        pictures = augment.hflip(pictures, augment.alternating_flags(rows, epoch))
+        images = augment.hflip(images, augment.alternating_flags(rows, epoch))
     elif stage.flip == "random":
-        pictures = augment.hflip(pictures, there(augment.draw_flags(count, generator)))
+        images = augment.hflip(images, there(augment.draw_flags(count, generator)))
     if stage.saturation or stage.hue:
         factors = augment.draw_factors(count, generator, *(stage.saturation or (1.0, 1.0)))
         shifts = augment.draw_factors(count, generator, -stage.hue, stage.hue)
         hue_first = augment.draw_flags(count, generator)
-        pictures = augment.colour_jitter(pictures, there(factors), there(shifts), there(hue_first))
-    return pictures
+        images = augment.colour_jitter(images, there(factors), there(shifts), there(hue_first))
+    return images
 
 
 def check_crops(stage: Stage, side: int) -> None:

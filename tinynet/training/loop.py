@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tinynet.compute import Device
+from tinynet.compute import Compute
 from tinynet.console import advice
-from tinynet.models.classifier import FOR_STATISTICS, measure_norms
-from tinynet.training.recipes import ALL_PARTS, Stage
+from tinynet.models.classifier import FOR_STATISTICS, update_bn
+from tinynet.training.recipes import ALL_GROUPS, Stage
 from tinynet.training.schedules import make_schedule
 
 _FLUSH_AFTER = 1.0  # seconds: reading a loss waits for the device, so it is not done every step
@@ -25,7 +25,7 @@ Stream = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
 class Training:
     """Everything that training changes, and so everything that resuming needs.
 
-    `module`: what is called on the inputs. `parts`: the parts of the network that learn, by name.
+    `module`: what is called on the inputs. `groups`: the groups of the network that learn, by name.
     `steps`: batches an epoch. `epoch` and `step` count what is finished; `best` is the row of the
     best epoch so far, `stale` the number of epochs since.
     """
@@ -33,18 +33,18 @@ class Training:
     def __init__(
         self,
         module: nn.Module,
-        parts: Mapping[str, list[nn.Module]],
+        groups: Mapping[str, list[nn.Module]],
         stage: Stage,
         steps: int,
-        device: Device,
+        compute: Compute,
     ):
-        self.module, self.stage, self.steps, self.device = module, stage, steps, device
-        self.optimizer = _make_optimizer(parts, stage, device)
+        self.module, self.stage, self.steps, self.compute = module, stage, steps, compute
+        self.optimizer = _make_optimizer(groups, stage, compute)
         self.schedule = make_schedule(self.optimizer, stage, steps)
-        self.scaler = device.scaler()
+        self.scaler = compute.scaler()
         # A smaller last batch is not worth another graph, and its shape would make torch give up
         # the first one.
-        self._runs = torch.compile(module, dynamic=False) if device.compiled else module
+        self._runs = torch.compile(module, dynamic=False) if compute.compiled else module
         self.average = (
             AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.ema))
             if stage.ema
@@ -84,7 +84,7 @@ class Training:
         }
         state["rng"] = torch.get_rng_state()
         if source := self._device_random():
-            state["device_rng"] = {self.device.device.type: source.get_rng_state()}
+            state["device_rng"] = {self.compute.device.type: source.get_rng_state()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Training:
                 getattr(self, name).load_state_dict(schedule if name == "schedule" else state[name])
         self._check_moments()
         torch.set_rng_state(state["rng"])
-        random = state.get("device_rng", {}).get(self.device.device.type)
+        random = state.get("device_rng", {}).get(self.compute.device.type)
         if random is not None:  # another kind of device has another state
             self._device_random().set_rng_state(random)
 
@@ -163,12 +163,12 @@ class Training:
 
     def _device_random(self) -> Any:
         """Where the device's own random state lives; the CPU's is torch's."""
-        return {"cuda": torch.cuda, "mps": torch.mps}.get(self.device.device.type)
+        return {"cuda": torch.cuda, "mps": torch.mps}.get(self.compute.device.type)
 
     def learn(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; returns the mean loss of the batch, on the device."""
         runs = self._runs if len(labels) == self.stage.batch else self.module
-        with self.device.autocast():
+        with self.compute.autocast():
             logits = runs(inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.stage.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
@@ -187,16 +187,16 @@ class Training:
         self.seen += len(labels)
         return loss.detach()
 
-    def settle(self, inputs: Iterable[Tensor]) -> None:
+    def update_bn(self, inputs: Iterable[Tensor]) -> None:
         """Measure the batch norms of the moving average on the first of these batches of inputs.
 
         The statistics that training leaves are the live network's, which the average is not
         (Izmailov et al. 2018). They are copied again at the next step, so nothing here changes what
         is learnt.
         """
-        if self.average is not None and "head" in self.stage.learn:
+        if self.average is not None and "head" in self.stage.trainable:
             some = islice(inputs, math.ceil(FOR_STATISTICS / self.stage.batch))
-            measure_norms(self.average.module, some, self.device.autocast)
+            update_bn(self.average.module, some, self.compute.autocast)
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -238,7 +238,7 @@ def fit(
         if training.step < training.steps:
             yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
             return
-        training.settle(inputs for inputs, _ in stream(training.epoch, 0))
+        training.update_bn(inputs for inputs, _ in stream(training.epoch, 0))
         yield _finish_epoch(training, check)
         if stop():  # after the last epoch too, else a stage that follows would begin
             yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
@@ -318,23 +318,23 @@ def _finish_epoch(
 
 
 def _make_optimizer(
-    parts: Mapping[str, list[nn.Module]], stage: Stage, device: Device
+    groups: Mapping[str, list[nn.Module]], stage: Stage, compute: Compute
 ) -> torch.optim.Optimizer:
-    """A group for each part and for each kind of weight: biases and batch norm are not decayed."""
-    factors = dict(zip(ALL_PARTS, stage.lr_factors, strict=True))
-    groups = []
-    for name, modules in parts.items():
-        learning = [p for module in modules for p in module.parameters() if p.requires_grad]
+    """Settings for each group and kind of weight: biases and batch norm are not decayed."""
+    factors = dict(zip(ALL_GROUPS, stage.lr_factors, strict=True))
+    settings: list[dict[str, Any]] = []
+    for name, modules in groups.items():
+        trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
         for decayed in (True, False):
-            chosen = [p for p in learning if (p.ndim > 1) == decayed]
-            if chosen:
-                groups.append(
+            weights = [p for p in trainable if (p.ndim > 1) == decayed]
+            if weights:
+                settings.append(
                     {
-                        "params": chosen,
+                        "params": weights,
                         "factor": factors[name],
                         "lr": stage.lr * factors[name],
                         "weight_decay": stage.weight_decay if decayed else 0.0,
                     }
                 )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[stage.optimizer]
-    return kind(groups, lr=stage.lr, fused=device.device.type in ("cpu", "cuda"))
+    return kind(settings, lr=stage.lr, fused=compute.device.type in ("cpu", "cuda"))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tinynet import runs
 from tinynet.errors import InputError
 
-ALL_PARTS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
+ALL_GROUPS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
 
 
 def check_types(value: Any) -> None:
@@ -56,15 +56,16 @@ def _called(hint: Any) -> str:
     )
 
 
-def option(default: Any, help: str) -> Any:
-    """A field with its unit and meaning, which `--help` shows with the values of the tuned
-    recipe.
+def option(default: Any, help: str, was: str = "") -> Any:
+    """A field with its meaning and unit, which `--help` shows with the values of the tuned recipe.
+
+    `was`: the field's name in format 1 of `recipe.json`; its flag is still accepted.
     """
-    return field(default=default, metadata={"help": help})
+    return field(default=default, metadata={"help": help, "was": was})
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPlan:
+class SplitConfig:
     """Which pictures are learnt from and which are held out; all stages of a run share it."""
 
     split_kind: Literal["stratified", "random_split"] = option(
@@ -88,8 +89,10 @@ class DataPlan:
 class Network:
     """What the head sees of the backbone and how it is built; all stages of a run share it."""
 
-    taps: tuple[str, ...] = option(
-        ("pool5:grid2",), "what the head sees: DEPTH:STATISTIC, for instance relu4_3:mean"
+    features: tuple[str, ...] = option(
+        ("pool5:grid2",),
+        "what the head sees: LAYER:POOLING, for instance relu4_3:mean",
+        was="taps",
     )
     hidden: tuple[int, ...] = option((1024, 1024), "widths of the head's hidden layers")
     standardise: bool = option(True, "standardise the features before the first layer")
@@ -106,13 +109,17 @@ class Network:
 class Stage:
     """One stage of training: what happens to a picture, what learns, how fast and how long."""
 
-    learn: tuple[str, ...] = option(("head",), "parts that learn, of conv1 ... conv5 and head")
+    trainable: tuple[str, ...] = option(
+        ("head",), "groups of layers that are trained, of conv1 ... conv5 and head", was="learn"
+    )
     epochs: int = option(1, "passes over the pictures")
     batch: int = option(64, "pictures a step")
     size: int = option(64, "side in pixels of the pictures the network sees")
-    views: int = option(
+    cached_epochs: int = option(
         0,
-        "views of each picture whose frozen features are computed once and kept; 0: none are kept",
+        "epochs whose augmented images have their frozen features computed once and cached, to be "
+        "repeated in later epochs; 0: no cache",
+        was="views",
     )
     feature_dtype: Literal["float16", "float32"] = option("float16", "of the kept features")
 
@@ -168,16 +175,19 @@ class Stage:
                 raise InputError(f"{name} is {value}; it must be greater than 0")
         if self.batch < 2:
             raise InputError("batch is 1; batch norm needs 2 pictures or more")
-        if not self.learn or set(self.learn) - set(ALL_PARTS):
+        if not self.trainable or set(self.trainable) - set(ALL_GROUPS):
             raise InputError(
-                f"learn is {self.learn}; it takes one or more of {', '.join(ALL_PARTS)}"
+                f"trainable is {self.trainable}; it takes one or more of {', '.join(ALL_GROUPS)}"
             )
-        if self.views < 0:
-            raise InputError(f"views is {self.views}; it must be 0 (none kept) or more")
-        if self.views and self.learn != ("head",):
+        if self.cached_epochs < 0:
             raise InputError(
-                f"views is {self.views} while {', '.join(self.learn)} learn; only a frozen "
-                "backbone's features can be kept, so set views to 0 or learn to head"
+                f"cached_epochs is {self.cached_epochs}; it must be 0 (no cache) or more"
+            )
+        if self.cached_epochs and self.trainable != ("head",):
+            raise InputError(
+                f"cached_epochs is {self.cached_epochs} while {', '.join(self.trainable)} are "
+                "trained; only a frozen backbone's features can be cached, so set cached_epochs to "
+                "0 or trainable to head"
             )
         if self.crop_side and self.crop_area:
             raise InputError("crop_side and crop_area are both set; a crop has one of them")
@@ -193,7 +203,7 @@ class Stage:
             )
         if not 0 <= self.hue <= 0.5:
             raise InputError(f"hue is {self.hue}; a shift is 0 to 0.5 of the colour circle")
-        if len(self.lr_factors) != len(ALL_PARTS) or not all(
+        if len(self.lr_factors) != len(ALL_GROUPS) or not all(
             factor > 0 for factor in self.lr_factors
         ):
             raise InputError(
@@ -239,7 +249,7 @@ class Recipe:
     """
 
     name: str
-    data: DataPlan
+    data: SplitConfig
     network: Network
     base: Stage
     finetune: Stage
@@ -270,15 +280,15 @@ class Recipe:
         return replace(self, **changes)
 
 
-# fixres: of two rates for base at 64 px, `python -m tinynet.train --stage fixres --size 128 --views
-# 2 --lr ...` (3 min from kept features), 5e-4 gave 63.96 % of the hold-out and 1e-4 63.22, n=1. One
-# view, half of the pictures mirrored, costs half of what two cost and gave 61.98, 61.92 and 61.84 %
-# at 80 px; two gave 61.96, 62.34 and 61.78, n=3.
+# fixres: of two rates for base at 64 px, `python -m tinynet.train --stage fixres --size 128
+# --cached-epochs 2 --lr ...` (3 min from kept features), 5e-4 gave 63.96 % of the hold-out and 1e-4
+# 63.22, n=1. One view, half of the pictures mirrored, costs half of what two cost and gave 61.98,
+# 61.92 and 61.84 % at 80 px; two gave 61.96, 62.34 and 61.78, n=3.
 _FIXRES = Stage(
     epochs=4,
     batch=256,
     size=80,
-    views=1,
+    cached_epochs=1,
     flip="alternating",
     optimizer="adamw",
     lr=5e-4,
@@ -301,13 +311,13 @@ _FIXRES = Stage(
 # One deviation: torch's CyclicLR would also cycle Adam's beta1; cycle_momentum=False leaves it
 # alone (without effect at rates that stay at the minimum). The published loss is a sum of batch
 # means divided by the number of images; the loss here is the mean over images.
-_reference_pictures = dict(
+_reference_images = dict(
     flip="random", crop_area=(56 / 64, 56 / 64), saturation=(0.5, 2.0), hue=0.05
 )
 REFERENCE = Recipe(
     name="reference",
-    data=DataPlan(split_kind="random_split", holdout=0.05, split_seed=42),
-    network=Network(taps=("pool5:grid7",), hidden=(512, 512), standardise=False),
+    data=SplitConfig(split_kind="random_split", holdout=0.05, split_seed=42),
+    network=Network(features=("pool5:grid7",), hidden=(512, 512), standardise=False),
     base=Stage(
         epochs=10,
         batch=64,
@@ -316,10 +326,10 @@ REFERENCE = Recipe(
         lr=6e-4,
         schedule_every="epoch",
         step_size_up=1404,
-        **_reference_pictures,
+        **_reference_images,
     ),
     finetune=Stage(
-        learn=ALL_PARTS,
+        trainable=ALL_GROUPS,
         epochs=5,
         batch=64,
         optimizer="adam",
@@ -327,7 +337,7 @@ REFERENCE = Recipe(
         lr=6e-5,
         schedule_every="epoch",
         step_size_up=1200,
-        **_reference_pictures,
+        **_reference_images,
     ),
     fixres=_FIXRES,
 )
@@ -347,9 +357,9 @@ REFERENCE = Recipe(
 # a rough probe.
 TUNED = Recipe(
     name="tuned",
-    data=DataPlan(),
+    data=SplitConfig(),
     network=Network(
-        taps=(
+        features=(
             "pool5:grid2",
             "relu5_3:mean",
             "relu5_3:max",
@@ -365,7 +375,7 @@ TUNED = Recipe(
     base=Stage(
         epochs=12,
         batch=256,
-        views=2,
+        cached_epochs=2,
         flip="alternating",
         optimizer="adamw",
         lr=2e-3,
@@ -376,7 +386,7 @@ TUNED = Recipe(
         pct_start=0.3,
     ),
     finetune=Stage(
-        learn=ALL_PARTS,
+        trainable=ALL_GROUPS,
         epochs=4,
         batch=64,
         flip="random",

@@ -20,7 +20,7 @@ import torchvision
 from torch import nn
 
 from tinynet import __version__, console, runs
-from tinynet.compute import Device, out_of_memory
+from tinynet.compute import Compute, out_of_memory
 from tinynet.data.batches import batches, fitting, seeded
 from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
@@ -36,7 +36,7 @@ from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities, view_probabilities
 from tinynet.score.views import resize
 from tinynet.training import schedules
-from tinynet.training.config import Plan, open_data, split_of
+from tinynet.training.config import FORMAT, RunConfig, in_format_1, open_data, split_of
 from tinynet.training.features import train_features, view_features
 from tinynet.training.inputs import check_crops, epoch_batches, steps_per_epoch
 from tinynet.training.loop import Stream, Training, fit
@@ -52,11 +52,11 @@ _NAMED = {
     "start_digest": " (--weights, or --run for a later stage)",
 }
 
-Judge = Callable[[nn.Module], np.ndarray]  # log-probabilities (N, C) of the hold-out
+EvalFn = Callable[[nn.Module], np.ndarray]  # log-probabilities (N, C) of the hold-out
 
 
 @dataclass(frozen=True)
-class Manner:
+class _Options:
     """How a run is trained: `resume`, `restart` and `observers` as in `train`."""
 
     resume: bool = False
@@ -69,33 +69,34 @@ class _Job:
     """What one stage is trained from, and the `facts` of its `recipe.json`."""
 
     folder: StageFolder
-    plan: Plan
+    config: RunConfig
     packed: Packed
     split: Split
     model: Classifier
-    device: Device
+    compute: Compute
     facts: dict[str, Any]
 
     @property
     def stage(self) -> Stage:
-        return self.plan.recipe.stage(self.folder.stage)
+        return self.config.recipe.stage(self.folder.stage)
 
     @property
     def origin(self) -> str:
         """A digest of all that decides this stage's weights but the number of epochs; its
         checkpoints carry it.
         """
-        recipe = self.plan.recipe
+        recipe = self.config.recipe
         keys = {name: self.facts[name] for name in ("data_digest", "split_digest", "start_digest")}
-        values = map(asdict, (recipe.data, recipe.network, replace(self.stage, epochs=1)))
-        parts = [self.folder.stage, self.plan.seed, keys, *values]
+        stage = replace(self.stage, epochs=1)
+        values = asdict(recipe.data), in_format_1(recipe.network), in_format_1(stage)
+        parts = [self.folder.stage, self.config.seed, keys, *values]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train(
     run: Path,
-    plan: Plan,
-    device: Device,
+    config: RunConfig,
+    compute: Compute,
     *,
     resume: bool = False,
     restart: bool = False,
@@ -108,49 +109,53 @@ def train(
     Raises `InputError` for unusable input, and `KeyboardInterrupt` after what was done is saved.
     """
     try:
-        return _train(run, plan, device, Manner(resume, restart, tuple(observers)))
+        return _train(run, config, compute, _Options(resume, restart, tuple(observers)))
     except KeyboardInterrupt:
-        if any(StageFolder(run, name).started for name in plan.stages):
+        if any(StageFolder(run, name).started for name in config.stages):
             command = console.shell_command("tinynet.train", "--resume", run)
             flags = [observer.flag for observer in observers if observer.flag]
             console.log(f"\nstopped and saved; continue with: {' '.join([command, *flags])}")
         raise
 
 
-def _train(run: Path, plan: Plan, device: Device, manner: Manner) -> list[dict[str, Any]]:
-    for name in plan.stages:
-        check_side(plan.recipe.stage(name).size)
-    packed = open_data(None, None, plan)
-    for name in plan.stages:
-        check_crops(plan.recipe.stage(name), packed.side)
-    if manner.restart and all(StageFolder(run, name).finished for name in plan.stages):
+def _train(
+    run: Path, config: RunConfig, compute: Compute, options: _Options
+) -> list[dict[str, Any]]:
+    for name in config.stages:
+        check_side(config.recipe.stage(name).size)
+    packed = open_data(None, None, config)
+    for name in config.stages:
+        check_crops(config.recipe.stage(name), packed.side)
+    if options.restart and all(StageFolder(run, name).finished for name in config.stages):
         raise InputError(f"--restart: {run} is finished; remove --restart, or start a new run")
     rows = []
-    for name in plan.stages:
+    for name in config.stages:
         folder = StageFolder(run, name)
         for place in (run, folder.path):
             clear_leftovers(place)
         if folder.finished:
-            _same_plan(folder, plan)
-            start = plan.start(run, name)
+            _check_config(folder, config)
+            start = config.start(run, name)
             before = (
-                {"start_digest": weights_digest(_start_model(start, plan, packed))} if start else {}
+                {"start_digest": weights_digest(_start_model(start, config, packed))}
+                if start
+                else {}
             )
             _same(folder, {"data_digest": packed.contents, **before})
-            _tell_of_epochs(folder, plan)
+            _tell_of_epochs(folder, config)
         else:
-            row = _train_stage(folder, plan, packed, device, manner)
-            for observer in manner.observers:
-                observer.finish(folder, f"{run.name}: {name}, {plan.recipe.name}")
+            row = _train_stage(folder, config, packed, compute, options)
+            for observer in options.observers:
+                observer.finish(folder, f"{run.name}: {name}, {config.recipe.name}")
             runs.put_scores(folder.scores, [row])  # last: it says that the stage is finished
             console.log(f"{name} is finished: {folder.best}")
         rows += folder.read_scores()[:1]
     return rows
 
 
-def _tell_of_epochs(folder: StageFolder, plan: Plan) -> None:
+def _tell_of_epochs(folder: StageFolder, config: RunConfig) -> None:
     """Say where a finished stage was trained for fewer epochs than its recipe says now."""
-    stage, rows = plan.recipe.stage(folder.stage), runs.read_rows(folder.log)
+    stage, rows = config.recipe.stage(folder.stage), runs.read_rows(folder.log)
     epochs = sum(row.get("kind") == "epoch" for row in rows)
     if rows and not stage.patience and epochs != stage.epochs:
         console.log(
@@ -159,15 +164,15 @@ def _tell_of_epochs(folder: StageFolder, plan: Plan) -> None:
         )
 
 
-def summary(run: Path, plan: Plan) -> str:
+def summary(run: Path, config: RunConfig) -> str:
     """The network of the plan's first stage, layer by layer, as torchinfo draws it."""
     import torchinfo
 
-    packed = open_data(None, None, plan)
-    name = plan.stages[0]
-    stage = plan.recipe.stage(name)
-    model = _start_model(plan.start(run, name), plan, packed)
-    model.train_only(stage.learn)
+    packed = open_data(None, None, config)
+    name = config.stages[0]
+    stage = config.recipe.stage(name)
+    model = _start_model(config.start(run, name), config, packed)
+    model.train_only(stage.trainable)
     drawn = torchinfo.summary(
         model,
         (2, 3, stage.size, stage.size),
@@ -186,33 +191,33 @@ def _refuse(folder: StageFolder) -> None:
 
 
 def _train_stage(
-    folder: StageFolder, plan: Plan, packed: Packed, device: Device, manner: Manner
+    folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
 ) -> dict[str, Any]:
     """Train one stage to its end; returns the score of its best epoch."""
-    split = split_of(plan, packed)
-    torch.manual_seed(seeded("cpu", plan.seed, folder.stage).initial_seed())
-    device = device.when_learning() if plan.learns_convolutions(folder.stage) else device
-    start = plan.start(folder.run, folder.stage)
-    model = _start_model(start, plan, packed)
-    facts = _facts(folder, plan, packed, split, device)
+    split = split_of(config, packed)
+    torch.manual_seed(seeded("cpu", config.seed, folder.stage).initial_seed())
+    compute = compute.for_training() if config.trains_backbone(folder.stage) else compute
+    start = config.start(folder.run, folder.stage)
+    model = _start_model(start, config, packed)
+    facts = _facts(folder, config, packed, split, compute)
     facts["start_digest"] = weights_digest(model if start else model.backbone)  # base's head is new
     if start:
         _same(start, {key: facts[key] for key in ("data_digest", "split_digest")})
-    job = _Job(folder, plan, packed, split, model, device, facts)
+    job = _Job(folder, config, packed, split, model, compute, facts)
     facts["origin"] = job.origin
-    begun = manner.resume and folder.started
+    begun = options.resume and folder.started
     if begun:
         _same(folder, {key: facts[key] for key in (*_NAMED, "device", "versions")})
-        _same_plan(folder, plan)
+        _check_config(folder, config)
     folder.make()
     with locked(folder.path, lambda: _refuse(folder)):
-        if not begun and not manner.restart:
+        if not begun and not options.restart:
             _refuse_lost_recipe(folder)
-        state = _last_state(job) if begun and not manner.restart else None
+        state = _last_state(job) if begun and not options.restart else None
         if begun:
-            _move(folder, plan)
+            _move(folder, config)
         try:
-            return _learn(job, state, manner.observers)
+            return _learn(job, state, options.observers)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -267,12 +272,12 @@ def _last_state(job: _Job) -> dict[str, Any]:
     return state
 
 
-def _move(folder: StageFolder, plan: Plan) -> None:
+def _move(folder: StageFolder, config: RunConfig) -> None:
     """Keep in a stage's recipe where its data, weights and base run are now, where they have
     moved.
     """
     stored = folder.read_recipe()
-    places = {name: getattr(plan, name) for name in ("data", "cache", "weights", "start_run")}
+    places = {name: getattr(config, name) for name in ("data", "cache", "weights", "start_run")}
     if any(stored.get(name) != place for name, place in places.items()):
         write_json(folder.recipe, stored | places)
 
@@ -283,8 +288,8 @@ def _learn(
     """Train the network, from `state` where there is one; returns the score of its best epoch."""
     folder, packed, split, model, stage = job.folder, job.packed, job.split, job.model, job.stage
     model.set_dropout(stage.dropout)
-    learning = model.to(job.device.device, memory_format=torch.channels_last).train_only(
-        stage.learn
+    learning = model.to(job.compute.device, memory_format=torch.channels_last).train_only(
+        stage.trainable
     )
     console.log(
         f"{folder.stage}: {learning:,} weights learn from {len(split.train):,} pictures, "
@@ -298,9 +303,9 @@ def _learn(
     steps = steps_per_epoch(len(split.train), stage.batch)
     if warning := schedules.warning(stage, steps):
         console.log(f"note: {warning}")
-    module, stream, judge = _inputs(job)
+    module, stream, eval_fn = _inputs(job)
     training = Training(
-        module, {name: model.parts[name] for name in stage.learn}, stage, steps, job.device
+        module, {name: model.groups[name] for name in stage.trainable}, stage, steps, job.compute
     )
     if state is not None:
         _continue(training, state, folder)
@@ -317,12 +322,12 @@ def _learn(
             save_training(folder.last, training.state_dict(), packed.wnids, job.origin)
             write_json(folder.recipe, job.facts)
         if observers and not training.total_steps:
-            seed = job.plan.seed
+            seed = job.config.seed
             first = epoch_batches(packed.train, split.train, stage, seed, 0, torch.device("cpu"))
-            images = next(first).pictures
+            images = next(first).images
             for observer in observers:
                 observer.images(images)
-        check = _check(judge, packed.train.labels[split.holdout], training, observers)
+        check = _check(eval_fn, packed.train.labels[split.holdout], training, observers)
         _run(job, training, fit(training, stream, check, stop), observers)
     return {
         "run": str(folder.run),
@@ -332,7 +337,7 @@ def _learn(
         "merge": "mean",
         "size": stage.size,
         **training.best["holdout"],
-        "precision": job.device.when_frozen().precision,
+        "precision": job.compute.for_frozen().precision,
     }
 
 
@@ -350,31 +355,32 @@ def _continue(training: Training, state: dict[str, Any], folder: StageFolder) ->
         ) from None
 
 
-def _start_model(start: StageFolder | None, plan: Plan, packed: Packed) -> Classifier:
+def _start_model(start: StageFolder | None, config: RunConfig, packed: Packed) -> Classifier:
     if start:
         return load_model(start.best, packed.wnids, start.origin)[0]
-    network = plan.recipe.network
+    network = config.recipe.network
     return Classifier(
-        load_backbone(plan.weights),
-        network.taps,
+        load_backbone(config.weights),
+        network.features,
         network.hidden,
         len(packed.wnids),
-        plan.recipe.base.dropout,
+        config.recipe.base.dropout,
         network.standardise,
     )
 
 
 def _facts(
-    folder: StageFolder, plan: Plan, packed: Packed, split: Split, device: Device
+    folder: StageFolder, config: RunConfig, packed: Packed, split: Split, compute: Compute
 ) -> dict[str, Any]:
     """What `recipe.json` says of a stage: all that is needed to understand and repeat it."""
     return {
+        "format": FORMAT,
         "stage": folder.stage,
-        **asdict(plan),
+        **asdict(config),
         "data_digest": packed.contents,
         "split_digest": split.digest,
         "pictures": {"train": len(split.train), "holdout": len(split.holdout)},
-        "device": device.facts(),
+        "device": compute.facts(),
         "versions": {
             "tinynet": __version__,
             "torch": torch.__version__,
@@ -411,12 +417,12 @@ def _same(folder: StageFolder, facts: dict[str, Any]) -> None:
         )
 
 
-def _same_plan(folder: StageFolder, plan: Plan) -> None:
+def _check_config(folder: StageFolder, config: RunConfig) -> None:
     """Raise `InputError` where `folder` comes from another recipe or seed."""
-    before = Plan.read(folder.read_recipe())
+    before = RunConfig.read(folder.read_recipe())
     theirs, ours = (
         (p.seed, p.recipe.data, p.recipe.network, p.recipe.stage(folder.stage))
-        for p in (before, plan)
+        for p in (before, config)
     )
     if theirs != ours:
         raise InputError(
@@ -424,57 +430,57 @@ def _same_plan(folder: StageFolder, plan: Plan) -> None:
         )
 
 
-def _inputs(job: _Job) -> tuple[nn.Module, Stream, Judge]:
+def _inputs(job: _Job) -> tuple[nn.Module, Stream, EvalFn]:
     """What is trained, what it learns from and what judges it: on kept features, or on pictures."""
-    model, packed, split, stage, device, seed = (
+    model, packed, split, stage, compute, seed = (
         job.model,
         job.packed,
         job.split,
         job.stage,
-        job.device,
-        job.plan.seed,
+        job.compute,
+        job.config.seed,
     )
 
-    def plain(pictures):
-        return resize(pictures, stage.size)
+    def plain(images):
+        return resize(images, stage.size)
 
-    if stage.views:
-        features = train_features(model, packed, split.train, stage, seed, device)
-        held = view_features(model, packed, packed.train, split.holdout, plain, stage, device)
+    if stage.cached_epochs:
+        features = train_features(model, packed, split.train, stage, seed, compute)
+        held = view_features(model, packed, packed.train, split.holdout, plain, stage, compute)
 
         def kept_epoch(epoch, start):
-            return features.epoch(seed, epoch, stage.batch, device.device, start)
+            return features.epoch(seed, epoch, stage.batch, compute.device, start)
 
-        def judge_head(head):
-            return head_probabilities(head.eval(), held.in_order(device.device))
+        def evaluate_head(head):
+            return head_probabilities(head.eval(), held.in_order(compute.device))
 
-        return model.head, kept_epoch, judge_head
+        return model.head, kept_epoch, evaluate_head
 
     def stream(epoch, start):
         for batch in epoch_batches(
-            packed.train, split.train, stage, seed, epoch, device.device, start
+            packed.train, split.train, stage, seed, epoch, compute.device, start
         ):
-            yield batch.pictures, batch.labels
+            yield batch.images, batch.labels
 
-    def judge_model(whole):
+    def evaluate_model(whole):
         images = batches(
             packed.train,
             split.holdout,
-            size=fitting(stage.size, device.device),
-            device=device.device,
+            batch_size=fitting(stage.size, compute.device),
+            device=compute.device,
         )
         return view_probabilities(
-            whole.for_inference(device.device, device.when_frozen().dtype), images, plain
+            whole.for_inference(compute.device, compute.for_frozen().dtype), images, plain
         )
 
-    return model, stream, judge_model
+    return model, stream, evaluate_model
 
 
 def _check(
-    judge: Judge, labels: np.ndarray, training: Training, observers: Sequence[Observer]
+    eval_fn: EvalFn, labels: np.ndarray, training: Training, observers: Sequence[Observer]
 ) -> Callable[[nn.Module], dict[str, Any]]:
     def check(module):
-        log_probabilities = judge(module)
+        log_probabilities = eval_fn(module)
         for observer in observers:
             observer.holdout(log_probabilities, labels, training.total_steps)
         return score(log_probabilities, labels)
