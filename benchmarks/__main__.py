@@ -28,7 +28,7 @@ from benchmarks.measure import ceiling, flop, in_turn
 from benchmarks.peers import KINDS, Peer, unpack
 from tinynet import console
 from tinynet.compute import Compute, choose_compute
-from tinynet.data.batches import fitting
+from tinynet.data.batches import default_batch_size
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
 from tinynet.data.tiny_imagenet import locate
@@ -280,7 +280,7 @@ def sizes(bench: Bench) -> dict[str, Any]:
     for size in SIZES:
         name = f"frozen forward, {size} px"
         counts[name] = max(
-            2 * fitting(size, bench.compute.device), 4 * bench.count * SIZE**2 // size**2
+            2 * default_batch_size(size, bench.compute.device), 4 * bench.count * SIZE**2 // size**2
         )
         jobs[name] = ours.frozen_forward(
             bench.frozen, bench.packed, size, bench.compute, counts[name]

@@ -23,7 +23,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-UNSTABLE = {"pictures_per_second", "seconds", "command", "path", "versions", "threads", "pid"}
+UNSTABLE = {
+    "pictures_per_second",
+    "seconds",
+    "command",
+    "path",
+    "versions",
+    "threads",
+    "pid",
+    "stamp",
+    "format",
+}
+# Fields of recipe.json that format 1 called otherwise.
+RENAMED = {"taps": "features", "learn": "trainable", "views": "cached_epochs"}
 
 _ON = "--data data.zip --cache cache --json"
 _RUN = f"--run run {_ON}"
@@ -44,9 +56,9 @@ sizes           evaluate {_RUN} --stage base --size 48 64 --tta flip
 classes         evaluate {_RUN} --stage base --per-class --split val
 save_a          evaluate {_RUN} --stage base --split val --tta flip --save-probabilities a.npz
 save_b          evaluate {_RUN} --stage finetune --split val --save-probabilities b.npz
-stored          evaluate --from-probabilities a.npz b.npz --merge mean gmean --format json
-choose          evaluate {_RUN} --stage base --tta flip+shift scales:48,64 --choose 4
-soup            evaluate --soup run second --stage base --out soup {_ON}
+stored          compare a.npz b.npz --merge mean gmean --format json
+choose          select_views {_RUN} --stage base --tta flip+shift scales:48,64 --most 4
+soup            soup run second --stage base --out soup {_ON}
 fixres          fixres {_RUN} --stage base --sizes 64 80 --fit 80 --methods antialias lanczos \
                 --beside second --keep kept
 policy          fixres --policy --json
@@ -73,7 +85,8 @@ def main() -> None:
     parser.add_argument("--compare", nargs=2, type=Path, metavar="FILE")
     options = parser.parse_args()
     if options.compare:
-        raise SystemExit(compare(*(json.loads(file.read_text()) for file in options.compare)))
+        before, after = (json.loads(file.read_text()) for file in options.compare)
+        raise SystemExit(compare(present(before), present(after)))
     if not options.out or not options.weights:
         parser.error("takes a file to write and --weights")
     folder = options.folder or Path(tempfile.mkdtemp())
@@ -159,7 +172,7 @@ def content(path: Path) -> Any:
     if path.suffix in (".txt", ".md", ".csv"):
         return path.read_text()
     if path.suffix == ".html":
-        return stable_text(re.sub(r"data:image/png;base64,[^\"']*", "IMAGE", path.read_text()))
+        return re.sub(r"data:image/png;base64,[^\"']*|[\d.,]+", "#", path.read_text())
     return None
 
 
@@ -217,6 +230,21 @@ def stable_text(text: str) -> str:
         "TIME",
         text,
     )
+
+
+def present(results: dict[str, Any]) -> dict[str, Any]:
+    """Results with the present names of fields, without what differs between two runs."""
+    return {
+        name: stable(renamed(value) if name.endswith("recipe.json") else value)
+        for name, value in results.items()
+    }
+
+
+def renamed(value: Any) -> Any:
+    """A recipe with the present names of its fields."""
+    if isinstance(value, dict):
+        return {RENAMED.get(key, key): renamed(inner) for key, inner in value.items()}
+    return value
 
 
 def compare(before: Any, after: Any, place: str = "") -> int:

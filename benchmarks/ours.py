@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import PeakMemory
 from tinynet.compute import Compute
-from tinynet.data.batches import Batch, batches, fitting
+from tinynet.data.batches import Batch, batches, default_batch_size
 from tinynet.data.packed import CHUNK, Packed, decode, in_workers, open_packed, pack
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.models.classifier import Classifier
@@ -22,8 +22,9 @@ from tinynet.score.merges import mean
 from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import resize, view_set
 from tinynet.training.config import RunConfig
-from tinynet.training.features import frozen_backbone, train_features, view_features
-from tinynet.training.inputs import epoch_batches
+from tinynet.training.extraction import frozen_backbone
+from tinynet.training.features import FeatureCache
+from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import Training
 from tinynet.training.recipes import TUNED, Network, Stage
 from tinynet.training.stages import train
@@ -55,7 +56,8 @@ def frozen_forward(
     model: Classifier, packed: Packed, size: int, compute: Compute, count: int
 ) -> Work:
     """The bare backbone on one batch that is there already, as large as extraction has it."""
-    frozen, at_once = frozen_backbone(model, packed, size, compute), fitting(size, compute.device)
+    frozen = frozen_backbone(model, packed, size, compute)
+    at_once = default_batch_size(size, compute.device)
     images = torch.rand(at_once, size, size, 3, device=compute.device).permute(0, 3, 1, 2)
     nodes = {feature.split(":")[0] for feature in model.feature_names}
 
@@ -77,7 +79,7 @@ def extraction(
 
     def work() -> None:
         with _EmptyCache(packed) as apart:
-            train_features(model, apart, rows, stage, 0, compute)
+            FeatureCache(model, apart, compute).train_features(rows, stage, seed=0)
 
     return work
 
@@ -105,14 +107,15 @@ def head_epoch(
     """An epoch of the head on kept features of `count` pictures."""
     rows = spread(len(packed.train), count)
     with _EmptyCache(packed) as apart:
-        kept = view_features(model, apart, packed.train, rows, _as_they_are, stage, compute)
+        cache = FeatureCache(model, apart, compute)
+        kept = cache.view_features(packed.train, rows, _as_they_are, stage)
         arrays = tuple(np.array(array) for array in kept.arrays)
     kept = type(kept)(arrays, kept.labels)
     training = _training(model, stage, compute, module=model.head)
 
     def work() -> None:
         for features, labels in kept.epoch(0, 0, stage.batch, compute.device):
-            training.learn(features, labels)
+            training.train_batch(features, labels)
 
     return work
 
@@ -137,10 +140,10 @@ def train_step(
         stream: Iterator[Batch] | list[Batch] = (
             [fixed] * (count // stage.batch)
             if resident
-            else epoch_batches(packed.train, rows, stage, 0, 0, compute.device)
+            else TrainingImages(packed.train, rows, stage, seed=0).epoch(0, compute.device)
         )
         for batch in stream:
-            training.learn(batch.images, batch.labels)
+            training.train_batch(batch.images, batch.labels)
 
     return work
 
@@ -149,9 +152,8 @@ def load(packed: Packed, stage: Stage, compute: Compute, count: int) -> Work:
     """An epoch's batches of a stage, changed as it says, and no network."""
 
     def work() -> None:
-        for _ in epoch_batches(
-            packed.train, spread(len(packed.train), count), stage, 0, 0, compute.device
-        ):
+        rows = spread(len(packed.train), count)
+        for _ in TrainingImages(packed.train, rows, stage, seed=0).epoch(0, compute.device):
             pass
 
     return work

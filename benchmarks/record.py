@@ -1,22 +1,23 @@
-"""Results that runs have kept become a file of this folder, and the files become the README's
-tables.
+"""Save the scores of runs as result files, and write the tables and figures of docs/ from them.
 
     python -m benchmarks.record runs/a runs/b --label "tuned, base" --name base-64    one run a seed
     python -m benchmarks.record --story runs/a/base/sizes --name resolution-64    of tinynet.fixres
-    python -m benchmarks.record --table    the tables and docs/cost.png, from all
+    python -m benchmarks.record --table    the tables of docs/ and its figures
 
-The README holds what `--table` writes between marks; a test compares. What is fast is in
-`speed.py`.
+`--table` writes between the marks in docs/results.md and docs/speed.md; a test compares the pages
+with the result files. `speed.py` makes the tables of speed, `frontier.py` draws accuracy against
+time.
 """
 
 import itertools
 import json
 import shlex
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import speed
+from benchmarks import frontier, speed
 from tinynet import runs
 from tinynet.errors import InputError
 from tinynet.files import write_json, write_text
@@ -25,12 +26,13 @@ from tinynet.plotting import save_figure
 from tinynet.runs import finished_stage
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
-FIGURE = HERE.parent / "docs" / "cost.png"
-SHOWN = [(split, views) for split in ("holdout", "val") for views in ("none", "flip")]
-# The one figure that is not ours: derwind 2024, on its own hold-out, with its own labels.
+RESULTS = HERE / "results"
+DOCS = HERE.parent / "docs"
+COST, ACCURACY = DOCS / "cost.png", DOCS / "accuracy.png"
+SCORES = [(split, views) for split in ("holdout", "val") for views in ("none", "flip")]
+# The only figures measured by others: derwind 2024, on its own hold-out.
 PUBLISHED = (
-    "| published system, both stages | | 52.2% (its own hold-out) | | | | 76.8% (plain) "
+    "| published baseline, both stages | | 52.2% (its own hold-out) | | | | 76.8% (plain) "
     "| 45 min of a T4 | |"
 )
 
@@ -41,33 +43,40 @@ def main() -> None:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="finished and evaluated runs of one recipe"
     )
-    parser.add_argument("--label", help="what the table calls them")
-    parser.add_argument("--name", help="of the file in benchmarks/results")
+    parser.add_argument("--label", help="their name in the table")
+    parser.add_argument("--name", help="name of the file in benchmarks/results")
     parser.add_argument(
-        "--story", metavar="DIR", help="a folder that tinynet.fixres wrote, in place of runs"
+        "--story", metavar="DIR", help="instead of runs: a folder written by tinynet.fixres"
     )
-    parser.add_argument("--table", action="store_true", help="write the README's tables anew")
-    asked = parser.parse_args()
-    if asked.runs or asked.story:
-        if not asked.name or (asked.runs and not asked.label):
-            parser.error("runs take --label and --name, --story takes --name")
-        path = HERE / "results" / f"{asked.name}.json"
+    parser.add_argument(
+        "--table", action="store_true", help="write the tables and figures of docs/"
+    )
+    arguments = parser.parse_args()
+    if arguments.runs or arguments.story:
+        if not arguments.name or (arguments.runs and not arguments.label):
+            parser.error("runs need --label and --name, --story needs --name")
+        path = RESULTS / f"{arguments.name}.json"
         write_json(
-            path, story(Path(asked.story)) if asked.story else record(asked.runs, asked.label)
+            path,
+            story(Path(arguments.story))
+            if arguments.story
+            else record(arguments.runs, arguments.label),
         )
         print(path)
-    if asked.table:
-        write_text(README, with_tables(README.read_text(encoding="utf-8")))
-        print(README)
-        if figure := speed.cost_figure(HERE / "results"):
-            save_figure(figure, FIGURE, speed.cost(HERE / "results"))
-            print(FIGURE)
+    if arguments.table:
+        for page, names in PAGES.items():
+            path = DOCS / page
+            write_text(path, with_tables(path.read_text(encoding="utf-8"), names))
+            print(path)
+        if figure := speed.cost_figure(RESULTS):
+            save_figure(figure, COST, speed.cost(RESULTS))
+            print(COST)
+        save_figure(frontier.figure(RESULTS), ACCURACY, frontier.description(RESULTS))
+        print(ACCURACY)
 
 
 def record(names: list[str], label: str) -> dict[str, Any]:
-    """What the last finished stage of each run was and scored, at its own size, plain and with its
-    mirror image.
-    """
+    """Settings and scores of each run's last finished stage: one view and horizontal flip."""
     folders = [finished_stage(name, None) for name in names]
     recipes = [folder.read_recipe() for folder in folders]
     stage = folders[0].stage
@@ -80,23 +89,23 @@ def record(names: list[str], label: str) -> dict[str, Any]:
             *(recipes[0][key] for key in same),
         ):
             raise InputError(
-                f"{folder.path}: has another recipe, data, split, version or device than "
-                f"{folders[0].path}; record it by itself"
+                f"{folder.path}: recipe, data, split, version or device differs from "
+                f"{folders[0].path}; record it separately"
             )
-        kept = {
+        scores = {
             (row["split"], row["views"]): row
             for row in runs.read_rows(folder.scores)
             if (row["merge"], row["size"]) == ("mean", size)
             and "temperature" not in row
             and row.get("precision", stored["device"]["precision"]) == stored["device"]["precision"]
         }
-        for split, views in SHOWN:
-            if (split, views) not in kept:
+        for split, views in SCORES:
+            if (split, views) not in scores:
                 raise InputError(
-                    f"{folder.path}: was not scored; python -m tinynet.evaluate --run {folder.run} "
-                    "--tta flip"
+                    f"{folder.path}: has no scores; run python -m tinynet.evaluate --run "
+                    f"{folder.run} --tta flip"
                 )
-            rows.append({**kept[split, views], "run": folder.run.name, "seed": stored["seed"]})
+            rows.append({**scores[split, views], "run": folder.run.name, "seed": stored["seed"]})
     seconds = [
         sum(row["seconds"] for row in runs.read_rows(folder.log) if row["kind"] == "epoch")
         for folder in folders
@@ -114,85 +123,89 @@ def record(names: list[str], label: str) -> dict[str, Any]:
 
 
 def story(folder: Path) -> dict[str, Any]:
-    """What `tinynet.fixres` found, runs by their names, without the points of its curves."""
-    found = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
-    for row in found["activations"]:
+    """The results of `tinynet.fixres`, with names of runs and without the points of its curves."""
+    results = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    for row in results["activations"]:
         del row["curve"]
-    for row in itertools.chain(*(found[name] for name in ("rows", "beside", "methods", "costs"))):
+    for row in itertools.chain(*(results[name] for name in ("rows", "beside", "methods", "costs"))):
         row["run"] = Path(row["run"]).name
-    return {**found, "command": _command(found["command"], keep=("--run",))}
+    return {**results, "command": _command(results["command"], keep=("--run",))}
 
 
-def _command(given: list[str], keep: tuple[str, ...] = ()) -> str:
-    """The command without places, which are of one machine alone."""
+def _command(words: list[str], keep: tuple[str, ...] = ()) -> str:
+    """The command without paths, which hold for one machine only."""
     places = {"--data", "--cache", "--weights", "--run", "--out", "--seed"} - set(keep)
     return shlex.join(
         word
-        for before, word in zip(["", *given], given, strict=False)
+        for before, word in zip(["", *words], words, strict=False)
         if not {before, word} & places
     )
 
 
 def accuracies(folder: Path) -> str:
-    """The table of all files that have a label, smallest size first: a line a seed, and their
-    mean.
-    """
-    found = [json.loads(path.read_text()) | {"file": path.name} for path in folder.glob("*.json")]
+    """The table of all files with a label, smallest size first: a line per seed, and the mean."""
     lines = [
-        "| recipe and stage | seed | hold-out top-1 | + mirror | val top-1 | + mirror | val top-5, "
-        "+ mirror | training | result file |",
+        "| recipe and stage | seed | hold-out top-1 | with flip | val top-1 | with flip | val "
+        "top-5, with flip | training | result file |",
         "| " + " | ".join(["---"] * 9) + " |",
     ]
-    for one in sorted(
-        (one for one in found if "label" in one), key=lambda one: (one["size"], one["file"])
-    ):
-        seeds = list(dict.fromkeys(row["seed"] for row in one["rows"]))
-        for number, seed in enumerate(seeds):
-            mine = {(row["split"], row["views"]): row for row in one["rows"] if row["seed"] == seed}
-            lines.append(
-                " | ".join(
-                    [
-                        f"| {one['label'] if number == 0 else ''}",
-                        str(seed),
-                        *(_cell(mine[key]) for key in SHOWN),
-                        f"{mine['val', 'flip']['top5']:.1%}",
-                        f"{one['seconds of training'][number] / 60:.0f} min",
-                        f"[{one['file']}](benchmarks/results/{one['file']}) |"
-                        if number == 0
-                        else "|",
-                    ]
-                )
-            )
-        if len(seeds) > 1:
-            means = [
-                statistics.mean(
-                    row["top1"] for row in one["rows"] if (row["split"], row["views"]) == key
-                )
-                for key in SHOWN
-            ]
-            lines.append(f"| | mean | {' | '.join(f'**{mean:.1%}**' for mean in means)} | | | |")
+    files = [json.loads(path.read_text()) | {"file": path.name} for path in folder.glob("*.json")]
+    results = [result for result in files if "label" in result]
+    for result in sorted(results, key=lambda result: (result["size"], result["file"])):
+        lines += _lines(result)
     return "\n".join([*lines, PUBLISHED]) + "\n"
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    """The table's lines of one result file."""
+    lines = []
+    seeds = list(dict.fromkeys(row["seed"] for row in result["rows"]))
+    for number, seed in enumerate(seeds):
+        scores = {
+            (row["split"], row["views"]): row for row in result["rows"] if row["seed"] == seed
+        }
+        link = f"[{result['file']}](../benchmarks/results/{result['file']}) "
+        cells = [
+            f"| {result['label'] if number == 0 else ''}",
+            str(seed),
+            *(_cell(scores[key]) for key in SCORES),
+            f"{scores['val', 'flip']['top5']:.1%}",
+            f"{result['seconds of training'][number] / 60:.0f} min",
+            f"{link if number == 0 else ''}|",
+        ]
+        lines.append(" | ".join(cells))
+    if len(seeds) > 1:
+        means = [
+            statistics.mean(
+                row["top1"] for row in result["rows"] if (row["split"], row["views"]) == key
+            )
+            for key in SCORES
+        ]
+        lines.append(f"| | mean | {' | '.join(f'**{mean:.1%}**' for mean in means)} | | | |")
+    return lines
 
 
 def _cell(row: dict[str, Any]) -> str:
     return f"{row['top1']:.1%} ({100 * row['low']:.1f} .. {100 * row['high']:.1f})"
 
 
-# What writes the table, and the folder of results that it reads.
+# Each table: the function that makes it, and the folder of results that it reads.
 TABLES = {
     "results": (accuracies, ""),
     "speed": (speed.table, ""),
     "speed in bfloat16": (speed.table, "bfloat16"),
     "cost": (speed.cost, ""),
 }
+PAGES = {"results.md": ("results",), "speed.md": ("speed", "speed in bfloat16", "cost")}
 
 
-def with_tables(text: str) -> str:
-    """The same text, each table between its marks as the result files have it."""
-    for name, (made, folder) in TABLES.items():
+def with_tables(text: str, names: Iterable[str]) -> str:
+    """The text of a page with these tables between their marks, from the result files."""
+    for name in names:
+        make, folder = TABLES[name]
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
         before, rest = text.split(start)
-        text = before + start + made(HERE / "results" / folder) + end + rest.split(end)[1]
+        text = before + start + make(RESULTS / folder) + end + rest.split(end)[1]
     return text
 
 

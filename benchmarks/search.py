@@ -17,7 +17,7 @@ import torch
 from benchmarks.machine import facts
 from tinynet import console
 from tinynet.compute import Compute, choose_compute
-from tinynet.data.batches import seeded
+from tinynet.data.batches import seeded_generator
 from tinynet.data.download import find_data
 from tinynet.data.packed import Packed, open_packed
 from tinynet.data.splits import split_train
@@ -31,7 +31,7 @@ from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
 from tinynet.training.config import WEIGHTS
-from tinynet.training.features import Features, train_features, view_features
+from tinynet.training.features import FeatureCache, Features
 from tinynet.training.inputs import steps_per_epoch
 from tinynet.training.loop import Training, fit
 from tinynet.training.recipes import TUNED
@@ -143,7 +143,7 @@ def main() -> None:
                 packed, backbone, given, asked.every, asked.epochs, seed, compute
             )
             first.setdefault(seed, right)
-            row = {"candidate": name, "changed": given, **row, **paired(right, first[seed])}
+            row = {"candidate": name, "changed": given, **row, **paired(right, first[seed]).to_json()}
             rows.append(row)
             console.log(
                 f"{name}, seed {seed}: {row['top1']:.2%} ({row['low']:.2%} .. {row['high']:.2%}), "
@@ -171,7 +171,7 @@ def candidate(
     recipe = TUNED.override({"epochs": epochs, **given}, ("base",))
     stage, network = recipe.base, recipe.network
     split = split_train(packed.train.labels)
-    torch.manual_seed(seeded("cpu", seed, "search").initial_seed())
+    torch.manual_seed(seeded_generator("cpu", seed, "search").initial_seed())
     model = Classifier(
         backbone,
         network.features,
@@ -181,9 +181,10 @@ def candidate(
         network.standardise,
     )
     model.to(compute.device).train_only(stage.trainable)
-    kept = thin(train_features(model, packed, split.train, stage, seed, compute), every)
-    held = view_features(
-        model, packed, packed.train, split.holdout, lambda x: resize(x, stage.size), stage, compute
+    cache = FeatureCache(model, packed, compute)
+    kept = thin(cache.train_features(split.train, stage, seed), every)
+    held = cache.view_features(
+        packed.train, split.holdout, lambda x: resize(x, stage.size), stage
     )
     steps = steps_per_epoch(len(kept.labels), stage.batch)
     training = Training(model.head, {"head": [model.head]}, stage, steps, compute)

@@ -1,6 +1,4 @@
-"""What `python -m benchmarks` has measured, as the README's tables of speed and of how cost
-grows.
-"""
+"""Tables and a figure of speed and cost, from the files that `python -m benchmarks` wrote."""
 
 import json
 import statistics
@@ -11,18 +9,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
-# Peers by the first words of their names, after which their precision may stand, or that they are
-# compiled.
+# Peers by the first words of their names; precision or "compiled" may follow.
 WRITTEN, BEST, OTHERS = ("as written",), ("best flags",), ("timm", "ttach")
 
 Result = dict[str, Any]
 
 
 def table(folder: Path) -> str:
-    """How many times faster tinynet is than each peer, from those files that are there."""
+    """How many times faster tinynet is than each peer, from the files that exist."""
     lines = [
-        "| on the same pictures, in turn | tinynet | over the loop as written | over it at its "
-        "best | over timm or ttach | measured |",
+        "| on the same images, in turn | tinynet | vs. the published loop | vs. the loop, tuned "
+        "| vs. timm or ttach | result file |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, rows in (
@@ -39,18 +36,18 @@ def table(folder: Path) -> str:
                     work,
                     ours,
                     *(_times(faster, peers) for peers in (WRITTEN, BEST, OTHERS)),
-                    f"[{path.name}]({path.relative_to(ROOT).as_posix()})",
+                    f"[{path.name}](../{path.relative_to(ROOT).as_posix()})",
                 ]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def cost(folder: Path) -> str:
-    """How time and memory grow with the number of pictures and with their size."""
+    """How time and memory grow with the number of images and with their size."""
     lines = []
     if (path := folder / "whole.json").is_file():
         lines += [
-            "| base in short (one view, four epochs), on pictures | packing | features and head | "
+            "| short base (one cached epoch, four epochs), images | packing | features and head | "
             "memory |",
             "| --- | --- | --- | --- |",
         ]
@@ -64,21 +61,20 @@ def cost(folder: Path) -> str:
         sizes = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in rates))
         lines += [
             "",
-            "| pictures/s (GB) at | " + " | ".join(sizes) + " |",
+            "| images/s (GB) at | " + " | ".join(sizes) + " |",
             "| --- " * (len(sizes) + 1) + "|",
         ]
         for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
-            mine = (rates[f"{work}, {size}"] for size in sizes)
-            shown = (f"{_short(rate['median'], 3)} ({rate['memory']:.1f})" for rate in mine)
-            lines.append(f"| {work} | {' | '.join(shown)} |")
+            row = (rates[f"{work}, {size}"] for size in sizes)
+            cells = (f"{_short(rate['median'], 3)} ({rate['memory']:.1f})" for rate in row)
+            lines.append(f"| {work} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" if lines else ""
 
 
 def cost_figure(folder: Path) -> Figure | None:
-    """What `cost` tabulates, drawn: time against the number of pictures, rate and memory against
-    their size.
+    """The figure of `cost`: time against the number of images, rate and memory against their size.
 
-    None where one of its two files is missing.
+    Returns None if one of its two files is missing.
     """
     if not all((folder / name).is_file() for name in ("whole.json", "sizes.json")):
         return None
@@ -98,24 +94,24 @@ def cost_figure(folder: Path) -> Figure | None:
             label=work,
         )
     time.set(
-        xlabel="pictures, hold-out included",
+        xlabel="images, hold-out included",
         ylabel="seconds",
         ylim=(1, None),
-        title="Base in short: one view, four epochs",
+        title="Short base: one cached epoch, four epochs",
     )
     for work in dict.fromkeys(name.rsplit(", ", 1)[0] for name in rates):
-        mine = {int(name.split()[-2]): one for name, one in rates.items() if name.startswith(work)}
+        sizes = {int(name.split()[-2]): row for name, row in rates.items() if name.startswith(work)}
         rate.loglog(
-            list(mine), [one["median"] for one in mine.values()], "o-", markersize=4, label=work
+            list(sizes), [row["median"] for row in sizes.values()], "o-", markersize=4, label=work
         )
         memory.plot(
-            list(mine), [one["memory"] for one in mine.values()], "o-", markersize=4, label=work
+            list(sizes), [row["memory"] for row in sizes.values()], "o-", markersize=4, label=work
         )
-    rate.set(ylabel="pictures/s", title="Rate", ylim=(1, None))
+    rate.set(ylabel="images/s", title="Rate", ylim=(1, None))
     memory.set(ylabel="GB", title="Memory, batches of 64", ylim=(0, None))
     for panel in (rate, memory):
         panel.set_xlabel("size (pixels)")
-        panel.set_xticks(list(mine), labels=[str(size) for size in mine])
+        panel.set_xticks(list(sizes), labels=[str(size) for size in sizes])
         panel.minorticks_off()
     for panel in (time, rate, memory):
         panel.grid(alpha=0.3)
@@ -123,31 +119,31 @@ def cost_figure(folder: Path) -> Figure | None:
     return figure
 
 
-def _base(found: Result) -> Iterator[tuple[str, str, Result]]:
-    seconds = found["seconds of the whole stage, from the rates"]
+def _base(result: Result) -> Iterator[tuple[str, str, Result]]:
+    seconds = result["seconds of the whole stage, from the rates"]
     for work, run in (
         ("base, all of it, first run", "first run"),
-        ("base again, features kept", "warm"),
+        ("base again, features cached", "warm"),
     ):
-        yield work, f"{seconds[f'tinynet, {run}'] / 60:.1f} min", found[f"times faster, {run}"]
+        yield work, f"{seconds[f'tinynet, {run}'] / 60:.1f} min", result[f"times faster, {run}"]
 
 
-def _finetune(found: Result) -> Iterator[tuple[str, str, Result]]:
-    yield "a step of finetune", *_beside(found["rates"], "tinynet, tuned")
+def _finetune(result: Result) -> Iterator[tuple[str, str, Result]]:
+    yield "a step of finetune", *_beside(result["rates"], "tinynet, tuned")
 
 
-def _evaluate(found: Result, work: str = "val, one view") -> Iterator[tuple[str, str, Result]]:
-    for name in found["rates"]:
+def _evaluate(result: Result, work: str = "val, one view") -> Iterator[tuple[str, str, Result]]:
+    for name in result["rates"]:
         if name.startswith("tinynet"):
-            yield work, *_beside(found["rates"], name)
+            yield work, *_beside(result["rates"], name)
 
 
-def _tta(found: Result) -> Iterator[tuple[str, str, Result]]:
-    yield from _evaluate(found, "val, ten-crop")
+def _tta(result: Result) -> Iterator[tuple[str, str, Result]]:
+    yield from _evaluate(result, "val, ten-crop")
 
 
-def _data(found: Result) -> Iterator[tuple[str, str, Result]]:
-    rates = {name.removesuffix(", loader"): rate for name, rate in found["rates"].items()}
+def _data(result: Result) -> Iterator[tuple[str, str, Result]]:
+    rates = {name.removesuffix(", loader"): rate for name, rate in result["rates"].items()}
     yield "loading for training", *_beside(rates, "tinynet")
     share = _ratio(rates["tinynet, packing"], rates["decoding alone, all cores"])
     yield (
@@ -157,8 +153,8 @@ def _data(found: Result) -> Iterator[tuple[str, str, Result]]:
     )
 
 
-def _whole(found: Result) -> Iterator[tuple[str, str, Result]]:
-    for share, row in found["seconds from the zip to a share of the hold-out"].items():
+def _whole(result: Result) -> Iterator[tuple[str, str, Result]]:
+    for share, row in result["seconds from the zip to a share of the hold-out"].items():
         if isinstance(row, dict):
             yield (
                 f"from the zip to {share} of the hold-out",
@@ -168,23 +164,23 @@ def _whole(found: Result) -> Iterator[tuple[str, str, Result]]:
 
 
 def _beside(rates: Result, name: str) -> tuple[str, Result]:
-    """The rate of a job, and how many times it is that of each other."""
+    """The rate of a job, and its ratio to the rate of each other job."""
     return f"{rates[name]['median']:,.1f}/s ({name.removeprefix('tinynet, ')})", {
         other: _ratio(rates[name], rate) for other, rate in rates.items()
     }
 
 
 def _ratio(one: Result, other: Result) -> float:
-    """The median over turns of the ratio within a turn."""
+    """The median over turns of the ratio in the same turn."""
     return statistics.median(a / b for a, b in zip(one["turns"], other["turns"], strict=True))
 
 
 def _times(faster: Result, peers: Sequence[str]) -> str:
-    """Against the fastest of some peers."""
-    found = [value for name, value in faster.items() if name.partition(",")[0] in peers]
-    return f"{_short(min(found))}x" if found else ""
+    """How many times faster than the fastest of these peers; empty if none was measured."""
+    ratios = [ratio for name, ratio in faster.items() if name.partition(",")[0] in peers]
+    return f"{_short(min(ratios))}x" if ratios else ""
 
 
 def _short(number: float, digits: int = 2) -> str:
-    """So many digits, and all of those before the point."""
+    """At least so many significant digits, and every digit before the point."""
     return f"{number:,.0f}" if number >= 10**digits else f"{number:.{digits}g}"

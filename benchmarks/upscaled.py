@@ -6,6 +6,7 @@ All in float32, plain and with mirror images, on the hold-out and on val; what t
 not computed again. `chosen`: the size that is best on the hold-out; val chose nothing.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from tinynet import console
 from tinynet.compute import Compute
 from tinynet.data.download import find_data
 from tinynet.data.packed import open_packed
-from tinynet.evaluation.evaluate import Wanted, evaluate
+from tinynet.evaluation.evaluate import ScoreRequest, evaluate
 from tinynet.evaluation.predictor import Predictor
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, positive_int, run_command
+from tinynet.records import MISSING
 from tinynet.runs import finished_stage
 from tinynet.score import merges
 from tinynet.score.compare import mcnemar
@@ -52,10 +54,10 @@ def main() -> None:
     # What it costs is in sizes.json: here other work may have run beside.
     rows = [
         {
-            **{key: value for key, value in row.items() if key != "pictures_per_second"},
+            **replace(row, images_per_second=MISSING).to_json(),
             "run": ours.folder.run.name,
         }
-        for row in evaluate(ours, Wanted(sizes=sizes, tta=["flip"]))
+        for row in evaluate(ours, ScoreRequest(sizes=sizes, tta=["flip"]))
     ]
     plain = {
         row["size"]: row["top1"]

@@ -37,8 +37,8 @@ FAULTS = [
     Fault(
         "places of crops stay on the CPU",
         "training/inputs.py",
-        "return send(drawn.numpy(), pictures.device)",
-        "return drawn",
+        "return send(values.numpy(), images.device)",
+        "return values",
     ),
     Fault(
         "arange without a device in the crop",
@@ -55,14 +55,14 @@ FAULTS = [
     Fault(
         "labels stay on the CPU",
         "data/batches.py",
-        "else send(part.labels[chosen], device)",
-        "else torch.from_numpy(part.labels[chosen])",
+        "else send(part.labels[batch_rows], device)",
+        "else torch.from_numpy(part.labels[batch_rows])",
     ),
     Fault(
         "labels of kept features stay on the CPU",
         "training/features.py",
-        "send(self.labels[places], device)",
-        "torch.from_numpy(self.labels[places])",
+        "send(self.labels[positions], device)",
+        "torch.from_numpy(self.labels[positions])",
     ),
     Fault(
         "what is sent once is put together on the CPU",
@@ -73,8 +73,8 @@ FAULTS = [
     Fault(
         "the normalisation stays on the CPU",
         "models/vgg.py",
-        "((pictures - self.mean) / self.std)",
-        "((pictures - self.mean.cpu()) / self.std.cpu())",
+        "((images - self.mean) / self.std)",
+        "((images - self.mean.cpu()) / self.std.cpu())",
     ),
     Fault(
         "the average is on the CPU",
@@ -84,21 +84,21 @@ FAULTS = [
     ),
     Fault(
         "the hold-out is judged by a network on the CPU",
-        "training/stages.py",
-        "whole.for_inference(device.device, device.when_frozen().dtype)",
-        'whole.for_inference(torch.device("cpu"), device.when_frozen().dtype)',
+        "training/single_stage.py",
+        "network.for_inference(compute.device, compute.for_frozen().dtype)",
+        'network.for_inference(torch.device("cpu"), compute.for_frozen().dtype)',
     ),
     Fault(
         "the scorer's head stays on the CPU",
         "evaluation/predictor.py",
-        "copy.deepcopy(self.model.head).to(self.device.device)",
+        "copy.deepcopy(self.model.head).to(self.compute.device)",
         "copy.deepcopy(self.model.head)",
     ),
     Fault(
         "the head of other sizes stays on the CPU",
         "resolution/study.py",
-        "copy.deepcopy(scorer.model.head).to(scorer.device.device)",
-        "copy.deepcopy(scorer.model.head)",
+        "copy.deepcopy(predictor.model.head).to(predictor.compute.device)",
+        "copy.deepcopy(predictor.model.head)",
     ),
     Fault(
         "a quantile mapping comes back on the CPU",
@@ -115,13 +115,13 @@ FAULTS = [
     Fault(
         "the matrix that turns an image is on the CPU",
         "score/views.py",
-        "dtype=pictures.dtype, device=pictures.device)",
-        "dtype=pictures.dtype)",
+        "dtype=images.dtype,\n        device=images.device,",
+        "dtype=images.dtype,",
     ),
     Fault(
         "lanczos comes back on the CPU",
         "resolution/resize.py",
-        ".to(pictures.device).permute",
+        ".to(images.device).permute",
         ".permute",
     ),
     Fault(
@@ -133,8 +133,8 @@ FAULTS = [
     Fault(
         "images that are timed stay on the CPU",
         "resolution/fixres.py",
-        "size=fitting(side, device.device), device=device.device,",
-        "size=fitting(side, device.device),",
+        "batch_size=default_batch_size(side, compute.device),\n            device=compute.device,",
+        "batch_size=default_batch_size(side, compute.device),",
     ),
     Fault(
         "the classes of a heat map are on the CPU",
@@ -145,70 +145,70 @@ FAULTS = [
     Fault(
         "a report's heat maps are on the GPU",
         "report/gallery.py",
-        "found = heat(network, resize(pictures, size), classes, _DEPTH)",
-        'found = heat(*(x.to("cuda" if torch.cuda.is_available() else "cpu") for x in '
-        "(network, resize(pictures, size), classes)), _DEPTH)",
+        "gradcam(network, resize(images, size), classes, _LAYER)",
+        'gradcam(*(x.to("cuda" if torch.cuda.is_available() else "cpu") for x in '
+        "(network, resize(images, size), classes)), _LAYER)",
     ),
     Fault(
         "images of files stay on the CPU",
         "evaluation/folder.py",
-        ".float().div_(255)[None]).to(device.device)",
+        ".float().div_(255)[None]).to(compute.device)",
         ".float().div_(255)[None])",
     ),
     Fault(
         "large images are shrunk on the GPU",
         "evaluation/folder.py",
-        'where = "cpu" if chosen.resizes else device.device',
-        "where = device.device",
+        'place = "cpu" if views.resizes else compute.device',
+        "place = compute.device",
     ),
     Fault(
         "an explained image is on the GPU",
         "evaluation/predict.py",
-        "view(read[0][1][None].float() / 255)[0]",
-        "view(read[0][1][None].to(self.device.device).float() / 255)[0]",
+        "view(image[None].float() / 255)[0]",
+        "view(image[None].to(self.compute.device).float() / 255)[0]",
     ),
     Fault(
         "the probe of a pretrained network is on the CPU",
         "evaluation/zero_shot.py",
-        "torch.zeros(1, 3, side, side, device=self.device.device)",
+        "torch.zeros(1, 3, side, side, device=self.compute.device)",
         "torch.zeros(1, 3, side, side)",
     ),
     Fault(
         "images that a soup is measured on stay on the CPU",
         "evaluation/soup.py",
-        "size=64, device=device.device)",
-        "size=64)",
+        "batch_size=64, device=compute.device)",
+        "batch_size=64)",
     ),
     Fault(
         "TensorBoard is given images of the GPU",
-        "training/stages.py",
-        'torch.device("cpu")) images = next(first).pictures',
-        "job.device.device)\n            images = next(first).pictures.numpy()",
+        "training/single_stage.py",
+        'job.images.epoch(0, torch.device("cpu"))).images',
+        "job.images.epoch(0, job.compute.device)).images.numpy()",
     ),
     # --- copies between devices ---
     Fault(
         "late copies are read too early",
         "data/batches.py",
-        "            left.synchronize()",
+        "            event.synchronize()",
         "            pass",
     ),
     Fault(
         "late copies are waited for before they begin",
         "data/batches.py",
-        "        left.record()",
+        "        event.record()",
         "        pass",
     ),
     Fault(
         "probabilities are not fetched",
         "score/probabilities.py",
-        "log_softmax(network(pictures)).cpu(), network)",
-        "log_softmax(network(pictures)), network)",
+        "log_softmax(network(images)).cpu(), network)",
+        "log_softmax(network(images)), network)",
     ),
     Fault(
         "probabilities are fetched late, and read at once",
         "score/probabilities.py",
-        "log_softmax(network(pictures)).cpu(), network)",
-        'log_softmax(network(pictures)).to("cpu", non_blocking=True), network)',
+        "log_softmax(network(images)).cpu(), network)",
+        'log_softmax(network(images)).to("cpu", non_blocking=True), network)',
     ),
     Fault(
         "copies from memory that is not pinned",
@@ -238,8 +238,8 @@ FAULTS = [
     Fault(
         "the norm of gradients is looked at",
         "training/loop.py",
-        "clip_grad_norm_(learning, self.stage.max_grad_norm)",
-        "clip_grad_norm_(learning, self.stage.max_grad_norm, error_if_nonfinite=True)",
+        "clip_grad_norm_(weights, self.stage.max_grad_norm)",
+        "clip_grad_norm_(weights, self.stage.max_grad_norm, error_if_nonfinite=True)",
     ),
     Fault(
         "the average is moved by torch's own method",
@@ -250,14 +250,14 @@ FAULTS = [
     Fault(
         "buffers of the average go by the CPU",
         "training/loop.py",
-        "            mine.copy_(theirs)",
-        "            mine.copy_(theirs.cpu())",
+        "            buffer.copy_(live_buffer)",
+        "            buffer.copy_(live_buffer.cpu())",
     ),
     Fault(
         "places in kept features are the CPU's",
         "training/features.py",
-        "at = send(places, device)",
-        "at = torch.from_numpy(places)",
+        "indices = send(positions, device)",
+        "indices = torch.from_numpy(positions)",
     ),
     # --- arithmetic ---
     Fault(
@@ -287,13 +287,13 @@ FAULTS = [
     Fault(
         "scoring is in float32 whatever was asked for",
         "evaluation/predictor.py",
-        "self.model.for_inference(self.device.device, self.device.dtype)",
-        "self.model.for_inference(self.device.device, torch.float32)",
+        "self.model.for_inference(self.compute.device, self.compute.dtype)",
+        "self.model.for_inference(self.compute.device, torch.float32)",
     ),
     Fault(
         "a pretrained network runs without autocast",
         "models/pretrained.py",
-        "self._autocast = device.autocast",
+        "self._autocast = compute.autocast",
         "self._autocast = nullcontext",
     ),
     Fault(
@@ -311,21 +311,21 @@ FAULTS = [
     Fault(
         "the rate of the first view includes the start of the GPU",
         "evaluation/predictor.py",
-        'if self.device.device.type != "cpu" and (side, dense) not in self._warm:',
+        'if device.type != "cpu" and (view.side, view.dense) not in self._warm:',
         "if False:",
     ),
     # --- chance, and what is kept ---
     Fault(
         "a generator of the CPU draws on the GPU",
         "training/inputs.py",
-        "there(augment.draw_flags(count, generator)))\n",
-        "torch.rand(count, generator=generator, device=pictures.device) < 0.5)\n",
+        "to_device(augment.draw_flags(count, generator)))\n",
+        "torch.rand(count, generator=generator, device=images.device) < 0.5)\n",
     ),
     Fault(
         "the GPU draws what is mirrored",
         "training/inputs.py",
-        "there(augment.draw_flags(count, generator)))\n",
-        "torch.rand(count, device=pictures.device) < 0.5)\n",
+        "to_device(augment.draw_flags(count, generator)))\n",
+        "torch.rand(count, device=images.device) < 0.5)\n",
     ),
     Fault(
         "the truth of a random state is asked",
@@ -342,8 +342,8 @@ FAULTS = [
     Fault(
         "the random state of the CPU is kept for the GPU's",
         "training/loop.py",
-        "{self.device.device.type: source.get_rng_state()}",
-        "{self.device.device.type: torch.get_rng_state()}",
+        "{self.compute.device.type: source.get_rng_state()}",
+        "{self.compute.device.type: torch.get_rng_state()}",
     ),
     Fault(
         "the scaler is forgotten on resuming",
@@ -360,14 +360,14 @@ FAULTS = [
     Fault(
         "kept features are those of any device",
         "training/features.py",
-        '"device": device.device.type, "precision"',
+        '"device": self.compute.device.type, "precision"',
         '"device": "any", "precision"',
     ),
     Fault(
         "kept probabilities are those of any device",
         "evaluation/predictor.py",
-        '("data", "weights", "precision", "device")}',
-        '("data", "weights", "precision")}',
+        'keys = ("data", "weights", "precision", "device")',
+        'keys = ("data", "weights", "precision")',
     ),
     # --- memory ---
     Fault(
@@ -385,26 +385,26 @@ FAULTS = [
     Fault(
         "files are seen all at once",
         "evaluation/folder.py",
-        "InParts(lambda together: log_softmax(model(together)).cpu(), model)",
-        "lambda together: log_softmax(model(together)).cpu()",
+        "AutoBatch(lambda batch: log_softmax(model(batch)).cpu(), model)",
+        "lambda batch: log_softmax(model(batch)).cpu()",
     ),
     Fault(
         "a soup is measured all at once",
         "evaluation/soup.py",
-        "map(InParts(running.features),",
-        "map(running.features,",
+        "map(AutoBatch(network.features),",
+        "map(network.features,",
     ),
     Fault(
         "features are extracted all at once",
-        "training/features.py",
-        "InParts(partial(pooled_features, backbone, taps))",
-        "partial(pooled_features, backbone, taps)",
+        "training/extraction.py",
+        "AutoBatch(partial(pooled_features, backbone, feature_names))",
+        "partial(pooled_features, backbone, feature_names)",
     ),
     Fault(
         "views are seen all at once",
         "score/probabilities.py",
-        "says = InParts(lambda pictures: log_softmax(network(pictures)).cpu(), network)",
-        "says = lambda pictures: log_softmax(network(pictures)).cpu()",
+        "predict = AutoBatch(lambda images: log_softmax(network(images)).cpu(), network)",
+        "predict = lambda images: log_softmax(network(images)).cpu()",
     ),
     Fault(
         "a step that does not fit does not say how to go on",

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from tinynet import console
+from tinynet.__main__ import COMMANDS
 from tinynet.compute import has_vnni
 from tinynet.errors import InputError
 from tinynet.flags import Parser, run_command
@@ -118,12 +119,12 @@ def impossible_flags(line, current):
     """The flags in a line of advice that the command which says it, or another that the line names,
     does not have.
     """
-    if "unrecognized arguments" in line:
+    if "unrecognized arguments" in line or " has moved; " in line:
         return []
     own, _, others = line.partition("python -m tinynet")
     wrong = [flag for flag in FLAG.findall(own) if flag not in current]
     for module, rest in re.findall(
-        r"(tinynet(?:\.\w+)?)((?:(?!python -m).)*)", f"tinynet{others}" if others else ""
+        r"(tinynet(?:\.\w+| [a-z-]+)?)((?:(?!python -m).)*)", f"tinynet{others}" if others else ""
     ):
         # Behind a quoted command, or after a word of the sentence, stand flags of the command that
         # speaks.
@@ -153,9 +154,8 @@ def flags_of(module):
         suppress(SystemExit),
     ):
         patch.setattr(Parser, "__init__", remember)
-        import_module(
-            f"{module}.__main__" if module in ("tinynet.data", "tinynet.report") else module
-        ).main(["--help"])
+        name = module.removeprefix("tinynet").strip(" .").replace("_", "-")
+        import_module(COMMANDS[name][0]).main(["--help"])
     console.set_flags(running)
     return {flag for parser in parsers for flag in parser._option_string_actions}
 

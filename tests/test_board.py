@@ -98,7 +98,7 @@ def test_it_shows_what_the_log_says(data, stage):
     assert [event.step for event in found.Images("hold-out/confusion")] == [
         row["step"] for row in epochs
     ]
-    (grid,) = found.Images("pictures as they are learnt from")
+    (grid,) = found.Images("training images")
     pixels = np.asarray(Image.open(io.BytesIO(grid.encoded_image_string)))
     assert pixels.shape[1] >= 8 * 32 and pixels.std() > 10
 
@@ -132,7 +132,7 @@ def test_a_run_that_was_stopped_goes_on_showing(data, monkeypatch):
     log = [json.loads(line) for line in Path("run/base/log.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["loss"] for row in log if row["kind"] == "step"}
     assert scalars(found, "train/loss of a step") == pytest.approx(losses) and len(losses) > 3
-    assert len(found.Images("pictures as they are learnt from")) == 1
+    assert len(found.Images("training images")) == 1
     assert len(found.Images("hold-out/confusion")) == 3
 
 

@@ -124,12 +124,13 @@ def test_the_matrix_tells_what_is_under_the_pointer_and_follows_the_arrow_keys(b
     names = {name.split(",")[0] for name in page[1]}
     webdriver.ActionChains(browser).move_to_element(matrix).perform()
     before = told.text
-    assert before.split(" called ")[0] in names and " of 4" in before
+    assert before.split(" predicted as ")[0] in names and " of 4" in before
     matrix.send_keys(Keys.ARROW_RIGHT)
-    assert told.text != before and told.text.split(" called ")[0] == before.split(" called ")[0]
+    name = before.split(" predicted as ")[0]
+    assert told.text != before and told.text.split(" predicted as ")[0] == name
     for _ in range(9):
         matrix.send_keys(Keys.ARROW_LEFT)
-    assert told.text.split(" called ")[1] != before.split(" called ")[1]
+    assert told.text.split(" predicted as ")[1] != before.split(" predicted as ")[1]
     drawn = browser.execute_script(
         "const c = document.getElementById('matrix'); return [...c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data].some(v => v)"

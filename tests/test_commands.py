@@ -26,7 +26,11 @@ from PIL import Image
 from support import PROGRAMS, ROOT, SMALL, call, files, in_floats, refused, thin_network
 from torchvision.transforms.v2 import functional as tv
 
-from tinynet import demo, evaluate, fixres, predict, runs, train
+from tinynet import __main__ as entry
+from tinynet import compare, demo, evaluate, fixres, predict, runs, train, zero_shot
+from tinynet import folder as folder_command
+from tinynet import select_views as select_command
+from tinynet import soup as soup_command
 from tinynet.compute import Compute
 from tinynet.data.packed import open_packed
 from tinynet.data.synthetic import synthetic
@@ -38,6 +42,7 @@ from tinynet.files import locked, new_array
 from tinynet.flags import run_command
 from tinynet.models.checkpoint import load_model
 from tinynet.models.dense import Dense
+from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
@@ -45,6 +50,7 @@ from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import CORNERS
 from tinynet.training.config import RunConfig, split_of
+from tinynet.training.plan import recipe_fields
 
 KEYS = [
     "run",
@@ -336,7 +342,7 @@ def test_changed_images_are_not_taken_for_those_of_the_run(there, tmp_path):
         for name in whole.namelist():
             made.writestr(name, black.getvalue() if "/images/val_" in name else whole.read(name))
     ran = call(evaluate, *flags, "--data", tmp_path / "black.zip", "--cache", there.flags[3])
-    assert "not the data of runs/done" in ran.err
+    assert "not the data that runs/done was trained on" in ran.err
     found = rows_of(ran)
     assert found[0]["loss"] != first[0]["loss"] and found[0]["top1"] == pytest.approx(1 / 6)
     assert rows_of(call(evaluate, *flags)) == first
@@ -460,10 +466,10 @@ def test_rows_as_csv_and_markdown(there, form):
 
 
 def test_views_are_chosen_on_one_half_and_judged_on_the_other(there, monkeypatch):
-    flags = ["--tta", "flip+shift", "scales:32,40", "--choose", "4", "--device", "cpu", "--json"]
+    flags = ["--tta", "flip+shift", "scales:32,40", "--most", "4", "--device", "cpu", "--json"]
     chosen_on, judged_on, rows = [], [], choosing._rows
     monkeypatch.setattr(
-        choosing, "_rows", lambda of, *more: judged_on.append(of.rows) or rows(of, *more)
+        choosing, "_rows", lambda row, of, *more: judged_on.append(of.rows) or rows(row, of, *more)
     )
     for name, made in (("greedy", choosing.greedy), ("learn_weights", choosing.learn_weights)):
         monkeypatch.setattr(
@@ -473,7 +479,7 @@ def test_views_are_chosen_on_one_half_and_judged_on_the_other(there, monkeypatch
                 chosen_on.append((said[0], labels)) or made(said, labels, *more)
             ),
         )
-    ran = call(evaluate, *flags)
+    ran = call(select_command, *flags)
     found = json.loads(ran.out)
     held, half = kept_views("finetune", "holdout")["plain"], choosing.halves(18)
     assert (
@@ -509,7 +515,7 @@ def test_views_are_chosen_on_one_half_and_judged_on_the_other(there, monkeypatch
         and ten["gain_over_ten"] == 0
         and greedy[1]["gain"] == 0
     )
-    assert json.loads(call(evaluate, *flags).out) == found
+    assert json.loads(call(select_command, *flags).out) == found
 
 
 def test_quiet_says_results_and_errors_alone(there):
@@ -520,15 +526,27 @@ def test_quiet_says_results_and_errors_alone(there):
     refused(evaluate, ["--quiet", "--run", "nowhere"], "nowhere")
 
 
-def test_a_choice_needs_views_to_choose_from(there):
-    for flags in (
-        ["--choose", "3"],
-        ["--choose", "0", "--tta", "flip"],
-        ["--choose", "3", "--tta", "flip", "--size", "32", "40"],
-        ["--choose", "2", "--tta", "flip", "--merge", "max"],
-        ["--choose", "2", "--tta", "flip", "dense:64", "--device", "cpu"],
-    ):
-        refused(evaluate, flags, "--choose")
+def test_views_are_selected_from_some(there):
+    refused(select_command, ["--most", "3"], "--tta")
+    refused(select_command, ["--most", "0", "--tta", "flip"], "--most")
+    refused(select_command, ["--tta", "flip", "--merge", "max"], "--merge")
+    refused(select_command, ["--tta", "flip", "dense:64", "--device", "cpu"], "dense")
+
+
+@pytest.mark.parametrize(
+    ("flag", "command"),
+    [
+        ("--choose", "select-views"),
+        ("--soup", "soup"),
+        ("--from-probabilities", "compare"),
+        ("--head", "zero-shot"),
+        ("--dataset=imagefolder", "folder"),
+    ],
+)
+def test_flags_that_became_commands_lead_there(flag, command):
+    ran = call(evaluate, flag, "x")
+    assert ran.status == 2 and f"python -m tinynet {command}" in ran.err
+    assert len(ran.err.splitlines()) == 1
 
 
 def always(name, label, other):
@@ -544,12 +562,11 @@ def always(name, label, other):
 
 def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there, monkeypatch):
     made = []
-    monkeypatch.setattr(soup, "_normalised", lambda model, *_: made.append(model) or model)
+    monkeypatch.setattr(soup, "_with_updated_bn", lambda model, *_: made.append(model) or model)
     always("up", 0, 1)
     always("down", 1, 0)
     ran = call(
-        evaluate,
-        "--soup",
+        soup_command,
         "runs/up",
         "runs/down",
         "--out",
@@ -567,7 +584,7 @@ def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there, mon
     ] > 3 / 18
     assert found[2]["loss"] == pytest.approx(trained["loss"], rel=1e-3)
     assert found[2]["gain"] == pytest.approx(trained["top1"] - 3 / 18)
-    assert "is better" in ran.err and "chance could have done it" in ran.err
+    assert "is better" in ran.err and "may be chance" in ran.err
     again = rows_of(
         call(evaluate, "--run", "runs/both", "--split", "holdout", "--json", "--device", "cpu")
     )
@@ -575,8 +592,7 @@ def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(there, mon
     recipe = json.loads(Path("runs/both/finetune/recipe.json").read_text())
     assert recipe["soup"] == ["runs/up/finetune", "runs/down/finetune"]
     ran = call(
-        evaluate,
-        "--soup",
+        soup_command,
         "runs/done",
         "runs/done",
         "--out",
@@ -602,7 +618,7 @@ def test_a_soup_measures_its_statistics_anew(there):
     with torch.inference_mode():
         features = model.features(tv.resize(images, [size, size], antialias=True))
     before = model.head[0].running_mean.clone()
-    found = soup._normalised(
+    found = soup._with_updated_bn(
         model, folder, packed, Compute(torch.device("cpu"), torch.float32), size
     )
     torch.testing.assert_close(found.head[0].running_mean, features.mean(0), rtol=1e-3, atol=1e-4)
@@ -610,17 +626,17 @@ def test_a_soup_measures_its_statistics_anew(there):
 
 
 def test_runs_that_make_no_soup_are_refused(there):
-    assert refused(evaluate, ["--soup", "runs/done"], "--soup", "two") == 1
-    refused(evaluate, ["--soup", "runs/done", "runs/none"], "runs/none")
-    refused(evaluate, ["--soup", "runs/done", "runs/done", "--out", "runs"], "--out runs")
+    assert refused(soup_command, ["runs/done"], "two runs") == 1
+    refused(soup_command, ["runs/done", "runs/none"], "runs/none")
+    refused(soup_command, ["runs/done", "runs/done", "--out", "runs"], "--out runs")
     copy_run("other", 0)
     recipe = Path("runs/other/finetune/recipe.json")
     recipe.write_text(recipe.read_text().replace('"split_digest": "', '"split_digest": "0'))
-    refused(evaluate, ["--soup", "runs/done", "runs/other"], "runs/other", "other split")
+    refused(soup_command, ["runs/done", "runs/other"], "runs/other", "other split")
     copy_run("wide", 0)
     stored = torch.load("runs/wide/finetune/best.pt", weights_only=True)
     torch.save({**stored, "size": 48}, "runs/wide/finetune/best.pt")
-    refused(evaluate, ["--soup", "runs/done", "runs/wide"], "runs/wide", "size")
+    refused(soup_command, ["runs/done", "runs/wide"], "runs/wide", "size")
 
 
 # --- stored probabilities ---
@@ -648,9 +664,7 @@ def test_saved_probabilities_are_scored_without_the_run(there):
         saved("base.npz", "--stage", "base"),
     ]
     shutil.rmtree("runs/done/finetune/probabilities")
-    found = json.loads(
-        call(evaluate, "--from-probabilities", "flip.npz", "large.npz", "base.npz", "--json").out
-    )
+    found = json.loads(call(compare, "flip.npz", "large.npz", "base.npz", "--json").out)
     assert len(found) == 4 and found[3]["run"] == "all 3 together" and found[3]["forwards"] == 4
     for row, again in zip(rows, found, strict=False):
         assert again["loss"] == pytest.approx(row["loss"]) and again["top1"] == row["top1"]
@@ -661,9 +675,7 @@ def test_saved_probabilities_are_scored_without_the_run(there):
     assert found[3]["loss"] == pytest.approx(score(np.log(mean), parts[0].labels)["loss"], rel=1e-4)
     right = [np.exp(part.log_probabilities).mean(0).argmax(1) == part.labels for part in parts]
     assert found[2]["p"] == pytest.approx(mcnemar(right[2], right[0])["p"])
-    grid = json.loads(
-        call(evaluate, "--from-probabilities", "flip.npz", "--merge", "max", "vote", "--json").out
-    )
+    grid = json.loads(call(compare, "flip.npz", "--merge", "max", "vote", "--json").out)
     assert [row["merge"] for row in grid] == ["max", "vote"]
 
 
@@ -683,23 +695,14 @@ def test_saved_probabilities_that_do_not_fit_are_refused(there):
     )
     turned = Probabilities.load(Path("val.npz"))
     dataclasses.replace(turned, rows=turned.rows[::-1]).save(Path("turned.npz"))
-    refused(
-        evaluate, ["--from-probabilities", "val.npz", "held.npz"], "held.npz", "val.npz", "holdout"
-    )
-    refused(
-        evaluate, ["--from-probabilities", "val.npz", "turned.npz"], "turned.npz", "another order"
-    )
-    refused(evaluate, ["--from-probabilities", "nowhere.npz"], "nowhere.npz")
-    refused(evaluate, ["--from-probabilities", "val.npz", "--merge", "median"], "median", "gmean")
-    assert refused(evaluate, ["--from-probabilities", "val.npz", "--tta", "flip"], "--tta") == 1
-    assert (
-        refused(evaluate, ["--from-probabilities", "val.npz", "--device", "cpu"], "--device") == 1
-    )
+    refused(compare, ["val.npz", "held.npz"], "held.npz", "val.npz", "holdout")
+    refused(compare, ["val.npz", "turned.npz"], "turned.npz", "another order")
+    refused(compare, ["nowhere.npz"], "nowhere.npz")
+    refused(compare, ["val.npz", "--merge", "median"], "median", "gmean")
+    refused(compare, ["val.npz", "--views", "flip"], "--views")
     relabelled = Probabilities.load(Path("val.npz"))
     dataclasses.replace(relabelled, labels=relabelled.labels[::-1]).save(Path("labels.npz"))
-    refused(
-        evaluate, ["--from-probabilities", "val.npz", "labels.npz"], "labels.npz", "other labels"
-    )
+    refused(compare, ["val.npz", "labels.npz"], "labels.npz", "other labels")
     Path("folder").mkdir()
     refused(
         evaluate,
@@ -853,7 +856,8 @@ def test_scores_on_other_images_of_the_same_classes_are_given_and_not_kept(there
         "--device",
         "cpu",
     )
-    assert [row["n"] for row in rows_of(ran)] == [12] and "not the data of runs/done" in ran.err
+    assert [row["n"] for row in rows_of(ran)] == [12]
+    assert "not the data that runs/done was trained on" in ran.err
     assert files() == before
 
 
@@ -899,12 +903,12 @@ def test_what_is_no_run_is_answered_with_what_there_is(there, tmp_path, monkeypa
     # a demo is nobody's first choice
     refused(evaluate, ["--run", "unlike"], "did you mean --run runs/done?")
     refused(evaluate, ["--run", "drawn"], "did you mean --run runs/demo/drawn?")
-    refused(evaluate, ["--run", "runs/done/base"], "a stage of runs/done; name that run")
+    refused(evaluate, ["--run", "runs/done/base"], "a stage of runs/done; pass that run")
     shutil.rmtree("runs/done")
-    refused(evaluate, [], "no run below runs/ fits", "--run runs/demo/drawn")
+    refused(evaluate, [], "no run below runs/ has a finished stage", "--run runs/demo/drawn")
     for scores in Path("runs").rglob("scores.jsonl"):
         scores.unlink()
-    assert "demo's" not in call(evaluate).err  # it is not finished
+    assert "demo" not in call(evaluate).err  # it is not finished
     shutil.rmtree("runs")
     refused(evaluate, ["--run", "runs/done"], "python -m tinynet.train --stage base")
 
@@ -914,7 +918,7 @@ def test_a_flag_that_is_nearly_right_is_named(there):
     refused(train, ["--nonsense"], "unrecognized arguments: --nonsense; see --help")
     refused(train, [""], "unrecognized arguments: ; see --help")
     # a flag that was right
-    refused(evaluate, ["--soup", "runs/done"], "two runs or more; see --help")
+    refused(soup_command, ["runs/done"], "takes two runs or more, not 1; see --help")
 
 
 def test_predict_takes_the_stage_that_is_named(there):
@@ -1060,9 +1064,9 @@ def test_ctrl_c_twice_stops_at_once(elsewhere, monkeypatch):
 
 
 def test_ctrl_c_while_features_are_extracted_keeps_them(elsewhere, monkeypatch, archive_path):
-    from tinynet.training import features
+    from tinynet.training import extraction
 
-    pooled_features, calls = features.pooled_features, []
+    pooled_features, calls = extraction.pooled_features, []
 
     def describe_and_press(*arguments):
         calls.append(arguments)
@@ -1072,9 +1076,9 @@ def test_ctrl_c_while_features_are_extracted_keeps_them(elsewhere, monkeypatch, 
 
     flags = ["--stage", "base", "--out", "new", *SMALL, "--data", archive_path, "--cache", "cache"]
     with monkeypatch.context() as patch:
-        patch.setattr(features, "pooled_features", describe_and_press)
+        patch.setattr(extraction, "pooled_features", describe_and_press)
         ran = call(train, *flags)
-    assert ran.status == 130 and "the same command goes on from there" in ran.err
+    assert ran.status == 130 and "run the same command to continue" in ran.err
     ran = call(train, *flags, "--json")
     assert rows_of(ran)[0]["loss"] == rows_of(elsewhere.ran)[0]["loss"]
 
@@ -1169,7 +1173,7 @@ def test_a_resumed_run_keeps_its_arithmetic_unless_another_is_named(elsewhere, f
         ("--crop-side 40 65", ["crop_side", "65", "64"]),
         ("--holdout 1.5", ["1.5"]),
         ("--per-class 1", ["--per-class 1"]),
-        ("--per-class 13", ["--per-class 13", "12 pictures"]),
+        ("--per-class 13", ["--per-class 13", "12 images"]),
         ("--weights nowhere.pth", ["nowhere.pth", "IMAGENET1K_V1"]),
         ("--weights file.txt", ["file.txt", "torch.save"]),
         ("--weights resnet.pth", ["resnet.pth", "do not match the network"]),
@@ -1253,9 +1257,9 @@ def test_a_run_is_not_scored_on_other_classes_or_without_images(there, tmp_path)
     refused(predict, flags, "other classes", "--data")
     few = synthetic(tmp_path / "few.zip", classes=6, train=12, val=0, test=0)
     flags = ["--data", few, "--cache", tmp_path / "cache"]
-    refused(evaluate, [*flags, "--split", "val"], "no val pictures", "--split")
+    refused(evaluate, [*flags, "--split", "val"], "no val images", "--split")
     refused(evaluate, [*flags, "--split", "holdout"], "runs/done", "other data", "--data")
-    refused(predict, flags, "no test pictures")
+    refused(predict, flags, "no test images")
 
 
 def test_finetune_stays_with_the_images_of_its_base(there, tmp_path):
@@ -1462,7 +1466,7 @@ def test_the_demo_goes_all_the_way(tmp_path, monkeypatch):
     ]
     assert {row["n"] for row in rows if row["split"] == "val"} == {8 * 20}
     assert Path("drawn/finetune/curves.png").is_file()
-    refused(demo, flags, "drawn", "holds a run already")
+    refused(demo, flags, "drawn", "already contains a run")
 
 
 @pytest.mark.parametrize("low", [0.24, 0.26])
@@ -1472,11 +1476,12 @@ def test_the_demo_says_whether_it_learnt(tmp_path, monkeypatch, low):
     monkeypatch.setattr("tinynet.training.stages.train", lambda *_, **__: None)
     monkeypatch.setattr("tinynet.evaluation.predictor.Predictor", lambda *_: None)
     monkeypatch.setattr(
-        "tinynet.evaluation.evaluate.evaluate", lambda *_: [dict.fromkeys(SCORED, low)]
+        "tinynet.evaluation.evaluate.evaluate",
+        lambda *_: [ScoreRow.from_json(dict.fromkeys(SCORED, low))],
     )
     ran = call(demo, "--out", "drawn", "--json", "--device", "cpu")
     assert ran.status == int(low < 0.25) and "chance is 12.5%" in ran.err
-    assert ("something is broken" in ran.err, "predict PICTURE --run drawn" in ran.err) == (
+    assert ("tinynet is broken" in ran.err, "predict IMAGE --run drawn" in ran.err) == (
         low < 0.25,
         low > 0.25,
     )
@@ -1496,18 +1501,28 @@ def program(*arguments, **more):
     )
 
 
-def test_help_shows_the_value_of_every_stage_or_one_for_all():
-    shown = {flag.dest: flag.help for flag in train.parser()._actions}
-    assert "(tuned: 64 / 64 / 80)" in shown["size"] and "(tuned: 256 / 64 / 256)" in shown["batch"]
-    assert "(tuned: adamw)" in shown["optimizer"]
+def test_help_recipe_shows_the_value_of_every_stage_or_one_for_all():
+    text = " ".join(call(train, "--help-recipe").out.split())
+    for name in recipe_fields():
+        assert f"--{name.replace('_', '-')} " in text or f"--no-{name}" in text, name
+    assert "(tuned: 64 / 64 / 80)" in text and "(tuned: 256 / 64 / 256)" in text
+    assert "(tuned: adamw)" in text
+
+
+def test_help_fits_a_screen():
+    assert len(call(train, "--help").out.splitlines()) <= 60
+    assert "--lr-factors" not in call(train, "--help").out
 
 
 def test_every_flag_has_a_help_text():
-    for module in (train, evaluate, predict, fixres):
+    commands = (train, evaluate, predict, fixres, compare, select_command, soup_command, zero_shot)
+    first_edition = {"--taps", "--learn", "--views", "--sizes"}
+    recipe = {f"--{name.replace('_', '-')}" for name in recipe_fields()}
+    for module in (*commands, folder_command):
         flags = module.parser()._actions
-        assert len(flags) > 10 and all(flag.help for flag in flags), module
+        assert len(flags) > 8 and all(flag.help for flag in flags), module
         hidden = {flag.option_strings[0] for flag in flags if flag.help == argparse.SUPPRESS}
-        assert hidden <= {"--taps", "--learn", "--views"}  # names of the first edition
+        assert hidden <= first_edition | (recipe if module is train else set())
 
 
 @pytest.mark.parametrize(
@@ -1548,7 +1563,7 @@ def test_help_is_there_without_loading_anything_slow():
 @pytest.mark.parametrize(
     "words",
     [
-        *([name] for name in PROGRAMS if name != "tinynet.data.__main__"),
+        *([name] for name in PROGRAMS if name not in ("tinynet.data.__main__", "tinynet.__main__")),
         *(
             ["tinynet.data.__main__", part]
             for part in ("get", "verify", "pack", "info", "show", "synthetic", "cache")
@@ -1564,11 +1579,28 @@ def test_every_command_takes_quiet_and_json(words, capsys):
     )
 
 
-def test_the_map_of_the_commands_names_them_all():
+def test_one_entry_lists_and_runs_all_commands():
     done = program("tinynet")
     assert done.returncode == 0 and done.stderr == ""
-    for name in PROGRAMS:
-        assert f"python -m {name.removesuffix('.__main__')} " in done.stdout
+    modules = {module for module, _ in entry.COMMANDS.values()}
+    assert modules == set(PROGRAMS) - {"tinynet.__main__"}
+    for name in entry.COMMANDS:
+        assert f"\n  {name} " in done.stdout
+    done = program("tinynet", "fixres", "--policy", "--json")
+    assert json.loads(done.stdout) == json.loads(
+        program("tinynet.fixres", "--policy", "--json").stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("trian", "train"), ("select_views", "select-views"), ("xyz", None)]
+)
+def test_an_unknown_command_is_refused_with_the_nearest(word, near):
+    done = program("tinynet", word, "--help")
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+    assert f"unknown command '{word}'" in done.stderr and "tinynet --help" in done.stderr
+    assert ("did you mean" in done.stderr) == (near is not None)
+    assert near is None or f"did you mean {near}?" in done.stderr
 
 
 @pytest.mark.slow

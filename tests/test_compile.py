@@ -59,7 +59,7 @@ def losses(of, first=0, last=5):
         (torch.rand(n, 3, 64, 64, generator=draw), torch.randint(0, 5, (n,), generator=draw))
         for n in (6, 6, 4, 6, 6)
     ]
-    return [of.learn(images, labels).item() for images, labels in steps[first:last]]
+    return [of.train_batch(images, labels).item() for images, labels in steps[first:last]]
 
 
 @needs_compiler

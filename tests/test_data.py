@@ -36,7 +36,7 @@ from tinynet.data.download import download, find_data, get
 from tinynet.data.packed import Packed, open_packed, pack
 from tinynet.data.splits import split_train
 from tinynet.data.synthetic import synthetic
-from tinynet.data.tiny_imagenet import SPLITS, Archive, classes_called, locate
+from tinynet.data.tiny_imagenet import SPLITS, Archive, find_classes, locate
 from tinynet.data.verify import verify
 from tinynet.errors import InputError
 
@@ -744,12 +744,12 @@ def test_drawn_archive_is_in_order(archive, contents):
     assert report.ok and report.scope == "part" and not report.faults and not report.duplicates
     rows = rows_of(report)
     for name, each in (("train", 12), ("val", 4)):
-        assert rows[f"{name} pictures a class"].found == each
+        assert rows[f"{name} images per class"].found == each
         grey = sum(
             Image.open(io.BytesIO(contents[file])).mode == "L" for file in archive.part(name).files
         )
-        assert rows[f"{name} pictures of one channel"].found == grey
-    assert rows["picture size"].found == "64x64"
+        assert rows[f"{name} images of one channel"].found == grey
+    assert rows["image size"].found == "64x64"
 
 
 def test_a_complete_archive_must_agree_with_the_official_one(archive, contents, monkeypatch):
@@ -787,7 +787,7 @@ def test_verify_finds_a_removed_image(folder, part):
     next((folder / part).rglob("*.JPEG")).unlink()
     report = verify(Archive(folder))
     wrong = {check: row.found for check, row in rows_of(report).items() if row.ok is False}
-    assert wrong == {f"{part} pictures a class": "11 to 12" if part == "train" else "3 to 4"}
+    assert wrong == {f"{part} images per class": "11 to 12" if part == "train" else "3 to 4"}
     assert not report.ok
 
 
@@ -822,7 +822,7 @@ def test_verify_finds_every_broken_image(folder):
     for path in broken:
         path.write_bytes(path.read_bytes()[:500])
     report = verify(Archive(folder))
-    assert rows_of(report)["pictures that cannot be decoded"].found == 22 and not report.ok
+    assert rows_of(report)["images that cannot be decoded"].found == 22 and not report.ok
     assert len(report.faults) == 21 and report.faults[-1].startswith("and 2 more")
     for path, line in zip(broken[:20], report.faults[:20], strict=True):
         assert line.startswith(str(path.relative_to(folder)))
@@ -833,8 +833,8 @@ def test_verify_finds_another_size_and_false_colour(folder):
     before = rows_of(verify(Archive(folder)))
     Image.new("RGB", (32, 32), (9, 9, 9)).save(train[0])
     rows = rows_of(verify(Archive(folder)))
-    assert rows["picture size"].found == "64x64, 32x32" and rows["picture size"].ok is False
-    grey = "train pictures of three grey channels"
+    assert rows["image size"].found == "64x64, 32x32" and rows["image size"].ok is False
+    grey = "train images of three grey channels"
     assert rows[grey].found == before[grey].found + 1
 
 
@@ -901,7 +901,7 @@ def test_commands(archive_path, tmp_path):
     checked = command("verify", "--data", drawn, "--json")
     assert checked.returncode == 0, checked.stderr
     assert {row["check"]: row["found"] for row in json.loads(checked.stdout)}[
-        "train pictures"
+        "train images"
     ] == 12
     packed = command("pack", "--data", drawn)
     assert packed.stdout == f"{tmp_path / 'cache' / f'd-{Archive(drawn).digest()[:8]}.packed'}\n"
@@ -947,7 +947,7 @@ def test_images_of_a_class_are_shown_by_part_of_its_name_and_as_they_are_learnt_
     for flags, words in (
         (["--class", name[:-1] + "zz"], name),
         (["--class", name, "--split", "test"], "no class"),
-        (["--class", name, "--count", 5], "3 pictures"),
+        (["--class", name, "--count", 5], "3 images"),
     ):
         bad = command("show", "--data", drawn, "--out", tmp_path / "no.png", *flags)
         assert bad.returncode == 2 and words in bad.stderr and len(bad.stderr.splitlines()) == 1, (
@@ -958,13 +958,13 @@ def test_images_of_a_class_are_shown_by_part_of_its_name_and_as_they_are_learnt_
 
 def test_a_class_is_found_by_wnid_or_by_part_of_its_name():
     wnids, names = ["n01", "n02", "n03"], ["brain coral", "coral reef", "espresso"]
-    assert classes_called("Coral", wnids, names) == [0, 1] and classes_called(
+    assert find_classes("Coral", wnids, names) == [0, 1] and find_classes(
         "n03", wnids, names
     ) == [2]
     complaint(
-        lambda: classes_called("expresso", wnids, names), "'expresso'", "near it are espresso"
+        lambda: find_classes("expresso", wnids, names), "'expresso'", "similar names are espresso"
     )
-    complaint(lambda: classes_called("", wnids, names), "no class called ''")
+    complaint(lambda: find_classes("", wnids, names), "no class called ''")
 
 
 def test_cache_lists_and_clears_only_its_own(tmp_path):

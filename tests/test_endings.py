@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from support import ROOT, SMALL, call, thin_network
 
-from tinynet import console, evaluate, files, predict, train
+from tinynet import console, files, predict, train
+from tinynet import folder as folder_command
 from tinynet import interrupts as ending
 from tinynet.data import __main__ as data_command
 from tinynet.data import packed as packed_module
@@ -168,7 +169,7 @@ def test_training_saves_on_sigterm_and_goes_on_to_the_same_bits(
                 os.kill(os.getpid(), getattr(signal, name))
             return learn(self, *given)
 
-        patch.setattr("tinynet.training.loop.Training.learn", send_and_learn)
+        patch.setattr("tinynet.training.loop.Training.train_batch", send_and_learn)
         ran = call(train, *flags, "--out", "run")
         assert ran.status == status and ran.err.splitlines()[-1] == f"stopped by {name}"
         assert "continue with: python -m tinynet.train --resume run" in ran.err
@@ -183,7 +184,7 @@ def test_training_saves_on_sigterm_and_goes_on_to_the_same_bits(
 def train_step():
     from tinynet.training.loop import Training
 
-    return Training.learn
+    return Training.train_batch
 
 
 # --- what killed processes leave ---
@@ -205,7 +206,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, monkeypatch
         f"tinynet-{files._HOST}-{NOBODY}",
         f"tinynet-elsewhere-{NOBODY}",
     )
-    monkeypatch.setattr(files, "_mine", {(os.getpid(), mine)})
+    monkeypatch.setattr(files, "_own_partials", {(os.getpid(), mine)})
     # of a process with this one's number
     earlier = tmp_path / f".last.pt.tinynet-{files._HOST}-{os.getpid()}.partial"
     earlier.write_bytes(b"70 MB")
@@ -230,7 +231,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, monkeypatch
         os.utime(path, (old, old))
     clear_leftovers(tmp_path)  # each process looks once
     assert foreign.exists()
-    monkeypatch.setattr(files, "_cleared", set())
+    monkeypatch.setattr(files, "_cleared_folders", set())
     clear_leftovers(tmp_path)
     assert not foreign.exists() and not list(tmp_path.glob(".packed*"))
     assert mine.exists() and all(path.exists() for path in others)
@@ -306,7 +307,7 @@ def test_devices_are_written_to_and_not_replaced(monkeypatch):
 
 
 def test_a_system_without_locks_gets_no_files_of_locks(tmp_path, monkeypatch, capsys):
-    files._tell_of_no_locks.cache_clear()
+    files._note_no_locks.cache_clear()
     monkeypatch.setitem(sys.modules, "fcntl", None)
     for _ in range(2):
         with locked(tmp_path / "base", lambda: pytest.fail("nobody holds it")):
@@ -324,7 +325,7 @@ def test_without_flock_another_lock_is_taken_and_without_any_work_goes_on(
     def missing(*_):
         raise OSError(number, os.strerror(number))
 
-    files._tell_of_no_locks.cache_clear()
+    files._note_no_locks.cache_clear()
     monkeypatch.setattr(fcntl, "flock", missing)
     code = (
         "import fcntl, sys\n"
@@ -536,7 +537,7 @@ def two_workers(monkeypatch):
     monkeypatch.setattr(workers, "_FEW", 0)
     monkeypatch.setattr(workers, "CHUNK", 7)
     monkeypatch.setattr(packed_module, "CHUNK", 7)
-    monkeypatch.setattr(workers, "_workers", lambda: 2)
+    monkeypatch.setattr(workers, "_worker_count", lambda: 2)
 
 
 def test_packing_goes_on_in_one_process_where_workers_die(
@@ -603,7 +604,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 30
-    while any(files._runs(child) and "Z" not in state(child) for child in children):
+    while any(files._is_running(child) and "Z" not in state(child) for child in children):
         assert time.monotonic() < deadline, "a worker has outlived its parent"
         time.sleep(0.05)
     assert children
@@ -667,7 +668,7 @@ def test_a_guarded_script_and_a_notebook_may_start_workers(tmp_path, monkeypatch
 
     def asked(code):
         path.write_text(code)
-        workers._tell_of_guard.cache_clear()
+        workers._log_missing_guard.cache_clear()
         main = type(sys)("__main__")
         main.__file__ = str(path)
         monkeypatch.setitem(sys.modules, "__main__", main)
@@ -705,9 +706,7 @@ def test_dead_worker_prints_one_line(tmp_path, monkeypatch, fault):
         patch.setattr("torchvision.models.get_model", lambda *_, **__: network)
         patch.setattr("tinynet.evaluation.folder.open_image", die)
         ran = call(
-            evaluate,
-            "--dataset",
-            "imagefolder",
+            folder_command,
             "--data",
             "images",
             "--arch",

@@ -33,9 +33,9 @@ from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import resize
-from tinynet.training import features, schedules, stages
+from tinynet.training import extraction, features, schedules, single_stage, stages
 from tinynet.training.config import RunConfig, split_of
-from tinynet.training.inputs import augment_images, epoch_batches, epoch_order, steps_per_epoch
+from tinynet.training.inputs import TrainingImages, augment_images, epoch_order, steps_per_epoch
 from tinynet.training.loop import Training, fit
 from tinynet.training.recipes import RECIPES, REFERENCE, TUNED, Network, SplitConfig, Stage
 
@@ -137,7 +137,7 @@ def test_less_than_one_cycle_is_warned_of():
     for other in ("onecycle", "cosine", "constant"):
         assert schedules.warning(dataclasses.replace(half, schedule=other), 10) is None
     said = schedules.warning(REFERENCE.base, 1485)
-    assert "10 times (once an epoch)" in said and "2,808" in said and "0.4%" in said
+    assert "10 times (once per epoch)" in said and "2,808" in said and "0.4%" in said
 
 
 def test_the_rates_of_the_reference_never_leave_their_floor():
@@ -244,7 +244,8 @@ def test_chance_differs_between_seeds_epochs_and_batches_and_any_batch_can_be_ma
     stage = Stage(size=64, batch=8, flip="random")
 
     def shown(seed, epoch, start=0):
-        return list(epoch_batches(packed.train, ROWS, stage, seed, epoch, CPU.device, start))
+        images = TrainingImages(packed.train, ROWS, stage, seed)
+        return list(images.epoch(epoch, CPU.device, start))
 
     mirrored = set()
     for seed, epoch in itertools.product(range(2), range(3)):
@@ -280,9 +281,8 @@ def with_cache(packed, folder):
 
 
 def kept(packed, cache, model=None, stage=IMAGES, seed=0, rows=ROWS, compute=CPU):
-    return features.train_features(
-        model or classifier(), with_cache(packed, cache), rows, stage, seed, compute
-    )
+    place = features.FeatureCache(model or classifier(), with_cache(packed, cache), compute)
+    return place.train_features(rows, stage, seed)
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def count_describe(monkeypatch):
         counted.calls += 1
         return pooled_features(*arguments)
 
-    monkeypatch.setattr(features, "pooled_features", describe_and_count)
+    monkeypatch.setattr(extraction, "pooled_features", describe_and_count)
     return counted
 
 
@@ -316,7 +316,7 @@ def test_a_view_holds_what_live_training_shows_in_its_epoch_batch_for_batch(
     running = model.for_inference(CPU.device, CPU.dtype)
     seen = []
     for epoch in range(2):
-        live = epoch_batches(packed.train, ROWS, stage, 3, epoch, CPU.device)
+        live = TrainingImages(packed.train, ROWS, stage, seed=3).epoch(epoch, CPU.device)
         for (inputs, labels), batch in zip(found.epoch(3, epoch, 8, CPU.device), live, strict=True):
             with torch.inference_mode():
                 assert torch.equal(inputs, running.features(batch.images))
@@ -333,7 +333,7 @@ def test_two_views_of_alternating_flips_hold_every_epoch(packed, tmp_path):
     found = kept(packed, tmp_path, model, stage)
     running = model.for_inference(CPU.device, CPU.dtype)
     for epoch in range(4):
-        live = epoch_batches(packed.train, ROWS, stage, 0, epoch, CPU.device)
+        live = TrainingImages(packed.train, ROWS, stage, seed=0).epoch(epoch, CPU.device)
         for (inputs, labels), batch in zip(found.epoch(0, epoch, 8, CPU.device), live, strict=True):
             with torch.inference_mode():  # other batches: the last bits may differ
                 torch.testing.assert_close(
@@ -460,15 +460,8 @@ def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):
     for part in (packed.train, packed.val):
         for view in views:
             before = len(folders(tmp_path))
-            found = features.view_features(
-                classifier(),
-                with_cache(packed, tmp_path),
-                part,
-                np.arange(10, 2, -1),
-                view,
-                IMAGES,
-                CPU,
-            )
+            place = features.FeatureCache(classifier(), with_cache(packed, tmp_path), CPU)
+            found = place.view_features(part, np.arange(10, 2, -1), view, IMAGES)
             assert len(folders(tmp_path)) == before + 1
             images = in_floats(part.images[10:2:-1])
             with torch.inference_mode():
@@ -477,14 +470,8 @@ def test_the_cache_knows_a_view_by_what_it_does(packed, tmp_path):
                 torch.cat(list(found.in_order(CPU.device, 3))), expected, rtol=1e-4, atol=1e-5
             )
             assert np.array_equal(found.labels, part.labels[10:2:-1])
-    features.view_features(
-        classifier(),
-        with_cache(packed, tmp_path),
-        packed.val,
-        np.arange(10, 2, -1),
-        lambda anything: views[0](anything),
-        IMAGES,
-        CPU,
+    place.view_features(
+        packed.val, np.arange(10, 2, -1), lambda anything: views[0](anything), IMAGES
     )
     assert len(folders(tmp_path)) == 8
 
@@ -560,13 +547,13 @@ def test_an_extraction_interrupted_in_other_batches_begins_anew(
 ):
     """What is kept of an interruption counts batches."""
     plain = dataclasses.replace(IMAGES, flip="alternating", crop_side=())
-    monkeypatch.setattr(features, "fitting", lambda size, device: 16)
+    monkeypatch.setattr(features, "default_batch_size", lambda size, device: 16)
     whole = kept(packed, tmp_path / "whole", None, plain).arrays
     count_describe.calls, count_describe.limit = 0, 2
     with pytest.raises(KeyboardInterrupt):
         kept(packed, tmp_path, None, plain)
     count_describe.limit = None
-    monkeypatch.setattr(features, "fitting", lambda size, device: 32)
+    monkeypatch.setattr(features, "default_batch_size", lambda size, device: 32)
     again = kept(packed, tmp_path, None, plain).arrays
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(again, whole, strict=True))
 
@@ -673,7 +660,7 @@ def test_the_loss_is_cross_entropy_with_smoothed_labels():
     training = toy_training(label_smoothing=0.2)
     module = copy.deepcopy(training.module)
     torch.manual_seed(5)
-    loss = training.learn(INPUTS[:8], LABELS[:8])
+    loss = training.train_batch(INPUTS[:8], LABELS[:8])
     torch.manual_seed(5)
     logp = torch.log_softmax(module.train()(INPUTS[:8]), 1)
     target = 0.8 * F.one_hot(LABELS[:8], 3) + 0.2 / 3
@@ -798,7 +785,7 @@ def test_weights_decay_and_biases_and_batch_norm_do_not():
         training = toy_training(weight_decay=weight_decay)
         before = training.module[0].weight.detach().clone()
         for inputs, labels in [*toy_stream(0, 0), *toy_stream(1, 0)]:
-            training.learn(torch.zeros_like(inputs), labels)
+            training.train_batch(torch.zeros_like(inputs), labels)
         torch.testing.assert_close(training.module[0].weight, before * share, rtol=1e-6, atol=0)
 
 
@@ -1036,8 +1023,10 @@ def test_the_best_epoch_is_kept(whole_run, archive_path, cache):
 
 
 def test_a_worse_epoch_does_not_replace_the_best(archive_path, cache, tmp_path, monkeypatch):
-    tops, scored = iter([0.9, 0.1]), stages.score
-    monkeypatch.setattr(stages, "score", lambda *given: {**scored(*given), "top1": next(tops)})
+    tops, scored = iter([0.9, 0.1]), single_stage.score
+    monkeypatch.setattr(
+        single_stage, "score", lambda *given: {**scored(*given), "top1": next(tops)}
+    )
     stages.train(tmp_path / "run", config(archive_path, cache, stages=("base",)), CPU)
     best, last = (
         torch.load(tmp_path / "run" / "base" / file, weights_only=True)
@@ -1104,12 +1093,12 @@ def test_a_run_killed_between_any_two_writes_is_resumed_exactly(
 
         monkeypatch.setattr(module, name, write_or_die)
 
-    monkeypatch.setattr(stages, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(single_stage, "_SAVE_EVERY", 0.0)
     monkeypatch.setattr("tinynet.training.loop._FLUSH_AFTER", flush_after)
     deadly("append_rows", runs)
-    deadly("save_model", __import__("tinynet.models.checkpoint", fromlist=["_"]))
-    deadly("save_training", __import__("tinynet.models.checkpoint", fromlist=["_"]))
-    deadly("write_json", stages)
+    deadly("save_model", single_stage)
+    deadly("save_training", single_stage)
+    deadly("write_json", single_stage)
     # Killed at every write once, one after the other: each life gets one write further than the
     # last.
     run, asked = tmp_path / "run", config(archive_path, cache)

@@ -23,6 +23,10 @@ from pretend_gpu import pretend_gpu
 from support import ROOT, SMALL, call, thin_network
 
 from tinynet import demo, evaluate, fixres, predict, runs, train
+from tinynet import folder as folder_command
+from tinynet import select_views as select_views_command
+from tinynet import soup as soup_command
+from tinynet import zero_shot as zero_shot_command
 from tinynet.compute import choose_compute
 from tinynet.data.image_folder import imagenet_wnids
 from tinynet.data.packed import Packed, open_packed
@@ -31,14 +35,14 @@ from tinynet.evaluation import zero_shot
 from tinynet.models.classifier import Classifier
 from tinynet.models.weights import load_backbone
 from tinynet.runs import StageFolder
-from tinynet.score.gradcam import heat
+from tinynet.score.gradcam import gradcam
 from tinynet.score.merges import MERGES
 from tinynet.score.probabilities import Probabilities
-from tinynet.score.tta import Augmented
+from tinynet.score.tta import TestTimeAugmentation
 from tinynet.training import loop, stages
 from tinynet.training.config import RunConfig
-from tinynet.training.features import train_features
-from tinynet.training.inputs import epoch_batches
+from tinynet.training.features import FeatureCache
+from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import Training, fit
 from tinynet.training.recipes import RECIPES, TUNED
 
@@ -143,11 +147,11 @@ def stream_of(packed, stage, device):
     """
     rows = np.arange(40)
     if stage.cached_epochs:
-        features = train_features(classifier(), packed, rows, stage, 0, device)
+        features = FeatureCache(classifier(), packed, device).train_features(rows, stage, seed=0)
         return lambda epoch, start: features.epoch(0, epoch, stage.batch, device.device, start)
+    images = TrainingImages(packed.train, rows, stage, seed=0)
     return lambda epoch, start: (
-        (batch.images, batch.labels)
-        for batch in epoch_batches(packed.train, rows, stage, 0, epoch, device.device, start)
+        (batch.images, batch.labels) for batch in images.epoch(epoch, device.device, start)
     )
 
 
@@ -204,16 +208,16 @@ def test_resume_is_bit_identical(packed, arithmetic, name):
         stream = stream_of(packed, stage, device)
         whole, first, again = (training(stage, device) for _ in range(3))
         torch.manual_seed(0)
-        losses = [whole.learn(*batch).item() for batch in stream(0, 0)]
+        losses = [whole.train_batch(*batch).item() for batch in stream(0, 0)]
         torch.manual_seed(0)
         for _, batch in zip(range(3), stream(0, 0), strict=False):
-            first.learn(*batch)
+            first.train_batch(*batch)
         file = io.BytesIO()
         torch.save(first.state_dict(), file)
         file.seek(0)
         torch.manual_seed(1)
         again.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        assert [again.learn(*batch).item() for batch in stream(0, 3)] == losses[3:]
+        assert [again.train_batch(*batch).item() for batch in stream(0, 3)] == losses[3:]
         states = whole.state_dict(), again.state_dict()
         assert bool(states[0]["scaler"]) == (arithmetic == "float16")
         for key, value in states[0].items():
@@ -232,7 +236,7 @@ def test_gradients_are_clipped_in_their_own_scale(packed, arithmetic):
             learner.scaler = torch.amp.GradScaler(
                 compute.device.type, init_scale=2.0**8, enabled=learner.scaler.is_enabled()
             )
-            learner.learn(*next(iter(stream_of(packed, stage, compute)(0, 0))))
+            learner.train_batch(*next(iter(stream_of(packed, stage, compute)(0, 0))))
             moments = [
                 learner.optimizer.state[p]["exp_avg"].double().square().sum().item()
                 for group in learner.optimizer.param_groups
@@ -606,14 +610,15 @@ def test_choosing_and_souping_match_cpu(there, copies, on_cpu, arithmetic):
     def ten(rows):
         return [row for row in rows if row["views"] == "ten"]
 
-    choosing = ("--stage", "finetune", "--tta", "flip+shift", "zoom", "--choose", "4")
-    choices = on_cpu(evaluate, "--run", "cpu", *choosing)
-    rows = on_cpu(evaluate, "--soup", "cpu", "other", "--stage", "base")
+    choosing = ("--stage", "finetune", "--tta", "flip+shift", "zoom", "--most", "4")
+    choices = on_cpu(select_views_command, "--run", "cpu", *choosing)
+    rows = on_cpu(soup_command, "cpu", "other", "--stage", "base")
     with gpu_of(arithmetic):
-        ours = rows_of(evaluate, "--run", copies("cpu"), *choosing, *flags_of(arithmetic))
+        ours = rows_of(
+            select_views_command, "--run", copies("cpu"), *choosing, *flags_of(arithmetic)
+        )
         soup = rows_of(
-            evaluate,
-            "--soup",
+            soup_command,
             copies("cpu"),
             copies("other"),
             "--stage",
@@ -739,8 +744,6 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
     wnids = imagenet_with(open_packed(there.archive, there.folder / "cache").wnids)
     monkeypatch.setattr(zero_shot, "imagenet_wnids", lambda: wnids)
     folder = (
-        "--dataset",
-        "imagefolder",
         "--data",
         "tree",
         "--resize",
@@ -756,8 +759,6 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
         *MERGED,
     )
     whole = (
-        "--head",
-        "imagenet",
         *there.data,
         "--size",
         "64",
@@ -771,7 +772,11 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
 
     def rows(ask, *flags):
         """Of each command, the network's random weights drawn anew."""
-        for command, way in ((evaluate, folder), (evaluate, whole), (predict, files)):
+        for command, way in (
+            (folder_command, folder),
+            (zero_shot_command, whole),
+            (predict, files),
+        ):
             torch.manual_seed(0)
             yield ask(command, *way, *SMALL_NETWORK, *flags)
 
@@ -788,15 +793,16 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
 
 
 def test_any_classifier_with_its_views_matches_cpu(there, arithmetic):
-    """`Augmented` merges on the device."""
+    """`TestTimeAugmentation` merges on the device."""
     torch.manual_seed(0)
     network, images = classifier().eval(), torch.rand(3, 3, 64, 64)
     for merge in MERGES:
         with torch.inference_mode():
-            theirs = Augmented(network, "ten", merge, 48)(images)
+            theirs = TestTimeAugmentation(network, "ten", merge, 48)(images)
         with gpu_of(arithmetic):
             device = device_of(arithmetic)
-            module = Augmented(network.for_inference(device.device, device.dtype), "ten", merge, 48)
+            on_device = network.for_inference(device.device, device.dtype)
+            module = TestTimeAugmentation(on_device, "ten", merge, 48)
             with torch.inference_mode():
                 ours = module(images.cuda())
         assert (
@@ -811,10 +817,10 @@ def test_gradcam_matches_cpu(there):
     torch.manual_seed(0)
     model = classifier().eval()
     images, classes = torch.rand(3, 3, 64, 64), torch.tensor([0, 3, 5])
-    theirs = heat(model, images, classes, "relu4_3")
+    theirs = gradcam(model, images, classes, "relu4_3")
     with pretend_gpu():
         network = model.for_inference(choose_compute().device, torch.float32)
-        ours = heat(network, images.cuda(), classes.cuda(), "relu4_3").cpu()
+        ours = gradcam(network, images.cuda(), classes.cuda(), "relu4_3").cpu()
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
@@ -851,7 +857,7 @@ def test_tensorboard_shows_what_the_log_says(there, arithmetic, stage):
         [row["loss"] for row in log_of(run, stage)]
     )
     assert len(events.Images("hold-out/confusion")) == len(log_of(run, stage, "epoch"))
-    assert len(events.Images("pictures as they are learnt from")) == 1
+    assert len(events.Images("training images")) == 1
 
 
 def run_cells(path):
@@ -937,10 +943,12 @@ def test_oom_halves_batch_when_predicting(there, on_cpu):
 
 
 def test_oom_halves_batch_for_soup(there, on_cpu):
-    flags = ("--soup", "cpu", "other", "--stage", "base")
+    flags = ("cpu", "other", "--stage", "base")
     with pretend_gpu() as gpu, gpu.short_of_memory(20):
         check_rows(
-            rows_of(evaluate, *flags, "--precision", "float32"), on_cpu(evaluate, *flags), "float32"
+            rows_of(soup_command, *flags, "--precision", "float32"),
+            on_cpu(soup_command, *flags),
+            "float32",
         )
 
 

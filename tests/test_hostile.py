@@ -19,7 +19,7 @@ from benchmarks.hostile.case import Case, Unlike
 from benchmarks.hostile.corpus import KINDS, NAMES, corpus
 from benchmarks.hostile.damage import altered, damaged, zip_spans
 from benchmarks.hostile.image_files import WRITTEN, image_of, saved
-from benchmarks.hostile.right import REFUSED, RIGHT, eval_fn
+from benchmarks.hostile.right import REFUSED, RIGHT, judge
 from benchmarks.hostile.sandbox import Limits
 from benchmarks.hostile.zipping import entry, members, zip_bytes
 from tinynet.errors import InputError
@@ -262,7 +262,7 @@ def test_the_judge_notices(deed, room):
     # What a child has from this process depends on the tests before; what it takes comes on top.
     idle = Case("deeds", f"{deed}-idle", "hostile_command", ("refuses",), make, case.right)
     limits = Limits(seconds=2, memory=sandbox.run(idle, room, SEED, Limits()).memory + (400 << 20))
-    outcome, reason = eval_fn(case, sandbox.run(case, room, SEED, limits), limits)
+    outcome, reason = judge(case, sandbox.run(case, room, SEED, limits), limits)
     assert outcome == DEEDS[deed][1], reason
 
 
@@ -288,7 +288,7 @@ def test_a_result_is_looked_at(printed, outcome, room, monkeypatch):
         lambda place, draw: None,
         right.gives(check),
     )
-    assert eval_fn(case, sandbox.run(case, room, SEED, Limits()), Limits())[0] == outcome
+    assert judge(case, sandbox.run(case, room, SEED, Limits()), Limits())[0] == outcome
 
 
 def test_any_accepted_outcome_passes(room):
@@ -303,7 +303,7 @@ def test_any_accepted_outcome_passes(room):
         lambda place, draw: None,
         right.any_of(never, right.refused("in/x.txt")),
     )
-    assert eval_fn(case, sandbox.run(case, room, SEED, Limits()), Limits())[0] == REFUSED
+    assert judge(case, sandbox.run(case, room, SEED, Limits()), Limits())[0] == REFUSED
 
 
 def test_an_input_that_cannot_be_made_is_no_outcome_of_the_command(room):

@@ -17,7 +17,9 @@ from torch import nn
 from torchvision.transforms import v2 as tv2
 from torchvision.transforms.v2 import functional as tv
 
-from tinynet import evaluate, predict
+from tinynet import compare, predict
+from tinynet import folder as folder_command
+from tinynet import zero_shot as zero_shot_command
 from tinynet.compute import Compute
 from tinynet.data import decode as decode_module
 from tinynet.data.image_folder import expand, imagenet_wnids, labelled_images, open_image
@@ -26,10 +28,11 @@ from tinynet.evaluation import evaluate as scoring
 from tinynet.evaluation import folder as imagenet
 from tinynet.evaluation import predict as prediction
 from tinynet.evaluation import zero_shot
-from tinynet.evaluation.evaluate import Wanted
-from tinynet.evaluation.folder import Procedure, evaluate_folder
+from tinynet.evaluation.evaluate import ScoreRequest
+from tinynet.evaluation.folder import FolderRequest, evaluate_folder
 from tinynet.evaluation.zero_shot import ZeroShot
-from tinynet.models.pretrained import Pretrained, Published, load_pretrained
+from tinynet.models.pretrained import Pretrained, WeightsInfo, load_pretrained
+from tinynet.records import to_json
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import view_set
 
@@ -79,7 +82,7 @@ def reader(monkeypatch):
     """`--arch` names a Reader, for 56 pixels out of 64."""
 
     def load(arch, weights, classes=None):
-        published = Published(
+        published = WeightsInfo(
             tuple(f"name {i}" for i in range(1000)), 64, 56, "bilinear", (0.25, 0.5)
         )
         return Pretrained(Reader(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), classes).eval(), published
@@ -171,7 +174,7 @@ def test_folders_and_labels_that_do_not_fit_are_refused(tree, tmp_path):
     complaint(lambda: labelled_images(empty, WNIDS), "contains no folders of images", "--labels")
     complaint(lambda: labelled_images(tree, CLASSES[:2]), "1 of 3 class folders", CLASSES[2])
     complaint(lambda: labelled_images(tree, ["cat", "dog"]), "3 of 3 class folders", "'cat'")
-    complaint(lambda: labelled_images(empty, WNIDS, str(labels)), "holds no pictures")
+    complaint(lambda: labelled_images(empty, WNIDS, str(labels)), "contains no images")
     complaint(lambda: labelled_images(tree, WNIDS, str(labels)), "labels.txt", "no such file")
     for text, words in (
         ("3\n" * 14, ["14 labels for 15"]),
@@ -223,7 +226,7 @@ def test_unreadable_images_are_named(tmp_path, monkeypatch):
         ("missing.png", "cannot be read"),
     ):
         complaint(lambda name=name: open_image(tmp_path / name), name, why)
-    monkeypatch.setattr(decode_module, "LARGEST", 90 * 70 - 1)
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 90 * 70 - 1)
     complaint(lambda: open_image(tmp_path / "whole.png"), "whole.png", "90x70", "at most 6,299")
 
 
@@ -231,7 +234,7 @@ def test_files_and_folders_are_expanded(tree, tmp_path):
     one = next((tree / CLASSES[0]).glob("*.png"))
     assert expand([str(one), str(tree / CLASSES[1])])[0] == one
     assert len(expand([str(tree)])) == 15
-    complaint(lambda: expand([str(tmp_path)]), "holds no pictures")
+    complaint(lambda: expand([str(tmp_path)]), "contains no images")
     complaint(lambda: expand(["nowhere.jpg"]), "nowhere.jpg")
 
 
@@ -253,7 +256,7 @@ def test_torchvision_says_what_it_publishes(tmp_path):
     how = torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1.transforms()
     assert (published.resize, published.size, published.interpolation) == (256, 224, "bilinear")
     assert (
-        how.resize_size == [256] and published.names[0] == "tench" and published.documented is None
+        how.resize_size == [256] and published.names[0] == "tench" and published.accuracies is None
     )
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     torch.save(model.network.state_dict(), tmp_path / "weights.pth")
@@ -270,7 +273,7 @@ def test_published_weights_are_fetched_with_their_accuracy(monkeypatch):
         type(weights), "get_state_dict", lambda self, **how: asked.update(how) or state
     )
     _, published = load_pretrained(SMALL)
-    assert published.documented == (pytest.approx(0.60552), pytest.approx(0.81746))
+    assert published.accuracies == (pytest.approx(0.60552), pytest.approx(0.81746))
     assert asked["weights_only"] is True and asked["check_hash"] is True
 
 
@@ -292,7 +295,7 @@ def test_what_torchvision_sets_for_published_weights_is_set(tmp_path):
     assert old.keys() != network.state_dict().keys()
     torch.save(old, tmp_path / "densenet121-a639ec97.pth")
     model, published = load_pretrained("densenet121", str(tmp_path / "densenet121-a639ec97.pth"))
-    assert published.documented == (pytest.approx(0.74434), pytest.approx(0.91972))
+    assert published.accuracies == (pytest.approx(0.74434), pytest.approx(0.91972))
     images = torch.rand(1, 3, 64, 64)
     expected = network.eval()(tv.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
@@ -324,7 +327,7 @@ def test_networks_and_weights_that_there_are_not_are_refused(tmp_path, monkeypat
     )
     complaint(
         lambda: load_pretrained(SMALL),
-        "could not be fetched",
+        "could not be downloaded",
         "no network",
         "https://",
         "--weights",
@@ -356,9 +359,8 @@ def test_without_timm_one_is_told_how_to_get_it(monkeypatch):
 
 
 def scored(tree, **how):
-    return list(
-        evaluate_folder(str(tree), None, "reader", "none", Procedure(**{"workers": 0, **how}), CPU)
-    )
+    request = FolderRequest(**{"workers": 0, **how})
+    return to_json(evaluate_folder(str(tree), None, "reader", "none", request, CPU))
 
 
 def by_hand(
@@ -412,9 +414,9 @@ def test_a_folder_is_scored_as_torchvisions_transforms_would(tree, reader, flags
 @pytest.mark.parametrize("batch", [1, 7, 40])
 def test_scores_do_not_depend_on_batches_and_workers(tree, reader, batch, monkeypatch):
     how = dict(tta=["ten", "flip+scales:56,72"], merges=["mean", "gmean", "vote"])
-    monkeypatch.setattr(imagenet, "at_once", lambda chosen: 4)
+    monkeypatch.setattr(imagenet, "decode_batch_size", lambda views: 4)
     once = scored(tree, **how)
-    monkeypatch.setattr(imagenet, "at_once", lambda chosen: batch)
+    monkeypatch.setattr(imagenet, "decode_batch_size", lambda views: batch)
     again = scored(tree, workers=batch % 2, **how)
     assert len(once) == 7
     for row, other in zip(once, again, strict=True):
@@ -441,8 +443,6 @@ def test_the_command_scores_a_folder_and_keeps_what_is_asked_for(
 ):
     monkeypatch.chdir(tmp_path)
     flags = [
-        "--dataset",
-        "imagefolder",
         "--data",
         tree,
         "--arch",
@@ -452,15 +452,17 @@ def test_the_command_scores_a_folder_and_keeps_what_is_asked_for(
         "--workers",
         "0",
     ]
-    ran = call(evaluate, *flags, "--tta", "ten", "--save-probabilities", "kept/ten.npz", "--json")
+    ran = call(
+        folder_command, *flags, "--tta", "ten", "--save-probabilities", "kept/ten.npz", "--json"
+    )
     assert ran.status == 0, ran.err
     rows = json.loads(ran.out)
     kept = Probabilities.load(Path("kept/ten.npz"))
     assert [path.name for path in Path("kept").iterdir()] == ["ten.npz"]
     assert kept.log_probabilities.shape == (10, 15, 1000) and kept.wnids == WNIDS
-    (again,) = json.loads(call(evaluate, "--from-probabilities", "kept/ten.npz", "--json").out)
+    (again,) = json.loads(call(compare, "kept/ten.npz", "--json").out)
     assert again["top1"] == rows[1]["top1"] and again["loss"] == pytest.approx(rows[1]["loss"])
-    assert "documented" in call(evaluate, *flags).out
+    assert "documented" in call(folder_command, *flags).out
 
 
 def test_a_network_of_one_size_does_not_see_oblong_images():
@@ -470,9 +472,9 @@ def test_a_network_of_one_size_does_not_see_oblong_images():
             return images.mean((2, 3))
 
     probe = torch.zeros(1, 3, 32, 32)
-    imagenet.can_see(Square(), view_set("flip", 32, prepared=True), probe, "--arch square")
+    imagenet.check_views(Square(), view_set("flip", 32, prepared=True), probe, "--arch square")
     complaint(
-        lambda: imagenet.can_see(
+        lambda: imagenet.check_views(
             Square(), view_set("scales:32", 32, prepared=True), probe, "--arch square"
         ),
         "--arch square",
@@ -483,17 +485,17 @@ def test_a_network_of_one_size_does_not_see_oblong_images():
 
 def test_a_folder_that_cannot_be_scored_is_refused(tree, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = ["--dataset", "imagefolder", "--arch", "reader", "--device", "cpu", "--workers", "1"]
-    refused(evaluate, [*flags, "--data", tree, "--size", "80"], "--size 80", "64", "--resize")
-    refused(evaluate, [*flags, "--data", tree, "--tta", "dense"], "dense")
-    refused(evaluate, [*flags, "--data", tree, "--tta", "six"], "six")
-    refused(evaluate, [*flags, "--data", "nowhere"], "nowhere")
-    refused(evaluate, [*flags[:-1], "-1", "--data", tree], "--workers -1")
-    assert refused(evaluate, [*flags, "--data", tree, "--precision", "int8"], "int8") == 1
-    refused(evaluate, flags, "--data", "--arch")
-    refused(evaluate, [*flags, "--data", tree, "--split", "val"], "--split")
+    flags = ["--arch", "reader", "--device", "cpu", "--workers", "1"]
+    refused(folder_command, [*flags, "--data", tree, "--size", "80"], "--size 80", "64", "--resize")
+    refused(folder_command, [*flags, "--data", tree, "--tta", "dense"], "dense")
+    refused(folder_command, [*flags, "--data", tree, "--tta", "six"], "six")
+    refused(folder_command, [*flags, "--data", "nowhere"], "nowhere")
+    refused(folder_command, [*flags[:-1], "-1", "--data", tree], "--workers -1")
+    assert refused(folder_command, [*flags, "--data", tree, "--precision", "int8"], "int8") == 1
+    refused(folder_command, flags, "--data", "--arch")
+    refused(folder_command, [*flags, "--data", tree, "--split", "val"], "--split")
     refused(
-        evaluate,
+        folder_command,
         [*flags, "--data", tree, "--tta", "ten", "five", "--save-probabilities", "a.npz"],
         "one set",
     )
@@ -501,7 +503,7 @@ def test_a_folder_that_cannot_be_scored_is_refused(tree, reader, tmp_path, monke
     draw(broken / CLASSES[0] / "a.png")
     (broken / CLASSES[0] / "b.png").write_text("no picture")
     refused(
-        evaluate,
+        folder_command,
         [*flags, "--data", broken, "--save-probabilities", "kept/a.npz"],
         "b.png",
         "is not an image",
@@ -545,7 +547,8 @@ def test_a_network_without_training_is_scored_at_the_size_that_is_named(renamed,
     predictor = ZeroShot("reader", "none", renamed, CPU)
     (chosen,) = predictor.sets(["flip"], 48)  # a Reader says nearly the same of any size
     assert {seen.shape[-1] for seen in chosen(torch.zeros(1, 3, 64, 64)).values()} == {48}
-    rows = list(scoring.evaluate(predictor, Wanted(tta=["flip"], sizes=[48])))
+    rows = list(scoring.evaluate(predictor, ScoreRequest(tta=["flip"], sizes=[48])))
+    rows = [row.to_json() for row in rows]
     assert [(row["split"], row["views"], row["size"]) for row in rows] == [
         (split, views, 48) for split in ("holdout", "val") for views in ("none", "flip")
     ]
@@ -566,14 +569,14 @@ def test_a_network_without_training_needs_classes_that_it_knows(
     archive_path, reader, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    flags = ["--head", "imagenet", "--data", archive_path, "--cache", "cache", "--device", "cpu"]
+    flags = ["--data", archive_path, "--cache", "cache", "--device", "cpu"]
     open_packed(archive_path, "cache")
-    refused(evaluate, flags, "classes are none of ImageNet's 1,000")
-    assert refused(evaluate, [*flags, "--run", "runs/a"], "--run") == 1
+    refused(zero_shot_command, flags, "classes are none of ImageNet's 1,000")
+    assert refused(zero_shot_command, [*flags, "--run", "runs/a"], "--run") == 1
 
 
 def test_a_network_with_other_classes_has_no_head_of_imagenet(renamed, monkeypatch):
-    few = Published(tuple("abc"), 64, 56, "bilinear", None)
+    few = WeightsInfo(tuple("abc"), 64, 56, "bilinear", None)
     monkeypatch.setattr(
         zero_shot, "load_pretrained", lambda *_: (Pretrained(Reader(3), (0,) * 3, (1,) * 3), few)
     )
@@ -633,7 +636,7 @@ def test_unreadable_files_are_named_and_the_others_still_predicted(tree, reader,
 def test_predictions_that_cannot_be_made_are_refused(tree, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(predict, ["nowhere.png", "--arch", "reader"], "nowhere.png")
-    refused(predict, [tmp_path, "--arch", "reader"], "holds no pictures")
+    refused(predict, [tmp_path, "--arch", "reader"], "contains no images")
     refused(predict, [tree, "--arch", "reader", "--tta", "six"], "six")
     refused(predict, [tree, "--arch", "reader", "--merge", "six"], "six")
     refused(predict, [tree, "--arch", "reader", "--top", "0"], "--top")

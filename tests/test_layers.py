@@ -7,8 +7,11 @@ import sys
 import pytest
 from support import PROGRAMS, ROOT
 
+import tinynet
+from tinynet.__main__ import COMMANDS
+
 ROOMS = ("data", "models", "score", "training", "evaluation", "resolution", "report")
-LEAVES = ("errors", "interrupts", "files", "console", "compute", "plotting", "runs")
+LEAVES = ("errors", "interrupts", "files", "console", "compute", "plotting", "records", "runs")
 SOURCES = sorted((ROOT / "tinynet").rglob("*.py"))
 
 
@@ -61,8 +64,8 @@ def imports(code, package):
 
 def _inside(source, name):
     """What `from source import name` reaches: a module of its own, or something in `source`."""
-    if (source, name) == ("tinynet", "TinyImageNet"):
-        return "tinynet.data.dataset"  # the package hands it out lazily
+    if source == "tinynet" and name in tinynet._NAMES:
+        return tinynet._NAMES[name]  # the package imports it when it is used
     place = ROOT.joinpath(*source.split("."), name)
     return f"{source}.{name}" if place.is_dir() or place.with_suffix(".py").is_file() else source
 
@@ -70,6 +73,8 @@ def _inside(source, name):
 def wrongs(code, module, package):
     """What `code`, standing as `module`, imports against the order."""
     for line, imported, _ in imports(code, package):
+        if imported.startswith("an import") and module == "tinynet.__main__":
+            continue  # its table of commands
         if imported.startswith("an import") or imported.endswith(".__main__"):
             yield f"{module}, line {line}: {imported}"
         elif imported.split(".")[0] == "tinynet" and rank(imported) > rank(module):
@@ -90,9 +95,17 @@ def test_no_room_imports_what_stands_behind_it():
     ] == []
 
 
-def test_the_package_itself_imports_nothing_when_it_is_imported():
+def test_importing_the_package_imports_none_of_its_modules():
     path = ROOT / "tinynet" / "__init__.py"
-    assert [found for found in imports(path.read_text(), "tinynet") if not found[2]] == []
+    modules = {module for _, module, later in imports(path.read_text(), "tinynet") if not later}
+    assert modules == {"importlib", "typing"}
+
+
+def test_the_names_of_commands_and_of_the_library_lead_to_modules():
+    places = [*(module for module, _ in COMMANDS.values()), *tinynet._NAMES.values()]
+    for module in places:
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
 
 
 @pytest.mark.parametrize(

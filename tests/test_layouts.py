@@ -285,7 +285,7 @@ def test_annotations_without_images_are_reported(folder, capsys):
     (folder / "val/images/val_3.JPEG").unlink()
     assert len(Archive(folder).val.files) == 23
     (said,) = capsys.readouterr().err.splitlines()
-    assert "val/val_annotations.txt lists 24 images and 23 are there" in said
+    assert "val/val_annotations.txt lists 24 images, but 23 exist" in said
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ def describe(file, change):
             lambda features: features.update(fine={"_type": "ClassLabel", "names": ["a", "b"]}),
             ["2 of ClassLabel"],
         ),
-        ("train-*", None, ["train-00000-of-00002.parquet", "one of 2 files, and 1 are there"]),
+        ("train-*", None, ["train-00000-of-00002.parquet", "one of 2 files, but the folder has 1"]),
     ],
 )
 def test_parquet_files_that_do_not_fit_together_are_refused(

@@ -13,11 +13,12 @@ import torch
 from support import SMALL, call, refused, thin_network
 
 from tinynet import evaluate, fixres, predict, runs, train
+from tinynet import select_views as select_command
 from tinynet.data.packed import open_packed
 from tinynet.models.vgg import Backbone
 from tinynet.report import __main__ as report_command
 from tinynet.runs import StageFolder
-from tinynet.training import stages
+from tinynet.training import single_stage
 
 LATER = (
     "--epochs",
@@ -116,7 +117,7 @@ def test_a_stage_has_its_first_checkpoint_before_its_recipe(here, monkeypatch):
         return lambda path, *rest: order.append(path.name) or write(path, *rest)
 
     for name in ("save_training", "write_json"):
-        monkeypatch.setattr(stages, name, watched(getattr(stages, name)))
+        monkeypatch.setattr(single_stage, name, watched(getattr(single_stage, name)))
     assert call(train, "--stage", "finetune", "--run", "base", *LATER, "--out", "new").status == 0
     assert order[:2] == ["last.pt", "recipe.json"]
 
@@ -202,9 +203,9 @@ def put(state, *path, value):
         (lambda state: put(state, "schedule", "last_epoch", value=0), ["the schedule"]),
         (
             lambda state: put(state, "optimizer", "param_groups", 0, "lr", value=float("nan")),
-            ["rates"],
+            ["a learning rate"],
         ),
-        (lambda state: put(state, "loss_sum", value=float("nan")), ["sums"]),
+        (lambda state: put(state, "loss_sum", value=float("nan")), ["loss_sum"]),
         (
             lambda state: put(state, "module", value={}),
             ["does not belong to finetune", "Missing key"],
@@ -272,7 +273,7 @@ def test_epochs_that_a_finished_stage_was_not_trained_for_are_reported(here):
     ran = call(train, "--resume", "whole")
     assert (
         ran.status == 0
-        and f"finished after {epochs} epochs, though its recipe.json says {epochs + 3}" in ran.err
+        and f"finished after {epochs} epochs, but its recipe.json says {epochs + 3}" in ran.err
     )
 
 
@@ -317,7 +318,7 @@ def test_a_stage_whose_recipe_is_lost_is_not_begun_again(here):
         ["--stage", "finetune", "--run", "base", *LATER, "--out", "whole"],
         "whole/finetune/recipe.json",
         "is missing",
-        "has been trained",
+        "a trained finetune",
     )
     assert folder.best.read_bytes() == before
 
@@ -433,7 +434,7 @@ def test_broken_files_of_a_finished_run_take_one_line(here, command, flags, file
 def test_a_run_whose_base_data_and_weights_have_moved_goes_on(here):
     for old in ("base", "drawn.zip", "vgg.pth", "cache"):
         Path(old).rename(f"moved-{old}")
-    refused(train, ["--resume", "stopped"], "data of this run is not there", "--data")
+    refused(train, ["--resume", "stopped"], "data of this run no longer exists", "--data")
     open_packed("moved-drawn.zip")
     refused(
         train,
@@ -591,8 +592,8 @@ def test_read_only_errors_suggest_out(read_only):
 
 
 def test_views_are_chosen_in_a_run_that_cannot_be_written_to(read_only):
-    flags = ("--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--choose", "1", "--json")
-    ran = call(evaluate, *flags)
+    flags = ("--run", "whole", "--data", "drawn.zip", "--tta", "flip", "--most", "1", "--json")
+    ran = call(select_command, *flags)
     assert ran.status == 0 and json.loads(ran.out) and "Traceback" not in ran.err, ran.err
     assert not (read_only / "finetune/views.png").exists()
 

@@ -12,7 +12,7 @@ from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
 from tinynet.score.probabilities import view_probabilities
 from tinynet.training import features, loop
-from tinynet.training.inputs import epoch_batches
+from tinynet.training.inputs import TrainingImages
 from tinynet.training.recipes import TUNED
 
 CPU = torch.device("cpu")
@@ -93,7 +93,7 @@ def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(
         def fail(*_):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        patch.setattr(loop.Training, "learn", fail)
+        patch.setattr(loop.Training, "train_batch", fail)
         ran = call(
             train,
             "--stage",
@@ -121,16 +121,17 @@ def test_images_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
     again = Packed(packed.folder)
     stage = TUNED.finetune
     rows = np.random.RandomState(0).permutation(len(packed.train))[:40]
-    from_disk, whole = list(epoch_batches(again.train, rows, stage, 0, 0, CPU)), module.send_whole
+    images = TrainingImages(again.train, rows, stage, seed=0)
+    from_disk, whole = list(images.epoch(0, CPU)), module.send_whole
     assert module.resident(again.train, CPU) is None
     sent = []
-    monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.images.nbytes + 4)
-    monkeypatch.setattr(module, "_PART", 5000)  # bytes: it takes several parts
+    monkeypatch.setattr(module, "_free_bytes", lambda device: 4 * again.train.images.nbytes + 4)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 5000)  # so that several chunks are sent
     monkeypatch.setattr(
         module, "send_whole", lambda array, device: sent.append(array.shape) or whole(array, device)
     )
-    resident = list(epoch_batches(again.train, rows, stage, 0, 0, CPU))
-    list(epoch_batches(again.train, rows, stage, 0, 1, CPU))
+    resident = list(images.epoch(0, CPU))
+    list(images.epoch(1, CPU))
     assert sent == [again.train.images.shape]
     for one, other in zip(from_disk, resident, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -138,7 +139,7 @@ def test_images_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
 
 def test_images_that_do_not_fit_stay_where_they_are(packed, monkeypatch):
     again = Packed(packed.folder)
-    monkeypatch.setattr(module, "_free", lambda device: 4 * again.train.images.nbytes)
+    monkeypatch.setattr(module, "_free_bytes", lambda device: 4 * again.train.images.nbytes)
     assert module.resident(again.train, CPU) is None
 
 
@@ -147,7 +148,7 @@ def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
     arrays = tuple(draw.rand(2, 30, width).astype("float16") for width in (3, 5))
     kept = features.Features(arrays, draw.randint(0, 4, 30))
     sent = []
-    monkeypatch.setattr(module, "_PART", 50)  # bytes: it takes several parts
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 50)  # so that several chunks are sent
     monkeypatch.setattr(
         features,
         "send_whole",
@@ -160,7 +161,7 @@ def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
     from_disk = all_said(kept)
     assert not sent
     monkeypatch.setattr(
-        module, "_free", lambda device: 4 * sum(array.nbytes for array in arrays) + 4
+        module, "_free_bytes", lambda device: 4 * sum(array.nbytes for array in arrays) + 4
     )
     again = features.Features(arrays, kept.labels)
     for one, other in zip(from_disk, all_said(again), strict=True):
@@ -170,5 +171,6 @@ def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
 
 def test_a_gpu_gets_more_images_at_once_than_a_cpu():
     gpu = torch.device("cuda")
-    assert [module.fitting(size, CPU) for size in (64, 128, 512, 4096)] == [64, 16, 1, 1]
-    assert [module.fitting(size, gpu) for size in (64, 128, 224, 4096)] == [1024, 256, 83, 1]
+    assert [module.default_batch_size(size, CPU) for size in (64, 128, 512, 4096)] == [64, 16, 1, 1]
+    sizes = [module.default_batch_size(size, gpu) for size in (64, 128, 224, 4096)]
+    assert sizes == [1024, 256, 83, 1]

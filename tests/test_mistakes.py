@@ -13,11 +13,11 @@ from tinynet.score.confusions import (
     by_object_size,
     confused_pairs,
     confusion,
+    most_confident_errors,
     reliability,
     similar_order,
-    surest_mistakes,
 )
-from tinynet.score.gradcam import heat, share_inside
+from tinynet.score.gradcam import gradcam, share_inside
 from tinynet.score.metrics import score
 
 
@@ -54,9 +54,9 @@ def test_pairs_come_with_both_directions_and_never_a_class_with_itself():
     assert len(confused_pairs(counts, 1)) == 1
 
 
-def test_the_surest_mistakes_are_wrong_and_in_order():
+def test_the_most_confident_errors_are_wrong_and_in_order():
     said, labels = drawn()
-    found = surest_mistakes(said, labels, 30)
+    found = most_confident_errors(said, labels, 30)
     assert len(found) == 30 and (said[found].argmax(1) != labels[found]).all()
     sure = said.max(1)
     wrong = said.argmax(1) != labels
@@ -94,11 +94,11 @@ def network():
 def test_heat_lies_in_the_image_and_adds_up_to_one(network, frozen):
     network.requires_grad_(not frozen)
     images = torch.rand(3, 3, 64, 64)
-    found = heat(network, images, torch.tensor([0, 1, 2]), "relu4_3")
+    found = gradcam(network, images, torch.tensor([0, 1, 2]), "relu4_3")
     assert found.shape == (3, 64, 64) and (found >= 0).all()
     total = found.sum((1, 2))
     assert ((total - 1).abs() < 1e-4).logical_or(total == 0).all() and (total > 0).any()
-    alone = heat(network, images[1:2], torch.tensor([1]), "relu4_3")
+    alone = gradcam(network, images[1:2], torch.tensor([1]), "relu4_3")
     assert torch.allclose(found[1], alone[0], atol=1e-5)
 
 
@@ -119,7 +119,7 @@ def test_heat_is_where_the_only_thing_is_that_speaks_for_the_class():
     network.head[0].weight.data[1, :4] = 1.0  # class 1 likes channel 0 anywhere
     images = torch.zeros(1, 3, 32, 32)
     images[:, :, :8, 20:28] = 1.0
-    found = heat(network, images, torch.tensor([1]), "relu1_2").numpy()
+    found = gradcam(network, images, torch.tensor([1]), "relu1_2").numpy()
     assert share_inside(found, np.array([[20, 0, 27, 7]]))[0] > 0.95
 
 
@@ -134,14 +134,14 @@ def test_the_share_inside_a_box_counts_its_last_row_and_column():
 
 def test_a_depth_that_there_is_not_or_that_the_head_does_not_see_is_refused(network):
     complaint(
-        lambda: heat(network, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu9_9"),
+        lambda: gradcam(network, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu9_9"),
         "relu9_9",
         "relu4_3",
     )
     with thin_network():
         shallow = Classifier(Backbone(), ("relu3_3:mean",), (), 5, 0, True).eval()
     complaint(
-        lambda: heat(shallow, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu4_3"),
+        lambda: gradcam(shallow, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu4_3"),
         "relu4_3",
         "relu3_3:mean",
     )

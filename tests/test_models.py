@@ -237,7 +237,7 @@ def test_a_tap_that_the_backbone_has_not_is_refused(thin):
             "relu5_3",
             "grid2",
         )
-    complaint(lambda: Classifier(Backbone(), [], (), 3, 0.0, False), "no taps")
+    complaint(lambda: Classifier(Backbone(), [], (), 3, 0.0, False), "no features")
 
 
 def test_the_least_side_is_the_one_below_which_nothing_is_left(thin):

@@ -71,7 +71,7 @@ def test_what_is_written_is_the_product_of_its_steps(steps):
     try:
         chosen = views.view_set(text, 32)
     except InputError as error:
-        assert "views that are there already" in str(error)  # ten is flip, and flip
+        assert "repeats a view" in str(error)  # ten is flip, and flip
         assert {"ten", "flip"} <= {name for name, _ in steps}
         return
     assert len(chosen) == math.prod(counts.get(name) or len(values) or 3 for name, values in steps)

@@ -21,15 +21,24 @@ from support import SMALL, call, thin_network
 from benchmarks import record
 from tinynet import evaluate, runs, train
 from tinynet.data.verify import same_pixels
-from tinynet.evaluation.evaluate import NOT_PAIRED
 from tinynet.evaluation.predict import Explanation
 from tinynet.plotting import inline_svg, save_figure
+from tinynet.records import NOT_COMPARED
 from tinynet.report import __main__ as command
 from tinynet.report import collect as reporting
 from tinynet.report.collect import gather
 from tinynet.report.figures import training_curves, view_votes
-from tinynet.report.gallery import _conflicts
-from tinynet.report.page import RunReport, write_page
+from tinynet.report.gallery import _twins
+from tinynet.report.page import (
+    Card,
+    ClassRow,
+    HardClass,
+    HeatMap,
+    Pair,
+    RunReport,
+    Twin,
+    write_page,
+)
 from tinynet.report.tables import table
 from tinynet.runs import StageFolder
 from tinynet.score.calibration import fit_temperature
@@ -131,15 +140,15 @@ def test_a_page_shows_everything_and_needs_nothing_beside_it(there):
     assert page.open == []
     for heading in (
         "Scores",
-        "Learning",
+        "Training",
         "Classes",
         "Confusion",
         "Most confused",
-        "The surest mistakes",
-        "The hardest classes",
+        "Most confident errors",
+        "Classes with the lowest accuracy",
         "Calibration",
-        "Where it looks",
-        "Accuracy by size of the object",
+        "Heat maps",
+        "Accuracy by object size",
     ):
         assert heading in page.text, heading
     own = {f"#{name}" for name in page.ids}
@@ -150,6 +159,38 @@ def test_a_page_shows_everything_and_needs_nothing_beside_it(there):
     for name in ("curves-base", "reliability", "object-size"):
         for kind, begins in (("png", b"\x89PNG"), ("svg", b"<?xml")):
             assert (there.folder / f"runs/one/report/{name}.{kind}").read_bytes().startswith(begins)
+
+
+def test_a_page_begins_with_its_answer(there, tmp_path):
+    scores = gather(Path("runs/one"), *there.flags[1::2]).scores
+    none, flip = (
+        next(row for row in scores if (row.split, row.views) == ("val", views))
+        for views in ("none", "flip")
+    )
+    call(command, "runs/one", *there.flags)
+    page = Page(there.folder / "runs/one/report.html")
+    answer = (
+        f"VGG16, stage base of runs/one: val top-1 {none.top1:.1%} ({none.low * 100:.1f} .. "
+        f"{none.high * 100:.1f}) with one view, {flip.top1:.1%} with the mirror image."
+    )
+    assert page.text.index(answer) < page.text.index("Scores")
+    shutil.copytree("runs/one", tmp_path / "one")
+    shutil.rmtree(tmp_path / "one" / "base" / "probabilities")
+    answer = gather(tmp_path / "one", *there.flags[1::2]).answer
+    assert "hold-out top-1" in answer and "the best of 2." in answer
+
+
+def test_the_score_table_shows_the_columns_that_matter_and_folds_the_rest(there):
+    call(command, "runs/one", *there.flags)
+    html = (there.folder / "runs/one/report.html").read_text()
+    section, rest = html.split('<section id="scores">')[1].split("</section>", 1)
+    titles, folded = (
+        re.findall(r'<th scope="col">(.*?)</th>', text)
+        for text in (section, rest.split("</table>")[0])
+    )
+    assert titles == ["split", "views", "merge", "size", "n", "top-1", "95 % interval", "gain", "p"]
+    assert set(titles) < set(folded) and "calibration error" in folded
+    assert rest.lstrip().startswith("<details><summary>The scores with all columns")
 
 
 def test_every_image_and_canvas_has_words_and_every_input_a_label(there):
@@ -174,9 +215,9 @@ def test_the_matrix_in_the_page_is_that_of_the_stored_probabilities(there):
     assert shown.split == "val" and sum(n for _, _, n in stored["counts"]) == 24
     assert sorted(stored["order"]) == list(range(6))
     right = sum(n for i, j, n in stored["counts"] if i == j)
-    row = next(row for row in shown.scores if (row["split"], row["views"]) == ("val", "none"))
-    assert right == round(row["top1"] * 24)
-    assert sum(row["n"] for row in shown.classes) == 24
+    row = next(row for row in shown.scores if (row.split, row.views) == ("val", "none"))
+    assert right == round(row.top1 * 24)
+    assert sum(row.n for row in shown.classes) == 24
     called = shown.plain.log_probabilities[0].argmax(1)
     assert Counter(zip(shown.plain.labels.tolist(), called.tolist(), strict=True)) == {
         (i, j): n for i, j, n in stored["counts"]
@@ -196,19 +237,19 @@ def test_a_card_has_the_image_and_the_names_that_belong_together(there, packed, 
     assert shown.split == "holdout" and shown.mistakes and shown.heats
     for card in (
         *shown.mistakes,
-        *shown.heats,
-        *(card for row in shown.hardest for card in row["cards"]),
+        *(heat.card for heat in shown.heats),
+        *(card for row in shown.hardest for card in row.cards),
     ):
-        row = rows[card["file"]]
+        row = rows[card.file]
         said = shown.plain.log_probabilities[0, places[row]]
-        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(card["picture"].split(",")[1]))))
+        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(card.image.split(",")[1]))))
         assert np.abs(drawn.astype(int) - packed.train.images[row]).mean() < 10
-        assert card["name"] == packed.names[packed.train.labels[row]].split(",")[0]
-        assert card["called"] == packed.names[said.argmax()].split(",")[0]
-        assert card["right"] == (card["name"] == card["called"]) and card["sure"] == pytest.approx(
+        assert card.name == packed.names[packed.train.labels[row]].split(",")[0]
+        assert card.prediction == packed.names[said.argmax()].split(",")[0]
+        assert card.right == (card.name == card.prediction) and card.confidence == pytest.approx(
             np.exp(said.max())
         )
-    assert not any(card["right"] for card in shown.mistakes)
+    assert not any(card.right for card in shown.mistakes)
 
 
 def test_the_temperature_is_that_of_the_holdout(there):
@@ -222,7 +263,7 @@ def test_the_temperature_is_that_of_the_holdout(there):
         if one.views == ("plain",)
     }
     assert fitted["holdout"] != fitted["val"]
-    assert [row["views"] for row in shown.calibration][:2] == ["plain", fitted["holdout"]]
+    assert [row.views for row in shown.calibration][:2] == ["plain", fitted["holdout"]]
 
 
 def test_twins_under_two_names_are_shown_with_both(there, packed):
@@ -234,20 +275,21 @@ def test_twins_under_two_names_are_shown_with_both(there, packed):
     images = {name: np.array(packed.part(name).images) for name in ("train", "val")}
     images["val"][3] = images["train"][row]
     parts = {name: replace(packed.part(name), images=images[name]) for name in images}
-    found = list(_conflicts(SimpleNamespace(part=parts.__getitem__), shown))
+    archive = SimpleNamespace(part=parts.__getitem__)
+    found = list(_twins(archive, shown.split, shown.plain, shown.names))
     names = [name.split(",")[0] for name in packed.names]
-    (one,) = (card for card in found if card["file"] == packed.val.files[3])
-    assert (one["name"], one["other_name"]) == (
+    (one,) = (card for card in found if card.file == packed.val.files[3])
+    assert (one.name, one.train_name) == (
         names[packed.val.labels[3]],
         names[packed.train.labels[row]],
     )
-    assert one["called"] == names[shown.plain.log_probabilities[0, 3].argmax()]
+    assert one.prediction == names[shown.plain.log_probabilities[0, 3].argmax()]
 
 
 def test_a_page_says_whose_images_it_shows(there, tmp_path):
     call(command, "runs/one", *there.flags)
     assert (
-        "24 pictures of\nofficial val, in float32"
+        "24 images of\nofficial val, in float32"
         in Page(there.folder / "runs/one/report.html").text
     )
     shutil.copytree("runs/one", tmp_path / "one")
@@ -256,14 +298,14 @@ def test_a_page_says_whose_images_it_shows(there, tmp_path):
     call(command, tmp_path / "one", *there.flags)
     page = Page(tmp_path / "one" / "report.html")
     assert (
-        "pictures of\nthe hold-out, in float32" in page.text
+        "images of\nthe hold-out, in float32" in page.text
         and "confidence on holdout" in page.html
     )
 
 
 def test_what_is_kept_of_another_precision_or_network_is_not_mixed_in(there, tmp_path):
     assert any(
-        "mirror" in row["views"] for row in gather(Path("runs/one"), *there.flags[1::2]).calibration
+        "mirror" in row.views for row in gather(Path("runs/one"), *there.flags[1::2]).calibration
     )
     for key in ("precision", "weights"):
         shutil.copytree("runs/one", tmp_path / key)
@@ -272,42 +314,27 @@ def test_what_is_kept_of_another_precision_or_network_is_not_mixed_in(there, tmp
             if kept.views == ("mirror",):
                 replace(kept, about={**kept.about, key: "another"}).save(path)
         rows = gather(tmp_path / key, *there.flags[1::2]).calibration
-        assert rows and not any("mirror" in row["views"] for row in rows)
+        assert rows and not any("mirror" in row.views for row in rows)
 
 
 def test_a_class_called_script_is_harmless(tmp_path):
     evil = '<script>alert("x")</script>'
-    card = {
-        "picture": "data:,",
-        "file": f"val/{evil}.JPEG",
-        "name": evil,
-        "called": evil,
-        "sure": 0.5,
-        "right": False,
-    }
+    card = Card("data:,", f"val/{evil}.JPEG", evil, evil, 0.5, False)
     shown = RunReport(
         evil,
+        answer=evil,
         facts=[(evil, evil)],
         names=[evil, "b", "c"],
         order=[0, 1, 2],
         counts=[(0, 1, 2)],
-        classes=[
-            {
-                "name": evil,
-                "top1": 0.1,
-                "low": 0.0,
-                "high": 0.2,
-                "n": 4,
-                "taken_for": evil,
-                "share": 0.5,
-                "wnid": evil,
-            }
-        ],
+        classes=[ClassRow(0, evil, evil, 4, 0.1, 0.0, 0.2, evil, 0.5)],
+        pairs=[Pair((0, 1), (evil, evil), 1, 2, [card])],
         missing=[evil],
         mistakes=[card],
         split="val",
-        hardest=[{"name": evil, "top1": 0.1, "cards": [card]}],
-        duplicates=[{**card, "other": evil, "other_name": evil}],
+        hardest=[HardClass(evil, 0.1, [card])],
+        heats=[HeatMap(card, "data:,", 64, None, None)],
+        twins=[Twin("data:,", evil, evil, evil, evil)],
     )
     write_page(shown, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
@@ -343,7 +370,7 @@ def test_a_figure_is_saved_whatever_its_run_is_called(tmp_path, title, ending):
 
 def test_a_gain_stands_beside_its_interval():
     row = {"top1": 0.5, "gain": 0.01, "gain_low": -0.005, "gain_high": 0.025, "p": 0.2}
-    text = table([row, {"top1": 0.4, **NOT_PAIRED}])
+    text = table([row, {"top1": 0.4, **NOT_COMPARED.to_json()}])
     assert "+1.00%" in text and "-0.50% .. +2.50%" in text
 
 
@@ -360,10 +387,10 @@ def test_several_runs_are_compared_in_pairs(there):
     assert (
         page.open == []
         and "2 runs compared" in page.text
-        and "Classes on which they differ most" in page.text
+        and "Classes with the largest differences" in page.text
     )
     assert [link for link in page.sources if link.endswith(".html")] == ["one.html", "two.html"]
-    assert "On val. p is" in page.text
+    assert "On val. p compares" in page.text
     ran = call(command, "runs/one", "runs/two", "--json", *there.flags)
     assert [row["path"] for row in json.loads(ran.out)][-1] == "runs/one/comparison.html"
     links = [
@@ -382,7 +409,7 @@ def test_runs_that_saw_other_images_are_not_compared_class_by_class(there, tmp_p
         kept.unlink()
     call(command, *sorted(tmp_path.iterdir()), "--out", tmp_path / "pages", *there.flags)
     page = Page(tmp_path / "pages" / "comparison.html")
-    assert "Not compared in pairs" in page.text and "Classes on which they differ" not in page.text
+    assert "Not compared in pairs" in page.text and "Classes with the largest" not in page.text
     assert len(page.ids) == len(set(page.ids))
 
 
@@ -394,10 +421,10 @@ def test_the_p_of_a_class_is_that_of_all_that_it_was_picked_from(there):
         said = np.full(one.plain.log_probabilities.shape, -9.0, np.float32)
         said[..., best] = -1.0
         one.plain = replace(one.plain, log_probabilities=said)
-    for row in reporting._differences(shown, reporting._beside(shown)):
-        apart = row["name"] in (shown[0].names[0], shown[0].names[5])
-        assert row["difference"] == (1.0 if apart else 0.0)
-        assert row["p"] == (min(1.0, 6 * 2 * 0.5 ** (labels == 0).sum()) if apart else 1.0)
+    for row in reporting._class_differences(shown, reporting._compare(shown)):
+        apart = row.name in (shown[0].names[0], shown[0].names[5])
+        assert row.difference == (1.0 if apart else 0.0)
+        assert row.p == (min(1.0, 6 * 2 * 0.5 ** (labels == 0).sum()) if apart else 1.0)
 
 
 def test_without_the_data_everything_but_the_images_is_there(there, tmp_path):
@@ -408,8 +435,9 @@ def test_without_the_data_everything_but_the_images_is_there(there, tmp_path):
     )
     ran = call(command, tmp_path / "one")
     page = Page(tmp_path / "one" / "report.html")
-    assert ran.status == 0 and "No pictures: gone.zip" in page.text and "Confusion" in page.text
-    assert not any(tag == "img" for tag, _ in page.tags) and "The surest mistakes" not in page.text
+    assert ran.status == 0 and "No images: gone.zip" in page.text and "Confusion" in page.text
+    assert not any(tag == "img" for tag, _ in page.tags)
+    assert "Most confident errors" not in page.text
 
 
 def test_a_run_that_was_not_evaluated_says_how(there, tmp_path):
@@ -418,7 +446,7 @@ def test_a_run_that_was_not_evaluated_says_how(there, tmp_path):
     call(command, tmp_path / "one", *there.flags)
     page = Page(tmp_path / "one" / "report.html")
     assert f"python -m tinynet.evaluate --run {tmp_path / 'one'} --tta flip" in page.text
-    assert "Learning" in page.text and "Classes" not in page.text
+    assert "Training" in page.text and "Classes" not in page.text
 
 
 def test_half_a_run_shows_what_is_there(there, tmp_path):
@@ -482,7 +510,7 @@ def test_what_is_recorded_is_of_the_own_size_and_precision(there):
     )
     scores.write_text(kept)
     assert [(row["run"], row["split"], row["views"]) for row in before] == [
-        (run, split, views) for run in ("one", "two") for split, views in record.SHOWN
+        (run, split, views) for run in ("one", "two") for split, views in record.SCORES
     ]
 
 
@@ -490,14 +518,3 @@ def test_what_is_recorded_is_of_the_own_size_and_precision(there):
 def test_the_benchmarks_fit_the_package(name):
     """What they import of it is there; they are run by hand."""
     importlib.import_module(f"benchmarks.{name}")
-
-
-def test_the_tables_in_the_readme_are_those_of_the_result_files():
-    text = record.README.read_text(encoding="utf-8")
-    assert record.with_tables(text) == text
-    for made, folder in record.TABLES.values():
-        assert made(record.HERE / "results" / folder) in text
-    stale = text.replace("59.4%", "69.4%")
-    assert stale != text and record.with_tables(stale) == text
-    with Image.open(record.FIGURE) as drawn:
-        assert drawn.info["Description"] == record.speed.cost(record.HERE / "results")

@@ -23,11 +23,12 @@ from tinynet.data.packed import open_packed
 from tinynet.evaluation.predictor import Predictor
 from tinynet.models.checkpoint import load_model
 from tinynet.models.classifier import update_bn
+from tinynet.records import NOT_COMPARED, Gain, ScoreRow
 from tinynet.resolution import fixres as jobs_fixres
 from tinynet.resolution.activations import describe, distances
 from tinynet.resolution.corrections import Frechet, frechet_mapping, quantile_mapping
 from tinynet.resolution.crops import Policy, draw_shares, mean_side, mean_side_with_ratio
-from tinynet.resolution.resize import METHODS, brought_to
+from tinynet.resolution.resize import METHODS, resize_square
 from tinynet.resolution.study import AS_IS, CONTROL, FITTED, NORMS, Study
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
@@ -111,7 +112,7 @@ def test_the_figures_of_the_paper_for_square_crops():
     assert policy.mean_side == pytest.approx(0.70824, abs=5e-6)
     assert policy.object_ratio == pytest.approx(0.80942, abs=5e-6)
     assert policy.cure == pytest.approx(1.2354, abs=1e-4)
-    assert policy.seen_in_test == pytest.approx(49 / 64)
+    assert policy.test_share == pytest.approx(49 / 64)
 
 
 def test_tested_at_its_cure_objects_are_as_large_as_in_training():
@@ -200,12 +201,12 @@ def test_a_policy_that_cannot_be_is_refused(wrong, words):
 def test_every_method_gives_images_of_the_size_in_the_range(method):
     images = torch.rand(3, 3, 64, 64)
     for size in (48, 64, 96):
-        seen = brought_to(images, size, method)
+        seen = resize_square(images, size, method)
         assert seen.shape == (3, 3, size, size) and seen.min() >= 0 and seen.max() <= 1
-    assert torch.equal(brought_to(images, 64, method), images)
+    assert torch.equal(resize_square(images, 64, method), images)
     flat = torch.full((1, 3, 64, 64), 128 / 255)
     assert torch.allclose(
-        brought_to(flat, 96, method), torch.full((1, 3, 96, 96), 128 / 255), atol=1e-6
+        resize_square(flat, 96, method), torch.full((1, 3, 96, 96), 128 / 255), atol=1e-6
     )
 
 
@@ -226,7 +227,7 @@ def test_methods_agree_with_those_of_pil():
             expected = np.asarray(
                 Image.fromarray(pixels).resize((size, size), Image.Resampling[theirs])
             )
-            found = brought_to(images, size, method)[0].permute(1, 2, 0).numpy() * 255
+            found = resize_square(images, size, method)[0].permute(1, 2, 0).numpy() * 255
             assert np.abs(found - expected).max() < 2, (method, size)
 
 
@@ -357,7 +358,7 @@ def test_at_the_training_size_a_study_says_what_evaluate_says(there, run, stage)
     study = study_of(there, run, stage)
     for split, row in evaluated.items():
         part, rows = study.predictor.images(split)
-        found = score(study.said(split, 32), part.labels[rows])
+        found = score(study.predict(split, 32), part.labels[rows])
         assert {key: found[key] for key in ("n", "top1", "top5")} == {
             key: row[key] for key in ("n", "top1", "top5")
         }
@@ -367,10 +368,11 @@ def test_at_the_training_size_a_study_says_what_evaluate_says(there, run, stage)
 def test_corrections_change_features_alone_and_leave_the_training_size_as_it_is(there):
     study = study_of(there, "base")
     for name in ("frechet", "quantile"):
-        assert np.allclose(study.said("val", 32, name), study.said("val", 32), atol=2e-3), name
-    at_other = study.said("val", 64)
+        corrected = study.predict("val", 32, name)
+        assert np.allclose(corrected, study.predict("val", 32), atol=2e-3), name
+    at_other = study.predict("val", 64)
     assert all(
-        np.abs(study.said("val", 64, name) - at_other).max() > 1e-3 for name in study.corrections
+        np.abs(study.predict("val", 64, name) - at_other).max() > 1e-3 for name in study.corrections
     )
 
 
@@ -407,7 +409,7 @@ def test_each_mapping_is_that_of_its_own_tap(there):
     ]
     with torch.inference_mode():
         expected = torch.log_softmax(study._head.eval()(torch.cat(mapped, 1)), 1)
-    np.testing.assert_allclose(study.said("val", 64, "quantile"), expected, atol=1e-4)
+    np.testing.assert_allclose(study.predict("val", 64, "quantile"), expected, atol=1e-4)
     # swapped, they would not fit
     assert len({array.shape[2] for array in shown.arrays}) == len(mappings) == 2
 
@@ -448,7 +450,7 @@ def test_fixres_trains_the_head_alone_and_on_at_its_size(there):
     assert not torch.equal(before.head[-1].weight, after.head[-1].weight)
     learnt = sum(p.numel() for p in before.head.parameters())
     assert (
-        f"fixres: {learnt:,} weights learn" in ran.err
+        f"fixres: training {learnt:,} weights on" in ran.err
         and "finetune was trained at 32 px, fixres at 48" in ran.err
     )
 
@@ -601,13 +603,14 @@ def test_a_head_trained_on_is_that_of_its_own_size(story, place, monkeypatch):
             == ("runs/base", "val", at, name)
         )
         assert row["loss"] == pytest.approx(
-            score(fitted.said("val", at), part.labels[rows])["loss"], rel=1e-5
+            score(fitted.predict("val", at), part.labels[rows])["loss"], rel=1e-5
         )
 
 
 def test_sizes_and_corrections_are_chosen_on_the_holdout():
     def row(split, size, name, top1):
-        return dict(
+        gain = Gain(0.1, p=0.1)
+        return ScoreRow(
             run="r",
             split=split,
             size=size,
@@ -615,11 +618,8 @@ def test_sizes_and_corrections_are_chosen_on_the_holdout():
             top1=top1,
             low=0,
             high=1,
-            gain_over_control=None,
-            gain=0.1,
-            p=0.1,
-            gain_over_own=0.1,
-            p_over_own=0.1,
+            gain=gain,
+            over={"own": gain, "control": NOT_COMPARED},
         )
 
     rows = [
@@ -632,7 +632,8 @@ def test_sizes_and_corrections_are_chosen_on_the_holdout():
     cost = {("r", size): 1.0 for size in (32, 48, 64)}
     assert jobs_fixres._best(rows) == 48
     said = jobs_fixres._conclusions(rows, features, Policy(train=32, resize=32, test=32), 48, cost)
-    assert "chooses 48 px: 10.00%" in said[0] and "'quantile' at 48 px: 10.00%" in said[1]
+    assert "is at 48 px: val top-1 10.00%" in said[0]
+    assert "'quantile' at 48 px: val top-1 10.00%" in said[1]
 
 
 def test_a_view_costs_what_its_side_costs(story):
@@ -718,7 +719,8 @@ def test_the_run_is_kept_with_the_batch_norms_that_the_hold_out_likes_best(there
         *there.flags,
     )
     held, val = json.loads(ran.out)
-    assert held["size"] == val["size"] == row["size"] == best and f"at {best} px: kept" in story.err
+    assert held["size"] == val["size"] == row["size"] == best
+    assert f"saved kept, with batch norms recomputed at {best} px" in story.err
     for one, split in ((row, "holdout"), (held, "holdout"), (val, "val")):
         assert {key: one[key] for key in ("n", "top1", "loss")} == pytest.approx(
             {key: found[split, best][key] for key in ("n", "top1", "loss")}
@@ -734,10 +736,10 @@ def test_the_run_is_kept_with_the_batch_norms_that_the_hold_out_likes_best(there
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (("--sizes", "48", "--keep", "runs"), ["--keep runs", "there already"]),
-        (("--sizes", "32", "--keep", "new"), ["--keep new", "32 px", "other --sizes"]),
+        (("--sizes", "48", "--keep", "runs"), ["--keep runs", "already exists"]),
+        (("--sizes", "32", "--keep", "new"), ["--keep new", "32 px", "another --size"]),
         (("--sizes", "48", "--keep", "runs/base/base/best.pt/new"), ["best.pt", "another place"]),
-        (("--sizes", "48", "--keep", "new", "--methods", "nearest"), ["--methods nearest", "kept"]),
+        (("--sizes", "48", "--keep", "new", "--methods", "nearest"), ["nearest", "without --keep"]),
     ],
 )
 def test_a_run_that_cannot_be_kept_is_refused_before_anything_is_computed(there, flags, words):
@@ -817,7 +819,7 @@ def test_the_story_is_a_folder_with_numbers_words_and_images(story):
         if (row["split"], row["correction"]) == ("holdout", AS_IS)
     }
     best = next(size for size in held if held[size] == max(held.values()))
-    assert f"the hold-out chooses {best} px" in stored["conclusions"][0]
+    assert f"is at {best} px" in stored["conclusions"][0]
     for image in ("accuracy", "activations", "cost", "seen", "grid"):
         assert (story.out / f"{image}.png").read_bytes().startswith(b"\x89PNG")
     assert {row["run"] for row in stored["costs"]} == {"runs/base", "runs/other"}
@@ -874,7 +876,7 @@ def test_the_policies_of_the_recipes_need_no_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (("--run", "runs/base", "--sizes", "20"), ("--sizes 20", "32")),
+        (("--run", "runs/base", "--sizes", "20"), ("--size 20", "32")),
         (("--run", "runs/base", "--fit", "20"), ("--fit 20", "32")),
         (("--run", "runs/base", "--fit"), ("--fit", "at least one")),
         (("--run", "runs/base", "--fit", "48", "--no-fit"), ("--no-fit", "not allowed")),

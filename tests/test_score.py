@@ -34,7 +34,7 @@ from tinynet.score.probabilities import (
     view_probabilities,
 )
 from tinynet.score.selection import greedy, learn_weights, weighted_mean
-from tinynet.score.tta import Augmented
+from tinynet.score.tta import TestTimeAugmentation
 from tinynet.score.views import resize
 
 quickly = settings(max_examples=25, deadline=None)
@@ -670,7 +670,7 @@ class Colours(nn.Module):
 @pytest.mark.parametrize("merge", ["mean", "gmean", "vote"])
 def test_an_augmented_network_says_what_its_views_say_together(merge):
     images = noise(6, 3, 48, 48)
-    found = Augmented(Colours(), "flip+scales:48,64", merge)(images)
+    found = TestTimeAugmentation(Colours(), "flip+scales:48,64", merge)(images)
     each = [
         torch.log_softmax(Colours()(tv.resize(seen, [side, side], antialias=True)), 1)
         for seen in (images, images.flip(-1))
@@ -679,7 +679,7 @@ def test_an_augmented_network_says_what_its_views_say_together(merge):
     np.testing.assert_allclose(found, merged(merge, np.stack(each)), rtol=1e-4, atol=1e-5)
     assert (found.exp().sum(1) - 1).abs().max() < 1e-5
     buffer = io.BytesIO()
-    torch.save(Augmented(nn.Flatten(), "flip+rotate"), buffer)  # of parts that can be pickled
+    torch.save(TestTimeAugmentation(nn.Flatten(), "flip+rotate"), buffer)  # can be pickled
 
 
 def test_views_that_are_larger_than_any_image_are_refused():
@@ -695,7 +695,7 @@ def test_probabilities_of_other_images_are_refused(probabilities):
         (dict(about={"split": "val", "data": "1" * 16}), ["other data"]),
         (dict(wnids=tuple("gfedcba")), ["other classes"]),
         (dict(rows=probabilities.rows[::-1]), ["another order"]),
-        (dict(rows=probabilities.rows + 1), ["other pictures"]),
+        (dict(rows=probabilities.rows + 1), ["other images"]),
     ):
         complaint(
             lambda change=change: same_images(

@@ -1,24 +1,73 @@
-"""Transfer learning on Tiny ImageNet, from the official archive to an honest score.
+"""Transfer learning on small images, Tiny ImageNet first, with scores to rely on.
 
-The way of the data, and the order in which the rooms may import one another:
+    run = tinynet.fit("runs/first", data="tiny-imagenet-200.zip", stages="base", epochs=4)
+    run.evaluate(tta="flip")
 
-    data    archive -> labels, boxes, bytes -> packed uint8 arrays -> splits -> batches in [0, 1]
-    models  backbone with named depths, which normalises its input, and a head
-    fit     recipes, cached features, the training loop, checkpoints
-    score   views, merges, metrics: only probabilities leave a model here
-    report  figures and tables of what the others wrote down
-    jobs    whole jobs, from a question to rows: they tie the rooms together
+The packages, in the order of the data, which is also the order of imports:
 
-The commands are flags in front of the jobs: `python -m tinynet` lists them.
+    data        archives and folders -> uint8 arrays -> splits -> batches in [0, 1]
+    models      backbones, classifiers, checkpoints
+    score       probabilities -> numbers: views, merges, metrics, comparisons
+    training    recipes, cached features, the training loop, the stages of a run
+    evaluation  networks and their data -> rows of scores
+    resolution  other test sizes, and corrections for them
+    report      figures, tables and pages
+
+The commands are modules that turn flags into calls of these: see `tinynet --help`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinynet.data.dataset import TinyImageNet
+    from tinynet.data.synthetic import synthetic
+    from tinynet.errors import InputError
+    from tinynet.library import Rows, Run, arrays, fit, tta
+    from tinynet.models.pretrained import load_pretrained
+    from tinynet.records import ScoreRow
+    from tinynet.score.compare import mcnemar
+    from tinynet.training import recipes
+
 __version__ = "0.1.0"
-__all__ = ["TinyImageNet"]
+
+# Public names, imported when they are first used: torch takes seconds to import.
+_NAMES = {
+    "InputError": "tinynet.errors",
+    "Rows": "tinynet.library",
+    "Run": "tinynet.library",
+    "ScoreRow": "tinynet.records",
+    "TinyImageNet": "tinynet.data.dataset",
+    "arrays": "tinynet.library",
+    "fit": "tinynet.library",
+    "load_pretrained": "tinynet.models.pretrained",
+    "mcnemar": "tinynet.score.compare",
+    "recipes": "tinynet.training.recipes",
+    "synthetic": "tinynet.data.synthetic",
+    "tta": "tinynet.library",
+}
+__all__ = [
+    "InputError",
+    "Rows",
+    "Run",
+    "ScoreRow",
+    "TinyImageNet",
+    "arrays",
+    "fit",
+    "load_pretrained",
+    "mcnemar",
+    "recipes",
+    "synthetic",
+    "tta",
+]
 
 
-def __getattr__(name: str):
-    if name == "TinyImageNet":  # found lazily: importing torch takes seconds
-        from tinynet.data.dataset import TinyImageNet
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'tinynet' has no attribute {name!r}")
+    module = import_module(_NAMES[name])
+    return module if name == "recipes" else getattr(module, name)
 
-        return TinyImageNet
-    raise AttributeError(f"module 'tinynet' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})

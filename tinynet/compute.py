@@ -1,6 +1,4 @@
-"""Which device, precision and memory format, how much at once: selected by what the machine has,
-and said.
-"""
+"""Choose device and precision from the hardware, and batches from the memory."""
 
 import platform
 from collections.abc import Callable
@@ -21,11 +19,11 @@ Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how a network runs: a torch device and the dtype of its convolutions and products.
+    """A torch device and the precision of a network on it.
 
-    `int8`: whether a backbone that does not learn runs in 8-bit integers (`models.int8`); the rest
-    stays in `dtype`. `compiled`: whether steps of training are compiled (`torch.compile`).
-    `frozen`: the dtype of what does not learn, where that is another one.
+    `dtype`: of convolutions and matrix products. `int8`: whether a frozen backbone runs in 8-bit
+    integers (`models.int8`); the other layers stay in `dtype`. `compiled`: whether training steps
+    are compiled (`torch.compile`). `frozen`: the dtype of frozen networks, None: `dtype`.
     """
 
     device: torch.device
@@ -35,15 +33,15 @@ class Compute:
     frozen: torch.dtype | None = None
 
     def for_frozen(self) -> "Compute":
-        """The settings for a frozen network."""
+        """Return the settings for a frozen network."""
         return replace(self, dtype=self.frozen or self.dtype, frozen=None)
 
     def for_training(self) -> "Compute":
-        """The settings for a trained backbone: the floats that it was trained in."""
+        """Return the settings for a trained backbone: `dtype` everywhere, no int8."""
         return replace(self, int8=False, frozen=None)
 
     def autocast(self) -> AbstractContextManager:
-        """The context in which a network trains; weights stay float32."""
+        """Return the autocast context of training; weights stay float32."""
         return (
             nullcontext()
             if self.dtype == torch.float32
@@ -51,23 +49,21 @@ class Compute:
         )
 
     def scaler(self) -> torch.amp.GradScaler:
-        """A gradient scaler, which does something in float16 only."""
+        """Return a gradient scaler, which is enabled for float16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     @property
     def precision(self) -> str:
-        """The choice's name: float32, bfloat16, float16 or int8 (which has floats for what
-        learns).
-        """
+        """The name of the precision: float32, bfloat16, float16 or int8."""
         return "int8" if self.int8 else self.floats
 
     @property
     def floats(self) -> str:
-        """The name of its dtype."""
+        """The name of `dtype`."""
         return str(self.dtype).removeprefix("torch.")
 
     def facts(self) -> dict[str, str | bool]:
-        """What a run keeps of it, the processor beside."""
+        """Return the contents of `device` in `recipe.json`."""
         return {
             "type": self.device.type,
             "precision": self.precision,
@@ -100,88 +96,86 @@ def choose_compute(
     floats: str | None = None,
     frozen: str | None = None,
 ) -> Compute:
-    """The device called `device` (`auto`: cuda, else cpu) at `precision` (`auto`: the fastest it
-    really has).
+    """Choose a device (`auto`: cuda, else cpu) and a precision (`auto`: the fastest in hardware).
 
-    `int8`: whether there is a frozen backbone that 8-bit integers could serve. `compiled`: as in
-    `Device`. `floats`: those beside the integers of int8, None: the fastest. `frozen`: of what does
-    not learn beside a named `precision`, None: the same.
+    `int8`: whether the command has a frozen backbone that can run in int8. `compiled`: as in
+    `Compute`. `floats`: the dtype next to int8, None: the fastest. `frozen`: the dtype of frozen
+    networks on a GPU, None: that of `precision` (for `auto`: the fastest).
 
-    mps is taken only when named: some of the operations are missing there in older versions of
-    torch.
+    mps is used only if `device` names it, because older versions of torch lack operations there.
 
-    Raises `InputError` where the machine has no such device, the device no such precision, or it
-    cannot compile.
+    Raises `InputError` if the machine does not have the device, the device does not support the
+    precision, or the machine cannot compile.
     """
-    there = {
+    device = _choose_device(device)
+    fastest = _fastest_floats(device)
+    if precision == "auto":
+        frozen = _fastest_frozen(device)
+        precision = "int8" if device == "cpu" and int8 and _int8_is_faster() else fastest
+    supported = {
+        "cuda": ("float32", "bfloat16", "float16"),
+        "mps": ("float32",),
+        "cpu": ("float32", "bfloat16", *(("int8",) if int8 and has_vnni() else ())),
+    }
+    if precision not in supported[device]:
+        raise InputError(
+            f"--precision {precision}: not supported on {device}; choose from "
+            f"{', '.join(supported[device])} with --precision"
+        )
+    if device == "cuda" and precision == "float32":
+        # By default the convolutions would round to TF32, which has ten bits.
+        torch.backends.cudnn.allow_tf32 = False
+    dtype = getattr(torch, (floats or fastest) if precision == "int8" else precision)
+    frozen_dtype = getattr(torch, frozen) if frozen and device == "cuda" else dtype
+    compute = Compute(
+        torch.device(device),
+        dtype,
+        int8=precision == "int8",
+        compiled=compiled,
+        frozen=None if frozen_dtype == dtype else frozen_dtype,
+    )
+    if compiled:
+        _try_compiler(compute.device)
+    return compute
+
+
+def _choose_device(device: str) -> str:
+    available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
     if device == "auto":
-        device = "cuda" if there["cuda"] else "cpu"
-    elif not there.get(device):
-        found = ", ".join(name for name, present in there.items() if present)
+        return "cuda" if available["cuda"] else "cpu"
+    if not available.get(device):
+        names = ", ".join(name for name, present in available.items() if present)
         raise InputError(
-            f"--device {device}: this machine has {found}; name one of these with --device"
+            f"--device {device}: not available on this machine; choose from {names} with --device"
         )
-    fastest = _fastest_floats(device)
-    if precision == "auto":
-        frozen = _fastest_frozen(device)
-        precision = "int8" if device == "cpu" and int8 and _integers_are_faster() else fastest
-    allowed = {
-        "cuda": ("float32", "bfloat16", "float16"),
-        "mps": ("float32",),
-        "cpu": ("float32", "bfloat16", *(("int8",) if int8 and has_vnni() else ())),
-    }
-    if precision not in allowed[device]:
-        raise InputError(
-            f"--precision {precision}: on {device} there is {', '.join(allowed[device])}; "
-            "name one of these with --precision"
-        )
-    if device == "cuda" and precision == "float32":
-        # else its convolutions round to ten bits and are not float32
-        torch.backends.cudnn.allow_tf32 = False
-    dtype = getattr(torch, (floats or fastest) if precision == "int8" else precision)
-    other = getattr(torch, frozen) if frozen and device == "cuda" else dtype
-    selected = Compute(
-        torch.device(device),
-        dtype,
-        int8=precision == "int8",
-        compiled=compiled,
-        frozen=None if other == dtype else other,
-    )
-    if compiled:
-        _try_compiler(selected.device)
-    return selected
+    return device
 
 
 def _try_compiler(device: torch.device) -> None:
-    """Raise `InputError` where nothing can be compiled: a C++ compiler, headers or triton may be
-    what is missing.
-    """
+    """Raise `InputError` if torch cannot compile, for instance without a C++ compiler or triton."""
     try:
         torch.compile(torch.Tensor.sin)(torch.zeros(8, device=device))
-    except Exception as error:  # what is raised depends on what is missing, and on the version
+    except Exception as error:  # its type depends on the cause and on the version of torch
         error = getattr(error, "inner_exception", None) or error
-        why = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-        needed = (
+        lines = (line.strip() for line in str(error).splitlines())
+        reason = next(filter(None, lines), type(error).__name__)
+        requirement = (
             "triton and a C compiler such as gcc"
             if device.type == "cuda"
             else "a C++ compiler such as g++"
         )
         raise InputError(
-            f"--compile: this machine cannot compile ({why[:160]}); install {needed}, or leave "
-            "--compile out"
+            f"--compile: this machine cannot compile ({reason[:160]}); install {requirement}, or "
+            "remove --compile"
         ) from None
 
 
-def _fastest_floats(device: str) -> str:
-    """The fastest floats that the hardware computes in itself: an emulated bfloat16 is slower than
-    float32.
-    """
+def _fastest_floats(device: str) -> Precision:
+    """The fastest float precision in hardware: emulated bfloat16 is slower than float32."""
     if device == "cuda":
         capability = torch.cuda.get_device_capability()[0]
         return "bfloat16" if capability >= 8 else _fastest_frozen(device) or "float32"
@@ -190,22 +184,24 @@ def _fastest_floats(device: str) -> str:
     return "float32"
 
 
-def _fastest_frozen(device: str) -> str | None:
-    """The floats of a GPU for what does not learn, and so needs no range for gradients, or None for
-    others.
+def _fastest_frozen(device: str) -> Precision | None:
+    """The fastest float precision for frozen networks on a GPU; None for other devices.
 
-    float16 has three bits more than bfloat16 at the same speed, and caches of features serve a T4
-    and an A100 alike. Below compute capability 7.0 it is slower than float32.
+    A frozen network has no gradients, so it does not need the range of bfloat16. float16 has three
+    bits more at the same speed, and a T4 and an A100 can share cached features. Below compute
+    capability 7.0, float16 is slower than float32.
     """
     if device != "cuda":
         return None
     return "float16" if torch.cuda.get_device_capability()[0] >= 7 else "float32"
 
 
-def _integers_are_faster() -> bool:
-    """Whether 8-bit integers beat the fastest floats: on a Xeon three times its float32, on an EPYC
-    1.8 times AVX-512's bfloat16 (`int8.json`, `bfloat16/int8.json` in `benchmarks/results`); beside
-    AMX's they have not been measured.
+def _int8_is_faster() -> bool:
+    """Whether int8 is faster than the fastest floats of this CPU.
+
+    On a Xeon int8 is three times as fast as float32, and on an EPYC 1.8 times as fast as AVX-512
+    bfloat16 (`int8.json` and `bfloat16/int8.json` in `benchmarks/results`). It has not been
+    compared with AMX bfloat16.
     """
     return has_vnni() and not _has_tiles()
 
@@ -215,9 +211,7 @@ def _has_tiles() -> bool:
 
 
 def processor() -> str:
-    """The processor's name, family and model, and what it has of the instructions that decide the
-    speed.
-    """
+    """Return the processor's name, family and model, and its instruction sets for fast products."""
     if not Path("/proc/cpuinfo").is_file():
         return platform.processor()
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -225,65 +219,60 @@ def processor() -> str:
         name.strip(): value.strip()
         for name, value in (line.split(":", 1) for line in lines if ":" in line)
     }
-    known = [
+    features = [
         flag
         for flag in ("avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
         if flag in fields.get("flags", "").split()
     ]
     return (
         f"{fields.get('model name', '')}, family {fields.get('cpu family')} model "
-        f"{fields.get('model')}, {' '.join(known)}"
+        f"{fields.get('model')}, {' '.join(features)}"
     )
 
 
 def has_vnni() -> bool:
-    """Whether the processor adds products of 8-bit integers in one instruction; older ones overflow
-    on the way.
-    """
+    """Whether the processor sums int8 products in one instruction; older processors overflow."""
     return torch.backends.mkldnn.is_available() and _processor_has("_is_vnni_supported")
 
 
 def _processor_has(probe: str) -> bool:
-    """The one place that asks the processor; torch offers no public name for it up to 2.15 at
-    least.
-    """
+    """Call a private probe of torch: up to 2.15 at least, it has no public one."""
     return getattr(torch.cpu, probe, lambda: False)()
 
 
 class AutoBatch:
-    """A function of pictures (N, 3, H, W) -> (N, ...), called on as many at once as the memory
-    holds.
+    """Wrapper of a function of images (N, 3, H, W) -> (N, ...) that splits batches to fit memory.
 
-    Where it runs out the number is halved, for the calls that follow too, and said. `owner`: the
-    network that is called, for which it is known from then on; None: for this function alone.
-    Raises `InputError` where one picture is too much.
+    When memory runs out, it halves the batch, also for later calls, and logs this. `owner`: the
+    network inside the function, for which the batch size is remembered; None: remember it for this
+    wrapper only. Raises `InputError` if a single image does not fit.
     """
 
-    _known: WeakKeyDictionary[object, dict[tuple[int, ...], int]] = WeakKeyDictionary()
+    # network -> (height, width) of images -> the batch size that fits
+    _limits_by_owner: WeakKeyDictionary[object, dict[tuple[int, ...], int]] = WeakKeyDictionary()
 
-    def __init__(self, work: Callable[[Tensor], Tensor], owner: object | None = None):
-        self._work = work
-        # by the sides of pictures
-        self._most = {} if owner is None else self._known.setdefault(owner, {})
+    def __init__(self, function: Callable[[Tensor], Tensor], owner: object | None = None):
+        self._function = function
+        self._limits = {} if owner is None else self._limits_by_owner.setdefault(owner, {})
 
     def __call__(self, images: Tensor) -> Tensor:
         """Call the function on a batch, in as many parts as memory needs."""
-        most = min(self._most.get(images.shape[2:], len(images)), len(images))
+        limit = min(self._limits.get(images.shape[2:], len(images)), len(images))
         try:
-            done = [self._work(part) for part in images.split(most)]
-            return done[0] if len(done) == 1 else torch.cat(done)
+            results = [self._function(part) for part in images.split(limit)]
+            return results[0] if len(results) == 1 else torch.cat(results)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
         sides = "x".join(map(str, images.shape[:1:-1]))
-        if most == 1:
+        if limit == 1:
             raise InputError(
                 f"out of memory with a single image of {sides} pixels; use smaller images"
             )
-        self._most[images.shape[2:]] = most // 2
+        self._limits[images.shape[2:]] = limit // 2
         log(
-            f"out of memory with {most} images of {sides} pixels at once; continuing with "
-            f"{most // 2} at a time"
+            f"out of memory with {limit} images of {sides} pixels at once; continuing with "
+            f"{limit // 2} at a time"
         )
         if images.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -291,10 +280,10 @@ class AutoBatch:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether `error` was raised because the memory of a device did not suffice."""
-    # Of the CPU on Linux and on Windows, of mps, and of libraries on GPUs: where no memory is left,
-    # cuDNN has no engine for a convolution, and cuBLAS cannot start.
-    words = (
+    """Whether `error` was raised because a device ran out of memory."""
+    # Messages of the CPU on Linux and on Windows, of mps, and of libraries on GPUs. Without free
+    # memory, cuDNN has no engine for a convolution, and cuBLAS cannot start.
+    messages = (
         "can't allocate memory",
         "not enough memory",
         "out of memory",
@@ -306,5 +295,5 @@ def out_of_memory(error: Exception) -> bool:
     )
     text = str(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        word in text for word in words
+        message in text for message in messages
     )

@@ -15,7 +15,7 @@ from tinynet.interrupts import ENDING, Interrupted, interrupted_by
 
 @dataclass
 class _Console:
-    """`flags`: those of the running command, which advice may name; None: no command runs."""
+    """`flags`: the flags of the running command, which advice may name; None: no command runs."""
 
     quiet: bool = False
     flags: frozenset[str] | None = None
@@ -35,24 +35,29 @@ def set_flags(flags: Iterable[str] | None) -> None:
 
 
 def command_flags() -> frozenset[str] | None:
-    """The flags of the running command; None where no command runs."""
+    """Return the flags of the running command; None: no command runs."""
     return _console.flags
 
 
 def advice(text: str) -> str:
-    """`text`, or an empty string where the running command lacks a flag that `text` names."""
+    """Return `text`, or an empty string if it names a flag that the running command lacks."""
     flags = _console.flags
-    named = re.findall(r"--[a-z][a-z-]*", text)
-    return text if flags is None or flags.issuperset(named) else ""
+    text_flags = re.findall(r"--[a-z][a-z-]*", text)
+    return text if flags is None or flags.issuperset(text_flags) else ""
+
+
+def option(name: str) -> str:
+    """How messages name an option: `--batch-size` in a command, `batch_size` in Python."""
+    return f"--{name.replace('_', '-')}" if _console.flags is not None else name
 
 
 def shell_command(*words: Any) -> str:
-    """`python -m` and `words`, quoted for a shell, so that the line can be pasted."""
+    """Return the command line `python -m` and `words`, quoted for a shell."""
     return shlex.join(["python", "-m", *map(str, words)])
 
 
 def current_command() -> list[str]:
-    """The words of the running command, as they can be typed again."""
+    """Return the words of the running command, as a user can type them again."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if not spec:
         return list(sys.argv)
@@ -60,8 +65,8 @@ def current_command() -> list[str]:
 
 
 def printable(line: str) -> str:
-    """`line` with question marks for control characters, which names of files may contain."""
-    return "".join(letter if letter.isprintable() or letter == "\t" else "?" for letter in line)
+    """Return `line` with question marks for control characters, which file names may contain."""
+    return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
 
 
 def log(line: str) -> None:
@@ -83,7 +88,10 @@ def progress(
     unit: str = "it",
     done: int = 0,
 ) -> Any:
-    """A tqdm bar on standard error with rate and time remaining; updated less often in a file."""
+    """Return a tqdm bar on standard error, which is updated less often if that is a file.
+
+    `done`: how many of the `total` items were finished before.
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -110,21 +118,21 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     SIGTERM or SIGHUP becomes `Interrupted`. Outside the main thread signals cannot be caught, and
     the function always returns False.
     """
-    first: int | None = None
+    first_signal: int | None = None
 
-    def remember(number: int, frame: Any) -> None:
-        nonlocal first
-        if number == signal.SIGINT and first is not None:
+    def handle(number: int, frame: Any) -> None:
+        nonlocal first_signal
+        if number == signal.SIGINT and first_signal is not None:
             raise KeyboardInterrupt
-        if first is None:  # batch systems send theirs more than once
-            first = number
+        if first_signal is None:  # batch systems send their signal more than once
+            first_signal = number
             again = " (press Ctrl-C again to stop now)" if number == signal.SIGINT else ""
             log(f"\n{signal.Signals(number).name}: stopping after this step{again}")
 
-    with interrupted_by((signal.SIGINT, *ENDING), remember):
+    with interrupted_by((signal.SIGINT, *ENDING), handle):
         try:
-            yield lambda: first is not None
+            yield lambda: first_signal is not None
         except KeyboardInterrupt:
-            if first in ENDING:
-                raise Interrupted(first) from None
+            if first_signal is not None and first_signal in ENDING:
+                raise Interrupted(first_signal) from None
             raise

@@ -1,8 +1,8 @@
-"""The one exception that stands for a mistake in the input rather than in the program."""
+"""The exception for a mistake in the input, not in the program."""
 
 
 class InputError(ValueError):
-    """Input that cannot be used: one sentence with what it is, what is allowed and what to do.
+    """Unusable input; the message is one line: what happened, what is allowed, what to do.
 
-    Library functions raise it; a command prints it as a single line and exits with status 2.
+    Library functions raise it. A command prints the line and exits with status 2.
     """

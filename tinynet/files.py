@@ -1,4 +1,4 @@
-"""Result files and folders appear whole or not at all: temporary name, fsync, rename."""
+"""Write result files and folders completely or not at all: temporary name, fsync, rename."""
 
 import errno
 import glob
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
 
 from tinynet.console import log
 from tinynet.errors import InputError
@@ -29,35 +29,33 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the name `path` only when the block ends without an exception.
+    """Open a binary file that gets the name `path` when the block ends without an exception.
 
-    Missing parent folders are made. An earlier file of that name is replaced in one step; where the
-    name is a link, the file that it leads to. Devices such as /dev/null are written to.
+    Missing parent folders are created. An existing file is replaced in one step. If `path` is a
+    link, its target is replaced. Devices such as /dev/null are written directly.
     """
     path = Path(path)
     if path.is_absolute() and path.parts[1:2] == ("dev",) and not path.is_file():
         with open(path, "wb") as stream:
             yield stream
         return
-    path = _behind_link(path)
-    partial = _partial(path)
+    path = _link_target(path)
+    temporary = _partial_path(path)
     try:
-        with open(partial, "wb") as stream:
+        with open(temporary, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(partial, path)
+        os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write does not know its file
+        error.filename = error.filename or str(path)  # the error of a write has no file name
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _behind_link(path: Path) -> Path:
-    """Where a link leads to a file or folder, or to where one can be made; any other path as it
-    is.
-    """
+def _link_target(path: Path) -> Path:
+    """The target of a link, if it is a file or a folder or can become one; else `path`."""
     target = Path(os.path.realpath(path))
     return (
         target
@@ -68,44 +66,42 @@ def _behind_link(path: Path) -> Path:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the name `path` only when the block ends without an
-    exception.
+    """Yield an empty folder that gets the name `path` when the block ends without an exception.
 
-    An earlier folder of that name is replaced. One process at a time may write it (see `locked`).
+    An existing folder is replaced. Only one process may write it at a time (see `locked`).
     """
-    path = _behind_link(Path(path))
-    with temporary_folder(path) as partial:
-        yield partial
-        for file in partial.rglob("*"):
+    path = _link_target(Path(path))
+    with temporary_folder(path) as temporary:
+        yield temporary
+        for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
         if path.exists():
             shutil.rmtree(path)
-        os.replace(partial, path)
+        os.replace(temporary, path)
 
 
 @contextmanager
 def temporary_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`, removed after the block, or by a later process where
-    this one is killed.
+    """Yield an empty folder next to `path` that is removed after the block.
+
+    If this process is killed, a later process removes it.
     """
-    partial = _partial(Path(path))
-    partial.mkdir()
+    temporary = _partial_path(Path(path))
+    temporary.mkdir()
     try:
-        yield partial
+        yield temporary
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-# --- what is not whole yet, and whose it is ---
+# --- partial files and their owners ---
 
 
-def _machine() -> str:
-    """A word for where numbers of processes mean the same: a machine since its start, or a
-    container on it.
-    """
+def _machine_id() -> str:
+    """An identifier of the machine since its start, or of a container: the scope of process ids."""
     words = [platform.node()[:40]]
-    # Linux alone tells: nodes of a cluster, or containers, may share one name
+    # Nodes of a cluster, or containers, may share a host name. Only Linux can tell them apart.
     with suppress(OSError):
         words += [
             Path("/proc/sys/kernel/random/boot_id").read_text()[:8],
@@ -114,88 +110,85 @@ def _machine() -> str:
     return re.sub(r"\W", "-", "-".join(words))
 
 
-_HOST = _machine()
+_HOST = _machine_id()
 _OWNER = re.compile(r"\..+\.tinynet-(?P<host>[\w-]+)-(?P<process>\d+)\.partial")
 _LOCK = re.compile(r"\..+\.tinynet\.lock")
-# seconds without a change after which what a process of another machine left is taken for dead
-_LIVES = 3600.0
-_cleared: set[tuple[int, Path]] = set()
-_mine: set[tuple[int, Path]] = set()  # partial files of this process
+# Seconds without a change after which a partial file of another machine counts as abandoned.
+_ABANDONED_AFTER = 3600.0
+_cleared_folders: set[tuple[int, Path]] = set()  # with the process that cleared them
+_own_partials: set[tuple[int, Path]] = set()  # with the process that owns them
 
 
-def _partial(path: Path) -> Path:
-    """A name beside `path` of this process alone: two that write the same file must not share
-    it.
-    """
+def _partial_path(path: Path) -> Path:
+    """A temporary name next to `path` for this process: two processes must not share one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
-        _clear(old)
-        # The first edition named no machine, and for folders no process.
-        number = old.name.removeprefix(f".{path.name}.").removesuffix("partial").rstrip(".")
-        if not number or (number.isdecimal() and not _runs(int(number))):
-            _remove(old)
-    partial = path.with_name(f".{path.name}.tinynet-{_HOST}-{os.getpid()}.partial")
-    _mine.add((os.getpid(), partial))
-    return partial
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
+        _remove_abandoned(file)
+        # Version 1 did not put the machine into the name, nor the process for folders.
+        number = file.name.removeprefix(f".{path.name}.").removesuffix("partial").rstrip(".")
+        if not number or (number.isdecimal() and not _is_running(int(number))):
+            _remove(file)
+    temporary = path.with_name(f".{path.name}.tinynet-{_HOST}-{os.getpid()}.partial")
+    _own_partials.add((os.getpid(), temporary))
+    return temporary
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what processes that are gone have left in `folder`, unfinished files and locks; each
-    process looks once.
+    """Remove partial files and locks that killed processes left in `folder`.
 
-    The owner of a file stands in its name: its machine, and its number there. A lock has none if it
-    can be had.
+    The name of a partial file contains the machine and the process id of its owner. A lock is
+    abandoned if it can be acquired. Each process clears a folder once.
     """
-    if (os.getpid(), folder) in _cleared:
+    if (os.getpid(), folder) in _cleared_folders:
         return
-    _cleared.add((os.getpid(), folder))
-    with suppress(OSError):  # what cannot be looked at or removed does no harm
-        for place in list(folder.iterdir()):
-            _clear(place)
-            if _LOCK.fullmatch(place.name):
-                with suppress(OSError), _locked(place, partial(_held, place)):
+    _cleared_folders.add((os.getpid(), folder))
+    with suppress(OSError):  # leftovers that cannot be removed do no harm
+        for path in list(folder.iterdir()):
+            _remove_abandoned(path)
+            if _LOCK.fullmatch(path.name):
+                with suppress(OSError), _locked(path, partial(_raise_locked, path)):
                     pass
 
 
-def _held(place: Path) -> NoReturn:
-    raise BlockingIOError(errno.EAGAIN, "is held", str(place))
+def _raise_locked(path: Path) -> NoReturn:
+    raise BlockingIOError(errno.EAGAIN, "is locked", str(path))
 
 
-def _clear(place: Path) -> None:
-    """Remove what has an owner in its name that is gone."""
-    owner = _OWNER.fullmatch(place.name)
-    with suppress(OSError):  # it may have gone
-        if owner and not _has_owner(place, owner["host"], int(owner["process"])):
-            _remove(place)
+def _remove_abandoned(path: Path) -> None:
+    """Remove a partial file or folder whose owner no longer runs."""
+    owner = _OWNER.fullmatch(path.name)
+    with suppress(OSError):  # another process may have removed it
+        if owner and not _is_owned(path, owner["host"], int(owner["process"])):
+            _remove(path)
 
 
-def _has_owner(place: Path, host: str, process: int) -> bool:
+def _is_owned(path: Path, host: str, process: int) -> bool:
     if host == _HOST and process == os.getpid():
-        return (process, place) in _mine  # else of an earlier process with the same number
+        return (process, path) in _own_partials  # else of an earlier process with this id
     if host == _HOST and os.name != "nt":
-        return _runs(process)
-    newest = max(file.lstat().st_mtime for file in (place, *place.rglob("*")))
-    return time.time() - newest < _LIVES
+        return _is_running(process)
+    newest = max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
+    return time.time() - newest < _ABANDONED_AFTER
 
 
-def _runs(process: int) -> bool:
-    if os.name == "nt":  # Windows would send a signal where others only ask
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # on Windows os.kill would end the process
         return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is another user's
+    except OSError:  # a process of another user
         return True
     return True
 
 
-def _remove(place: Path) -> None:
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place, ignore_errors=True)
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        place.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 # --- locks ---
@@ -203,11 +196,11 @@ def _remove(place: Path) -> None:
 
 @contextmanager
 def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of the file or folder `path` for the block: a hidden file beside it.
+    """Hold the lock of the file or folder `path` during the block.
 
-    While another process holds it, `busy` is called: it may raise, or say that this one waits. The
-    lock ends with the process, however that ends; the file goes with the block. Where the system or
-    the file system has no locks, nothing is held, which is said once.
+    The lock is a hidden file next to `path`. If another process holds it, `busy` is called, which
+    may raise or log that this process waits. The lock ends with its process in any case. If the
+    file system has no locks, nothing is locked, and a note is logged once.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,9 +212,9 @@ def locked(path: str | Path, busy: Callable[[], None]) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     try:
-        import fcntl  # noqa: F401  only to see whether there is one
-    except ImportError:  # Windows, which does not remove a file that is open either
-        _tell_of_no_locks(os.name)
+        import fcntl  # noqa: F401  only to see whether it exists
+    except ImportError:  # Windows; there an open file cannot be removed either
+        _note_no_locks(os.name)
         yield
         return
     while True:
@@ -231,8 +224,8 @@ def _locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
             except BlockingIOError:
                 busy()
                 _lock(stream, wait=True)
-            if not _is_still(path, stream):
-                continue  # removed by who held it: to hold that one would keep nobody out
+            if not _is_open_file(path, stream):
+                continue  # its holder removed the file, so its lock keeps nobody out
             try:
                 yield
                 return
@@ -242,18 +235,17 @@ def _locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file, or raise; what has the name of a lock and is a pipe would be waited for."""
+    """Open a file without waiting, even if it is a pipe with the name of a lock."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
-def _lock(stream: Any, wait: bool) -> None:
-    """Lock an open file for this process, by flock or, where a file system has no such locks, by
-    fcntl's own.
+def _lock(stream: IO[str], wait: bool) -> None:
+    """Lock an open file with flock, or with lockf if the file system has no flock.
 
-    Raises `BlockingIOError` where another process holds it, unless `wait`.
+    Raises `BlockingIOError` if another process holds the lock, unless `wait`.
     """
     import fcntl
 
@@ -262,33 +254,37 @@ def _lock(stream: Any, wait: bool) -> None:
             lock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             return
         except OSError as error:
-            # lockf has either
+            # lockf raises either of the two
             if isinstance(error, BlockingIOError) or error.errno == errno.EACCES:
                 raise BlockingIOError(*error.args) from None
             if error.errno not in _NO_LOCKS:
                 raise
-    _tell_of_no_locks(Path(stream.name).parent)
+    _note_no_locks(Path(stream.name).parent)
 
 
 @cache
-def _tell_of_no_locks(place: Any) -> None:
-    log(f"note: {place} has no file locks; let one process at a time work there")
+def _note_no_locks(place: Path | str) -> None:
+    log(f"note: {place} has no file locks; run only one process at a time there")
 
 
-def _is_still(path: Path, stream: Any) -> bool:
+def _is_open_file(path: Path, stream: IO[str]) -> bool:
+    """Whether `path` is still the name of the open file."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
 
-def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memmap":
-    """Make a writable `.npy` array on disk whose space is reserved at once.
+# --- arrays, paths, text and JSON ---
 
-    Raises `OSError` (ENOSPC) where the disk is too small: writing to an array without its space
-    would end the process with a bus error instead.
+
+def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memmap":
+    """Create a writable `.npy` array on disk, and reserve its space.
+
+    Raises `OSError` (ENOSPC) if the disk is too small. Writing to an array without reserved space
+    would end the process with a bus error.
     """
-    import numpy as np  # here, because every command reads this file before its flags
+    import numpy as np  # here, because every command imports this module before it reads its flags
 
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     size = os.path.getsize(path)
@@ -305,11 +301,11 @@ def new_array(path: str | Path, shape: tuple[int, ...], dtype: Any) -> "np.memma
     return array
 
 
-def can_hold(path: str | Path) -> Path:
-    """The path, once its folder exists, can be written to, and the path is no folder: told before
-    the work, not after.
+def check_writable(path: str | Path) -> Path:
+    """Create the parent folder of a file to be written, and return the path.
 
-    Raises `OSError` where that is not so.
+    Raises `OSError` if the path is a folder, or its folder cannot be written to. So a command
+    fails before its work, not after it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -323,7 +319,7 @@ def can_hold(path: str | Path) -> Path:
 
 
 def can_write(folder: str | Path) -> bool:
-    """Whether files can be made in a folder, or it can be made itself."""
+    """Whether files can be created in a folder, which need not exist yet."""
     folder = Path(folder)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -331,66 +327,69 @@ def can_write(folder: str | Path) -> bool:
 
 
 def refuse_existing(flag: str, path: str | Path) -> None:
-    """Raise `InputError` where something has the name that a new folder is to get."""
+    """Raise `InputError` if `path`, the value of `flag`, already exists."""
     if Path(path).exists():
-        raise InputError(f"{flag} {path}: is there already; name a new folder")
+        raise InputError(f"{flag} {path}: already exists; choose a new folder")
 
 
-def no_pipe(path: str | Path) -> Path:
-    """The path of a file; raises `FileNotFoundError` where there is none, or a pipe, which would be
-    waited for.
+def regular_file(path: str | Path) -> Path:
+    """Return the path of an existing file.
+
+    Raises `FileNotFoundError` if it does not exist, or is a pipe: reading would wait for a pipe.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     return Path(path)
 
 
-def read_text(path: str | Path, most: int = 2**26) -> str:
-    """The text of a file in UTF-8; raises `OSError`, and `ValueError` where it is not text or has
-    more than `most` bytes.
+def read_text(path: str | Path, limit: int = 2**26) -> str:
+    """Read a UTF-8 file of at most `limit` bytes.
+
+    Raises `OSError`, and `ValueError` if the file is not UTF-8 or too large.
     """
     with open(path, "rb") as stream:
-        if (size := os.fstat(stream.fileno()).st_size) > most:
+        if (size := os.fstat(stream.fileno()).st_size) > limit:
             raise ValueError(f"{size:,} bytes are too many")
-        return stream.read(most).decode("utf-8")
+        return stream.read(limit).decode("utf-8")
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds; raises `OSError`, and `ValueError` where it is not JSON."""
+    """Read a JSON file; raises `OSError`, and `ValueError` if it is not JSON."""
     try:
-        return json.loads(read_text(no_pipe(path)))
+        return json.loads(read_text(regular_file(path)))
     except RecursionError:
         raise ValueError("is nested too deep") from None
 
 
-def map_array(path: str | Path, mode: str | None = "r") -> "np.ndarray":
-    """An array on disk, of which only what is used is read, or all with `mode` None.
+def map_array(path: str | Path, mode: Literal["r", "r+"] | None = "r") -> "np.ndarray":
+    """Map a `.npy` file into memory; `mode` None: read it whole instead.
 
-    Raises `OSError`, and `ValueError` where the file is no array.
+    Raises `OSError`, and `ValueError` if the file is not an array.
     """
     import numpy as np
 
     try:
-        return np.load(no_pipe(path), mmap_mode=mode)
+        return np.load(regular_file(path), mmap_mode=mode)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # a broken header raises nearly anything
+    except Exception as error:  # a damaged header raises nearly any exception
         raise ValueError(str(error) or type(error).__name__) from None
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, completely or not at all."""
     try:
         data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:  # a file name whose bytes are no text
+    except UnicodeEncodeError:  # a file name that is not valid UTF-8
         data = (json.dumps(value, indent=2) + "\n").encode()
     with atomic_file(path) as stream:
         stream.write(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all; what UTF-8 has no letter for becomes a question
-    mark.
+    """Write `text` as UTF-8, completely or not at all.
+
+    Characters that UTF-8 cannot encode become question marks.
     """
     with atomic_file(path) as stream:
         stream.write(text.encode("utf-8", "replace"))

@@ -1,29 +1,31 @@
-"""Test a run at other sizes than its own: how good, how dear, why, and what mends the difference.
+"""Evaluate a run at other image sizes: accuracy, cost, feature statistics, corrections.
 
-    python -m tinynet.fixres --sizes 64 80 96 128    the newest finished run
-    python -m tinynet.fixres --run runs/a --sizes 64 80 96 --fit 80    its head trained at 80 px
-    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger    a larger size, kept
-    python -m tinynet.fixres --run runs/a --beside runs/b --sizes 64 96 --no-fit    two runs
-    python -m tinynet.fixres --policy    how large objects appear, for the recipes
+    python -m tinynet.fixres --size 64 80 96 128             the newest finished run
+    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger    save the best size
+    python -m tinynet.fixres --run runs/a --beside runs/b --size 64 96   compare two runs
+    python -m tinynet.fixres --policy                        how large objects appear, per recipe
     python -m tinynet.fixres --policy --train-scale 0.08 1 --train-size 224 --test-resize 256
 
-Touvron et al. 2019, "Fixing the train-test resolution discrepancy". The hold-out chooses, val
-reports. Corrections change the features that the head sees: `frechet` and `quantile` give them the
-distribution of the training size, `batch norm` measures the head's statistics at the test size,
-`fine-tuned` trains the head on at it (stage fixres).
+Touvron et al. 2019, "Fixing the train-test resolution discrepancy". Sizes and corrections are
+selected on the hold-out and reported on val. Corrections: `frechet` and `quantile` map features to
+their distribution at the training size; `batch norm` recomputes the head's statistics at the test
+size; `fine-tuned` trains the head at the test size (stage fixres).
 """
 
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import console
 from tinynet.errors import InputError
 from tinynet.flags import Parser, add_common, positive_int, refuse_others, run_command, user_path
+from tinynet.records import Json, ScoreRow
 from tinynet.runs import STAGES, WHOLE, finished_stage
 
 if TYPE_CHECKING:
     from tinynet.resolution.crops import Policy
 
+# The flags that each of the two uses takes.
 _POLICY = {
     "policy",
     "train_scale",
@@ -38,7 +40,7 @@ _RUN = {
     "run",
     "beside",
     "stage",
-    "sizes",
+    "size",
     "fit",
     "methods",
     "data",
@@ -50,121 +52,121 @@ _RUN = {
     "format",
 }
 SIZES = (64, 80, 96, 128, 160)
-_DRAWN, _SIDE = 20_000, 64  # crops drawn for a histogram, from pictures of that side
+_CROPS, _SIDE = 20_000, 64  # crops drawn for a histogram, from images of that side
 
 
 def parser() -> Parser:
     """The command's flags."""
-    made = Parser("tinynet.fixres", __doc__)
-    made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
-    made.add_argument(
-        "--sizes",
-        type=positive_int,
-        nargs="+",
-        metavar="N",
-        help=f"test sizes in pixels (default: {' '.join(map(str, SIZES))}), beside the training "
-        "size",
+    parser = Parser("tinynet.fixres", __doc__)
+    parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
+    sizes: dict[str, Any] = dict(type=positive_int, nargs="+", metavar="N", dest="size")
+    parser.add_argument(
+        "--size",
+        help=f"test sizes in pixels (default: {' '.join(map(str, SIZES))}); the training size is "
+        "always one",
+        **sizes,
     )
-    fit = made.add_mutually_exclusive_group()
+    parser.add_argument("--sizes", help=SUPPRESS, **sizes)  # its name in the first edition
+    fit = parser.add_mutually_exclusive_group()
     fit.add_argument(
         "--fit",
         type=positive_int,
         nargs="+",
         metavar="N",
-        help="sizes at which the head is trained on, and at the training size to compare with "
-        "(default: all sizes)",
+        help="train the head at these sizes, and at the training size for comparison (default: all "
+        "sizes)",
     )
-    fit.add_argument("--no-fit", dest="fit", action="store_const", const=[], help="at none")
-    made.add_argument(
+    fit.add_argument(
+        "--no-fit", dest="fit", action="store_const", const=[], help="train the head at no size"
+    )
+    parser.add_argument(
         "--methods",
         nargs="+",
         default=["antialias"],
         metavar="METHOD",
-        help="how pictures are enlarged: antialias (bilinear), bilinear, bicubic, nearest, area, "
-        "lanczos; the first for everything, the others compared with it (default: antialias)",
+        help="how images are resized: antialias (bilinear), bilinear, bicubic, nearest, area, "
+        "lanczos; the first for everything, the others for comparison (default: antialias)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--beside",
         nargs="+",
         type=user_path,
         default=[],
         metavar="RUN",
-        help="runs shown beside it, as they are: trained at other sizes, or with other taps",
+        help="other runs to compare with, without corrections",
     )
-    made.add_argument(
+    parser.add_argument(
         "--keep",
         type=user_path,
         metavar="DIR",
-        help="a new folder for the run with its batch norms measured at the size where the "
-        "hold-out likes that best: evaluate and predict take it",
+        help="a new run with batch norm statistics of the size with the best hold-out accuracy; "
+        "evaluate and predict can use it",
     )
-    add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
-    group = made.add_argument_group(
-        "--policy: how large objects appear in testing, for a way of cropping"
+    add_common(parser, "run", "data", "cache", "out", "device", "precision", "format", "json")
+    _add_policy(parser)
+    return parser
+
+
+def _add_policy(parser: Parser) -> None:
+    group = parser.add_argument_group("--policy: the size of objects in training and in testing")
+    group.add_argument(
+        "--policy",
+        action="store_true",
+        help="of the recipes, or of the crops below; needs no run",
     )
     group.add_argument(
-        "--policy", action="store_true", help="of the recipes, or of the flags below; needs no run"
-    )
-    group.add_argument(
-        "--train-scale", type=float, nargs=2, metavar="X", help="area of crops (default: 1 1)"
+        "--train-scale",
+        type=float,
+        nargs=2,
+        metavar="X",
+        help="least and greatest area of training crops (default: 1 1)",
     )
     group.add_argument(
         "--train-ratio",
         type=float,
         nargs=2,
         metavar="X",
-        help="width over height of crops (default: torchvision's 0.75 1.3333)",
+        help="least and greatest aspect ratio of training crops (default: torchvision's 0.75 "
+        "1.3333)",
     )
-    group.add_argument(
-        "--train-size", type=positive_int, metavar="N", help="side that crops are resized to"
-    )
-    group.add_argument(
-        "--test-resize",
-        type=positive_int,
-        metavar="N",
-        help="side of the whole test picture (default: --test-size)",
-    )
-    group.add_argument(
-        "--test-size",
-        type=positive_int,
-        metavar="N",
-        help="side of the test crop (default: --train-size)",
-    )
-    return made
+    for flag, text in (
+        ("--train-size", "side of a resized training crop"),
+        ("--test-resize", "side of the whole test image (default: --test-size)"),
+        ("--test-size", "side of the test crop (default: --train-size)"),
+    ):
+        group.add_argument(flag, type=positive_int, metavar="N", help=text)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
-    made = parser()
-    asked = made.parse_args(argv)
-    refuse_others(
-        made, asked, "--policy" if asked.policy else "a run", _POLICY if asked.policy else _RUN
-    )
+    """Run the command."""
+    flags = parser()
+    args = flags.parse_args(argv)
+    use, allowed = ("--policy", _POLICY) if args.policy else ("a run", _RUN)
+    refuse_others(flags, args, use, allowed)
     from tinynet.report.tables import show
 
-    rows = _policies(made, asked) if asked.policy else _study(asked)
-    show(rows, asked.format)
+    show(_policies(flags, args) if args.policy else _study(args), args.format)
 
 
-def _policies(made: Parser, asked: Any) -> list[dict[str, Any]]:
-    """A row a policy; with --out the shares of the picture that are seen, as a figure."""
+def _policies(flags: Parser, args: Any) -> list[Json]:
+    """A row for each policy; with --out, also a figure."""
     from tinynet.plotting import save_figure
     from tinynet.resolution.crops import draw_shares
-    from tinynet.resolution.figures import shares_seen
+    from tinynet.resolution.figures import crop_shares
 
-    chosen = _asked_policies(made, asked) if asked.train_size else _recipes(made, asked)
-    if asked.out:
-        drawn = [
+    policies = _policy_of_flags(args) if args.train_size else _policies_of_recipes(flags, args)
+    if args.out:
+        shares = [
             (
                 name,
-                draw_shares(policy, _DRAWN, _SIDE if policy.sides else policy.resize),
-                policy.seen_in_test,
+                draw_shares(policy, _CROPS, _SIDE if policy.sides else policy.resize),
+                policy.test_share,
             )
-            for name, policy in chosen.items()
+            for name, policy in policies.items()
         ]
-        place = Path(asked.out) / "seen.png"
-        save_figure(shares_seen(drawn, "Share of the picture that is seen"), place)
-        console.log(f"shares of the picture seen in training and testing: {place}")
+        path = Path(args.out) / "seen.png"
+        save_figure(crop_shares(shares, "Share of the image in a crop"), path)
+        console.log(f"shares of the image in training and test crops: {path}")
     return [
         {
             "policy": name,
@@ -175,18 +177,18 @@ def _policies(made: Parser, asked: Any) -> list[dict[str, Any]]:
             "object_ratio": policy.object_ratio,
             "cure": policy.cure,
             "test_at": round(policy.resize * policy.cure),
-            "seen": policy.seen_in_test,
+            "seen": policy.test_share,
         }
-        for name, policy in chosen.items()
+        for name, policy in policies.items()
     ]
 
 
-def _recipes(made: Parser, asked: Any) -> dict[str, "Policy"]:
+def _policies_of_recipes(flags: Parser, args: Any) -> "dict[str, Policy]":
     from tinynet.resolution.crops import Policy
     from tinynet.training.recipes import RECIPES
 
-    if asked.train_scale or asked.train_ratio or asked.test_resize or asked.test_size:
-        made.error("--policy with flags of its own takes --train-size")
+    if args.train_scale or args.train_ratio or args.test_resize or args.test_size:
+        flags.error("--policy with flags of crops needs --train-size")
     return {
         f"{recipe.name}, {stage}": Policy.of(recipe.stage(stage), _SIDE)
         for recipe in RECIPES.values()
@@ -194,51 +196,49 @@ def _recipes(made: Parser, asked: Any) -> dict[str, "Policy"]:
     }
 
 
-def _asked_policies(made: Parser, asked: Any) -> dict[str, "Policy"]:
-    """The policy of the flags; beside crops of any ratio the square ones that the paper's formula
-    is for.
-    """
+def _policy_of_flags(args: Any) -> "dict[str, Policy]":
+    """The policy of the flags, and the one of square crops, which the paper's formula is for."""
     from tinynet.resolution.crops import Policy
 
-    area, size = tuple(asked.train_scale or (1.0, 1.0)), asked.test_size or asked.train_size
-    common = dict(train=asked.train_size, resize=asked.test_resize or size, test=size, area=area)
-    ratio = tuple(asked.train_ratio or ((3 / 4, 4 / 3) if asked.train_scale else (1.0, 1.0)))
-    found = {"square crops": Policy(**common)}
+    area, size = tuple(args.train_scale or (1.0, 1.0)), args.test_size or args.train_size
+    common = dict(train=args.train_size, resize=args.test_resize or size, test=size, area=area)
+    ratio = tuple(args.train_ratio or ((3 / 4, 4 / 3) if args.train_scale else (1.0, 1.0)))
+    policies = {"square crops": Policy(**common)}
     if ratio != (1.0, 1.0):
-        found[f"crops of ratio {ratio[0]:.4g} to {ratio[1]:.4g}, drawn as torchvision does"] = (
-            Policy(ratio=ratio, **common)
-        )
-    return found
+        name = f"crops of ratio {ratio[0]:.4g} to {ratio[1]:.4g}, drawn as torchvision does"
+        policies[name] = Policy(ratio=ratio, **common)
+    return policies
 
 
-def _study(asked: Any) -> list[dict[str, Any]]:
-    """Everything about a run and its sizes, into a folder; returns the rows of its table."""
+def _study(args: Any) -> list[ScoreRow]:
+    """Study a run at several sizes, and write figures and JSON; returns the rows of the table."""
     from tinynet.compute import choose_compute
     from tinynet.evaluation.predictor import Predictor
     from tinynet.models.vgg import check_side
     from tinynet.report.curves import Curves
-    from tinynet.resolution.fixres import investigate
+    from tinynet.resolution.fixres import SizeRequest, investigate
     from tinynet.training.config import RunConfig, open_data
 
-    compute = choose_compute(asked.device, asked.precision)
-    folders = [finished_stage(run, asked.stage) for run in (asked.run, *asked.beside)]
-    packed = open_data(asked.data, asked.cache, RunConfig.of(folders[0]))
+    compute = choose_compute(args.device, args.precision)
+    folders = [finished_stage(run, args.stage) for run in (args.run, *args.beside)]
+    packed = open_data(args.data, args.cache, RunConfig.of(folders[0]))
     predictors = [Predictor(folder, packed, compute) for folder in folders]
     own = predictors[0].size
-    for flag, asked_sizes in (("--sizes", asked.sizes or SIZES), ("--fit", asked.fit or ())):
-        for size in asked_sizes:
-            check_side(size, flag)
-    sizes = sorted({own, *(asked.sizes or SIZES)})
-    fit = sizes if asked.fit is None else sorted({own, *asked.fit}) if asked.fit else []
+    for flag, numbers in (("--size", args.size or SIZES), ("--fit", args.fit or ())):
+        for number in numbers:
+            check_side(number, flag)
+    sizes = sorted({own, *(args.size or SIZES)})
+    fit = sizes if args.fit is None else sorted({own, *args.fit}) if args.fit else []
     if folders[0].stage == "fixres":
         raise InputError(
-            f"{folders[0].path}: is fitted to a size already; name what it was before with --stage"
+            f"{folders[0].path}: is already adapted to a size; choose base or finetune with --stage"
         )
-    out = Path(asked.out) if asked.out else folders[0].path / "sizes"
-    keep = Path(asked.keep) if asked.keep else None
-    found = investigate(predictors, sizes, fit, asked.methods, out, keep, [Curves()])
-    console.log("\n".join(("", *found.conclusions)))
-    return [*found.rows, *found.beside, *found.methods]
+    out = Path(args.out) if args.out else folders[0].path / "sizes"
+    keep = Path(args.keep) if args.keep else None
+    request = SizeRequest(sizes, out, fit, args.methods, keep)
+    findings = investigate(predictors, request, [Curves()])
+    console.log("\n".join(("", *findings.conclusions)))
+    return [*findings.rows, *findings.others, *findings.methods]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -38,9 +38,7 @@ _WAYS_OUT = {
 
 
 def user_path(text: str) -> str:
-    """A path of the command line, for argparse; `~` is the user's home, also where no shell has
-    written it out.
-    """
+    """A path of the command line, for argparse; `~` is the user's home directory."""
     return os.path.expanduser(text)
 
 
@@ -48,14 +46,13 @@ COMMON: dict[str, dict[str, Any]] = {
     "data": dict(
         type=user_path,
         metavar="PATH",
-        help="the data: a zip or tar, an extracted folder, parquet files, or a folder that "
-        "contains one of these (default: the run's data, else $TINYNET_DATA, else "
-        "data/tiny-imagenet-200.zip, downloaded if absent)",
+        help="a zip, a tar, an extracted folder or parquet files (default: the run's data, else "
+        "$TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded if absent)",
     ),
     "cache": dict(
         type=user_path,
         metavar="DIR",
-        help="where packed pictures and features are kept (default: 'cache' beside the data)",
+        help="folder for decoded images and features (default: cache, next to the data)",
     ),
     "weights": dict(
         type=user_path,
@@ -63,14 +60,13 @@ COMMON: dict[str, dict[str, Any]] = {
         help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none",
     ),
     "run": dict(
-        type=user_path, metavar="DIR", help="the run to read (default: the newest that fits)"
+        type=user_path, metavar="DIR", help="the run to use (default: the newest suitable one)"
     ),
-    "out": dict(type=user_path, metavar="DIR", help="where results go"),
+    "out": dict(type=user_path, metavar="DIR", help="folder or file to write to"),
     "seed": dict(
         type=int,
         metavar="N",
-        help="seed of initial weights, order, augmentation and dropout (default: 0; a later stage "
-        "has its run's)",
+        help="seed of weights, order, augmentation and dropout (default: 0, or the run's)",
     ),
     "split": dict(
         default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"
@@ -78,41 +74,50 @@ COMMON: dict[str, dict[str, Any]] = {
     "device": dict(
         default="auto",
         choices=("auto", "cpu", "cuda", "mps"),
-        help="default: cuda where there is one, else cpu",
+        help="default: cuda if available, else cpu",
     ),
     "precision": dict(
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
-        help="of the network's arithmetic; int8: 8-bit integers for a backbone that does not "
-        "learn, the fastest floats for the rest (default: the fastest the device really has)",
+        help="int8: 8-bit integers for frozen layers, the fastest floats for others (default: "
+        "the fastest that the device supports)",
     ),
     "tta": dict(
         nargs="+",
         default=[],
         metavar="VIEWS",
-        help="sets of views whose probabilities are merged: none, flip, five, ten, shift, rotate, "
-        "zoom, scales:64,80, resize:72, dense, and products of them: flip+scales:64,80 (default: "
-        "none)",
+        help="sets of test-time views: none, flip, five, ten, shift, rotate, zoom, scales:64,80, "
+        "resize:72, dense, and products of them, for instance flip+scales:64,80 (default: none)",
     ),
     "format": dict(
         default="table",
         choices=("table", "markdown", "csv", "json"),
-        help="of the result on standard output (default: table)",
+        help="format of the result (default: table)",
     ),
     "json": dict(
         action="store_const",
         dest="format",
         const="json",
         default="table",
-        help="print the rows of the result as one JSON array on standard output",
+        help="print the result as a JSON array",
     ),
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with the flag `--quiet`, whose errors take one line."""
+    """An argument parser with the flag `--quiet`, whose errors take one line.
 
-    def __init__(self, module: str, description: str, **kwargs: Any):
+    `moved`: flags of earlier versions, and the command line that replaces each.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        description: str | None,
+        moved: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ):
+        self._moved = moved or {}
         super().__init__(
             prog=f"python -m {module}",
             description=description,
@@ -137,6 +142,10 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse a command line and become the parser of the running command."""
         set_flags(self._option_string_actions)  # a subcommand's parser is the last to do so
+        words = args[0] if args and args[0] is not None else sys.argv[1:]
+        for flag in (str(word).partition("=")[0] for word in words):
+            if flag in self._moved:
+                self.error(f"{flag} has moved; use: python -m tinynet {self._moved[flag]}")
         return super().parse_known_args(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
@@ -162,24 +171,63 @@ def _available(*names: str) -> list[str]:
     return [flag for flag in map(flag_name, names) if flag in (command_flags() or ())]
 
 
-def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
+def add_common(parser: argparse._ActionsContainer, *names: str) -> None:
     """Add the flags called `names`, the same on every command that has them."""
     for name in names:
         parser.add_argument(f"--{name}", **COMMON[name])
 
 
-def add_pretrained(parser: argparse._ActionsContainer) -> None:
-    """Add the flags of pretrained networks and of how ImageNet's procedure prepares pictures."""
+def add_scoring(parser: Parser) -> None:
+    """Add the flags of a grid of scores: views, merges, sizes, classes and stored probabilities."""
+    add_common(parser, "tta")
+    add_merge(parser)
     parser.add_argument(
-        "--arch", metavar="NAME", help="a classifier of torchvision's, or timm/NAME of timm's"
+        "--size",
+        type=positive_int,
+        nargs="+",
+        metavar="N",
+        help="test sizes in pixels (default: the training size, or the published one)",
+    )
+    parser.add_argument(
+        "--per-class", action="store_true", help="a row for each class in place of one for all"
+    )
+    parser.add_argument(
+        "--save-probabilities",
+        type=user_path,
+        metavar="FILE",
+        help="write the probabilities of every view; takes one split, size and set of views",
+    )
+
+
+def add_merge(parser: argparse._ActionsContainer) -> None:
+    """Add `--merge`, which takes several."""
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        default=["mean"],
+        metavar="MERGE",
+        help="how the probabilities of views are merged: mean, gmean, max, vote, sharpen "
+        "(default: mean)",
+    )
+
+
+def add_network(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that name a pretrained network."""
+    parser.add_argument(
+        "--arch", metavar="NAME", help="a torchvision classifier, or timm/NAME for one of timm"
     )
     parser.add_argument(
         "--weights",
         type=user_path,
         metavar="NAME|FILE",
-        help="a name of the publisher's, a state-dict file, or none (default: the newest "
-        "published)",
+        help="the publisher's name of the weights, a state-dict file, or none (default: the newest "
+        "published weights)",
     )
+
+
+def add_pretrained(parser: argparse._ActionsContainer) -> None:
+    """Add the flags of a pretrained network and of its image preparation."""
+    add_network(parser)
     parser.add_argument(
         "--resize",
         type=positive_int,
@@ -207,13 +255,11 @@ def positive_int(text: str) -> int:
     return number
 
 
-def refuse_others(parser: Parser, asked: argparse.Namespace, way: str, takes: set[str]) -> None:
-    """End with status 2 where a flag was given that `way` does not take: it is not passed over in
-    silence.
-    """
-    given = {name for name in vars(asked) if getattr(asked, name) != parser.get_default(name)}
-    if wrong := sorted(given - takes):
-        parser.error(f"{way} takes no {', '.join(map(flag_name, wrong))}")
+def refuse_others(parser: Parser, args: argparse.Namespace, use: str, allowed: set[str]) -> None:
+    """Exit with status 2 if a flag was given that this `use` of the command does not take."""
+    names = {name for name in vars(args) if getattr(args, name) != parser.get_default(name)}
+    if wrong := sorted(names - allowed):
+        parser.error(f"{use} takes no {', '.join(map(flag_name, wrong))}")
 
 
 def flag_name(field: str) -> str:
@@ -222,29 +268,32 @@ def flag_name(field: str) -> str:
 
 
 def add_fields(
-    parser: argparse._ActionsContainer, cls: type, recipe: str, values: Sequence[Any]
+    parser: argparse._ActionsContainer,
+    kind: type,
+    recipe: str,
+    values: Sequence[Any],
+    hidden: bool = False,
 ) -> None:
-    """Add a flag for every field of the dataclass `cls`; flags that are not given leave no trace.
+    """Add a flag for every field of the dataclass `kind`; a flag that is not given has no value.
 
-    A field's help is its metadata `help`, and what the instances `values` of the `recipe` have; its
-    annotation gives the type: int, float, str, bool, a Literal, an optional of these (`none`), or a
-    tuple (several values; none at all is the empty tuple).
+    The help of a flag is the field's metadata `help` and the values of the `recipe`; `hidden`: the
+    flags are not in the help. The annotation of a field gives its type: int, float, str, bool, a
+    Literal, an optional of these (`none`), or a tuple (several values; none at all is empty).
     """
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        each = [_show(getattr(value, field.name)) for value in values]
-        text = each[0] if len(set(each)) == 1 else " / ".join(each)
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        texts = [_text(getattr(value, field.name)) for value in values]
+        text = texts[0] if len(set(texts)) == 1 else " / ".join(texts)
         how = dict(dest=field.name, default=argparse.SUPPRESS, **_flag_type(hints[field.name]))
+        help_text = f"{field.metadata['help']} ({recipe}: {text})".replace("%", "%%")
         parser.add_argument(
-            flag_name(field.name),
-            help=f"{field.metadata['help']} ({recipe}: {text})".replace("%", "%%"),
-            **how,
+            flag_name(field.name), help=argparse.SUPPRESS if hidden else help_text, **how
         )
         if old := field.metadata["was"]:
             parser.add_argument(flag_name(old), help=argparse.SUPPRESS, **how)
 
 
-def _show(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none given"
     return "none" if value is None else str(value)

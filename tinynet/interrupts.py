@@ -8,17 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-# asked from outside
+# Signals by which other processes ask this one to end.
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-
-_AGAIN = 0.02  # seconds
+_RETRY_AFTER = 0.02  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
-    """This process was asked to end by the signal `number`, of `ENDING`, as Ctrl-C asks by
-    another.
-    """
+    """The signal `number` (one of `ENDING`) asked this process to end."""
 
     def __init__(self, number: int):
         super().__init__()
@@ -26,20 +23,20 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """A handler of signals: raise `Interrupted`, or `KeyboardInterrupt` for Ctrl-C.
+    """Handle a signal: raise `Interrupted`, or `KeyboardInterrupt` for Ctrl-C.
 
-    While a module is being imported the signal is sent again a moment later: an import that is
-    interrupted swallows the exception, or leaves half a module behind.
+    During an import, send the signal again a moment later. An interrupted import swallows the
+    exception, or leaves half a module.
     """
-    if _imports(frame):
-        again = threading.Timer(_AGAIN, signal.raise_signal, (number,))
-        again.daemon = True
-        again.start()
+    if _is_importing(frame):
+        timer = threading.Timer(_RETRY_AFTER, signal.raise_signal, (number,))
+        timer.daemon = True
+        timer.start()
         return
     raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
 
-def _imports(frame: Any) -> bool:
+def _is_importing(frame: Any) -> bool:
     while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None
@@ -47,79 +44,80 @@ def _imports(frame: Any) -> bool:
 
 @contextmanager
 def interrupted_by(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Handle these signals within the block, in the main thread alone.
+    """Handle these signals within the block; do nothing outside the main thread.
 
-    A signal that is ignored stays so: SIGHUP under nohup, SIGINT in the background of a script.
+    An ignored signal stays ignored: SIGHUP under nohup, SIGINT in the background of a script.
     """
-    before, owner = {}, os.getpid()
+    handlers, owner = {}, os.getpid()
 
-    def answer(number: int, frame: Any) -> None:
+    def handle(number: int, frame: Any) -> None:
         if os.getpid() == owner:
             handler(number, frame)
-        else:  # a worker that was forked: it simply ends
+        else:  # a forked worker ends
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
     try:
         for number in numbers:
             if (earlier := signal.getsignal(number)) != signal.SIG_IGN:
-                signal.signal(number, answer)
-                before[number] = earlier or signal.SIG_DFL
+                signal.signal(number, handle)
+                handlers[number] = earlier or signal.SIG_DFL
     except ValueError:  # another thread
         pass
     try:
         yield
     finally:
-        for number, earlier in before.items():
+        for number, earlier in handlers.items():
             signal.signal(number, earlier)
 
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Delay signals that ask to end until the block is over: for a write of seconds, in the main
-    thread.
+    """Delay signals that ask to end until the block is over; for writes of at most seconds.
 
-    Libraries that are interrupted within their own code lose the exception, or raise another one.
+    Some libraries lose an exception that is raised within their code, or raise another one. Only
+    for the main thread.
     """
-    waiting: list[int] = []
+    pending: list[int] = []
     try:
-        with interrupted_by((signal.SIGINT, *ENDING), lambda number, frame: waiting.append(number)):
+        with interrupted_by((signal.SIGINT, *ENDING), lambda number, frame: pending.append(number)):
             yield
     finally:
-        for number in waiting[:1]:
+        for number in pending[:1]:
             signal.raise_signal(number)
 
 
 def write_always() -> None:
-    """Go on where an output has no such character, is closed, or has lost its reader."""
+    """Let writes to stdout and stderr succeed without their encoding, the stream or a reader.
+
+    Characters that the encoding lacks become question marks.
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the shell's >&-
+        if getattr(sys, name) is None:  # closed by the shell's >&-
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  until the process ends
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     if not isinstance(sys.stderr, Messages):
         sys.stderr = Messages(sys.stderr)
-    # of objects that go while a command ends: it says nothing to a user
-    sys.unraisablehook = lambda ignored: None
+    # Errors in destructors while a command ends mean nothing to a user.
+    sys.unraisablehook = lambda _: None
 
 
 class Messages:
-    """A stream for messages: where nobody can read them any more, they are lost without an
-    error.
-    """
+    """A stream for messages that drops them without an error if nobody can read them."""
 
     def __init__(self, stream: Any):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write `text` if anybody reads it; returns its length."""
+        """Write `text` if the stream is open; return its length."""
         with suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream if anybody reads it."""
+        """Flush the stream if it is open."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 

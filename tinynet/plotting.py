@@ -6,7 +6,7 @@ import re
 import warnings
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tinynet.console import printable
 from tinynet.files import atomic_file
@@ -16,51 +16,55 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_figure(figure: "Figure", path: Any, described: str = "") -> None:
-    """Write a figure as SVG where its name ends in .svg, else as PNG, whole or not at all.
+def save_figure(figure: "Figure", path: str | Path, description: str = "") -> None:
+    """Write a figure completely or not at all, as SVG if the path ends in .svg, else as PNG.
 
-    `described`: kept in the file, for whoever asks what it was drawn from.
+    `description`: stored in the file's metadata, for instance the source of the data.
     """
+    text = "\n".join(map(printable, description.split("\n")))
     with atomic_file(path) as stream:
         _save(
             figure,
             stream,
             format="svg" if Path(path).suffix == ".svg" else "png",
             dpi=110,
-            metadata={"Description": printable(described)} if described else {},
+            metadata={"Description": text} if text else {},
         )
 
 
-def _save(figure: "Figure", stream: Any, **how: Any) -> None:
-    """Draw a figure whose words may be anything: names of runs and files stand in them."""
+def _save(figure: "Figure", stream: IO[Any], **options: Any) -> None:
+    """Save a figure whose texts may contain any characters, because they contain file names."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
     for text in (*figure.texts, *(panel.title for panel in figure.axes)):
-        text.set_parse_math(False)  # a file may be called $x$
+        text.set_parse_math(False)  # a file name may be $x$
     with postponed(), warnings.catch_warnings():
-        # a letter that no font has is drawn as a box
+        # A character that is missing in all fonts is drawn as a box.
         warnings.filterwarnings("ignore", r"Glyph .* missing")
-        figure.savefig(stream, **how)
+        figure.savefig(stream, **options)
 
 
-def inline_svg(figure: "Figure", described: str) -> str:
-    """A figure as SVG inside a page: its ink is the page's, in both colour schemes; `described`:
-    for who cannot see.
+def inline_svg(figure: "Figure", description: str) -> str:
+    """Return a figure as an SVG element for an HTML page.
+
+    Its lines and texts have the text colour of the page, in light and dark mode. `description`: the
+    alternative text.
     """
     import matplotlib
 
-    drawn, described = io.StringIO(), printable(described)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
-        _save(figure, drawn, format="svg", transparent=True)
-    svg = drawn.getvalue()
+    stream, description = io.StringIO(), printable(description)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
+        _save(figure, stream, format="svg", transparent=True)
+    svg = stream.getvalue()
     svg = (
         svg[svg.index("<svg") :]
         .replace("#000000", "currentColor")
         .replace("fill: #ffffff", "fill: none")
     )
-    # matplotlib gives every figure the same ids
-    mark = "f" + hashlib.sha256(described.encode()).hexdigest()[:8]
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{mark}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(described, quote=True)}" ', 1)
+    # matplotlib gives every figure the same ids, so this figure gets its own prefix
+    prefix = "f" + hashlib.sha256(description.encode()).hexdigest()[:8]
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+    label = escape(description, quote=True)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

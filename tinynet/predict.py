@@ -1,12 +1,12 @@
-"""Say what is in pictures: any files and folders, or the official test pictures, which have no
-labels.
+"""Predict the classes of image files, or of the official test images, which have no labels.
 
-    python -m tinynet.predict photo.jpg holiday/    the newest finished run
-    python -m tinynet.predict photo.jpg --arch resnet18    a pretrained ImageNet network
-    python -m tinynet.predict photo.jpg --tta ten --explain views.png    how each view votes
-    python -m tinynet.predict --out predictions.txt    `file wnid` for every official test picture
+    python -m tinynet.predict photo.jpg holiday/              the newest finished run
+    python -m tinynet.predict photo.jpg --arch resnet18       a pretrained ImageNet network
+    python -m tinynet.predict photo.jpg --tta ten --explain views.png     how each view votes
+    python -m tinynet.predict --out predictions.txt           the official test images
 
-The last is the format that the course which published the data asked for.
+The last writes a line `FILE CLASS_ID` for every test image, the format of the course that published
+the data.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import console
-from tinynet.files import can_hold, write_text
+from tinynet.files import check_writable, write_text
 from tinynet.flags import (
     Parser,
     add_common,
@@ -29,22 +29,11 @@ from tinynet.training.config import RunConfig, open_data
 
 if TYPE_CHECKING:
     from tinynet.compute import Compute
-    from tinynet.evaluation.predict import Explanation
+    from tinynet.evaluation.predict import Explanation, Prediction
 
-
-_TEST_TAKES = {
-    "tta",
-    "merge",
-    "size",
-    "data",
-    "cache",
-    "run",
-    "stage",
-    "out",
-    "device",
-    "precision",
-}
-_FILES_TAKE = {
+# The flags that each use takes.
+_TEST = {"tta", "merge", "size", "data", "cache", "run", "stage", "out", "device", "precision"}
+_FILES = {
     "files",
     "tta",
     "merge",
@@ -62,95 +51,97 @@ _FILES_TAKE = {
 
 def parser() -> Parser:
     """The command's flags."""
-    made = Parser("tinynet.predict", __doc__)
-    made.add_argument(
+    parser = Parser("tinynet.predict", __doc__)
+    parser.add_argument(
         "files",
         nargs="*",
         type=user_path,
         default=[],
         metavar="FILE|FOLDER",
-        help="pictures (default: the official test pictures)",
+        help="images (default: the official test images)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--tta",
         default="none",
         metavar="VIEWS",
-        help="set of views to merge, as for tinynet.evaluate (default: none)",
+        help="one set of test-time views, as for evaluate (default: none)",
     )
-    made.add_argument(
-        "--merge", default="mean", metavar="MERGE", help="how they become one (default: mean)"
+    parser.add_argument(
+        "--merge",
+        default="mean",
+        metavar="MERGE",
+        help="how the probabilities of views are merged (default: mean)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--size",
         type=positive_int,
         metavar="N",
-        help="side in pixels that the network sees (default: the training size, or the published "
-        "one)",
+        help="image size in pixels (default: the training size, or the published one)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--top",
         type=positive_int,
         default=5,
         metavar="K",
-        help="classes to name of each picture (default: 5)",
+        help="the number of classes to list for each image (default: 5)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--explain",
         type=user_path,
         metavar="FILE.png",
-        help="draw the views of the first picture and how each votes",
+        help="draw the views of the first image and how each votes",
     )
-    made.add_argument("--stage", choices=STAGES, help="default: the last finished stage of the run")
-    add_common(made, "data", "cache", "run", "out", "device", "precision", "format", "json")
-    add_pretrained(made.add_argument_group("pretrained networks"))
-    return made
+    parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
+    add_common(parser, "run", "data", "cache", "out", "device", "precision", "format", "json")
+    add_pretrained(parser.add_argument_group("pretrained networks"))
+    return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
-    made = parser()
-    asked = made.parse_args(argv)
-    if not asked.files:
-        refuse_others(made, asked, "the official test set", _TEST_TAKES)
-        _official_test(asked)
+    """Run the command; exits with status 1 if a file cannot be read."""
+    flags = parser()
+    args = flags.parse_args(argv)
+    if not args.files:
+        refuse_others(flags, args, "the official test set", _TEST)
+        _predict_test(args)
         return
-    way = "--arch" if asked.arch else "a run on files"
-    refuse_others(
-        made, asked, way, _FILES_TAKE | ({"arch", "weights"} if asked.arch else {"run", "stage"})
-    )
+    use = "--arch" if args.arch else "a run on files"
+    network = {"arch", "weights"} if args.arch else {"run", "stage"}
+    refuse_others(flags, args, use, _FILES | network)
     from tinynet.compute import choose_compute
     from tinynet.report.tables import show
 
-    # their ranges would need train pictures
-    compute = choose_compute(asked.device, asked.precision, int8=False)
-    rows, unreadable = _files(asked, compute)
-    show(rows, asked.format)
-    for complaint in unreadable:
-        console.log(f"error: {' '.join(complaint.split())}")
+    # No int8: its ranges would need training images.
+    compute = choose_compute(args.device, args.precision, int8=False)
+    predictions, unreadable = _predict_files(args, compute)
+    show(predictions, args.format)
+    for message in unreadable:
+        console.log(f"error: {' '.join(message.split())}")
     if unreadable:
         raise SystemExit(1)
 
 
-def _files(asked: Any, compute: "Compute") -> tuple[list[dict[str, Any]], list[str]]:
+def _predict_files(args: Any, compute: "Compute") -> "tuple[list[Prediction], list[str]]":
     from tinynet.data.image_folder import expand
     from tinynet.evaluation.predict import Preparation, pretrained_predictor, run_predictor
 
-    files = expand(asked.files)
-    if asked.arch:
-        predictor = pretrained_predictor(asked.arch, asked.weights or "DEFAULT", compute)
+    files = expand(args.files)
+    if args.arch:
+        predictor = pretrained_predictor(args.arch, args.weights or "DEFAULT", compute)
     else:
-        predictor = run_predictor(_stage(asked), compute)
-    how = Preparation(
-        asked.tta, asked.merge, asked.size, asked.resize, asked.resize_mode, asked.interpolation
+        predictor = run_predictor(_stage(args), compute)
+    preparation = Preparation(
+        args.tta, args.merge, args.size, args.resize, args.resize_mode, args.interpolation
     )
-    return predictor.name(files, how, asked.top, _drawing(asked.explain))
+    return predictor.predict(files, preparation, args.top, _drawing(args.explain))
 
 
 def _drawing(place: str | None) -> "Callable[[Explanation], None] | None":
+    """A function that draws an explanation, if there is a place for it."""
     if place is None:
         return None
     path = Path(place)
-    can_hold(path)
+    check_writable(path)
 
     def draw(explanation: "Explanation") -> None:
         from tinynet.plotting import save_figure
@@ -162,30 +153,30 @@ def _drawing(place: str | None) -> "Callable[[Explanation], None] | None":
     return draw
 
 
-def _stage(asked: Any) -> StageFolder:
-    folder = finished_stage(asked.run, asked.stage)
+def _stage(args: Any) -> StageFolder:
+    folder = finished_stage(args.run, args.stage)
     console.log(f"predicting with {folder.path}")
     return folder
 
 
-def _official_test(asked: Any) -> None:
-    folder = _stage(asked)
+def _predict_test(args: Any) -> None:
+    """Write the predictions of the official test images."""
+    folder = _stage(args)
     from tinynet.compute import choose_compute
     from tinynet.evaluation.predictor import Predictor
     from tinynet.score import merges
 
-    merge = merges.get(asked.merge)
-    packed = open_data(asked.data, asked.cache, RunConfig.of(folder))
-    predictor = Predictor(folder, packed, choose_compute(asked.device, asked.precision))
-    target = can_hold(asked.out or folder.path / "test-predictions.txt")
-    (chosen,) = predictor.sets([asked.tta], predictor.size if asked.size is None else asked.size)
-    found = predictor.predict("test", chosen)
-    best = found.merged(merge).argmax(1)
-    names = (packed.test.files[row].rsplit("/", 1)[1] for row in found.rows)
-    write_text(
-        target, "".join(f"{name} {packed.wnids[c]}\n" for name, c in zip(names, best, strict=True))
-    )
-    print(target)
+    merge = merges.get(args.merge)
+    packed = open_data(args.data, args.cache, RunConfig.of(folder))
+    predictor = Predictor(folder, packed, choose_compute(args.device, args.precision))
+    path = check_writable(args.out or folder.path / "test-predictions.txt")
+    (views,) = predictor.sets([args.tta], predictor.size if args.size is None else args.size)
+    probabilities = predictor.predict("test", views)
+    best = probabilities.merged(merge).argmax(1)
+    names = (packed.test.files[row].rsplit("/", 1)[1] for row in probabilities.rows)
+    lines = (f"{name} {packed.wnids[label]}\n" for name, label in zip(names, best, strict=True))
+    write_text(path, "".join(lines))
+    print(path)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ def predict(*files: str, run: str = f"{WORLD}/probe") -> tuple[str, ...]:
 
 
 def evaluate_folder(data: str, *more: str, weights: str = f"{WORLD}/squeeze.pt") -> tuple[str, ...]:
-    """Flags of `tinynet.evaluate --dataset imagefolder`, which keeps what it says of each image."""
+    """Flags of `tinynet.folder`, which keeps what it says of each image."""
     return (
-        "--dataset",
-        "imagefolder",
         "--data",
         data,
         "--arch",

@@ -83,7 +83,7 @@ def designed() -> Iterator[Case]:
         yield Case(
             KIND,
             f"{name}-imagefolder",
-            "tinynet.evaluate",
+            "tinynet.folder",
             evaluate_folder("in/tree"),
             _tree(change),
             expected,
@@ -152,7 +152,7 @@ def _classes(name: str, obstacle: obstacles.Obstacle, expected: Right) -> Case:
     return Case(
         KIND,
         f"{name}-imagefolder",
-        "tinynet.evaluate",
+        "tinynet.folder",
         evaluate_folder("in/tree"),
         _tree(change),
         expected,

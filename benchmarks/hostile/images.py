@@ -219,7 +219,7 @@ def _image_packed(ended: Ended) -> None:
 
 
 def _scored(name: str, data: Bytes) -> Case:
-    """`evaluate --dataset imagefolder` of a tree in which it is the last image."""
+    """`tinynet folder` of a tree in which it is the last image."""
 
     def make(place: Place, draw: Random) -> Any:
         content = data(place, draw)
@@ -246,7 +246,7 @@ def _scored(name: str, data: Bytes) -> Case:
         )(ended)
 
     return Case(
-        KIND, f"{name}-imagefolder", "tinynet.evaluate", evaluate_folder("in/tree"), make, expected
+        KIND, f"{name}-imagefolder", "tinynet.folder", evaluate_folder("in/tree"), make, expected
     )
 
 

@@ -77,7 +77,7 @@ def random(number: int) -> Case:
     return Case(
         KIND,
         f"damaged-list-{number:04d}",
-        "tinynet.evaluate",
+        "tinynet.folder",
         _flags("in/labels.txt"),
         make,
         right.either(_counted, "in/labels"),
@@ -103,7 +103,7 @@ def _case(name: str, content: Content, expected: Right, files: Sequence[str] = _
         else:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
-    return Case(KIND, name, "tinynet.evaluate", _flags("in/labels.txt"), make, expected)
+    return Case(KIND, name, "tinynet.folder", _flags("in/labels.txt"), make, expected)
 
 
 def _answered(files: Sequence[str] = _FILES) -> right.Check:
@@ -235,7 +235,7 @@ def _devkit(name: str, change: Callable[[Path], Any] | None, expected: Right) ->
             good = (folder / _TABLE).read_bytes()
             (folder / _TABLE).write_bytes(damaged(good, [(0, 300), (0, len(good))], draw))
 
-    return Case(KIND, f"devkit-{name}", "tinynet.evaluate", _flags("in/devkit"), make, expected)
+    return Case(KIND, f"devkit-{name}", "tinynet.folder", _flags("in/devkit"), make, expected)
 
 
 def _meta(names: Sequence[str] | None = None, packed: bool = True, **fields: Any) -> bytes:

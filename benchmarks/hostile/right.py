@@ -35,7 +35,7 @@ _NOTES = ("predicting with ", "evaluating ", "note: ")
 Check = Callable[[Ended], None]
 
 
-def eval_fn(case: Case, ended: Ended, limits: Limits) -> tuple[str, str]:
+def judge(case: Case, ended: Ended, limits: Limits) -> tuple[str, str]:
     """The outcome and, where it is one of `WRONG`, the reason."""
     usual = signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(_JUDGING)  # the result may be a pipe too
@@ -308,7 +308,7 @@ def counted(ended: Ended) -> None:
     facts = {row["what"]: row["value"] for row in rows(ended)}
     clean = json.loads((ended.place.world / "truth.json").read_text())
     for part, files in clean.items():
-        need(facts[f"{part} pictures"] == len(files), f"{part}: {facts[f'{part} pictures']} images")
+        need(facts[f"{part} images"] == len(files), f"{part}: {facts[f'{part} images']} images")
 
 
 def faults(ended: Ended) -> str:
@@ -345,7 +345,7 @@ def scored(splits: Sequence[str]) -> Check:
 def answered(
     labels: Sequence[int], hues: Sequence[Sequence[float]], tolerance: float = 1.5
 ) -> Check:
-    """`evaluate --dataset imagefolder` with SqueezeNet: labels and colours of the images in the
+    """`tinynet folder` with SqueezeNet: labels and colours of the images in the
     order of their files.
 
     What is saved with `--save-probabilities out/saved.npz` tells both.

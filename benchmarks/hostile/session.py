@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.hostile import sandbox, world
 from benchmarks.hostile.case import Case, Ended, Place
-from benchmarks.hostile.right import NOT_RUN, WRONG, eval_fn
+from benchmarks.hostile.right import NOT_RUN, WRONG, judge
 from benchmarks.hostile.sandbox import Limits
 
 # What the commands import late: a case must not pay for it.
@@ -18,7 +18,9 @@ _IMPORTED = (
     "tinynet.data.__main__",
     "tinynet.data.verify",
     "tinynet.data.packed",
+    "tinynet.compare",
     "tinynet.evaluate",
+    "tinynet.folder",
     "tinynet.predict",
     "tinynet.train",
     "tinynet.report.__main__",
@@ -83,7 +85,7 @@ class Session:
             ended = sandbox.run(case, self.room, self.seed, self.limits)
         except RuntimeError as error:
             return Verdict(case, NOT_RUN, str(error), 0.0, 0)
-        outcome, reason = eval_fn(case, ended, self.limits)
+        outcome, reason = judge(case, ended, self.limits)
         verdict = Verdict(case, outcome, reason, ended.seconds, ended.memory)
         if verdict.wrong:
             _explain(verdict, ended)

@@ -65,16 +65,16 @@ def _alone(name: str, write: changes.Write, expected: Right) -> Case:
     return Case(
         KIND,
         f"{name}-alone",
-        "tinynet.evaluate",
-        ("--from-probabilities", _FILE, "--json", "--quiet"),
+        "tinynet.compare",
+        (_FILE, "--json", "--quiet"),
         _maker(write),
         expected,
     )
 
 
 def _beside(name: str, write: changes.Write, expected: Right) -> Case:
-    flags = ("--from-probabilities", f"{WORLD}/stored.npz", _FILE, "--json", "--quiet")
-    return Case(KIND, f"{name}-beside", "tinynet.evaluate", flags, _maker(write), expected)
+    flags = (f"{WORLD}/stored.npz", _FILE, "--json", "--quiet")
+    return Case(KIND, f"{name}-beside", "tinynet.compare", flags, _maker(write), expected)
 
 
 def _maker(write: changes.Write) -> Callable[[Place, Random], None]:

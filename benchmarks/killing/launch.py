@@ -149,8 +149,8 @@ _CHANGES: dict[str, Callable[[Any], None]] = {
     "tinynet.models.vgg": _thin,
     "PIL.Image": _forgetful,
     "tinynet.training.loop": _sooner("_FLUSH_AFTER", 0.02),
-    "tinynet.training.features": _sooner("_SAVE_EVERY", 0.05),
-    "tinynet.training.stages": _sooner("_SAVE_EVERY", 0.03),
+    "tinynet.training.extraction": _sooner("_SAVE_EVERY", 0.05),
+    "tinynet.training.single_stage": _sooner("_SAVE_EVERY", 0.03),
 }
 
 

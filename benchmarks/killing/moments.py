@@ -71,7 +71,7 @@ MOMENTS = {
         ),
         Moment(
             "imagefolder",
-            f"python -m tinynet.evaluate --dataset imagefolder --data {{images}} --arch {_ARCH} "
+            f"python -m tinynet.folder --data {{images}} --arch {_ARCH} "
             f"--weights {{weights}} --resize 40 --size 32 --tta flip --workers 2 "
             f"--save-probabilities saved/probabilities.npz {_PLAIN}",
         ),

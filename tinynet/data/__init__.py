@@ -1,1 +1,1 @@
-"""Where pictures come from: archive, packed arrays, splits, batches."""
+"""Data: the archive, packed arrays, splits and batches."""

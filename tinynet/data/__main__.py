@@ -1,4 +1,4 @@
-"""`python -m tinynet.data`: fetch, check, pack, look at and draw the pictures."""
+"""`python -m tinynet.data`: download, verify, pack and show the images; make synthetic ones."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinynet.console import log
 from tinynet.errors import InputError
@@ -14,6 +14,13 @@ from tinynet.files import read_json
 from tinynet.flags import Parser, add_common, run_command, user_path
 from tinynet.report.tables import columns, show_paths
 from tinynet.runs import STAGES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tinynet.data.tiny_imagenet import Archive, Part
+
+# --- commands ---
 
 
 def _get(arguments: argparse.Namespace) -> None:
@@ -30,24 +37,24 @@ def _verify(arguments: argparse.Namespace) -> None:
     from tinynet.data.tiny_imagenet import Archive
     from tinynet.data.verify import verify
 
-    place = find_data(arguments.data)
-    report = verify(Archive(place))
-    said = {True: "ok", False: "WRONG", None: ""}
+    path = find_data(arguments.data)
+    report = verify(Archive(path))
+    marks = {True: "ok", False: "WRONG", None: ""}
     rows = [asdict(row) for row in report.rows]
     _show_rows(
-        rows if arguments.format == "json" else [row | {"ok": said[row["ok"]]} for row in rows],
+        rows if arguments.format == "json" else [row | {"ok": marks[row["ok"]]} for row in rows],
         arguments.format,
     )
     for fault in report.faults:
         log(fault)
     scope = {
-        "complete": "all pictures of the official archive are here",
-        "other": "not the official set of pictures",
-        "part": "a part of the official archive, judged by its own consistency",
+        "complete": "the complete official archive",
+        "other": "not the official set of images",
+        "part": "a part of the official archive, checked for consistency only",
     }[report.scope]
-    verdict = "nothing is wrong" if report.ok else "something is wrong, see the rows above"
+    verdict = "no errors" if report.ok else "errors in the rows marked WRONG"
     modes = f"; converted to 8-bit RGB: {report.other_modes}" if report.other_modes else ""
-    log(f"{place}: {scope}: {verdict}{modes}")
+    log(f"{path}: {scope}: {verdict}{modes}")
     if not report.ok:
         raise SystemExit(1)
 
@@ -65,16 +72,17 @@ def _info(arguments: argparse.Namespace) -> None:
     from tinynet.data.splits import split_train
     from tinynet.data.tiny_imagenet import SPLITS, Archive
 
-    place = find_data(arguments.data)
-    archive = Archive(place)
+    path = find_data(arguments.data)
+    archive = Archive(path)
+    assert archive.train.labels is not None  # only test has no labels
     split, first = split_train(archive.train.labels), archive.train.files[0]
     facts = {
-        "path": str(place),
+        "path": str(path),
         "digest": archive.digest(),
         "classes": len(archive.wnids),
         "side": len(decode(archive.read(first), first)),
     }
-    facts |= {f"{name} pictures": len(archive.part(name).files) for name in SPLITS}
+    facts |= {f"{name} images": len(archive.part(name).files) for name in SPLITS}
     facts |= {
         "of train, without hold-out": len(split.train),
         "of train, hold-out": len(split.holdout),
@@ -88,33 +96,17 @@ def _show(arguments: argparse.Namespace) -> None:
 
     from tinynet.data.download import find_data
     from tinynet.data.packed import decode
-    from tinynet.data.splits import split_train
-    from tinynet.data.tiny_imagenet import Archive, classes_called
+    from tinynet.data.tiny_imagenet import Archive
     from tinynet.plotting import save_figure
     from tinynet.report.figures import contact_sheet
 
     if arguments.stage and not arguments.recipe:
-        raise InputError("--stage is of a recipe; name one with --recipe")
+        raise InputError(
+            f"--stage {arguments.stage}: needs a recipe; name one with --recipe, such as tuned"
+        )
     archive = Archive(find_data(arguments.data))
     part = archive.part("train" if arguments.split == "holdout" else arguments.split)
-    rows = np.arange(len(part.files))
-    if arguments.split in ("train", "holdout"):
-        rows = getattr(split_train(part.labels), arguments.split)
-    if arguments.named:
-        if part.labels is None:
-            raise InputError("--class: pictures of test have no class; choose another --split")
-        rows = rows[
-            np.isin(
-                part.labels[rows], classes_called(arguments.named, archive.wnids, archive.names)
-            )
-        ]
-    count = min(40, len(rows)) if arguments.count is None else arguments.count
-    if not 1 <= count <= len(rows):
-        raise InputError(
-            f"--count {count}: {arguments.split} has {len(rows):,} pictures; "
-            "show any number from 1 to that"
-        )
-    rows = np.random.RandomState(arguments.seed).choice(rows, count, replace=False)
+    rows = _sample(_candidate_rows(archive, part, arguments), arguments)
     images = [decode(archive.read(part.files[row]), part.files[row]) for row in rows]
     titles = [
         archive.names[part.labels[row]].split(",")[0] if part.labels is not None else ""
@@ -122,13 +114,54 @@ def _show(arguments: argparse.Namespace) -> None:
     ]
     boxes = part.boxes[rows]
     if arguments.recipe:
-        images, boxes = _as_learnt(images, rows, arguments), np.full_like(boxes, -1)
-    save_figure(contact_sheet(images, titles, boxes), Path(arguments.out))
+        images, boxes = _training_inputs(images, rows, arguments), np.full_like(boxes, -1)
+    save_figure(contact_sheet(images, titles, list(boxes)), Path(arguments.out))
     show_paths([arguments.out], arguments.format)
 
 
-def _as_learnt(images: list, rows: Any, arguments: argparse.Namespace) -> list:
-    """The pictures as a stage of a recipe shows them to the network in its first epoch."""
+def _candidate_rows(
+    archive: "Archive", part: "Part", arguments: argparse.Namespace
+) -> "np.ndarray":
+    """Rows of `part` that are in --split and --class."""
+    import numpy as np
+
+    from tinynet.data.splits import split_train
+    from tinynet.data.tiny_imagenet import find_classes
+
+    rows = np.arange(len(part.files))
+    if arguments.split in ("train", "holdout"):
+        assert part.labels is not None  # only test has no labels
+        rows = getattr(split_train(part.labels), arguments.split)
+    if arguments.class_name:
+        if part.labels is None:
+            raise InputError(
+                f"--class {arguments.class_name}: images of test have no class; choose another "
+                "--split"
+            )
+        classes = find_classes(arguments.class_name, archive.wnids, archive.names)
+        rows = rows[np.isin(part.labels[rows], classes)]
+    return rows
+
+
+def _sample(rows: "np.ndarray", arguments: argparse.Namespace) -> "np.ndarray":
+    """--count of `rows`, sampled with --seed."""
+    import numpy as np
+
+    count = min(40, len(rows)) if arguments.count is None else arguments.count
+    if not 1 <= count <= len(rows):
+        raise InputError(
+            f"--count {count}: {arguments.split} has {len(rows):,} images; choose a number from 1 "
+            f"to {len(rows):,}"
+            if len(rows)
+            else f"--count {count}: {arguments.split} has no images; choose another --split"
+        )
+    return np.random.RandomState(arguments.seed).choice(rows, count, replace=False)
+
+
+def _training_inputs(
+    images: "list[np.ndarray]", rows: "np.ndarray", arguments: argparse.Namespace
+) -> "list[np.ndarray]":
+    """The images as the network gets them in the first epoch of a stage, with augmentation."""
     import numpy as np
     import torch
 
@@ -137,32 +170,28 @@ def _as_learnt(images: list, rows: Any, arguments: argparse.Namespace) -> list:
     from tinynet.training.recipes import RECIPES
 
     stage = RECIPES[arguments.recipe].stage(arguments.stage or "finetune")
-    changed = augment_images(
+    inputs = augment_images(
         to_float(torch.from_numpy(np.stack(images))),
         torch.from_numpy(rows),
         stage,
         seed=arguments.seed,
     )
-    return list(changed.permute(0, 2, 3, 1).clamp(0, 1).numpy())
+    return list(inputs.permute(0, 2, 3, 1).clamp(0, 1).numpy())
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:
     from tinynet.data.synthetic import synthetic
 
-    show_paths(
-        [
-            synthetic(
-                arguments.out,
-                arguments.classes,
-                arguments.train,
-                arguments.val,
-                arguments.test,
-                arguments.side,
-                arguments.seed,
-            )
-        ],
-        arguments.format,
+    path = synthetic(
+        arguments.out,
+        classes=arguments.classes,
+        train=arguments.train,
+        val=arguments.val,
+        test=arguments.test,
+        side=arguments.side,
+        seed=arguments.seed,
     )
+    show_paths([path], arguments.format)
 
 
 def _cache(arguments: argparse.Namespace) -> None:
@@ -172,14 +201,12 @@ def _cache(arguments: argparse.Namespace) -> None:
     folder = cache_folder(
         locate(arguments.data) if arguments.data else DEFAULT_PATH, arguments.cache
     )
-    rows = list(_cached(folder))
+    rows = list(_cache_rows(folder))
     _show_rows(rows, arguments.format)
     for row in rows if arguments.clear else ():
         shutil.rmtree(folder / row["name"])
-    count, size = (
-        f"{len(rows)} folder{'s' * (len(rows) != 1)}",
-        f"{sum(row['MB'] for row in rows):,.1f} MB",
-    )
+    count = f"{len(rows)} folder{'s' * (len(rows) != 1)}"
+    size = f"{sum(row['MB'] for row in rows):,.1f} MB"
     log(
         f"{folder}: {count} removed, {size} freed"
         if arguments.clear
@@ -187,23 +214,23 @@ def _cache(arguments: argparse.Namespace) -> None:
     )
 
 
-def _cached(folder: Path) -> Iterator[dict[str, Any]]:
-    """Name, kind, size and date of every folder in the cache that tinynet made."""
-    for place in sorted(folder.glob("*/manifest.json")):
-        if place.parent.is_symlink():  # what it leads to is somebody else's
+def _cache_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Name, kind, size in MB and date of every folder in the cache that tinynet wrote."""
+    for path in sorted(folder.glob("*/manifest.json")):
+        if path.parent.is_symlink():  # --clear must not remove what a link leads to
             continue
         try:
-            manifest = read_json(place)
+            manifest = read_json(path)
         except (OSError, ValueError):
             continue
-        # Programs of all kinds write a manifest.json; `format` is ours, and what is not ours is not
-        # removed.
+        # Other programs write a manifest.json too. The number `format` is tinynet's; without it
+        # the folder is not tinynet's, and --clear must not remove it.
         if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
             continue
-        size = sum(file.stat().st_size for file in place.parent.rglob("*") if file.is_file())
-        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(place.stat().st_mtime))
+        size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
         kind = manifest.get("kind", "packed")
-        yield {"name": place.parent.name, "kind": kind, "MB": round(size / 1e6, 1), "date": date}
+        yield {"name": path.parent.name, "kind": kind, "MB": round(size / 1e6, 1), "date": date}
 
 
 def _show_rows(rows: list[dict[str, Any]], form: str) -> None:
@@ -218,49 +245,53 @@ def _show_rows(rows: list[dict[str, Any]], form: str) -> None:
         print(columns(table))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Read the command line and do what it says."""
-    parser = Parser("tinynet.data", __doc__)
-    commands = parser.add_subparsers(
-        title="commands",
-        required=True,
-        metavar="COMMAND",
-        parser_class=lambda prog, description, **more: Parser(
-            prog.removeprefix("python -m "), description, **more
-        ),
+# --- flags ---
+
+
+class _CommandParser(Parser):
+    """The parser of one command; argparse passes `prog` complete with `python -m`."""
+
+    def __init__(self, prog: str, description: str, **kwargs: Any):
+        super().__init__(prog.removeprefix("python -m "), description, **kwargs)
+
+
+def parser() -> Parser:
+    """Build the parser of `python -m tinynet.data`."""
+    assert __doc__ is not None
+    result = Parser("tinynet.data", __doc__)
+    commands = result.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", parser_class=_CommandParser
     )
 
     def add(
-        name: str, do: Callable[[argparse.Namespace], None], text: str, *common: str
+        name: str, run: Callable[[argparse.Namespace], None], text: str, *common: str
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        command.set_defaults(do=do)
+        command.set_defaults(run=run)
         add_common(command, *common, "json")
         return command
 
-    command = add("get", _get, "fetch the official archive to --data, if it is not there", "data")
-    command.add_argument(
-        "--force", action="store_true", help="replace another archive that is there"
-    )
     add(
-        "verify",
-        _verify,
-        "decode every picture and compare with the official figures; status 1 if something is "
-        "wrong",
-        "data",
+        "get", _get, "download the official archive to --data, if it is missing", "data"
+    ).add_argument(
+        "--force", action="store_true", help="replace an archive that is not the official one"
     )
-    add(
-        "pack",
-        _pack,
-        "decode every picture once into arrays in the cache and name their folder",
-        "data",
-        "cache",
-    )
+    text = "decode every image and compare with the official figures; status 1 if there are errors"
+    add("verify", _verify, text, "data")
+    text = "decode every image once into arrays in the cache; print their folder"
+    add("pack", _pack, text, "data", "cache")
     add("info", _info, "path, digest, counts, and the digest of the default split", "data")
-
-    command = add(
-        "show", _show, "write a PNG of random pictures with their names and boxes", "data"
+    text = "write a PNG of random images with their class names and boxes"
+    _add_show_flags(add("show", _show, text, "data"))
+    text = "write a small synthetic archive in the official layout"
+    _add_synthetic_flags(add("synthetic", _synthetic, text))
+    add("cache", _cache, "list the folders in the cache", "data", "cache").add_argument(
+        "--clear", action="store_true", help="remove these folders and print their size"
     )
+    return result
+
+
+def _add_show_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out",
         type=user_path,
@@ -276,41 +307,45 @@ def main(argv: list[str] | None = None) -> None:
     )
     command.add_argument(
         "--class",
-        dest="named",
+        dest="class_name",
         metavar="NAME",
-        help="only of classes called so: a name, part of one (coral), or a wnid",
+        help="only classes with this name: a name, part of one (coral), or a wnid",
     )
     command.add_argument(
-        "--recipe", choices=("tuned", "reference"), help="as a recipe changes them for training"
+        "--recipe",
+        choices=("tuned", "reference"),
+        help="show the images with the augmentation of this recipe",
     )
-    command.add_argument("--stage", choices=STAGES, help="of the recipe (default: finetune)")
+    command.add_argument("--stage", choices=STAGES, help="stage of the recipe (default: finetune)")
     command.add_argument(
-        "--count", type=int, metavar="N", help="how many (default: 40, or all there are)"
+        "--count", type=int, metavar="N", help="number of images (default: at most 40)"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="which (default: 0)")
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)"
+    )
 
-    command = add("synthetic", _synthetic, "draw a small archive in the official layout")
+
+def _add_synthetic_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "out", type=user_path, metavar="OUT", help="a name ending in .zip, or else a folder"
     )
     for name, value, text in (
         ("classes", 10, "number of classes"),
-        ("train", 50, "train pictures a class"),
-        ("val", 10, "val pictures a class"),
-        ("test", 10, "test pictures a class"),
-        ("side", 64, "side of a picture in pixels"),
-        ("seed", 0, "which pictures"),
+        ("train", 50, "train images per class"),
+        ("val", 10, "val images per class"),
+        ("test", 10, "test images per class"),
+        ("side", 64, "side of an image in pixels"),
+        ("seed", 0, "seed of the images"),
     ):
         command.add_argument(
             f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default: {value})"
         )
 
-    command = add("cache", _cache, "list what is kept in the cache", "data", "cache")
-    command.add_argument(
-        "--clear", action="store_true", help="remove it and say how much was freed"
-    )
-    arguments = parser.parse_args(argv)
-    arguments.do(arguments)
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line `argv` (default: that of this process)."""
+    arguments = parser().parse_args(argv)
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Changes to a batch of pictures, per sample, on its device: what to change is drawn apart from
-changing it.
+"""Augment a batch of images on its device, with separate random parameters for each image.
 
-Pictures are float (N, 3, H, W) in [0, 1]. The functions that change take one parameter a picture
-and agree with torchvision's functional of the same name on each picture alone; the functions
-`draw_*` draw those parameters from an explicit generator, on its device.
+Images are float (N, 3, H, W) in [0, 1]. The transforms take one parameter per image. On each image
+they agree with the function of the same name in torchvision. The functions `draw_*` draw the
+parameters from a generator that the caller passes, on the generator's device.
 """
 
 import torch
@@ -11,15 +10,16 @@ from torch import Tensor
 
 
 def hflip(images: Tensor, flags: Tensor) -> Tensor:
-    """Mirror the pictures whose flag is set; `flags`: (N,) bool."""
+    """Flip the images horizontally where `flags`, (N,) bool, is true."""
     return torch.where(flags[:, None, None, None], images.flip(-1), images)
 
 
 def alternating_flags(rows: Tensor, epoch: int) -> Tensor:
-    """Mirror every picture in every second epoch, half of the pictures in each.
+    """Flags that flip every image in every second epoch, and half of the images in each epoch.
 
-    `rows`: (N,) int64, the pictures' rows in the archive; returns (N,) bool. Two successive epochs
-    show each picture once plain and once mirrored (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds").
+    `rows`: (N,) int64, the rows of the images in the archive. Returns (N,) bool. Two successive
+    epochs contain each image once plain and once flipped (Jordan 2024, "94% on CIFAR-10 in 3.29
+    Seconds on a Single GPU").
     """
     return (rows + epoch) % 2 == 1
 
@@ -27,11 +27,11 @@ def alternating_flags(rows: Tensor, epoch: int) -> Tensor:
 def resized_crop(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
 ) -> Tensor:
-    """Crop each picture by its own rectangle and resize it to `size` x `size`, bilinear with
-    antialias.
+    """Crop each image to its own rectangle, and resize it to `size` x `size` pixels.
 
-    `top`, `left`, `height`, `width`: (N,) in pixels, inside the picture. As torchvision's
-    `resized_crop(..., antialias=True)`; two small matrix products a picture instead of a loop.
+    `top`, `left`, `height`, `width`: (N,) in pixels, inside the image. The resize is bilinear with
+    antialiasing, like torchvision's `resized_crop(..., antialias=True)`. Two small matrix products
+    per image replace a loop over the images.
     """
     rows = _resize_weights(top, height, images.shape[-2], size)
     columns = _resize_weights(left, width, images.shape[-1], size)
@@ -39,10 +39,10 @@ def resized_crop(
 
 
 def _resize_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """(N, size, side): row i weighs the `side` input pixels that make output pixel i."""
+    """(N, size, side): row i has the weights of the `side` input pixels in output pixel i."""
     start, length = start.float()[:, None, None], length.float()[:, None, None]
     scale = length / size
-    support = scale.clamp(min=1)  # the triangle widens when shrinking: that is the antialias
+    support = scale.clamp(min=1)  # a wider triangle when shrinking: the antialiasing
     centre = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
     pixel = torch.arange(side, device=start.device) + 0.5
     weights = (1 - (pixel - centre).abs() / support).clamp(min=0)
@@ -51,16 +51,14 @@ def _resize_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tens
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend each picture with its grey version: factor 0 is grey, 1 the picture; `factors`:
-    (N,).
-    """
+    """Blend each image with its grey version; `factors`: (N,), 0 for grey, 1 for no change."""
     red, green, blue = images.split(1, 1)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue
     return torch.lerp(grey, images, factors[:, None, None, None]).clamp(0, 1)
 
 
 def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Turn each picture's hue by a fraction of the colour circle; `shifts`: (N,) in [-0.5, 0.5]."""
+    """Shift the hue of each image; `shifts`: (N,) in [-0.5, 0.5], fractions of the hue circle."""
     hue, saturation, value = _rgb_to_hsv(images)
     sector = (hue + shifts[:, None, None]) % 1 * 6
     # Each channel is a trapezoid in hue, at its own offset (Smith 1978, hexcone model).
@@ -71,7 +69,7 @@ def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue as a fraction of the circle, saturation and value, each (N, H, W)."""
+    """Hue as a fraction of the hue circle, saturation and value, each (N, H, W)."""
     value, brightest = images.max(1)
     spread = value - images.min(1).values
     red, green, blue = images.unbind(1)
@@ -84,49 +82,51 @@ def _rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def colour_jitter(images: Tensor, saturation: Tensor, hue: Tensor, hue_first: Tensor) -> Tensor:
-    """Adjust saturation and hue in either order; `hue_first`: (N,) bool, as ColorJitter shuffles
-    them.
+    """Adjust saturation and hue of each image, hue first where `hue_first`, (N,) bool, is true.
+
+    torchvision's ColorJitter shuffles the order in the same way.
     """
     first = hue_first[:, None, None, None]
-    changed = torch.where(first, adjust_hue(images, hue), adjust_saturation(images, saturation))
-    return torch.where(first, adjust_saturation(changed, saturation), adjust_hue(changed, hue))
+    halfway = torch.where(first, adjust_hue(images, hue), adjust_saturation(images, saturation))
+    return torch.where(first, adjust_saturation(halfway, saturation), adjust_hue(halfway, hue))
 
 
 def draw_flags(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) bool, each set by the toss of a coin."""
+    """Draw (count,) bool, each true with probability 1/2."""
     return _uniform(count, generator) < 0.5
 
 
 def draw_sides(count: int, generator: torch.Generator, low: int, high: int) -> Tensor:
-    """(count,) crop sides in whole pixels, uniform in low..high."""
+    """Draw (count,) int64 crop sides in pixels, uniform from `low` to `high` inclusive."""
     return torch.randint(low, high + 1, (count,), generator=generator, device=generator.device)
 
 
 def draw_sides_by_area(
     count: int, generator: torch.Generator, side: int, low: float, high: float
 ) -> Tensor:
-    """(count,) crop sides in pixels whose *area* is a fraction of side², uniform in low..high.
+    """Draw (count,) int64 crop sides in pixels, with area / side² uniform in [low, high].
 
-    torchvision's RandomResizedCrop with ratio (1, 1): the side is rounded to whole pixels.
+    Like torchvision's RandomResizedCrop with ratio (1, 1), which rounds the side to whole pixels.
     """
     area = low + (high - low) * _uniform(count, generator)
     return (side * area.sqrt()).round().long()
 
 
 def draw_corners(sides: Tensor, generator: torch.Generator, side: int) -> tuple[Tensor, Tensor]:
-    """Top and left of square crops, (N,) each, uniform over all places inside a picture of
-    `side`.
+    """Draw top and left of square crops, (N,) int64 each, uniform over all positions.
+
+    `sides`: (N,) sides of the crops in pixels; `side`: that of the images.
     """
-    places = side - sides + 1
+    positions = side - sides + 1
     top, left = (
-        torch.minimum((_uniform(len(sides), generator) * places).long(), places - 1)
+        torch.minimum((_uniform(len(sides), generator) * positions).long(), positions - 1)
         for _ in range(2)
     )
     return top, left
 
 
 def draw_factors(count: int, generator: torch.Generator, low: float, high: float) -> Tensor:
-    """(count,) factors, uniform in low..high."""
+    """Draw (count,) float factors, uniform in [low, high]."""
     return low + (high - low) * _uniform(count, generator)
 
 

@@ -1,6 +1,4 @@
-"""Packed arrays and a choice of rows become batches on the device: uint8 until there, then float in
-[0, 1].
-"""
+"""Batches of packed images on the device: copied as uint8, converted to float there."""
 
 import hashlib
 import math
@@ -16,8 +14,10 @@ from tinynet.data.packed import PackedPart
 
 
 class Batch(NamedTuple):
-    """`pictures`: (N, 3, H, W) float32 in [0, 1], channels last. `labels`: (N,) int64, or None for
-    test. `rows`: (N,) int64, the pictures' rows in their part of the archive.
+    """Images with their labels and rows.
+
+    `images`: (N, 3, H, W) float32 in [0, 1], channels last. `labels`: (N,) int64, or None for test.
+    `rows`: (N,) int64, the rows of the images in their part of the archive.
     """
 
     images: Tensor
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     rows: Tensor
 
 
-_PART = 2**26  # bytes that `send_whole` sends at once
+_CHUNK_BYTES = 2**26  # that `send_whole` sends at once
 Augment = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -38,51 +38,45 @@ def batches(
     augment: Augment | None = None,
     start: int = 0,
 ) -> Iterator[Batch]:
-    """Yield the pictures of `part` in the order of `rows` (default: all), `batch_size` at a time.
+    """Yield the images of `part` in the order of `rows` (default: all), `batch_size` at a time.
 
-    `augment(pictures, rows, number)` changes a batch on its device; `number` counts the batches
-    from zero, so that its random draws can be seeded by it. `start`: the number of the first batch
-    to yield.
+    `augment(images, rows, number)` transforms a batch on its device. `number` counts the batches
+    from zero; it can seed the random draws of the batch. `start`: the number of the first batch.
     """
     rows = np.arange(len(part)) if rows is None else np.ascontiguousarray(rows)
     device = torch.device(device)
     pool = resident(part, device)
     for number in range(start, math.ceil(len(rows) / batch_size)):
-        chosen = rows[number * batch_size : (number + 1) * batch_size]
-        at = send(chosen, device)
-        images = to_float(send(part.images[chosen], device) if pool is None else pool[at])
-        labels = None if part.labels is None else send(part.labels[chosen], device)
+        batch_rows = rows[number * batch_size : (number + 1) * batch_size]
+        indices = send(batch_rows, device)
+        images = to_float(send(part.images[batch_rows], device) if pool is None else pool[indices])
+        labels = None if part.labels is None else send(part.labels[batch_rows], device)
         if augment is not None:
-            images = augment(images, at, number)
-        yield Batch(images.contiguous(memory_format=torch.channels_last), labels, at)
+            images = augment(images, indices, number)
+        yield Batch(images.contiguous(memory_format=torch.channels_last), labels, indices)
 
 
 def resident(part: PackedPart, device: torch.device) -> Tensor | None:
-    """All pictures of `part` on the device, (N, H, W, 3) uint8, sent once; None where they stay
-    where they are.
+    """Keep all images of `part` on the device, (N, H, W, 3) uint8; None if there is no room.
 
-    The CPU has them in its memory already.
+    They are sent once. On the CPU the result is None, because `part` is in its memory already.
     """
-    sent = _sent.setdefault(part, {})
-    if device not in sent and has_room(part.images.nbytes, device):
-        sent[device] = send_whole(part.images, device)
-    return sent.get(device)
+    copies = _resident.setdefault(part, {})
+    if device not in copies and has_room(part.images.nbytes, device):
+        copies[device] = send_whole(part.images, device)
+    return copies.get(device)
 
 
 def has_room(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes may stay on the device for good: a quarter of what is free there,
-    nothing on the CPU.
-    """
-    return size < _free(device) / 4
+    """Whether `size` bytes are less than a quarter of the free memory of a GPU; false on CPUs."""
+    return size < _free_bytes(device) / 4
 
 
-_sent: WeakKeyDictionary[PackedPart, dict[torch.device, Tensor]] = WeakKeyDictionary()
+_resident: WeakKeyDictionary[PackedPart, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
 
-def _free(device: torch.device) -> int:
-    """Bytes of the device that may be filled with pictures; what torch holds and does not use is
-    free too.
-    """
+def _free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU, with the memory that torch has reserved but does not use."""
     if device.type != "cuda":
         return 0
     return (
@@ -93,7 +87,7 @@ def _free(device: torch.device) -> int:
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor on the device; a GPU does not wait for it."""
+    """Copy an array to the device as a tensor, asynchronously on a GPU."""
     tensor = torch.from_numpy(array)
     return (
         tensor.pin_memory().to(device, non_blocking=True)
@@ -102,13 +96,11 @@ def send(array: np.ndarray, device: torch.device) -> Tensor:
     )
 
 
-def fetched(results: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    """The same tensors on the CPU, each result one late: a GPU computes the next while the last is
-    used.
-    """
+def fetch_async(results: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """Copy results to the CPU one step behind, so that copying overlaps with compute."""
     last = None
     for tensors in results:
-        this = _leaving(tensors)
+        this = _start_copy(tensors)
         if last:
             yield last()
         last = this
@@ -116,53 +108,49 @@ def fetched(results: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...
         yield last()
 
 
-def _leaving(tensors: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, ...]]:
-    """Begin to copy to the CPU; what is returned waits for the copies and gives them."""
+def _start_copy(tensors: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, ...]]:
+    """Start to copy tensors to the CPU; the result is a function that waits for the copies."""
     on_gpu = tensors[0].is_cuda
-    # of a GPU's: into pinned memory
+    # A non-blocking copy from a GPU goes to pinned memory.
     copies = tuple(tensor.to("cpu", non_blocking=on_gpu) for tensor in tensors)
-    left = torch.cuda.Event() if on_gpu else None
-    if left:
-        left.record()
+    event = torch.cuda.Event() if on_gpu else None
+    if event:
+        event.record()
 
-    def arrived() -> tuple[Tensor, ...]:
-        if left:
-            left.synchronize()
+    def wait() -> tuple[Tensor, ...]:
+        if event:
+            event.synchronize()
         return copies
 
-    return arrived
+    return wait
 
 
 def send_whole(array: np.ndarray, device: torch.device) -> Tensor:
-    """A large array as a tensor on the device, a part at a time: pinned memory is not given
-    back.
+    """Copy a large array to the device in chunks, because torch never frees pinned memory."""
+    tensor = torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), device=device)
+    flat, rows = tensor.view(-1, array.shape[-1]), array.reshape(-1, array.shape[-1])
+    count = max(1, _CHUNK_BYTES // max(1, rows[:1].nbytes))
+    for first in range(0, len(rows), count):
+        flat[first : first + count] = send(np.array(rows[first : first + count]), device)
+    return tensor
+
+
+def default_batch_size(size: int, device: torch.device) -> int:
+    """Batch size for images of `size` x `size` pixels that keeps the device busy in inference.
+
+    On CPUs, as many pixels as 64 images of 64 x 64: more exceed the CPU's caches. A GPU gets 16
+    times as many, because it finishes small batches before the CPU launches the next kernels.
     """
-    there = torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), device=device)
-    flat, rows = there.view(-1, array.shape[-1]), array.reshape(-1, array.shape[-1])
-    at_once = max(1, _PART // max(1, rows[:1].nbytes))
-    for first in range(0, len(rows), at_once):
-        flat[first : first + at_once] = send(np.array(rows[first : first + at_once]), device)
-    return there
-
-
-def fitting(size: int, device: torch.device) -> int:
-    """Pictures of `size` x `size` pixels at once that keep the device busy where nothing learns.
-
-    On CPUs as many pixels as 64 pictures of 64 x 64: more fall out of their caches. A GPU is done
-    with those before it is told what to do next, so it gets 16 times as many.
-    """
-    most = 64 if device.type == "cpu" else 1024
-    return max(1, most * 64**2 // size**2)
+    count = 64 if device.type == "cpu" else 1024
+    return max(1, count * 64**2 // size**2)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [0, 1], channels last without a copy."""
+    """Convert (N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1], channels last."""
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
-def seeded(device: torch.device | str, *keys: int | str) -> torch.Generator:
-    """A generator on `device` whose draws depend on `keys` alone, so that any batch can be made
-    again.
-    """
+def seeded_generator(device: torch.device | str, *keys: int | str) -> torch.Generator:
+    """Create a generator on `device` that depends on `keys` alone: any batch can be repeated."""
     digest = hashlib.blake2b(repr(keys).encode(), digest_size=7).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))

@@ -1,9 +1,4 @@
-"""Where an archive's bytes are: a zip or a tar, read in place, or a folder.
-
-A source has a `table()` of its files (name with `/`, size in bytes, a mark that changes with the
-content) and reads one by its name. `travels`: whether it can be sent to worker processes that do
-not share this one's open files.
-"""
+"""Read the files of a zip, a tar or a folder in place."""
 
 import errno
 import lzma
@@ -18,35 +13,39 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from tinynet.data.parquet import ParquetSource, parquet_files
-from tinynet.data.walk import LeftOut, reason_to_leave_out, walk
+from tinynet.data.walk import SkippedFiles, skip_reason, walk
 from tinynet.errors import InputError
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_BLOCK = 2**20  # bytes that are decompressed at once
-_PART = 2**14  # bytes that are read of a zip's file at once; most images are smaller
-_MOST_LARGER = 20  # a tar of images is hardly larger than its compressed file
-# bytes; no image or text of an archive is larger, and one that says so is a bomb
-LARGEST_FILE = 2**28
+_TAR_BLOCK = 2**20  # bytes to decompress at once
+_ZIP_BLOCK = 2**14  # bytes to read at once; most images are smaller
+_MAX_RATIO = 20  # decompressed to compressed size; images hardly compress
+# In bytes. No image or text of the data set is larger, so a larger size means a zip bomb.
+MAX_FILE_SIZE = 2**28
 
 Row = tuple[str, int, int]
 
 
 class Source(Protocol):
-    """What every source has; `left_out` is filled by `table`."""
+    """A container of files.
+
+    `picklable`: whether the source can be sent to worker processes that do not share the open files
+    of this process. `skipped`: files that are not data, counted by `table`.
+    """
 
     path: Path
-    travels: bool
-    left_out: LeftOut
+    picklable: bool
+    skipped: SkippedFiles
 
     def table(self) -> list[Row]:
-        """The files, in the source's order."""
+        """List the files: name with `/`, size in bytes, and a number that changes with content."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; raises `InputError` where they are damaged."""
+        """Read one file; raises `InputError` if it is damaged."""
 
 
 def open_source(path: Path) -> "Source":
-    """The source at `path`, a file or a folder; raises `InputError` for a file of another kind."""
+    """Open a zip, a tar or a folder; raises `InputError` if `path` is something else."""
     if path.is_dir():
         return (
             FolderSource(path)
@@ -60,41 +59,41 @@ def open_source(path: Path) -> "Source":
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); name another with --data"
         ) from None
-    # A zip at the end of a tar would pass for the zip itself, so the start decides.
+    # `zipfile` also finds a zip at the end of a tar, so the first bytes decide.
     return TarSource(path) if start != b"PK" and _is_tar(path) else ZipSource(path)
 
 
 def _is_tar(path: Path) -> bool:
     try:
         return path.name.endswith(TARS) or tarfile.is_tarfile(path)
-    except Exception:  # a broken file raises nearly anything
+    except Exception:  # a broken file raises almost any exception
         return False
 
 
-def _no_data(name: str, size: int, path: Path) -> None:
-    if size > LARGEST_FILE:
+def _check_size(name: str, size: int, path: Path) -> None:
+    if size > MAX_FILE_SIZE:
         raise InputError(
-            f"{path}: {name} is {size:,} bytes uncompressed; at most {LARGEST_FILE:,} are allowed, "
-            "so fetch the archive again"
+            f"{path}: {name} is {size:,} bytes uncompressed; at most {MAX_FILE_SIZE:,} are "
+            "allowed, so fetch the archive again"
         )
 
 
 class ZipSource:
-    """Files inside a zip, read in place; safe to send to worker processes, which open it again.
+    """Files in a zip; worker processes open the zip again.
 
-    Names written with `\\`, as some programs on Windows do, are read with `/`.
+    Some programs on Windows write names with `\\`; these names get `/`.
     """
 
-    travels = True
+    picklable = True
 
     def __init__(self, path: Path):
-        self.path, self.left_out = path, LeftOut()
+        self.path, self.skipped = path, SkippedFiles()
         self._zip: zipfile.ZipFile | None = None
         self._pid = 0
         self._open()
 
     def _open(self) -> zipfile.ZipFile:
-        # A forked child shares the parent's file position, so each process opens its own handle.
+        # A forked child shares the file position of its parent, so each process opens the zip.
         if self._zip is None or self._pid != os.getpid():
             try:
                 self._zip = zipfile.ZipFile(self.path)
@@ -102,7 +101,7 @@ class ZipSource:
                 raise InputError(
                     f"{self.path}: cannot be read ({error.strerror}); name another with --data"
                 ) from None
-            except Exception:  # a broken zip raises nearly anything
+            except Exception:  # a broken zip raises almost any exception
                 raise InputError(
                     f"{self.path}: not a zip, or cut short ({self.path.stat().st_size:,} bytes); "
                     "fetch it again with `python -m tinynet.data get`, or name another with --data"
@@ -112,73 +111,69 @@ class ZipSource:
         return self._zip
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "left_out": self.left_out, "_zip": None, "_pid": 0}
+        return {"path": self.path, "skipped": self.skipped, "_zip": None, "_pid": 0}
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         members: dict[str, zipfile.ZipInfo] = {}
         for info in self._open().infolist():
             name = info.filename.replace("\\", "/")
-            other = members.setdefault(name, info)
-            if (other.CRC, other.file_size) != (info.CRC, info.file_size):
+            first = members.setdefault(name, info)
+            if (first.CRC, first.file_size) != (info.CRC, info.file_size):
                 raise InputError(
                     f"{self.path}: has two different files {name!r}; fetch the archive again"
                 )
         return members
 
     def table(self) -> list[Row]:
-        """Name, size in bytes and CRC-32 of every file."""
+        """List name, size in bytes and CRC-32 of every file."""
         self._open()
-        self.left_out = LeftOut()
+        self.skipped = SkippedFiles()
         return [
             (name, info.file_size, info.CRC)
             for name, info in self._members.items()
-            if not name.endswith("/") and _taken(name, self.left_out)
+            if not name.endswith("/") and _is_data(name, self.skipped)
         ]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; raises `InputError` where they are not what the zip says of
-        them.
-        """
+        """Read one file; raises `InputError` if it does not match its entry in the zip."""
         archive = self._open()
         try:
             info = self._members[name]
-            _no_data(name, info.file_size, self.path)
+            _check_size(name, info.file_size, self.path)
             return _read_member(archive, info)
         except InputError:
             raise
-        except Exception as error:  # a broken zip raises nearly anything
+        except Exception as error:  # a broken zip raises almost any exception
             raise InputError(
                 f"{self.path}: cannot read {name} ({error}); fetch the archive again"
             ) from None
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The bytes of one file of a zip, in parts: what inflates to more than it says must not fill
-    memory first.
-    """
+    """Read a file in blocks: a zip bomb then fails before it fills the memory."""
     with archive.open(info) as stream:
-        return b"".join(iter(lambda: stream.read(_PART), b""))
+        return b"".join(iter(lambda: stream.read(_ZIP_BLOCK), b""))
 
 
-def _taken(name: str, left_out: LeftOut) -> bool:
-    """Whether a file of an archive is data; what is not is counted."""
-    if reason := reason_to_leave_out(name):
-        left_out.add(reason, name)
+def _is_data(name: str, skipped: SkippedFiles) -> bool:
+    """Whether a file is data; counts the file in `skipped` otherwise."""
+    if reason := skip_reason(name):
+        skipped.add(reason, name)
     return reason is None
 
 
 class TarSource:
-    """Files inside a tar, read in place; a compressed one is decompressed into a temporary file
-    first.
+    """Files in a tar; a compressed tar is first decompressed into a temporary file.
 
-    A forked process shares that file; any other would decompress it again.
+    Forked processes share the temporary file. Other processes would have to decompress again, so
+    the source is not picklable.
     """
 
-    travels = False
+    picklable = False
 
     def __init__(self, path: Path):
-        self.path, self.left_out = path, LeftOut()
+        self.path, self.skipped = path, SkippedFiles()
         self._stream = self._decompressed()
         try:
             with tarfile.open(fileobj=self._stream, mode="r:") as archive:
@@ -194,11 +189,10 @@ class TarSource:
                 "--data"
             ) from None
         if _read_at(self._stream, end, tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            # `tarfile` accepts a tar that ends after one of its files.
             raise InputError(
                 f"{path}: cut short (its end mark is missing); fetch the archive again, or name "
-                "another "
-                # tarfile takes a tar that ends behind one of its files for whole
-                "with --data"
+                "another with --data"
             )
         self._refuse_linked_folders()
 
@@ -206,13 +200,11 @@ class TarSource:
         return TarSource, (self.path,)
 
     def _refuse_linked_folders(self) -> None:
-        """Raise `InputError` for a link to a folder: what lies there would be missing in
-        silence.
-        """
+        """Raise `InputError` for a link to a folder, because its files would be missing."""
         folders = {name.rsplit("/", 1)[0] for name in self._members if "/" in name}
-        folders |= {parent for folder in folders for parent in _above(folder)}
+        folders |= {parent for folder in folders for parent in _parents(folder)}
         for name, member in self._members.items():
-            if member.issym() and _place(member) in folders:
+            if member.issym() and _link_target(member) in folders:
                 raise InputError(
                     f"{self.path}: {name} links to the folder {member.linkname}; extract the "
                     "archive and name its folder with --data"
@@ -223,20 +215,20 @@ class TarSource:
             with tarfile.open(self.path, "r:"):
                 return self.path.open("rb")
         except tarfile.TarError:
-            pass  # compressed
+            pass  # the tar is compressed
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be read ({error.strerror}); name another with --data"
             ) from None
-        stream = tempfile.TemporaryFile(prefix="tinynet-")  # noqa: SIM115  without a name: it goes with the process
-        most = _MOST_LARGER * self.path.stat().st_size + LARGEST_FILE
+        stream = tempfile.TemporaryFile(prefix="tinynet-")  # noqa: SIM115  deleted at exit
+        limit = _MAX_RATIO * self.path.stat().st_size + MAX_FILE_SIZE
         try:
             with tarfile.open(self.path, "r:*") as archive:
                 archive.fileobj.seek(0)
-                while block := archive.fileobj.read(_BLOCK):
+                while block := archive.fileobj.read(_TAR_BLOCK):
                     stream.write(block)
-                    if stream.tell() > most:
-                        raise ValueError(f"decompresses to more than {most:,} bytes")
+                    if stream.tell() > limit:
+                        raise ValueError(f"decompresses to more than {limit:,} bytes")
             stream.seek(0)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -244,64 +236,62 @@ class TarSource:
                     f"{tempfile.gettempdir()}: no space to decompress {self.path}; free some, or "
                     "name another folder with TMPDIR"
                 ) from None
-            raise self._cut_short(error) from None  # gzip's own errors have no number
+            raise self._damaged(error) from None  # gzip's errors have no number
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-            raise self._cut_short(error) from None
+            raise self._damaged(error) from None
         return stream
 
-    def _cut_short(self, error: Exception) -> InputError:
+    def _damaged(self, error: Exception) -> InputError:
         return InputError(
             f"{self.path}: cut short or damaged ({error}); fetch the archive again, or name "
             "another with --data"
         )
 
     def table(self) -> list[Row]:
-        """Name, size in bytes and modification time in seconds of every file."""
-        self.left_out = LeftOut()
+        """List name, size in bytes and modification time in seconds of every file."""
+        self.skipped = SkippedFiles()
         return [
             (name, member.size, int(member.mtime))
             for name, member in self._members.items()
-            if _taken(name, self.left_out)
+            if _is_data(name, self.skipped)
         ]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; raises `InputError` where the tar is cut short."""
+        """Read one file; raises `InputError` if the tar is cut short."""
         member = self._target(self._members[name], name)
-        _no_data(name, member.size, self.path)
+        _check_size(name, member.size, self.path)
         data = _read_at(self._stream, member.offset_data, member.size)
         if len(data) < member.size:
             raise InputError(f"{self.path}: truncated inside {name}; fetch the archive again")
         return data
 
     def _target(self, member: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
-        """The file that a link inside the tar leads to."""
+        """Follow links inside the tar to a file."""
         for _ in range(8):
             if member.isreg():
                 return member
-            member = self._members.get(_place(member), member)
+            member = self._members.get(_link_target(member), member)
         raise InputError(
             f"{self.path}: {name} links to {member.linkname}, which is not in the tar; fetch the "
             "archive again"
         )
 
 
-def _place(member: tarfile.TarInfo) -> str:
-    """Where a link inside a tar leads."""
+def _link_target(member: tarfile.TarInfo) -> str:
+    """The name that a link inside a tar leads to."""
     folder = "" if member.islnk() else os.path.dirname(member.name)
     return _plain(os.path.normpath(os.path.join(folder, member.linkname)))
 
 
-def _above(folder: str) -> Iterator[str]:
-    """The folders above a folder."""
+def _parents(folder: str) -> Iterator[str]:
+    """The parent folders of a folder, nearest first."""
     while "/" in folder:
         folder = folder.rsplit("/", 1)[0]
         yield folder
 
 
 def _read_at(stream: BinaryIO, start: int, size: int) -> bytes:
-    """Bytes of an open file, without its position where that is possible: processes that share the
-    file share it.
-    """
+    """Read at an offset, without moving the file position, which forked processes share."""
     if hasattr(os, "pread"):
         return os.pread(stream.fileno(), size, start)
     stream.seek(start)
@@ -313,22 +303,22 @@ def _plain(name: str) -> str:
 
 
 class FolderSource:
-    """Files below a folder."""
+    """Files in a folder and its subfolders."""
 
-    travels = True
+    picklable = True
 
     def __init__(self, path: Path):
-        self.path, self.left_out = path, LeftOut()
+        self.path, self.skipped = path, SkippedFiles()
 
     def table(self) -> list[Row]:
-        """Name, size in bytes and modification time in nanoseconds of every file."""
-        entries, self.left_out = walk(self.path)
+        """List name, size in bytes and modification time in nanoseconds of every file."""
+        entries, self.skipped = walk(self.path)
         return [(entry.name, entry.size, entry.modified) for entry in entries]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; raises `InputError` where it cannot be read."""
+        """Read one file; raises `InputError` if it cannot be read."""
         try:
-            _no_data(name, (self.path / name).stat().st_size, self.path)
+            _check_size(name, (self.path / name).stat().st_size, self.path)
             return (self.path / name).read_bytes()
         except OSError as error:
             raise InputError(

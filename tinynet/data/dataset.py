@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets import VisionDataset
+from torchvision.datasets import VisionDataset  # type: ignore[import-untyped]  # has no stubs
 
 from tinynet.data.download import get
 from tinynet.data.packed import decode
-from tinynet.data.places import home, locate
+from tinynet.data.places import expand_user, locate
 from tinynet.data.splits import split_train
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.errors import InputError
@@ -19,25 +19,34 @@ _SPLITS = ("train", "holdout", "val", "test")
 
 
 class TinyImageNet(VisionDataset):
-    """Pictures of Tiny ImageNet with their labels, read in place from the zip or folder.
+    """Images of Tiny ImageNet with their labels, read in place from the zip, tar or folder.
 
-    `root`: the zip, the extracted folder, or a folder that holds either. `split`: `train` and
-    `holdout` divide the official train pictures between them and never overlap; `val` and `test`
-    are the official ones. `holdout` is the hold-out's share of every class and `split_seed` draws
-    it; `holdout=0` leaves all official train pictures in `train`. `transform` and
-    `target_transform` belong to this split alone: two datasets, `train` and `holdout`, carry their
-    own. `download` fetches the official archive to `root` if no archive is there.
+    `root`: the archive, the extracted folder, or a folder that contains either.
 
-    Items are `(picture, class)`: a PIL image in RGB and an int; in `test`, which has no labels, the
-    picture alone. `classes`: wnids in sorted order, whose rank is the class. `class_names`: their
-    human names. `class_to_idx`: wnid -> class. `files`: names in the archive. `targets`: list of
-    int, None for `test`. `boxes`: (N, 4) int16, x0, y0, x1, y1 in pixels, inclusive; -1 where there
-    is none.
+    `split`: `train`, `holdout`, `val` or `test`. `train` and `holdout` are disjoint parts of the
+    official training images; `val` and `test` are the official ones.
 
-    A worker opens the zip anew, which takes a second: give the DataLoader
+    `holdout`: the fraction of each class in the hold-out, sampled with `split_seed`. With
+    `holdout=0`, `train` has all official training images.
+
+    `transform`, `target_transform`: as in torchvision. They apply to this split alone, so the
+    datasets `train` and `holdout` can have different transforms.
+
+    `download`: whether to download the official archive to `root` if it contains none.
+
+    Items are `(image, class index)`: a PIL image in RGB and an int. Items of `test`, which has no
+    labels, are the image alone. Attributes:
+
+    - `classes`: wnids in sorted order; the class index is the rank. `class_names`: their names.
+    - `class_to_idx`: wnid -> class index.
+    - `files`: names in the archive.
+    - `targets`: list of int, None for `test`.
+    - `boxes`: (N, 4) int16, x0, y0, x1, y1 in pixels, inclusive; -1 for images without a box.
+
+    Each worker of a DataLoader opens the zip again, which takes a second: use
     `persistent_workers=True`.
 
-    Raises `InputError` for an unknown split and where `root` holds no usable archive.
+    Raises `InputError` for an unknown split, or if `root` contains no usable archive.
     """
 
     def __init__(
@@ -52,10 +61,10 @@ class TinyImageNet(VisionDataset):
         split_seed: int = 42,
     ):
         if split not in _SPLITS:
-            raise InputError(f"split {split!r} is unknown; there are {', '.join(_SPLITS)}")
-        root = home(root)
+            raise InputError(f"split {split!r}: unknown; choose one of {', '.join(_SPLITS)}")
+        root = expand_user(root)
         super().__init__(root, transform=transform, target_transform=target_transform)
-        archive = Archive(_located(root, download))
+        archive = Archive(_find_archive(root, download))
         self.split = split
         self.classes = list(archive.wnids)
         self.class_names = list(archive.names)
@@ -65,12 +74,13 @@ class TinyImageNet(VisionDataset):
             part = archive.part(split)
             rows = np.arange(len(part.files))
         elif split == "holdout" or holdout:
-            divided = split_train(part.labels, fraction=holdout, seed=split_seed)
-            rows = divided.train if split == "train" else divided.holdout
+            assert part.labels is not None  # only test has no labels
+            parts = split_train(part.labels, fraction=holdout, seed=split_seed)
+            rows = parts.train if split == "train" else parts.holdout
         self.files = [part.files[row] for row in rows]
         self.targets = None if part.labels is None else part.labels[rows].tolist()
         self.boxes = part.boxes[rows]
-        # Not the archive itself: its table of 120,000 files would travel to every worker.
+        # Not the archive itself: its table of 120,000 files would be pickled for every worker.
         self._source, self._folder = archive.source, archive.root
 
     def __len__(self) -> int:
@@ -87,11 +97,11 @@ class TinyImageNet(VisionDataset):
         return image, target if self.target_transform is None else self.target_transform(target)
 
     def extra_repr(self) -> str:
-        """A line for `repr`, as torchvision's datasets have."""
+        """The line of `repr` that names the split."""
         return f"Split: {self.split}"
 
 
-def _located(root: Path, download: bool) -> Path:
+def _find_archive(root: Path, download: bool) -> Path:
     try:
         return locate(root, 1) if download else locate(root)
     except InputError:

@@ -1,5 +1,6 @@
-"""ImageNet's devkit: class indices of its val images, whose numbers are not those of any
-network.
+"""Read the labels of ImageNet's val images from its devkit.
+
+The devkit numbers the classes in its own order, not in that of published networks.
 """
 
 import io
@@ -9,46 +10,50 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinynet.errors import InputError
-from tinynet.files import no_pipe, read_text
+from tinynet.files import read_text, regular_file
 
-TRUTH, _TABLE = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"  # in its folder data/
-_LARGEST, _COMPRESSED = 2**26, 15  # bytes; the mark of a compressed element
+# Files in the devkit's folder data/: class numbers of the val images, and the table of classes.
+TRUTH, _TABLE = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+_MAX_SIZE = 2**26  # bytes of the table, also uncompressed
+_COMPRESSED = 15  # data type of a compressed element, miCOMPRESSED
 
 
 def devkit_labels(folder: Path, classes: Sequence[str]) -> list[int]:
-    """Indices in `classes` (wnids) of ImageNet's val images, in the order of their names.
+    """Read the class indices of ImageNet's val images, in the order of their file names.
 
-    Raises `InputError` where the folder is not the devkit, or its classes are not among `classes`.
+    `classes`: wnids; the labels are indices in this list. Raises `InputError` if `folder` is not
+    the devkit, or a class of the devkit is not in `classes`.
     """
     from scipy.io import loadmat
 
     table, truth = folder / "data" / _TABLE, folder / "data" / TRUTH
     try:
-        synsets = loadmat(io.BytesIO(_checked(no_pipe(table))), squeeze_me=True)["synsets"]
+        synsets = loadmat(io.BytesIO(_read_table(regular_file(table))), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         if len(set(wnids.values())) < len(wnids):
-            raise ValueError("one class has two numbers")
-        numbers = [int(line) for line in read_text(no_pipe(truth)).split()]
+            raise ValueError(f"{_TABLE} lists a class twice")
+        numbers = [int(line) for line in read_text(regular_file(truth)).split()]
         return [classes.index(wnids[number]) for number in numbers]
-    except Exception as error:  # a broken or foreign file raises nearly anything
+    except Exception as error:  # a broken file raises almost any exception
         raise InputError(
-            f"--labels {folder}: is not ImageNet's devkit, or not for these classes "
+            f"--labels {folder}: is not ImageNet's devkit, or has other classes "
             f"({type(error).__name__}: {error}); it needs data/{TRUTH} and data/{_TABLE}"
         ) from None
 
 
-def _checked(table: Path) -> bytes:
-    """The bytes of a MATLAB file, format 5; raises `ValueError` where they inflate to more than a
-    table has.
-    """
-    if table.stat().st_size > _LARGEST:
-        raise ValueError("is too large")
-    data = table.read_bytes()
-    order, at = "<" if data[126:128] == b"IM" else ">", 128  # behind the header
-    while at + 8 <= len(data):
-        kind, size = struct.unpack_from(f"{order}2L", data, at)
-        body = data[at + 8 : at + 8 + size]
-        if kind == _COMPRESSED and len(zlib.decompressobj().decompress(body, _LARGEST)) == _LARGEST:
-            raise ValueError("inflates to too much")
-        at += 8 + size
+def _read_table(path: Path) -> bytes:
+    """Read a MATLAB file, format 5; raises `ValueError` if it would inflate to `_MAX_SIZE`."""
+    if path.stat().st_size > _MAX_SIZE:
+        raise ValueError(f"{path.name} is larger than {_MAX_SIZE:,} bytes")
+    data = path.read_bytes()
+    order, offset = "<" if data[126:128] == b"IM" else ">", 128  # size of the header
+    while offset + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{order}2L", data, offset)
+        body = data[offset + 8 : offset + 8 + size]
+        if (
+            kind == _COMPRESSED
+            and len(zlib.decompressobj().decompress(body, _MAX_SIZE)) == _MAX_SIZE
+        ):
+            raise ValueError(f"{path.name} inflates to {_MAX_SIZE:,} bytes or more")
+        offset += 8 + size
     return data

@@ -1,4 +1,4 @@
-"""The official archive, fetched whole and checked by size and digest before it gets its name."""
+"""Download the official archive, and check its size and MD5 before the file gets its name."""
 
 import errno
 import hashlib
@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tinynet.console import log, progress
-from tinynet.data.places import DEFAULT_PATH, home, locate
+from tinynet.data.places import DEFAULT_PATH, expand_user, locate
 from tinynet.errors import InputError
 from tinynet.files import atomic_file
 
-# Nine independent dataset classes carry this digest; the site itself publishes none.
+# Nine independent dataset classes use this MD5; the site itself publishes none.
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 SIZE = 248_100_043
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 _TIMEOUT = 30  # seconds without a byte
-_BLOCK = 1 << 18
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_BLOCK = 1 << 18  # bytes to read at once
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def download(
@@ -34,24 +34,24 @@ def download(
     tries: int = 4,
     pause: float = 2.0,
 ) -> Path:
-    """Fetch `url` into the file `target`, which appears only when its size and MD5 are right.
+    """Download `url` to the file `target`, which is created only if size and MD5 are right.
 
-    `size` in bytes, `md5` in hex. Network errors are tried again up to `tries` times in all, after
-    `pause` seconds and then twice as long each time; what has arrived is kept between tries.
+    `size`: in bytes. `md5`: in hex. After a network error the download continues where it stopped,
+    in up to `tries` tries in total. The first pause is `pause` seconds; each further pause is twice
+    as long.
 
-    Raises `InputError` where the site does not answer or sends another file; nothing is left behind
-    then.
+    Raises `InputError` if the site does not answer or sends another file; no file remains then.
     """
-    target = home(target)
-    by_hand = f"fetch {url} elsewhere and put it at {target}, or name the file with --data"
+    target = expand_user(target)
+    advice = f"fetch {url} elsewhere and put it at {target}, or name the file with --data"
     with atomic_file(target) as stream:
         for wait in [pause * 2**i for i in range(tries - 1)] + [None]:
             try:
                 _receive(url, stream, size)
                 break
             except (OSError, http.client.HTTPException) as error:
-                if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-                    raise  # trying again makes no room
+                if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                    raise  # another try would fail too
                 status = error.code if isinstance(error, urllib.error.HTTPError) else None
                 reason = (
                     f"status {status}"
@@ -59,47 +59,44 @@ def download(
                     else " ".join(str(getattr(error, "reason", error)).split())
                 )
                 if wait is None or (status and status < 500):
-                    raise InputError(f"{url}: cannot be fetched ({reason}); {by_hand}") from None
+                    raise InputError(f"{url}: cannot be fetched ({reason}); {advice}") from None
             log(f"{url}: {reason}; trying again in {wait:g} s")
             time.sleep(wait)
         stream.flush()
-        _check(Path(stream.name), url, size, md5, by_hand)
+        _check(Path(stream.name), url, size, md5, advice)
     return target
 
 
 def _receive(url: str, stream: BinaryIO, size: int) -> None:
-    """Write the body behind what `stream` holds if the site can go on from there, else from the
-    start.
-    """
-    have = stream.tell()
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    """Append the rest of the body to `stream`, or write all of it if the site cannot resume."""
+    offset = stream.tell()
+    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:
-        if have and reply.status != http.client.PARTIAL_CONTENT:
-            have = stream.seek(0)
+        if offset and reply.status != http.client.PARTIAL_CONTENT:
+            offset = stream.seek(0)
             stream.truncate()
-        promised = (
-            int(length) if (length := reply.headers["Content-Length"] or "").isdecimal() else 0
-        )
-        with progress(total=size, label=f"fetching {url}", unit="B", done=have) as bar:
+        length = reply.headers["Content-Length"] or ""
+        body_size = int(length) if length.isdecimal() else 0
+        with progress(total=size, label=f"fetching {url}", unit="B", done=offset) as bar:
             while block := reply.read(_BLOCK):
                 stream.write(block)
                 bar.update(len(block))
-                if stream.tell() > size:  # a site that never ends would fill the disk
+                if stream.tell() > size:  # an endless reply would fill the disk
                     return
-    # Reading in blocks ends without an error where the connection was closed too early.
-    if stream.tell() < have + promised:
-        raise ConnectionError(f"cut short at {stream.tell():,} of {have + promised:,} bytes")
+    # `read` in blocks raises no error if the connection closes too early.
+    if stream.tell() < offset + body_size:
+        raise ConnectionError(f"cut short at {stream.tell():,} of {offset + body_size:,} bytes")
 
 
-def _check(path: Path, url: str, size: int, md5: str, by_hand: str) -> None:
+def _check(path: Path, url: str, size: int, md5: str, advice: str) -> None:
     if path.stat().st_size != size:
         raise InputError(
-            f"{url}: sent {path.stat().st_size:,} bytes and the official archive has {size:,}; "
-            f"{by_hand}"
+            f"{url}: sent {path.stat().st_size:,} bytes, but the official archive has {size:,}; "
+            f"{advice}"
         )
-    if (found := _md5(path)) != md5:
+    if (digest := _md5(path)) != md5:
         raise InputError(
-            f"{url}: sent a file with MD5 {found} and the official archive has {md5}; {by_hand}"
+            f"{url}: sent a file with MD5 {digest}, but the official archive has {md5}; {advice}"
         )
 
 
@@ -112,42 +109,41 @@ def _md5(path: Path) -> str:
 
 
 def get(target: Path, force: bool = False) -> Path:
-    """The official archive at `target` (a zip's name, or a folder for it), fetched if no archive is
-    there.
+    """Return the archive at `target`; download the official one if there is none.
 
-    A zip that is cut short is replaced; anything else than the official archive is kept unless
-    `force`.
+    `target`: the name of a zip, or a folder for it. A zip that is cut short is replaced. Any other
+    archive is replaced only with `force`.
     """
     try:
-        there = locate(target, 1)
+        path = locate(target, 1)
     except InputError:
-        there = None
-    if there and there.is_file() and there.suffix == ".zip" and not zipfile.is_zipfile(there):
-        there = None
-    if there and there.is_file() and there.stat().st_size == SIZE and _md5(there) == MD5:
-        log(f"{there}: already here, size and MD5 are the official ones")
-        return there
-    if there and not force:
+        path = None
+    if path and path.is_file() and path.suffix == ".zip" and not zipfile.is_zipfile(path):
+        path = None
+    if path and path.is_file() and path.stat().st_size == SIZE and _md5(path) == MD5:
+        log(f"{path}: exists already; size and MD5 are those of the official archive")
+        return path
+    if path and not force:
         log(
-            f"{there}: already here, but not byte by byte the official zip; `python -m "
-            "tinynet.data verify` looks at its content, and `get --force` fetches the official one"
+            f"{path}: exists already, but is not the official zip; check its content with "
+            "`python -m tinynet.data verify`, or replace it with `get --force`"
         )
-        return there
+        return path
     return download(target if target.suffix == ".zip" else target / DEFAULT_PATH.name)
 
 
 def find_data(data: str | Path | None) -> Path:
-    """The zip or extracted folder that `--data` stands for.
+    """Find the archive of `--data`: a zip, a tar or an extracted folder.
 
-    None is what the environment variable TINYNET_DATA names, or else the default place, filled if
-    it is empty.
+    None stands for the environment variable TINYNET_DATA. If that is not set either, it stands for
+    the default path, and the official archive is downloaded if the path does not exist.
 
-    Raises `InputError` when there is no such file, or when the official archive cannot be fetched.
+    Raises `InputError` if there is no archive at `data`, or the download fails.
     """
     if data := data or os.environ.get("TINYNET_DATA"):
         return locate(data)
-    for place in (DEFAULT_PATH, DEFAULT_PATH.with_suffix("")):
+    for path in (DEFAULT_PATH, DEFAULT_PATH.with_suffix("")):
         with suppress(InputError):
-            return locate(place)
-    log(f"{DEFAULT_PATH}: not here yet")
+            return locate(path)
+    log(f"{DEFAULT_PATH}: does not exist; downloading the official archive")
     return download(DEFAULT_PATH)

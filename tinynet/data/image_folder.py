@@ -1,7 +1,7 @@
-"""Pictures of any folder: which files, with which labels, decoded one at a time in any size.
+"""Image folders: list the files and their labels, and open images of any size.
 
-Three layouts are known: a folder for each class; one flat folder and a file of labels
-(`data.labels`); ImageNet's val folder and its devkit.
+There are three layouts: a folder for each class; one flat folder with a file of labels
+(`tinynet.data.labels`); ImageNet's val folder with its devkit.
 """
 
 import stat
@@ -24,7 +24,7 @@ from tinynet.errors import InputError
 
 @dataclass(frozen=True)
 class Images:
-    """Picture files in order, and their class indices where labels are known."""
+    """Image files in order, and their class indices."""
 
     files: tuple[Path, ...]
     labels: tuple[int, ...]
@@ -32,9 +32,9 @@ class Images:
 
 @cache
 def imagenet_wnids() -> tuple[str, ...]:
-    """The 1,000 class ids of ILSVRC 2012 in the order of every published network: sorted.
+    """The 1,000 wnids of ILSVRC 2012, sorted, which is the order of published networks.
 
-    The list is the one that timm publishes as `imagenet_synsets.txt`.
+    Source: timm's `imagenet_synsets.txt`.
     """
     return tuple(
         (resources.files("tinynet.data") / "imagenet_wnids.txt").read_text(encoding="ascii").split()
@@ -44,38 +44,38 @@ def imagenet_wnids() -> tuple[str, ...]:
 def labelled_images(
     folder: str | Path, classes: Sequence[str], labels: str | None = None
 ) -> Images:
-    """The pictures of `folder` with the index of their class in `classes` (wnids, or names of class
-    folders).
+    """List the images of `folder` with their class indices.
 
-    `labels`: None for a folder for each class; else a file of labels, or a folder that holds
-    ImageNet's devkit. Raises `InputError` where the folder, a class or a label is not what it must
-    be.
+    `classes`: wnids, or names of class folders; the class index is the position in this list.
+    `labels`: None if there is a folder for each class; else a file of labels, or the folder of
+    ImageNet's devkit. Raises `InputError` if the folder, a class or a label cannot be used.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise InputError(f"--data {folder}: no such folder; name one that holds pictures")
-    names, left_out = image_names(root)
+        raise InputError(f"--data {folder}: no such folder; name one that contains images")
+    names, skipped = image_names(root)
+    indices: Sequence[int]
     if labels is None:
         names, indices = _class_folders(root, names, classes)
     elif not names:
-        raise InputError(f"--data {folder}: holds no pictures")
+        raise InputError(f"--data {folder}: contains no images; name another folder")
     elif Path(labels).is_dir():
         indices = Labels(labels, classes, names).numbered(devkit_labels(Path(labels), classes))
     elif Path(labels).is_file():
         indices = Labels(labels, classes, names).read()
     else:
         raise InputError(
-            f"--labels {labels}: no such file; name one with a wnid or class index a line, or the "
-            "devkit"
+            f"--labels {labels}: no such file; name one with a wnid or class index per line, or "
+            "the devkit"
         )
-    left_out.report(root)
+    skipped.report(root)
     return Images(tuple(root / name for name in names), tuple(indices))
 
 
 def _class_folders(
     root: Path, names: Sequence[str], classes: Sequence[str]
 ) -> tuple[list[str], list[int]]:
-    """The names of files that lie in a folder of a class, and the indices of the classes."""
+    """The names of the files in class folders, and their class indices."""
     index = {name: number for number, name in enumerate(classes)}
     inside = [name for name in names if "/" in name]
     counts = Counter(name.split("/")[0] for name in inside)
@@ -84,11 +84,11 @@ def _class_folders(
             f"--data {root}: contains no folders of images; where all images lie in one folder, "
             "name a file of labels with --labels"
         )
-    foreign = [name for name in counts if name not in index]
-    if foreign:
+    unknown = [name for name in counts if name not in index]
+    if unknown:
         raise InputError(
-            f"--data {root}: {len(foreign)} of {len(counts)} class folders are not among the "
-            f"network's {len(classes)} classes (first: {foreign[0]!r}); name the folders like "
+            f"--data {root}: {len(unknown)} of {len(counts)} class folders are not among the "
+            f"network's {len(classes)} classes (first: {unknown[0]!r}); name the folders like "
             f"{classes[0]!r}"
         )
     if flat := len(names) - len(inside):
@@ -97,27 +97,28 @@ def _class_folders(
 
 
 def open_image(path: Path, upright: bool = False) -> Image.Image:
-    """The picture in `path`, in RGB; `upright`: turned as its EXIF data say.
+    """Open an image in RGB; `upright` applies the EXIF orientation.
 
-    Raises `InputError` naming the file where it cannot be read, or is too large to be one.
+    Raises `InputError` with the path if the image cannot be read or is too large.
     """
     return decode(path, str(path), upright).image
 
 
 def expand(paths: Iterable[str]) -> tuple[Path, ...]:
-    """Files as they are named, and the pictures below folders.
+    """Replace folders by the images in them and their subfolders; keep files.
 
-    Raises `InputError` where one does not exist or is no file, or a folder holds no pictures.
+    Raises `InputError` if a path does not exist or is not a regular file, or a folder contains no
+    images.
     """
     files: list[Path] = []
     for name in paths:
         path = Path(name)
         if not path.exists() and not path.is_symlink():
-            raise InputError(f"{name}: no such file or folder")
+            raise InputError(f"{name}: no such file or folder; check the path")
         if path.exists() and not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{name}: is not a regular file; save the image to a file first")
         inside = images_below(path) if path.is_dir() else (path,)
         if not inside:
-            raise InputError(f"{name}: holds no pictures")
+            raise InputError(f"{name}: contains no images; name image files, or another folder")
         files += inside
     return tuple(files)

@@ -1,15 +1,17 @@
-"""Read files of labels: one label per line, or lines, CSV or tables with file names.
+"""Read files of labels: one label per line, or a table with file names and labels.
 
-Columns are told apart by what they hold: names of images of the folder, and classes (a wnid, or an
-index). Known by it are `FILE LABEL`, CSV with a header, Kaggle's `LOC_val_solution.csv`, Tiny
-ImageNet's `val_annotations.txt`.
+The columns of a table are recognised by their content: names of images of the folder, and classes
+(wnids or indices). Examples are lines `FILE LABEL`, CSV with a header, Kaggle's
+`LOC_val_solution.csv` and Tiny ImageNet's `val_annotations.txt`.
 """
 
 import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinynet.console import log
 from tinynet.data import devkit
@@ -17,23 +19,36 @@ from tinynet.data.annotations import as_text
 from tinynet.errors import InputError
 
 _LABEL_TITLES = {
-    f"{word}{part}"
+    f"{word}{suffix}"
     for word in ("label", "class", "target", "category", "wnid", "synset")
-    for part in ("", "s", "id", "idx", "index", "name")
+    for suffix in ("", "s", "id", "idx", "index", "name")
 } | {"y", "predictionstring"}
 
-_LARGEST = 2**28  # bytes
+_MAX_SIZE = 2**28  # bytes
 _WNID = re.compile(r"n\d{8}\b")
 
 Table = list[list[str]]
 
 
-class Labels:
-    """A file of labels for images: `names` are their paths below a folder, `classes` the names of
-    the classes.
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a table that have file names and labels.
 
-    Raises `InputError` where a label is missing, is none of the classes, contradicts another, or
-    could belong to another image.
+    `matches`: number of rows that name an image of the folder. `header`: number of header rows.
+    """
+
+    matches: int
+    file: int
+    label: int
+    header: int
+
+
+class Labels:
+    """Labels of the images of a folder, from a file of labels or as numbers.
+
+    `source`: path of the file. `classes`: wnids or class names; the label is the position in this
+    list. `names`: paths of the images relative to the folder. The methods raise `InputError` if a
+    label is missing, is not a class, contradicts another label, or could belong to two images.
     """
 
     def __init__(self, source: str, classes: Sequence[str], names: Sequence[str]):
@@ -41,7 +56,7 @@ class Labels:
         self._index = {name: number for number, name in enumerate(classes)}
 
     def read(self) -> tuple[int, ...]:
-        """The index of every image's class."""
+        """Read the class index of every image."""
         lines = [line for line in self._text().splitlines() if line.strip()]
         words = [line.split() for line in lines]
         if all(len(line) == 1 for line in words) and not any(
@@ -49,37 +64,38 @@ class Labels:
         ):
             return self._by_position([line[0] for line in words])
         tables = [table for split in _SPLITS if (table := split(lines))]
-        read, errors = [], []
+        readings: list[tuple[_Columns, Table]] = []
+        errors = []
         for table in tables:
             try:
                 columns = self._columns(table)
             except InputError as error:
                 errors.append(error)
             else:
-                read += [(*columns, table)] if columns else []
-        matches, file, label, header, table = max(
-            read, key=lambda columns: columns[0], default=(0, 0, 0, 0, [])
-        )
-        # what another way of splitting lines found may be a part
-        if errors and matches < len(self.names):
+                readings += [(columns, table)] if columns else []
+        best = max(readings, key=lambda reading: reading[0].matches, default=None)
+        # With an error, another way to split the lines may have matched some of the images only.
+        if errors and (best[0].matches if best else 0) < len(self.names):
             raise errors[0]
-        if not table:
-            raise self._unread(tables)
-        return self._by_name(table[header:], file, label)
+        if best is None:
+            raise self._no_table(tables)
+        columns, table = best
+        return self._by_name(table[columns.header :], columns)
 
     def numbered(self, labels: Sequence[int]) -> tuple[int, ...]:
-        """Labels by position; raises `InputError` where programs differ in the order of the
-        files.
+        """Assign labels to the images by position.
+
+        Raises `InputError` if the counts differ, or programs sort the files differently.
         """
         if len(self.names) != len(labels):
             raise self._error(
                 f"has {len(labels):,} labels for {len(self.names):,} images; it must have one for "
                 "each"
             )
-        if differing := _two_orders(self.names):
+        if pair := _ambiguous_order(self.names):
             raise self._error(
                 "has labels without file names, and programs differ in the order of "
-                f"{differing[0]} and {differing[1]}; write lines of FILE LABEL"
+                f"{pair[0]} and {pair[1]}; write lines of FILE LABEL"
             )
         return tuple(labels)
 
@@ -88,8 +104,8 @@ class Labels:
 
     def _text(self) -> str:
         try:
-            if Path(self.source).stat().st_size > _LARGEST:
-                raise self._error(f"is larger than {_LARGEST:,} bytes; name a file of labels")
+            if Path(self.source).stat().st_size > _MAX_SIZE:
+                raise self._error(f"is larger than {_MAX_SIZE:,} bytes; name a file of labels")
             return as_text(Path(self.source).read_bytes())
         except InputError:
             raise
@@ -101,9 +117,7 @@ class Labels:
             ) from None
 
     def _class(self, cell: str) -> int | None:
-        """The class that a cell names: a number, or a class id, behind which Kaggle writes a
-        box.
-        """
+        """The class index of a cell: a number, or a class name, after which Kaggle writes a box."""
         words = cell.strip().strip('"').split()
         if not words or (words[0] not in self._index and len(words) > 1):
             return None
@@ -112,8 +126,7 @@ class Labels:
         digits = words[0].isascii() and words[0].isdecimal() and len(words[0]) < 10
         return int(words[0]) if digits and int(words[0]) < len(self.classes) else None
 
-    # --- by position
-    # -------------------------------------------------------------------------------
+    # --- labels by position ---
 
     def _by_position(self, words: Sequence[str]) -> tuple[int, ...]:
         if Path(self.source).name == devkit.TRUTH:
@@ -123,13 +136,15 @@ class Labels:
             )
         if len(words) == len(self.names) + 1 and self._class(words[0]) is None:
             words = words[1:]  # a header
-        labels = [self._class(word) for word in words]
-        if None in labels:
-            raise self._foreign(words, words[labels.index(None)])
+        labels = []
+        for word in words:
+            if (label := self._class(word)) is None:
+                raise self._not_a_class(words, word)
+            labels.append(label)
         return self.numbered(labels)
 
-    def _foreign(self, words: Sequence[str], first: str) -> InputError:
-        """The refusal of labels that are none of the classes, for what they are."""
+    def _not_a_class(self, words: Sequence[str], first: str) -> InputError:
+        """The error for labels that are not classes; `first`: the first one of `words`."""
         count = len(self.classes)
         numbers = [int(word) for word in words if re.fullmatch(r"-?[0-9]{1,9}", word)]
         if len(numbers) < len(words):
@@ -144,56 +159,51 @@ class Labels:
             "indices"
         )
 
-    # --- by name
-    # -----------------------------------------------------------------------------------
+    # --- labels by file name ---
 
-    def _columns(self, table: Table) -> tuple[int, int, int, int] | None:
-        """How many lines name an image, the columns of names and of labels, and the number of
-        header lines.
+    def _columns(self, table: Table) -> _Columns | None:
+        """Find the columns of file names and of labels; None if there are none.
 
-        None where there are no such columns. Raises `InputError` where several could be of labels,
-        or of names.
+        Raises `InputError` if several columns could be the one.
         """
         width = min(map(len, table))
         if width < 2:
             return None
-        matches, listed = self._matches(table, width)
+        matches, names = self._matches(table, width)
         if width > 2 and not any(matches):
             return None
         titles = [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
         for file in self._file_columns(matches, titles):
             first = _plain(table[0][file])
-            others = [column for column in range(width) if column != file]
-            for header in (0, 1) if not {first, _base(first)} & listed else (0,):
-                titled = [column for column in others if header and titles[column] in _LABEL_TITLES]
-                label = self._label_column(table[header:], titled or others, bool(titled))
+            rest = [column for column in range(width) if column != file]
+            for header in (0, 1) if not {first, _base(first)} & names else (0,):
+                titled = [column for column in rest if header and titles[column] in _LABEL_TITLES]
+                label = self._label_column(table[header:], titled or rest, bool(titled))
                 if label is not None and (matches[file] or header == 0):
-                    return matches[file], file, label, header
+                    return _Columns(matches[file], file, label, header)
         return None
 
     def _matches(self, table: Table, width: int) -> tuple[list[int], set[str]]:
-        """How many cells of every column name an image, and the names that count.
+        """Count the cells of each column that name an image; also return the accepted names.
 
-        Names with their endings, or, where there are none of these, without: 2 may be a label or
-        stand for 2.jpg.
+        Names without extension are accepted only if no cell has a name with extension: a cell 2 may
+        be a label, or stand for 2.jpg.
         """
-        whole = set(self.names) | set(map(_base, self.names))
-        for listed in (whole, whole | set(map(_stem, whole)) | set(map(_without_ending, whole))):
+        full = set(self.names) | set(map(_base, self.names))
+        for names in (full, full | set(map(_stem, full)) | set(map(_without_extension, full))):
             matches = [
                 sum(
-                    _plain(row[column]) in listed or _base(_plain(row[column])) in listed
+                    _plain(row[column]) in names or _base(_plain(row[column])) in names
                     for row in table
                 )
                 for column in range(width)
             ]
             if any(matches):
                 break
-        return matches, listed
+        return matches, names
 
     def _file_columns(self, matches: Sequence[int], titles: Sequence[str]) -> list[int]:
-        """The columns that may be of names: those that name most images, without one whose title is
-        that of labels.
-        """
+        """The columns with most names of images, without those with the title of labels."""
         likely = [column for column, count in enumerate(matches) if count == max(matches)]
         untitled = [column for column in likely if titles[column] not in _LABEL_TITLES]
         if max(matches) and len(untitled) > 1:
@@ -204,19 +214,16 @@ class Labels:
         return untitled or likely
 
     def _label_column(self, rows: Table, columns: Sequence[int], titled: bool) -> int | None:
-        """The one of these columns that holds labels: the only one, or the only one of wnids; None
-        where none does.
+        """The column of labels: the only candidate, or the only one of wnids; None if none fits.
 
-        `titled`: whether their titles say that they hold labels.
+        `titled`: whether the titles of `columns` say that they are labels.
         """
         if not rows:
             return None
         cells = {column: [row[column] for row in rows] for column in columns}
-        for ids in cells.values():
-            if all(map(_WNID.match, ids)) and (
-                foreign := [one for one in ids if self._class(one) is None]
-            ):
-                raise self._foreign(ids, foreign[0])  # class ids, so no other column is of labels
+        for words in cells.values():
+            if all(map(_WNID.match, words)):
+                self._check_classes(words)  # wnids, so no other column has the labels
         wnids = [
             column
             for column in columns
@@ -227,13 +234,12 @@ class Labels:
             for column in columns
             if all(self._class(cell) is not None for cell in cells[column])
         ]
-        for certain in (wnids, valid if titled or len(columns) == 1 else ()):
-            if len(certain) == 1:
-                return certain[0]
-        if titled and len(columns) == 1:  # what is called a label must be one
-            words = cells[columns[0]]
-            raise self._foreign(words, next(word for word in words if self._class(word) is None))
-        if valid:  # a number may be an age or a fold too
+        for candidates in (wnids, valid if titled or len(columns) == 1 else ()):
+            if len(candidates) == 1:
+                return candidates[0]
+        if titled and len(columns) == 1:
+            self._check_classes(cells[columns[0]])
+        if valid:  # a number may also be an age or a fold
             numbers = ", ".join(str(column + 1) for column in columns)
             raise self._error(
                 f"does not say which of its columns {numbers} is the label; name one 'label' in a "
@@ -241,69 +247,79 @@ class Labels:
             )
         return None
 
-    def _by_name(self, table: Table, file: int, label: int) -> tuple[int, ...]:
-        known: dict[str, int] = {}
-        for row in table:
-            name, index = _plain(row[file]), self._class(row[label])
-            several = {
-                word for word in row[label].split() if word in self._index and not word.isdecimal()
-            }
-            if len(several) > 1 or known.setdefault(name, index) != index:
-                other = (
-                    " and ".join(sorted(several)[:2])
-                    if len(several) > 1
-                    else f"{self.classes[known[name]]} and {self.classes[index]}"
-                )
-                raise self._error(f"gives {name} two labels, {other}; keep one")
-        keys = [self._keyed(key, known) for key in (_same, _base, _without_ending, _stem)]
+    def _check_classes(self, words: Sequence[str]) -> None:
+        """Raise `InputError` for the first word that is not a class."""
+        for word in words:
+            if self._class(word) is None:
+                raise self._not_a_class(words, word)
+
+    def _by_name(self, rows: Table, columns: _Columns) -> tuple[int, ...]:
+        labels = self._labels_by_name(rows, columns)
+        keys = [self._match(key, labels) for key in (_same, _base, _without_extension, _stem)]
         best = max(keys, key=lambda indices: sum(index is not None for index in indices))
-        if None in best:
+        complete = [index for index in best if index is not None]
+        if len(complete) < len(best):
             missing = [name for name, index in zip(self.names, best, strict=True) if index is None]
             raise self._error(
                 f"has no label for {len(missing):,} of {len(self.names):,} images (first: "
-                f"{missing[0]}); " + _way_out(missing, known)
+                f"{missing[0]}); " + _way_out(missing, labels)
             )
-        if best not in (keys[0], keys[2]) and any("/" in name for name in known):
+        if best not in (keys[0], keys[2]) and any("/" in name for name in labels):
             log(f"note: --labels {self.source}: matched files by name; their folders differ")
-        if len(known) > len(self.names):
+        if len(labels) > len(self.names):
             log(
-                f"note: --labels {self.source}: ignored {len(known) - len(self.names):,} labels "
+                f"note: --labels {self.source}: ignored {len(labels) - len(self.names):,} labels "
                 "for files that are not in the folder"
             )
-        return tuple(best)
+        return tuple(complete)
 
-    def _keyed(self, key: Callable[[str], str], known: dict[str, int]) -> list[int | None]:
-        """The label of every image by a part of its name, None where that part has two images or
-        two labels.
+    def _labels_by_name(self, rows: Table, columns: _Columns) -> dict[str, int]:
+        """File name -> class index; raises `InputError` if a file has two labels."""
+        labels: dict[str, int] = {}
+        for row in rows:
+            name, index = _plain(row[columns.file]), self._class(row[columns.label])
+            if index is None:  # a class whose name starts or ends with a quotation mark
+                raise self._not_a_class([row[columns.label]], row[columns.label])
+            classes = sorted(
+                word
+                for word in set(row[columns.label].split())
+                if word in self._index and not word.isdecimal()
+            )
+            if len(classes) < 2 and labels.setdefault(name, index) != index:
+                classes = [self.classes[labels[name]], self.classes[index]]
+            if len(classes) > 1:
+                raise self._error(f"gives {name} two labels, {' and '.join(classes[:2])}; keep one")
+        return labels
+
+    def _match(self, key: Callable[[str], str], labels: dict[str, int]) -> list[int | None]:
+        """Match images and labels by a key of their names.
+
+        The label of an image is None if several images, or different labels, have its key.
         """
-        labels: dict[str, set[int]] = {}
-        for name, index in known.items():
-            labels.setdefault(key(name), set()).add(index)
+        indices: dict[str, set[int]] = {}
+        for name, index in labels.items():
+            indices.setdefault(key(name), set()).add(index)
         counts = Counter(map(key, self.names))
-        certain = {
-            part: next(iter(indices))
-            for part, indices in labels.items()
-            if len(indices) == 1 and counts[part] == 1
+        unique = {
+            value: next(iter(numbers))
+            for value, numbers in indices.items()
+            if len(numbers) == 1 and counts[value] == 1
         }
-        return [certain.get(key(name)) for name in self.names]
+        return [unique.get(key(name)) for name in self.names]
 
-    def _unread(self, tables: Sequence[Table]) -> InputError:
-        """The refusal of what is no table of names and classes."""
+    def _no_table(self, tables: Sequence[Table]) -> InputError:
+        """The error for a file that is not a table of names and classes."""
         for table in tables:
             if min(map(len, table)) > 1:
                 cells = [row[-1].split()[0] if row[-1].split() else "" for row in table]
-                wrong = [
-                    [cell for cell in some if self._class(cell) is None]
-                    for some in (cells[1:], cells)
-                ]
-                if any(wrong):  # the first line may be a header
-                    return self._foreign(
-                        cells[1:] if wrong[0] else cells, (wrong[0] or wrong[1])[0]
-                    )
+                # The first line may be a header.
+                for words in (cells[1:], cells):
+                    if wrong := [word for word in words if self._class(word) is None]:
+                        return self._not_a_class(words, wrong[0])
         return self._error("mixes line formats; every line must be LABEL, or every line FILE LABEL")
 
 
-# --- lines into cells ---
+# --- ways to split lines into cells ---
 
 
 def _by_comma(lines: Sequence[str], delimiter: str = ",") -> Table:
@@ -350,7 +366,7 @@ _SPLITS: tuple[Callable[[Sequence[str]], Table], ...] = (
 )
 
 
-# --- names ---
+# --- file names ---
 
 
 def _plain(name: str) -> str:
@@ -365,43 +381,43 @@ def _base(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _without_ending(name: str) -> str:
+def _without_extension(name: str) -> str:
     folder, slash, base = name.rpartition("/")
-    stem, dot, ending = base.rpartition(".")
-    return f"{folder}{slash}{stem if dot and ending.isalnum() and len(ending) < 6 else base}"
+    stem, dot, extension = base.rpartition(".")
+    is_extension = dot and extension.isalnum() and len(extension) < 6
+    return f"{folder}{slash}{stem if is_extension else base}"
 
 
 def _stem(name: str) -> str:
-    return _without_ending(_base(name))
+    return _without_extension(_base(name))
 
 
-def _way_out(missing: Sequence[str], known: Iterable[str]) -> str:
-    """What to do where images have no label: their names may be listed, and stand for several
-    images.
-    """
-    listed = set(map(_stem, known))
-    if any(_stem(name) in listed for name in missing):
+def _way_out(missing: Sequence[str], names: Iterable[str]) -> str:
+    """What to do for images without a label; `names`: the file names that have labels."""
+    stems = set(map(_stem, names))
+    if any(_stem(name) in stems for name in missing):
         return (
             "some file names occur in several folders, so write paths relative to the image folder"
         )
     return "add the missing lines"
 
 
-def _two_orders(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two neighbours that change places between the orders in which programs list files, or None.
+def _ambiguous_order(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two names that programs sort differently, or None.
 
-    By letters, folder by folder or in one piece; by numbers within names; without regard to
-    capitals.
+    Programs compare names by letters, with or without regard to folders and to case, or by the
+    numbers in them.
     """
-    for key in (str, _numbers, str.lower):
-        for ours, theirs in zip(names, sorted(names, key=key), strict=True):
-            if ours != theirs:
-                return ours, theirs
+    keys: tuple[Callable[[str], Any], ...] = (str, _numbers, str.lower)
+    for key in keys:
+        for name, other in zip(names, sorted(names, key=key), strict=True):
+            if name != other:
+                return name, other
     return None
 
 
 def _numbers(name: str) -> list[tuple[int, int | str]]:
-    """A key that sorts 2 before 10."""
+    """A sort key that puts 2 before 10."""
     return [
         (0, int(piece)) if piece.isdecimal() else (1, piece)
         for piece in re.split(r"(\d+)", name)

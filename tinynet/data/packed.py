@@ -1,6 +1,4 @@
-"""Pictures decoded once into memory-mapped uint8 arrays, with a manifest that says of what
-source.
-"""
+"""Pack an archive: decode its images once into memory-mapped uint8 arrays with a manifest."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,9 +11,9 @@ import numpy as np
 from tinynet.console import log, progress
 from tinynet.data.decode import Decoded
 from tinynet.data.decode import decode as decode_any
-from tinynet.data.places import home, locate
-from tinynet.data.tiny_imagenet import SPLITS, Archive
-from tinynet.data.workers import CHUNK, Read, in_child, in_workers
+from tinynet.data.places import expand_user, locate
+from tinynet.data.tiny_imagenet import SPLITS, Archive, Part
+from tinynet.data.workers import CHUNK, ReadFile, in_child, in_workers
 from tinynet.errors import InputError
 from tinynet.files import (
     atomic_file,
@@ -29,9 +27,9 @@ from tinynet.files import (
     write_json,
 )
 
-FORMAT = 4  # 3 had images of more than 8 bits as white
-# What a manifest must hold, by type.
-_MANIFEST = {
+FORMAT = 4  # format 3 had white instead of images of more than 8 bits
+# The required keys of a manifest, and the types of their values.
+_MANIFEST_TYPES = {
     "counts": dict,
     "side": int,
     "wnids": list,
@@ -40,16 +38,18 @@ _MANIFEST = {
     "source": str,
     "digests": dict,
 }
-# dtype and dimensions
-_KINDS = {"pictures": (np.uint8, 4), "labels": (np.int64, 1), "boxes": (np.int16, 2)}
+# Array name -> dtype and number of dimensions.
+_ARRAYS = {"pictures": (np.uint8, 4), "labels": (np.int64, 1), "boxes": (np.int16, 2)}
+
+_Job = tuple[Path, int, tuple[str, ...]]  # array file, first row, files of the images
 
 
-@dataclass(frozen=True, eq=False)  # compared and hashed as itself: arrays have no hash
+@dataclass(frozen=True, eq=False)  # compare and hash by identity: arrays have no hash
 class PackedPart:
-    """One part of the archive as arrays; row i of each belongs to picture i.
+    """One part of the archive as arrays; row i of each array belongs to image i.
 
-    `pictures`: (N, side, side, 3) uint8, RGB. `labels`: (N,) int64, or None where there are none.
-    `boxes`: (N, 4) int16, x0, y0, x1, y1 inclusive, -1 where none is given.
+    `images`: (N, side, side, 3) uint8, RGB. `labels`: (N,) int64 class indices; None for test.
+    `boxes`: (N, 4) int16, x0, y0, x1, y1 in pixels, inclusive; -1 for images without a box.
     """
 
     name: str
@@ -61,29 +61,41 @@ class PackedPart:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def required_labels(self) -> np.ndarray:
+        """The labels, (N,) int64; raises `InputError` if the part has none."""
+        if self.labels is None:
+            raise InputError(
+                f"{self.name}: has no labels, so it cannot be scored; use train or val"
+            )
+        return self.labels
+
     @cached_property
     def files(self) -> list[str]:
-        """The pictures' file names inside the archive."""
+        """The file names of the images in the archive."""
         path = self._folder / f"{self.name}.files.txt"
         return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
 class Packed:
-    """The packed copy of an archive: `train`, `val` and `test`; `wnids`, their `names`, and `side`
-    in pixels.
+    """The packed copy of an archive.
 
-    `contents` is the digest of classes, file names, labels and decoded pixels: the same for a zip,
-    its extracted folder and a repacked copy, another for changed pictures.
+    `train`, `val`, `test`: each a `PackedPart`. `wnids`: the class ids, sorted. `names`: the class
+    names. `side`: width and height of the images in pixels.
+
+    `contents`: the digest of classes, file names, labels and decoded pixels. It is the same for a
+    zip, its extracted folder and a repacked copy; it differs if an image differs.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        if self.manifest is None:
+        manifest = read_manifest(self.folder)
+        if manifest is None:
             raise InputError(
-                f"{folder}: no packed pictures of format {FORMAT}; "
-                "`python -m tinynet.data pack` makes them"
+                f"{folder}: contains no packed images of format {FORMAT}; pack them with "
+                "`python -m tinynet.data pack`"
             )
+        self.manifest: dict[str, Any] = manifest
         self.wnids: tuple[str, ...] = tuple(self.manifest["wnids"])
         self.names: tuple[str, ...] = tuple(self.manifest["names"])
         self.side: int = self.manifest["side"]
@@ -92,20 +104,21 @@ class Packed:
 
     @property
     def cache(self) -> Path:
-        """The folder for whatever else is derived from this source."""
+        """The folder for other data that are computed from the same archive."""
         return self.folder.parent
 
     def part(self, name: str) -> PackedPart:
-        """The part called `name`: `train`, `val` or `test`."""
+        """Return the part `name`: `train`, `val` or `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def _part(self, name: str) -> PackedPart:
         for file in _small_files(name):
             path, digest = self.folder / file, str(self.manifest["digests"].get(file))
             size = path.stat().st_size if path.is_file() else "no"
-            # what is too large is not read
+            # A file of another size is not read: it may be huge.
             if not digest.startswith(f"{size} ") or digest != _digest(path):
-                raise _spoiled(path, "is not as it was written" if path.exists() else "is missing")
+                problem = "has changed since packing" if path.exists() else "is missing"
+                raise _damaged(path, problem)
         labels = None if name == "test" else np.asarray(self._array(name, "labels"))
         return PackedPart(
             name,
@@ -116,39 +129,39 @@ class Packed:
         )
 
     def _array(self, name: str, kind: str) -> np.ndarray:
-        """An array of a part; raises `InputError` where it is not what the manifest says."""
+        """Map an array of a part; raises `InputError` if it does not agree with the manifest."""
         path, count = self.folder / f"{name}.{kind}.npy", self.manifest["counts"][name]
-        dtype, dimensions = _KINDS[kind]
+        dtype, dimensions = _ARRAYS[kind]
         try:
             array = map_array(path, "r" if count else None)  # an empty file cannot be mapped
             sides = (self.side, self.side, 3) if kind == "pictures" else array.shape[1:]
             if (array.dtype, array.ndim, array.shape) != (dtype, dimensions, (count, *sides)):
                 raise ValueError(f"{array.dtype} of shape {array.shape}, not as manifest.json says")
         except (FileNotFoundError, ValueError) as error:
-            raise _spoiled(path, f"cannot be read ({' '.join(str(error).split())[:80]})") from None
+            raise _damaged(path, f"cannot be read ({' '.join(str(error).split())[:80]})") from None
         return array
 
 
-def _spoiled(path: Path, what: str) -> InputError:
-    """What says that a file of a packed copy is not as it was written."""
+def _damaged(path: Path, problem: str) -> InputError:
+    """The error for a damaged file of a packed copy."""
     return InputError(
-        f"{path}: {what}; delete {path.parent} and run the command again to rebuild it"
+        f"{path}: {problem}; delete {path.parent} and run the command again to rebuild it"
     )
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest in `folder`, or None where there is none of this format."""
+    """Read the manifest of a packed copy; None if there is none of this format."""
     try:
         manifest = read_json(folder / "manifest.json")
     except (OSError, ValueError):
         return None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         return None
-    whole = all(isinstance(manifest.get(name), kind) for name, kind in _MANIFEST.items())
-    return manifest if whole and _fits(manifest) else None
+    complete = all(isinstance(manifest.get(name), kind) for name, kind in _MANIFEST_TYPES.items())
+    return manifest if complete and _is_plausible(manifest) else None
 
 
-def _fits(manifest: dict[str, Any]) -> bool:
+def _is_plausible(manifest: dict[str, Any]) -> bool:
     """Whether the values of a manifest can be those of a packed copy."""
     texts = all(isinstance(text, str) for text in (*manifest["wnids"], *manifest["names"]))
     counts = [manifest["counts"].get(name) for name in SPLITS]
@@ -160,7 +173,7 @@ def _fits(manifest: dict[str, Any]) -> bool:
 
 
 def _small_files(name: str) -> list[str]:
-    """The files of a part that are compared with their digests whenever they are opened."""
+    """The files of a part whose digests are checked whenever the packed copy is opened."""
     return [
         f"{name}.files.txt",
         f"{name}.boxes.npy",
@@ -169,90 +182,77 @@ def _small_files(name: str) -> list[str]:
 
 
 def _digest(path: Path) -> str:
-    """The size of a file in bytes and the SHA-256 (first 16 hex digits) of its content."""
+    """Size in bytes and SHA-256 (first 16 hex digits) of a file."""
     data = path.read_bytes()
     return f"{len(data)} {hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def cache_folder(source: Path, cache: str | None = None) -> Path:
-    """Where what is derived from `source` is kept: `cache` if given, else the folder `cache` beside
-    it.
-    """
-    return home(cache) if cache else source.parent / "cache"
+    """The cache folder: `cache`, or by default the folder `cache` next to `source`."""
+    return expand_user(cache) if cache else source.parent / "cache"
 
 
 def open_packed(path: str | Path, cache: str | None = None) -> Packed:
-    """The packed copy of the source at `path`, made first if there is none that fits.
+    """Open the packed copy of the archive at `path`, and pack the archive first if necessary.
 
-    Raises `InputError` when the source is not Tiny ImageNet or a picture cannot be used.
+    `cache`: the cache folder (default: `cache` next to the archive). Raises `InputError` if the
+    archive is not Tiny ImageNet or an image cannot be used.
     """
     if in_child():
-        # a worker that runs the main script again would wait for its own parent
+        # A worker that runs the main script again would wait for its parent.
         raise SystemExit(1)
     source = locate(path)
-    place = cache_folder(source, cache)
-    clear_leftovers(place)
-    if folder := _untouched(source, place):
+    parent = cache_folder(source, cache)
+    clear_leftovers(parent)
+    if folder := _unchanged_copy(source, parent):
         return Packed(folder)
     archive = Archive(source)
-    folder = place / f"{source.stem}-{archive.digest()[:8]}.packed"
-    if read_manifest(folder) and not can_write(place):
-        return Packed(folder)  # prepared by somebody else
+    folder = parent / f"{source.stem}-{archive.digest()[:8]}.packed"
+    if read_manifest(folder) and not can_write(parent):
+        return Packed(folder)  # a read-only cache of another user
     with locked(folder, lambda: log(f"waiting: another process is packing {source}")):
         manifest = read_manifest(folder)
         if manifest is None:
             return pack(archive, folder)
-        # next time it is known at sight
-        write_json(folder / "manifest.json", manifest | _place(source))
+        # `_unchanged_copy` will find the copy next time.
+        write_json(folder / "manifest.json", manifest | _stamp(source))
         return Packed(folder)
 
 
-def _untouched(source: Path, cache: Path) -> Path | None:
-    """The packed copy of a zip that has not changed since: reading its table of contents takes
-    seconds.
-    """
+def _unchanged_copy(source: Path, cache: Path) -> Path | None:
+    """The packed copy of an unchanged zip, found without reading the zip, which takes seconds."""
     for folder in cache.glob(f"{source.stem}-*.packed") if source.is_file() else ():
         manifest = read_manifest(folder)
-        if manifest and manifest | _place(source) == manifest:
+        if manifest and manifest | _stamp(source) == manifest:
             return folder
     return None
 
 
-def _place(source: Path) -> dict[str, Any]:
-    """Where a zip is, its size and modification time; a folder has no stamp that would notice a
-    changed file.
-    """
+def _stamp(source: Path) -> dict[str, Any]:
+    """Path, size and modification time of a zip; no time for folders, which do not record edits."""
     stat = source.stat()
     stamp = [stat.st_size, stat.st_mtime_ns] if source.is_file() else None
     return {"source": str(source.resolve()), "stamp": stamp}
 
 
 def pack(archive: Archive, folder: Path) -> Packed:
-    """Decode every picture of `archive` into `folder`, which appears whole or not at all.
+    """Decode every image of `archive` into `folder`, which is created complete or not at all.
 
-    Raises `InputError` with the name of the first picture that cannot be decoded or differs in
-    size.
+    Raises `InputError` with the name of the first image that cannot be decoded or has another size.
     """
     side = len(decode(archive.read(archive.train.files[0]), archive.train.files[0]))
     counts = {name: len(archive.part(name).files) for name in SPLITS}
     with atomic_folder(folder) as partial:
-        jobs = []
+        jobs: list[_Job] = []
         for name in SPLITS:
             part = archive.part(name)
-            new_array(partial / f"{name}.pictures.npy", (counts[name], side, side, 3), np.uint8)
-            np.save(partial / f"{name}.boxes.npy", part.boxes)
-            if part.labels is not None:
-                np.save(partial / f"{name}.labels.npy", part.labels)
-            with atomic_file(partial / f"{name}.files.txt") as stream:
-                stream.write(
-                    "".join(f + "\n" for f in part.files).encode("utf-8", "surrogateescape")
-                )
+            _create_files(partial, name, part, side)
             jobs += [
                 (partial / f"{name}.pictures.npy", start, part.files[start : start + CHUNK])
                 for start in range(0, counts[name], CHUNK)
             ]
         with progress(
-            total=sum(counts.values()), label=f"packing into {folder}", unit="pictures"
+            total=sum(counts.values()), label=f"packing into {folder}", unit="images"
         ) as bar:
             chunks = []
             for number, digest in in_workers(_decode_into, jobs, archive):
@@ -263,7 +263,7 @@ def pack(archive: Archive, folder: Path) -> Packed:
             {
                 "kind": "packed",
                 "format": FORMAT,
-                **_place(archive.source.path),
+                **_stamp(archive.source.path),
                 "digest": archive.digest(),
                 "contents": _contents(archive, chunks),
                 "counts": counts,
@@ -278,23 +278,29 @@ def pack(archive: Archive, folder: Path) -> Packed:
     return Packed(folder)
 
 
+def _create_files(folder: Path, name: str, part: Part, side: int) -> None:
+    """Create the files of a part, with an empty array for the images."""
+    new_array(folder / f"{name}.pictures.npy", (len(part.files), side, side, 3), np.uint8)
+    np.save(folder / f"{name}.boxes.npy", part.boxes)
+    if part.labels is not None:
+        np.save(folder / f"{name}.labels.npy", part.labels)
+    with atomic_file(folder / f"{name}.files.txt") as stream:
+        stream.write("".join(f + "\n" for f in part.files).encode("utf-8", "surrogateescape"))
+
+
 def _contents(archive: Archive, chunks: list[bytes]) -> str:
-    """SHA-256 (first 16 hex digits) of classes, file names, labels and the digests of all chunks of
-    pictures.
-    """
-    whole = hashlib.sha256("\n".join(archive.wnids).encode())
+    """SHA-256 (first 16 hex digits) of classes, file names, labels and digests of all chunks."""
+    sha256 = hashlib.sha256("\n".join(archive.wnids).encode())
     for name in SPLITS:
         part = archive.part(name)
-        whole.update("\n".join((f"\n{name}", *part.files)).encode("utf-8", "surrogateescape"))
-        whole.update(b"" if part.labels is None else part.labels.astype("<i8").tobytes())
-    whole.update(b"".join(chunks))
-    return whole.hexdigest()[:16]
+        sha256.update("\n".join((f"\n{name}", *part.files)).encode("utf-8", "surrogateescape"))
+        sha256.update(b"" if part.labels is None else part.labels.astype("<i8").tobytes())
+    sha256.update(b"".join(chunks))
+    return sha256.hexdigest()[:16]
 
 
 def square(data: bytes, name: str) -> Decoded:
-    """The image in an archive's bytes, which must be square; raises `InputError` with its name and
-    a way out.
-    """
+    """Decode an image of an archive; raises `InputError` if it is damaged or not square."""
     try:
         decoded = decode_any(data, name)
     except InputError as error:
@@ -309,30 +315,29 @@ def square(data: bytes, name: str) -> Decoded:
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """(side, side, 3) uint8: `square` as pixels."""
+    """Decode an image of an archive to (side, side, 3) uint8; raises `InputError` like `square`."""
     return square(data, name).pixels
 
 
-def _decode_into(read: Read, job: tuple[Path, int, tuple[str, ...]]) -> tuple[int, bytes]:
-    """Write a chunk of pictures to its rows; the number of them and the BLAKE2b digest of their
-    pixels.
+def _decode_into(read_file: ReadFile, job: _Job) -> tuple[int, bytes]:
+    """Decode a chunk of images into its rows; return their number and the digest of the pixels.
 
-    BLAKE2b takes about half of SHA-256's time, which was a tenth of packing.
+    The digest is BLAKE2b, which takes half the time of SHA-256. SHA-256 took a tenth of packing.
     """
     target, start, files = job
     rows = np.load(target, mmap_mode="r")
-    decoded = np.empty((len(files), *rows.shape[1:]), rows.dtype)
-    for pixels, file in zip(decoded, files, strict=True):
-        image = decode(read(file), file)
+    chunk = np.empty((len(files), *rows.shape[1:]), rows.dtype)
+    for pixels, file in zip(chunk, files, strict=True):
+        image = decode(read_file(file), file)
         if image.shape != pixels.shape:
             raise InputError(
-                f"{file}: is {image.shape[1]}x{image.shape[0]} pixels, and the first image is "
+                f"{file}: is {image.shape[1]}x{image.shape[0]} pixels, but the first image is "
                 f"{rows.shape[2]}x{rows.shape[1]}; all must have one size (64x64 in Tiny "
                 "ImageNet), so resize it or fetch the archive again"
             )
         pixels[:] = image
-    # not through the map, where every page would be a fault of its own
+    # Not through the memory map, where each page causes a page fault.
     with target.open("r+b") as stream:
         stream.seek(rows.offset + start * rows[:1].nbytes)
-        stream.write(decoded)
-    return len(files), hashlib.blake2b(decoded, digest_size=32).digest()
+        stream.write(chunk.data)
+    return len(files), hashlib.blake2b(chunk.data, digest_size=32).digest()

@@ -1,8 +1,7 @@
-"""The parquet files of the Hub's mirrors, shown in the layout of the archive (the extra `parquet`).
+"""Read the Hub's parquet mirrors in the layout of the archive (needs the extra `parquet`).
 
-A mirror has a file or more for `train`, and one for `valid` (or `validation`, `val`), with the
-images as bytes and the labels as numbers; the names of the labels stand in the metadata of the
-schema.
+A mirror has one or more files for `train` and for `valid` (or `validation`, `val`). They contain
+the images as bytes and the labels as numbers. The schema's metadata contain the class names.
 """
 
 import json
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynet.data.annotations import ANNOTATIONS
-from tinynet.data.walk import LeftOut
+from tinynet.data.walk import SkippedFiles
 from tinynet.errors import InputError
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -24,12 +23,10 @@ _KINDS = ("Image", "ClassLabel")
 
 
 def parquet_files(folder: Path) -> dict[str, list[Path]]:
-    """The parquet files of a mirror in `folder`, or in its folder `data`, by split; none where it
-    is no mirror.
-    """
-    for place in (folder, folder / "data"):
+    """List the files of a mirror by split, in `folder` or `folder/data`; empty if not a mirror."""
+    for parent in (folder, folder / "data"):
         files: dict[str, list[Path]] = {}
-        for file in sorted(place.glob("*.parquet")):
+        for file in sorted(parent.glob("*.parquet")):
             if name := _NAME.match(file.name):
                 files.setdefault(_SPLITS[name[1].lower()], []).append(file)
         if "train" in files:
@@ -38,28 +35,27 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _refuse_missing(files: dict[str, list[Path]]) -> None:
-    """Raise `InputError` where the name of a file says that there are more."""
+    """Raise `InputError` if a file name announces more files than exist."""
     for shards in files.values():
         for file in shards:
             count = int(shard[1]) if (shard := _SHARD.search(file.name)) else len(shards)
             if count != len(shards):
                 raise InputError(
-                    f"{file}: is one of {count} files, and {len(shards)} are there; download all "
-                    "of them, or remove what belongs to another set"
+                    f"{file}: is one of {count} files, but the folder has {len(shards)}; download "
+                    "all of them, or remove the files of another data set"
                 )
 
 
 class ParquetSource:
-    """A mirror's images under the names that the archive would give them, in the order of their
-    rows.
+    """The images of a mirror with names as in the archive, in the order of the rows.
 
-    Raises `InputError` where pyarrow is missing, or a file is no mirror's.
+    Raises `InputError` if pyarrow is missing, or a file does not belong to a mirror.
     """
 
-    travels = True
+    picklable = True
 
     def __init__(self, path: Path):
-        self.path, self.left_out = path, LeftOut()
+        self.path, self.skipped = path, SkippedFiles()
         self._files = parquet_files(path)
         _refuse_missing(self._files)
         self._group: tuple[Path, int] | None = None
@@ -68,30 +64,31 @@ class ParquetSource:
     def __getstate__(self) -> dict[str, Any]:
         return {
             "path": self.path,
-            "left_out": self.left_out,
+            "skipped": self.skipped,
             "_files": self._files,
             "_group": None,
             "_images": None,
         }
 
     def table(self) -> list[tuple[str, int, int]]:
-        """Name, size in bytes and modification time in nanoseconds; all images of a file have those
-        of the file.
+        """List name, size in bytes and modification time in nanoseconds of every image.
+
+        Size and time are those of the parquet file.
         """
         texts = [(name, len(text), 0) for name, text in self._texts.items()]
-        return texts + [(name, *_stamp(file)) for name, (file, _) in self._places.items()]
+        return texts + [(name, *_stamp(file)) for name, (file, _) in self._locations.items()]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file."""
+        """Read one image or text."""
         if name in self._texts:
             return self._texts[name]
-        file, row = self._places[name]
+        file, row = self._locations[name]
         starts = self._starts[file]
         group = bisect_right(starts, row) - 1
         if self._group != (file, group):
             column, _ = self._columns
             self._images = (
-                self._opened[file]
+                self._readers[file]
                 .read_row_group(group, columns=[column])
                 .column(0)
                 .combine_chunks()
@@ -104,59 +101,57 @@ class ParquetSource:
         return data
 
     @cached_property
-    def _opened(self) -> dict[Path, Any]:
+    def _readers(self) -> dict[Path, Any]:
         try:
             from pyarrow.parquet import ParquetFile
         except ImportError:
             raise InputError(
                 f"{self.path}: reading parquet needs pyarrow; run pip install pyarrow"
             ) from None
-        opened = {}
+        readers = {}
         for file in (file for files in self._files.values() for file in files):
             try:
-                opened[file] = ParquetFile(file)
-            except Exception as error:  # a broken file raises nearly anything
+                readers[file] = ParquetFile(file)
+            except Exception as error:  # a broken file raises almost any exception
                 raise InputError(
                     f"{file}: cannot be read as parquet ({type(error).__name__}); download the "
                     "file again"
                 ) from None
-        return opened
+        return readers
 
     @cached_property
     def _starts(self) -> dict[Path, list[int]]:
-        """The first row of every row group of a file."""
+        """File -> the first row of each of its row groups, and the number of rows."""
         counts = {
             file: [
-                opened.metadata.row_group(group).num_rows
-                for group in range(opened.metadata.num_row_groups)
+                reader.metadata.row_group(group).num_rows
+                for group in range(reader.metadata.num_row_groups)
             ]
-            for file, opened in self._opened.items()
+            for file, reader in self._readers.items()
         }
         return {file: [0, *accumulate(numbers)] for file, numbers in counts.items()}
 
     @cached_property
     def _features(self) -> dict[str, Any]:
-        """What the metadata say of the columns of images and labels; all files must say the
-        same.
-        """
+        """The metadata of the columns of images and labels, which must be equal in all files."""
         first = self._files["train"][0]
         features = self._features_of(first)
-        for file in self._opened:
-            if file != first and self._labelled(file) and self._features_of(file) != features:
+        for file in self._readers:
+            if file != first and self._has_labels(file) and self._features_of(file) != features:
                 raise InputError(
                     f"{file}: its columns or class names differ from those of {first.name}; use "
                     "the files of one mirror"
                 )
         return features
 
-    def _labelled(self, file: Path) -> bool:
-        """Whether a file has labels; those of test may have none."""
+    def _has_labels(self, file: Path) -> bool:
+        """Whether a file has labels; only files of test may have none."""
         return file not in self._files.get("test", ()) or b"huggingface" in (
-            self._opened[file].schema_arrow.metadata or {}
+            self._readers[file].schema_arrow.metadata or {}
         )
 
     def _features_of(self, file: Path) -> dict[str, Any]:
-        metadata = self._opened[file].schema_arrow.metadata
+        metadata = self._readers[file].schema_arrow.metadata
         try:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
             return {
@@ -177,9 +172,9 @@ class ParquetSource:
             for kind in _KINDS
         }
         if any(len(names) != 1 for names in columns.values()):
-            has = ", ".join(f"{len(names)} of {kind}" for kind, names in columns.items())
+            counts = ", ".join(f"{len(names)} of {kind}" for kind, names in columns.items())
             raise InputError(
-                f"{self.path}: needs one Image and one ClassLabel column but has {has}; use the "
+                f"{self.path}: needs one Image and one ClassLabel column but has {counts}; use the "
                 "unmodified files of a mirror of Tiny ImageNet"
             )
         (image,), (label,) = columns.values()
@@ -187,24 +182,24 @@ class ParquetSource:
 
     @cached_property
     def _rows(self) -> dict[str, list[tuple[Path, int, int]]]:
-        """The rows of every split: file, row and label, -1 where it has none."""
+        """Split -> file, row and label of each image; label -1 where it is missing."""
         _, label = self._columns
         rows: dict[str, list[tuple[Path, int, int]]] = {}
         for split, files in self._files.items():
             rows[split] = []
             for file in files:
-                if label in self._opened[file].schema_arrow.names:
-                    labels = self._opened[file].read(columns=[label]).column(0).to_pylist()
+                if label in self._readers[file].schema_arrow.names:
+                    labels = self._readers[file].read(columns=[label]).column(0).to_pylist()
                 else:
-                    labels = [-1] * self._opened[file].metadata.num_rows
+                    labels = [-1] * self._readers[file].metadata.num_rows
                 rows[split] += [
-                    (file, row, -1 if at is None else at) for row, at in enumerate(labels)
+                    (file, row, -1 if value is None else value) for row, value in enumerate(labels)
                 ]
         return rows
 
     @cached_property
     def _classes(self) -> list[str]:
-        """The names of the classes, in the order of the labels."""
+        """The class names, in the order of the labels."""
         _, label = self._columns
         names = self._features[label].get("names")
         if (
@@ -218,34 +213,34 @@ class ParquetSource:
                 "use the unmodified files from the Hub"
             )
         for split in ("train", "val"):
-            for file, row, at in self._rows.get(split, ()):
-                if not 0 <= at < len(names):
+            for file, row, value in self._rows.get(split, ()):
+                if not 0 <= value < len(names):
                     raise InputError(
-                        f"{file}: row {row} has label {at}, and labels go from 0 to "
+                        f"{file}: row {row} has label {value}, and labels go from 0 to "
                         f"{len(names) - 1}; download the file again"
                     )
         return names
 
     @cached_property
-    def _places(self) -> dict[str, tuple[Path, int]]:
-        """The name of every image -> its file and row."""
-        places = {}
+    def _locations(self) -> dict[str, tuple[Path, int]]:
+        """Name of an image -> its parquet file and row."""
+        locations = {}
         for split, rows in self._rows.items():
-            for number, (file, row, at) in enumerate(rows):
+            for number, (file, row, value) in enumerate(rows):
                 name = f"{split}_{number:07d}.JPEG"
                 if split == "train":
-                    folder = self._classes[at]
-                    places[f"train/{folder}/images/{folder}_{number:07d}.JPEG"] = file, row
+                    folder = self._classes[value]
+                    locations[f"train/{folder}/images/{folder}_{number:07d}.JPEG"] = file, row
                 else:
-                    places[f"{split}/images/{name}"] = file, row
-        return places
+                    locations[f"{split}/images/{name}"] = file, row
+        return locations
 
     @cached_property
     def _texts(self) -> dict[str, bytes]:
-        """The texts that the archive would have: classes and the labels of val."""
+        """The text files that the archive has: the classes, and the labels of val."""
         lines = [
-            f"val_{number:07d}.JPEG\t{self._classes[at]}\n"
-            for number, (*_, at) in enumerate(self._rows.get("val", ()))
+            f"val_{number:07d}.JPEG\t{self._classes[value]}\n"
+            for number, (*_, value) in enumerate(self._rows.get("val", ()))
         ]
         texts = {
             "wnids.txt": "".join(f"{name}\n" for name in self._classes),

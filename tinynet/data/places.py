@@ -1,28 +1,27 @@
-"""Find the data that `--data` names: a file, a folder, or an archive inside a folder."""
+"""Find the data of `--data`: a file, a folder, or an archive inside a folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from tinynet.data.containers import TARS
 from tinynet.data.parquet import parquet_files
-from tinynet.data.walk import reason_to_leave_out
+from tinynet.data.walk import skip_reason
 from tinynet.errors import InputError
 
 DEFAULT_PATH = Path("data/tiny-imagenet-200.zip")
 _ENDINGS = (".zip", *TARS)
-_NOT_ENTERED = {"train", "val", "test", "images", "cache", "runs"}
-_DEPTH = 3  # folders within folders that are looked into
-_MOST = 500  # folders of one level that are looked at
+_SKIPPED_FOLDERS = {"train", "val", "test", "images", "cache", "runs"}
+_DEPTH = 3  # levels of subfolders to search
+_MAX_FOLDERS = 500  # to search on one level
 
 
-def locate(path: str | Path, node: int = _DEPTH) -> Path:
-    """The zip, tar, extracted folder or folder of parquet files that `path` stands for: itself, or
-    what lies in it.
+def locate(path: str | Path, depth: int = _DEPTH) -> Path:
+    """Find the zip, tar, extracted folder or folder of parquet files at `path` or inside it.
 
-    `depth`: how many folders within one another are looked into. Raises `InputError` when there is
-    no such file, or when a folder holds nothing that fits, or several that do.
+    `depth`: levels of subfolders to search. Raises `InputError` if `path` does not exist, or
+    contains no data set, or several.
     """
-    path = home(path)
+    path = expand_user(path)
     if path.is_file():
         return path.parent if path.suffix == ".parquet" else path
     if not path.is_dir():
@@ -33,23 +32,23 @@ def locate(path: str | Path, node: int = _DEPTH) -> Path:
     if _is_root(path) or (path / "train").is_dir():
         return path
     level = [path]
-    for _ in range(node + 1):
-        if roots := [place for folder in level for place in _roots(folder)]:
+    for _ in range(depth + 1):
+        if roots := [root for folder in level for root in _roots(folder)]:
             return _one_of(roots, path)
-        level = [folder for above in level for folder in _folders(above)][:_MOST]
-    if packed := _packed_otherwise(path):
-        return _one_of(packed, path)
+        level = [folder for parent in level for folder in _subfolders(parent)][:_MAX_FOLDERS]
+    if archives := _archive_files(path):
+        return _one_of(archives, path)
     raise InputError(
-        f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {node} folders "
+        f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {depth} folders "
         f"deep for {DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the "
         "archive or its folder with --data"
     )
 
 
-def home(path: str | Path) -> Path:
-    """The path with `~` as the user's home, which a shell does not always write out.
+def expand_user(path: str | Path) -> Path:
+    """Replace `~` by the home folder, where the shell has not done it.
 
-    Raises `InputError` for a user that there is not.
+    Raises `InputError` for an unknown user.
     """
     try:
         return Path(path).expanduser()
@@ -58,26 +57,24 @@ def home(path: str | Path) -> Path:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """The archives in a folder: itself, or else the one that is packed under the official name."""
+    """The folder if it is an extracted archive, else a zip or tar in it with the official name."""
     if _is_root(folder):
         return [folder]
-    packed = (folder / f"{DEFAULT_PATH.stem}{ending}" for ending in _ENDINGS)
-    return [file for file in packed if file.is_file()][:1]
+    archives = (folder / f"{DEFAULT_PATH.stem}{ending}" for ending in _ENDINGS)
+    return [file for file in archives if file.is_file()][:1]
 
 
-def _packed_otherwise(folder: Path) -> list[Path]:
-    """Zips and tars of any name in a folder."""
+def _archive_files(folder: Path) -> list[Path]:
+    """Zips and tars with any name in a folder."""
     return sorted(
         file
         for file in folder.iterdir()
-        if file.name.lower().endswith(_ENDINGS)
-        and file.is_file()
-        and not reason_to_leave_out(file.name)
+        if file.name.lower().endswith(_ENDINGS) and file.is_file() and not skip_reason(file.name)
     )
 
 
 def _is_root(folder: Path) -> bool:
-    """Whether an archive is here; the list of its classes may be missing."""
+    """Whether a folder is an extracted archive, with or without `wnids.txt`."""
     return (
         (folder / "wnids.txt").is_file()
         or bool(parquet_files(folder))
@@ -88,22 +85,22 @@ def _is_root(folder: Path) -> bool:
     )
 
 
-def _folders(above: Path) -> Iterator[Path]:
+def _subfolders(parent: Path) -> Iterator[Path]:
     try:
         yield from sorted(
             folder
-            for folder in above.iterdir()
+            for folder in parent.iterdir()
             if folder.is_dir()
-            and folder.name not in _NOT_ENTERED
-            and not reason_to_leave_out(folder.name)
+            and folder.name not in _SKIPPED_FOLDERS
+            and not skip_reason(folder.name)
         )
-    except OSError:  # what cannot be looked into is not where the archive is
+    except OSError:  # a folder without read permission cannot hold the archive
         return
 
 
 def _one_of(roots: list[Path], path: Path) -> Path:
-    """The only one of these, or the one of the official name."""
-    official = [place for place in roots if place.name.split(".")[0] == DEFAULT_PATH.stem]
+    """The only root, or the only one with the official name."""
+    official = [root for root in roots if root.name.split(".")[0] == DEFAULT_PATH.stem]
     if len(official or roots) > 1:
         raise InputError(
             f"{path}: contains several data sets ({', '.join(map(str, roots[:3]))}); name one of "

@@ -1,6 +1,4 @@
-"""Which pictures belong to train, holdout, val and test: seeded, stratified, the same
-everywhere.
-"""
+"""Split the official training images into train and hold-out, reproducibly by seed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,18 +13,18 @@ Kind = Literal["stratified", "random_split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the archive's train part: `train` and `holdout`, each (n,) int64 and ascending."""
+    """Rows of the archive's train part: `train` and `holdout`, each (n,) int64, ascending."""
 
     train: np.ndarray
     holdout: np.ndarray
 
     @property
     def digest(self) -> str:
-        """SHA-256 (first 16 hex digits) over both lists of rows as little-endian int64."""
-        both = hashlib.sha256()
+        """SHA-256 (first 16 hex digits) of both arrays as little-endian int64."""
+        sha256 = hashlib.sha256()
         for rows in (self.train, self.holdout):
-            both.update(len(rows).to_bytes(8, "little") + rows.astype("<i8").tobytes())
-        return both.hexdigest()[:16]
+            sha256.update(len(rows).to_bytes(8, "little") + rows.astype("<i8").tobytes())
+        return sha256.hexdigest()[:16]
 
 
 def split_train(
@@ -36,47 +34,51 @@ def split_train(
     seed: int = 42,
     per_class: int | None = None,
 ) -> Split:
-    """Set a part of the official train pictures apart as hold-out.
+    """Split the official training images into train and hold-out.
 
-    `labels`: (N,) int64 classes of all train pictures, in the order of sorted file names. `kind`:
-    `stratified` takes the same `fraction` of every class; `random_split` is the split of the
-    reference system, torch's `random_split` over pictures in `ImageFolder` order. `per_class`: keep
-    only so many pictures of every class (drawn with `seed`), for quick runs.
+    `labels`: (N,) int64 class indices of all training images, sorted by file name. `kind`:
+    `stratified` holds out the same `fraction` of every class; `random_split` is the split of the
+    reference system, torch's `random_split` over the images in `ImageFolder` order. `per_class`:
+    number of images per class to use, sampled with `seed`, for quick runs; None: all.
 
-    Raises `InputError` where train or hold-out would be empty, or a class has too few pictures.
+    Raises `InputError` if an argument is out of range or a class has fewer than two images.
     """
     if not 0 < fraction < 1:
-        raise InputError(
-            f"a hold-out of {fraction} was asked for; it is a fraction of train between 0 and 1"
-        )
+        raise InputError(f"hold-out fraction {fraction}: it must be between 0 and 1, both excluded")
     if kind == "random_split":
         if per_class is not None:
             raise InputError(
-                "--per-class needs --split-kind stratified; random_split is defined on all pictures"
+                f"--per-class {per_class}: random_split needs all images; use --split-kind "
+                "stratified"
             )
         return _random_split(len(labels), fraction, seed)
     if kind != "stratified":
-        raise InputError(f"split {kind!r} is unknown; there are stratified and random_split")
+        raise InputError(f"split {kind!r}: unknown; choose stratified or random_split")
+    return _stratified(labels, fraction, seed, per_class)
+
+
+def _stratified(labels: np.ndarray, fraction: float, seed: int, per_class: int | None) -> Split:
     # NEP 19 freezes RandomState's stream for good; default_rng's may change with numpy.
-    draw = np.random.RandomState(seed)
+    random = np.random.RandomState(seed)
     train, holdout = [], []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        rows = rows[draw.permutation(len(rows))]
+        rows = rows[random.permutation(len(rows))]
         if per_class is not None:
             if not 2 <= per_class <= len(rows):
                 raise InputError(
-                    f"--per-class {per_class}: class {label} has {len(rows)} pictures; "
-                    f"2 to {len(rows)} can be kept"
+                    f"--per-class {per_class}: class {label} has {len(rows)} images; choose a "
+                    f"number from 2 to {len(rows)}"
                 )
             rows = rows[:per_class]
         if len(rows) < 2:
             raise InputError(
-                f"class {label} has {len(rows)} train picture; a hold-out needs at least 2"
+                f"class {label} has {len(rows)} training image; a hold-out needs at least 2 per "
+                "class, so add images or remove the class"
             )
-        held = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
-        holdout.append(rows[:held])
-        train.append(rows[held:])
+        count = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
+        holdout.append(rows[:count])
+        train.append(rows[count:])
     return Split(np.sort(np.concatenate(train)), np.sort(np.concatenate(holdout)))
 
 
@@ -84,5 +86,5 @@ def _random_split(count: int, fraction: float, seed: int) -> Split:
     import torch
 
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
-    kept = round(count * (1 - fraction))
-    return Split(np.sort(order[:kept]), np.sort(order[kept:]))
+    train_count = round(count * (1 - fraction))
+    return Split(np.sort(order[:train_count]), np.sort(order[train_count:]))

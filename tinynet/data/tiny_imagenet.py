@@ -1,8 +1,8 @@
-"""The layout of the Tiny ImageNet archive: the one place that knows its file names and its labels.
+"""The layout of the Tiny ImageNet archive: its file names, classes, labels and boxes.
 
-`tiny-imagenet-200/` holds `wnids.txt` (the classes, not sorted), `words.txt` (human names),
+`tiny-imagenet-200/` contains `wnids.txt` (the classes, not sorted), `words.txt` (class names),
 `train/<wnid>/images/*.JPEG` with `train/<wnid>/<wnid>_boxes.txt`, `val/images/*.JPEG` with
-`val/val_annotations.txt`, and `test/images/*.JPEG`, which has no labels.
+`val/val_annotations.txt`, and `test/images/*.JPEG`, which have no labels.
 """
 
 import hashlib
@@ -37,11 +37,11 @@ _TEXTS = ("_boxes.txt", ANNOTATIONS)
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the archive (`train`, `val` or `test`), in the order of sorted file names.
+    """One part of the archive (`train`, `val` or `test`), sorted by file name.
 
-    `files`: names inside the source, without the archive's own root folder.
-    `labels`: (N,) int64 class indices, or None where there are none (`test`).
-    `boxes`: (N, 4) int16 of x0, y0, x1, y1 in pixels, inclusive; -1 where none is given.
+    `files`: names in the archive, without its root folder.
+    `labels`: (N,) int64 class indices; None for `test`.
+    `boxes`: (N, 4) int16, x0, y0, x1, y1 in pixels, inclusive; -1 for images without a box.
     """
 
     files: tuple[str, ...]
@@ -50,14 +50,14 @@ class Part:
 
 
 class Archive:
-    """Tiny ImageNet as published, or a part of it: classes, labels, boxes and the bytes of its
-    pictures.
+    """Tiny ImageNet as published, or a part of it: classes, labels, boxes and image files.
 
-    `source` and `root` say where the bytes are: `source.read(root + file)`.
-    `wnids` are the class ids in *sorted* order: the class index is the rank in that list, whatever
-    the order of `wnids.txt`. `names` are their human names. `train`, `val` and `test` are `Part`s.
+    `source`, `root`: where the files are; `source.read(root + file)` reads one.
+    `wnids`: the class ids in *sorted* order. The class index is the rank in this list, not the
+    position in `wnids.txt`. `names`: the class names.
+    `train`, `val`, `test`: each a `Part`.
 
-    Raises `InputError` when the source is not Tiny ImageNet or contradicts itself.
+    Raises `InputError` if the source is not Tiny ImageNet or contradicts itself.
     """
 
     def __init__(self, path: str | Path):
@@ -84,10 +84,10 @@ class Archive:
         self.test = Part(
             tuple(by_top["test"]), None, np.full((len(by_top["test"]), 4), -1, np.int16)
         )
-        self.source.left_out.report(self.path)
+        self.source.skipped.report(self.path)
 
     def _images(self) -> dict[str, list[str]]:
-        """The names of images by their top folder; other files beside them are counted."""
+        """Top folder -> sorted names of its images; counts the other files as skipped."""
         by_top: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self._names):
             top, _, rest = name.partition("/")
@@ -100,21 +100,19 @@ class Archive:
             if Path(name).suffix.lower() in image_endings():
                 by_top[top].append(name)
             else:
-                self.source.left_out.add(NO_IMAGES, name)
+                self.source.skipped.add(NO_IMAGES, name)
         return by_top
 
     def _classes(self, train: list[str]) -> tuple[str, ...]:
-        """The ids that `wnids.txt` lists, or the folders of train where somebody has removed it;
-        sorted.
-        """
+        """The sorted wnids of `wnids.txt`, or the folders of train if that file is missing."""
         if "wnids.txt" in self._names:
             lines = [line.strip() for line in self._text("wnids.txt").splitlines()]
             wnids = sorted(line for line in lines if line)
-            twice = [wnid for wnid, count in Counter(wnids).items() if count > 1]
-            if not wnids or twice:
-                what = f"names {twice[0][:60]} twice" if twice else "is empty"
+            duplicates = [wnid for wnid, count in Counter(wnids).items() if count > 1]
+            if not wnids or duplicates:
+                problem = f"lists {duplicates[0][:60]} twice" if duplicates else "is empty"
                 raise InputError(
-                    f"{self.path}: wnids.txt {what}; it must list each class once, so fetch the "
+                    f"{self.path}: wnids.txt {problem}; it must list each class once, so fetch the "
                     "archive again"
                 )
             return tuple(wnids)
@@ -132,22 +130,20 @@ class Archive:
         return tuple(wnids)
 
     def part(self, name: str) -> Part:
-        """The part called `name`: `train`, `val` or `test`."""
+        """Return the part `name`: `train`, `val` or `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def read(self, file: str) -> bytes:
-        """The bytes of one file, named as in `Part.files`."""
+        """Read one file, named as in `Part.files`."""
         return self.source.read(self.root + file)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the table of contents: name, size and CRC-32 (time, in a folder) of its
-        own files.
-        """
-        own = ("wnids.txt", "words.txt", "train/", "val/", "test/")
+        """SHA-256 (hex) of name, size and CRC-32 (in a folder, time) of the archive's files."""
+        prefixes = ("wnids.txt", "words.txt", "train/", "val/", "test/")
         lines = "\n".join(
             f"{name}\t{size}\t{mark}"
             for name, size, mark in sorted(self._table)
-            if name.startswith(own)
+            if name.startswith(prefixes)
         )
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -172,14 +168,14 @@ class Archive:
                 "fetch the archive again with `python -m tinynet.data get`"
             )
         labels, boxes = [], []
-        known: dict[str, dict[str, Box]] = {}
+        class_boxes: dict[str, dict[str, Box]] = {}
         for file in files:
             wnid = self._class_folder(file, "train")
-            if wnid not in known:
-                known[wnid] = by_stem(self._boxes(f"train/{wnid}/{wnid}_boxes.txt"))
+            if wnid not in class_boxes:
+                class_boxes[wnid] = by_stem(self._boxes(f"train/{wnid}/{wnid}_boxes.txt"))
             labels.append(self._rank[wnid])
-            boxes.append(entry_of(known[wnid], file) or NO_BOX)
-        if empty := [wnid for wnid in self.wnids if wnid not in known]:
+            boxes.append(entry_of(class_boxes[wnid], file) or NO_BOX)
+        if empty := [wnid for wnid in self.wnids if wnid not in class_boxes]:
             raise InputError(
                 f"{self.path}: train/ has no images of {len(empty):,} classes of wnids.txt (first: "
                 f"{empty[0][:60]}); fetch the archive again, or remove their lines from wnids.txt"
@@ -197,70 +193,68 @@ class Archive:
             ) from None
 
     def _class_folder(self, file: str, part: str) -> str:
-        """The wnid in `part/<wnid>/[images/]<picture>`; raises where the path is another one."""
+        """The wnid in `part/<wnid>/[images/]<image>`; raises `InputError` for other paths."""
         pieces = file.split("/")
         if len(pieces) == 3 or (len(pieces) == 4 and pieces[2] == "images"):
             if pieces[1] in self._rank:
                 return pieces[1]
             raise InputError(
-                f"{self.path}: {file} lies in {part}/{pieces[1]}, which wnids.txt does not list; "
+                f"{self.path}: {file} is in {part}/{pieces[1]}, which wnids.txt does not list; "
                 f"every folder of {part}/ must be one of its {len(self.wnids)} classes"
             )
         raise InputError(
-            f"{self.path}: do not know the class of {file}; expected {part}/<wnid>/images/*.JPEG"
+            f"{self.path}: {file} is not in a class folder; expected {part}/<wnid>/images/*.JPEG"
         )
 
     def _read_val(self, files: list[str]) -> Part:
-        """Labels of val from its annotations; from class folders where somebody sorted it into
-        them.
-        """
+        """Read val, with labels from its annotations or from class folders."""
         if not files:
             return Part((), np.zeros(0, np.int64), np.zeros((0, 4), np.int16))
-        listed = self._annotations()
-        annotations = by_stem(listed)
+        lines = self._annotations()
+        annotations = by_stem(lines)
         flat = [f for f in files if f.startswith("val/images/") and f.count("/") == 2]
         if flat and len(flat) < len(files):
             raise InputError(
                 f"{self.path}: val/ has {len(flat)} images in val/images and "
                 f"{len(files) - len(flat)} in class folders; keep only one layout"
             )
-        self._refuse_twins(files)
+        self._refuse_equal_stems(files)
         labels, boxes = [], []
         for file in files:
-            annotated = entry_of(annotations, file)
-            wnid = self._class_folder(file, "val") if not flat else annotated and annotated[0]
+            entry = entry_of(annotations, file)
+            wnid = self._class_folder(file, "val") if not flat else entry and entry[0]
             if wnid is None:
                 raise InputError(
                     f"{self.path}: {ANNOTATIONS} has no line for {file}; it must list all "
                     f"{len(files)} images, so fetch the archive again"
                 )
-            if annotated and annotated[0] != wnid:
+            if entry and entry[0] != wnid:
                 raise InputError(
                     f"{self.path}: {file} is in the folder of class {wnid}, but {ANNOTATIONS} says "
-                    f"{annotated[0]}; fetch the archive again"
+                    f"{entry[0]}; fetch the archive again"
                 )
             labels.append(self._rank[wnid])
-            boxes.append(annotated[1] if annotated else NO_BOX)
-        if flat and len(files) < len(listed):
+            boxes.append(entry[1] if entry else NO_BOX)
+        if flat and len(files) < len(lines):
             log(
-                f"note: {self.path}: {ANNOTATIONS} lists {len(listed):,} images and {len(files):,} "
-                "are there"
+                f"note: {self.path}: {ANNOTATIONS} lists {len(lines):,} images, but "
+                f"{len(files):,} exist"
             )
         return Part(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
 
-    def _refuse_twins(self, files: list[str]) -> None:
-        """Raise `InputError` where one line of the annotations would serve two images of val."""
+    def _refuse_equal_stems(self, files: list[str]) -> None:
+        """Raise `InputError` if one line of the annotations matches two images of val."""
         stems: dict[str, str] = {}
         for file in files:
             stem = Path(file).stem
-            if (other := stems.setdefault(stem, file)) != file:
+            if (first := stems.setdefault(stem, file)) != file:
                 raise InputError(
-                    f"{self.path}: {other} and {file} match the same line of {ANNOTATIONS}; remove "
+                    f"{self.path}: {first} and {file} match the same line of {ANNOTATIONS}; remove "
                     "one of them"
                 )
 
     def _annotations(self) -> dict[str, tuple[str, Box]]:
-        """`val/val_annotations.txt` as file -> (wnid, box)."""
+        """Read `val/val_annotations.txt` as file -> (wnid, box)."""
         if ANNOTATIONS not in self._names:
             if any(f.startswith("val/images/") and f.count("/") == 2 for f in self._names):
                 raise InputError(
@@ -278,22 +272,23 @@ class Archive:
 
 
 def _root(path: Path, names: Sequence[str]) -> str:
-    """The archive's folder inside the source, '' or 'name/': the shallowest that holds wnids.txt,
-    or train/.
+    """The root folder in the source, '' or 'name/': the shallowest with wnids.txt or train/.
 
-    Raises `InputError` where there is none, or several.
+    Raises `InputError` if there is none, or several.
     """
-    listed = {name[: -len("wnids.txt")] for name in names if name.split("/")[-1] == "wnids.txt"}
-    trains = {f"/{name}".partition("/train/")[0][1:] for name in names if "/train/" in f"/{name}"}
-    roots = listed or {f"{top}/" if top else "" for top in trains}
+    tops = {name[: -len("wnids.txt")] for name in names if name.split("/")[-1] == "wnids.txt"}
+    train_parents = {
+        f"/{name}".partition("/train/")[0][1:] for name in names if "/train/" in f"/{name}"
+    }
+    roots = tops or {f"{top}/" if top else "" for top in train_parents}
     if not roots:
         example = f" (first: {names[0]})" if names else ""
         raise InputError(
             f"{path}: not Tiny ImageNet: no wnids.txt and no train/ folder in its {len(names):,} "
             f"files{example}; fetch the official archive with `python -m tinynet.data get`"
         )
-    node = min(root.count("/") for root in roots)
-    shallowest = sorted(root for root in roots if root.count("/") == node)
+    depth = min(root.count("/") for root in roots)
+    shallowest = sorted(root for root in roots if root.count("/") == depth)
     if len(shallowest) > 1:
         raise InputError(
             f"{path}: contains several data sets ({', '.join(shallowest[:3])}); extract one and "
@@ -302,27 +297,25 @@ def _root(path: Path, names: Sequence[str]) -> str:
     return shallowest[0]
 
 
-def classes_called(text: str, wnids: Sequence[str], names: Sequence[str]) -> list[int]:
-    """The indices of the classes that `text` means: a wnid, or part of a name, in any case.
+def find_classes(text: str, wnids: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Find the class indices for a wnid, or for part of a class name in any case.
 
-    "coral" finds brain coral and coral reef. Raises `InputError` where there is none, with the
-    nearest names.
+    "coral" finds brain coral and coral reef. Raises `InputError` with similar names if no class
+    matches.
     """
-    wanted = text.strip().lower()
-    found = [
+    query = text.strip().lower()
+    indices = [
         index
         for index, (wnid, name) in enumerate(zip(wnids, names, strict=True))
-        if wanted == wnid or (wanted and wanted in name.lower())
+        if query == wnid or (query and query in name.lower())
     ]
-    if not found:
+    if not indices:
         words = {part.strip().lower(): part.strip() for name in names for part in name.split(",")}
-        near = [words[word] for word in get_close_matches(wanted, words, 3, 0.5)]
-        raise InputError(
-            f"no class called {text!r}"
-            + (
-                f"; near it are {', '.join(near)}"
-                if near
-                else "; `python -m tinynet.data show` draws some of all"
-            )
+        similar = [words[word] for word in get_close_matches(query, words, 3, 0.5)]
+        hint = (
+            f"similar names are {', '.join(similar)}"
+            if similar
+            else "`python -m tinynet.data show` shows random images with their class names"
         )
-    return found
+        raise InputError(f"no class called {text!r}; {hint}")
+    return indices

@@ -1,10 +1,8 @@
-"""What an archive really holds, picture by picture, beside the figures of the official one; twins
-among them.
-"""
+"""Verify an archive: decode every image, find duplicates, and compare with official figures."""
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
 
@@ -14,11 +12,12 @@ from tinynet.console import progress
 from tinynet.data.decode import PLAIN_MODES, decode
 from tinynet.data.packed import Packed
 from tinynet.data.tiny_imagenet import SPLITS, Archive
-from tinynet.data.workers import CHUNK, in_workers
+from tinynet.data.workers import CHUNK, ReadFile, in_workers
 from tinynet.errors import InputError
 
-# Counted in the archive of 248,100,043 bytes published at cs231n.stanford.edu; repacked copies
-# agree.
+# Counts of the archive of 248,100,043 bytes published at cs231n.stanford.edu, and of its repacked
+# copies. `_ONE_CHANNEL`: images of one channel. `_GREY`: images of three grey channels. `_PAIRS`:
+# pairs of identical files. `_CONFLICTS`: those pairs that have different labels.
 _CLASSES = 200
 _COUNTS = {"train": 100_000, "val": 10_000, "test": 10_000}
 _SIZE = "64x64"
@@ -34,14 +33,14 @@ _PAIRS = {
 }
 _CONFLICTS = {("train", "train"): 20, ("train", "val"): 7, ("val", "val"): 0}
 _ONE_CHANNEL_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-_LISTED = 20  # faults named one by one
+_MAX_FAULTS = 20  # to list one by one
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing looked at: what was `found`, the `official` figure, and whether it is `ok`.
+    """One check: its name, the figure `found`, the `official` figure, and whether `found` is ok.
 
-    `ok` is None where the figure is reported and not judged.
+    `ok` is None if the figure is only reported.
     """
 
     check: str
@@ -52,13 +51,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of `verify`.
+    """The result of `verify`.
 
-    `scope`: `complete`, `part` (fewer pictures than the official archive) or `other` (more of
-    something). `faults`: a line for each undecodable picture, at most 20 and then their number.
-    `other_modes`: how many images have which of the modes that are neither RGB nor L, in words.
-    `duplicates`: pairs of file names with the same bytes, and whether their labels differ (None:
-    unlabelled).
+    `scope`: `complete`, `part` (no more classes and images than the official archive) or `other`.
+    `faults`: a line for each image that cannot be decoded; after 20 lines, the number of the rest.
+    `other_modes`: the number of images in each mode other than RGB and L, as text. `duplicates`:
+    pairs of file names with the same bytes, and whether their labels differ (None: no labels).
     """
 
     scope: str
@@ -69,14 +67,14 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong; what is merely known of the official archive, as its duplicates, is not
-        wrong.
-        """
+        """Whether no check failed; the duplicates of the official archive are allowed."""
         return all(row.ok is not False for row in self.rows)
 
 
 @dataclass(frozen=True)
 class _Image:
+    """The properties of one image; only `fault` if the image cannot be decoded."""
+
     digest: bytes = b""
     size: str = ""
     one_channel: bool = False
@@ -85,15 +83,19 @@ class _Image:
     fault: str = ""
 
 
-def verify(archive: Archive) -> Report:
-    """Read and decode every picture of `archive` and compare it with itself and with the official
-    figures.
+_Images = dict[str, list[_Image]]  # part -> images in the order of its files
+# Two parts -> pairs of files, and whether their labels differ (None: no labels).
+_Pairs = dict[tuple[str, str], list[tuple[str, str, bool | None]]]
 
-    A complete archive must agree with the official one. Any other must be consistent: equal numbers
-    a class, one picture size, everything decodable, and no more duplicates than the official one
-    has. Source of the official figures: see the head of this file.
+
+def verify(archive: Archive) -> Report:
+    """Decode every image of `archive`, and compare the archive with the official figures.
+
+    A complete archive must agree with the official one. Any other archive must be consistent: the
+    same number of images in every class, one image size, every image decodable, and no more
+    duplicates than in the official archive. The source of the figures is at the head of this file.
     """
-    images = _look_at_all(archive)
+    images = _inspect_all(archive)
     pairs = _same_bytes(archive, images)
     scope = _scope(archive)
     rows = [
@@ -102,75 +104,73 @@ def verify(archive: Archive) -> Report:
         *_pair_rows(pairs, scope),
     ]
     faults = [
-        f"{file}: {p.fault}"
+        f"{file}: {image.fault}"
         for name in SPLITS
-        for file, p in zip(archive.part(name).files, images[name], strict=True)
-        if p.fault
+        for file, image in zip(archive.part(name).files, images[name], strict=True)
+        if image.fault
     ]
-    if len(faults) > _LISTED:
-        faults = [*faults[:_LISTED], f"and {len(faults) - _LISTED:,} more that cannot be decoded"]
-    duplicates = tuple((a, b, conflict) for found in pairs.values() for a, b, conflict in found)
+    if len(faults) > _MAX_FAULTS:
+        count = len(faults) - _MAX_FAULTS
+        faults = [*faults[:_MAX_FAULTS], f"and {count:,} more that cannot be decoded"]
+    duplicates = tuple(pair for pairs_of_parts in pairs.values() for pair in pairs_of_parts)
     return Report(scope, tuple(rows), tuple(faults), _other_modes(images), duplicates)
 
 
 def same_pixels(packed: Packed) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-    """Pairs of labelled pictures that are the same, pixel by pixel: the part and the row of
-    each.
-    """
-    seen: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    """Find pairs of identical images in train and val: (part, row) of both."""
+    groups: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for name in ("train", "val"):
         for row, pixels in enumerate(packed.part(name).images):
-            seen[hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()].append(
-                (name, row)
-            )
-    return [pair for group in seen.values() for pair in combinations(group, 2)]
+            digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
+            groups[digest].append((name, row))
+    return [pair for group in groups.values() for pair in combinations(group, 2)]
 
 
 def _scope(archive: Archive) -> str:
-    sizes = [(len(archive.wnids), _CLASSES)] + [
-        (len(archive.part(s).files), _COUNTS[s]) for s in SPLITS
+    counts = [(len(archive.wnids), _CLASSES)] + [
+        (len(archive.part(name).files), _COUNTS[name]) for name in SPLITS
     ]
-    if all(found == official for found, official in sizes):
+    if all(count == official for count, official in counts):
         return "complete"
-    return "part" if all(found <= official for found, official in sizes) else "other"
+    return "part" if all(count <= official for count, official in counts) else "other"
 
 
-def _look_at_all(archive: Archive) -> dict[str, list[_Image]]:
+def _inspect_all(archive: Archive) -> _Images:
     jobs = [
         (name, archive.part(name).files[start : start + CHUNK])
         for name in SPLITS
         for start in range(0, len(archive.part(name).files), CHUNK)
     ]
-    seen: dict[str, list[_Image]] = {name: [] for name in SPLITS}
+    images: _Images = {name: [] for name in SPLITS}
     total = sum(len(files) for _, files in jobs)
-    with progress(total=total, label=f"looking at {archive.path}", unit="pictures") as bar:
-        for (name, _), found in zip(jobs, in_workers(_look_at, jobs, archive), strict=True):
-            seen[name] += found
-            bar.update(len(found))
-    return seen
+    with progress(total=total, label=f"verifying {archive.path}", unit="images") as bar:
+        for (name, _), chunk in zip(jobs, in_workers(_inspect, jobs, archive), strict=True):
+            images[name] += chunk
+            bar.update(len(chunk))
+    return images
 
 
-def _look_at(read: Callable[[str], bytes], job: tuple[str, tuple[str, ...]]) -> list[_Image]:
-    found = []
+def _inspect(read_file: ReadFile, job: tuple[str, tuple[str, ...]]) -> list[_Image]:
+    images = []
     for file in job[1]:
         try:
-            data = read(file)
+            data = read_file(file)
             decoded = decode(data, file)
         except InputError as error:
-            found.append(_Image(fault=str(error).removeprefix(f"{file}: ")[:120]))
+            images.append(_Image(fault=str(error).removeprefix(f"{file}: ")[:120]))
             continue
         pixels, one_channel = decoded.pixels, decoded.mode in _ONE_CHANNEL_MODES
         red, green, blue = pixels.astype(np.int16).transpose(2, 0, 1)
         grey = not one_channel and max(abs(red - green).max(), abs(green - blue).max()) <= 2
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        found.append(
+        images.append(
             _Image(hashlib.sha256(data).digest(), size, one_channel, bool(grey), decoded.mode)
         )
-    return found
+    return images
 
 
-def _same_bytes(archive: Archive, images: dict[str, list[_Image]]) -> dict[tuple[str, str], list]:
-    """Pairs of parts -> pairs of files with the same bytes, and whether their labels differ."""
+def _same_bytes(archive: Archive, images: _Images) -> _Pairs:
+    """Find pairs of files with the same bytes, for every pair of parts."""
     groups = defaultdict(list)
     for name in SPLITS:
         part = archive.part(name)
@@ -178,9 +178,7 @@ def _same_bytes(archive: Archive, images: dict[str, list[_Image]]) -> dict[tuple
         for file, label, image in zip(part.files, labels, images[name], strict=True):
             if not image.fault:
                 groups[image.digest].append((name, file, label))
-    pairs: dict[tuple[str, str], list] = {
-        key: [] for key in combinations_with_replacement(SPLITS, 2)
-    }
+    pairs: _Pairs = {key: [] for key in combinations_with_replacement(SPLITS, 2)}
     for group in groups.values():
         for (part_a, a, label_a), (part_b, b, label_b) in combinations(group, 2):
             conflict = None if label_a is None or label_b is None else bool(label_a != label_b)
@@ -189,44 +187,46 @@ def _same_bytes(archive: Archive, images: dict[str, list[_Image]]) -> dict[tuple
 
 
 def _layout_rows(archive: Archive, scope: str) -> Iterator[Row]:
-    whole = True if scope == "complete" else None
-    yield Row("classes", len(archive.wnids), _CLASSES, whole)
+    ok = True if scope == "complete" else None
+    yield Row("classes", len(archive.wnids), _CLASSES, ok)
     for name in SPLITS:
         part = archive.part(name)
-        yield Row(f"{name} pictures", len(part.files), _COUNTS[name], whole)
+        yield Row(f"{name} images", len(part.files), _COUNTS[name], ok)
         if part.labels is None:
             continue
         yield Row(
-            f"{name} pictures with a label",
+            f"{name} images with a label",
             len(part.labels),
             _COUNTS[name],
             len(part.labels) == len(part.files),
         )
-        each = np.bincount(part.labels, minlength=len(archive.wnids))
-        even = each.min() == each.max()
+        counts = np.bincount(part.labels, minlength=len(archive.wnids))
+        equal = counts.min() == counts.max()
         yield Row(
-            f"{name} pictures a class",
-            int(each.min()) if even else f"{each.min()} to {each.max()}",
+            f"{name} images per class",
+            int(counts.min()) if equal else f"{counts.min()} to {counts.max()}",
             _COUNTS[name] // _CLASSES,
-            bool(even),
+            bool(equal),
         )
 
 
-def _image_rows(images: dict[str, list[_Image]], scope: str) -> Iterator[Row]:
-    every = [p for name in SPLITS for p in images[name]]
-    broken = sum(bool(p.fault) for p in every)
-    yield Row("pictures that cannot be decoded", broken, 0, broken == 0)
-    sizes = [size for size, _ in Counter(p.size for p in every if not p.fault).most_common()]
+def _image_rows(images: _Images, scope: str) -> Iterator[Row]:
+    every = [image for name in SPLITS for image in images[name]]
+    broken = sum(bool(image.fault) for image in every)
+    yield Row("images that cannot be decoded", broken, 0, broken == 0)
+    sizes = [
+        size for size, _ in Counter(image.size for image in every if not image.fault).most_common()
+    ]
     yield Row(
-        "picture size",
+        "image size",
         ", ".join(sizes[:5]),
         _SIZE,
         sizes == [_SIZE] if scope == "complete" else len(sizes) == 1,
     )
     for name in SPLITS:
-        count = sum(p.one_channel for p in images[name])
+        count = sum(image.one_channel for image in images[name])
         yield Row(
-            f"{name} pictures of one channel",
+            f"{name} images of one channel",
             count,
             _ONE_CHANNEL[name],
             count == _ONE_CHANNEL[name] if scope == "complete" else None,
@@ -239,33 +239,37 @@ def _image_rows(images: dict[str, list[_Image]], scope: str) -> Iterator[Row]:
         not modes if scope == "complete" else None,
     )
     for name in SPLITS:
-        # Red and green, and green and blue, differ by 2 at most; JPEG decoders may differ by as
-        # much, so this figure is not judged.
+        # In a grey image, red and green, and green and blue, differ by at most 2. JPEG decoders may
+        # differ by as much, so this figure is only reported.
         yield Row(
-            f"{name} pictures of three grey channels",
-            sum(p.grey for p in images[name]),
+            f"{name} images of three grey channels",
+            sum(image.grey for image in images[name]),
             _GREY[name],
             None,
         )
 
 
-def _other_modes(images: dict[str, list[_Image]]) -> str:
+def _other_modes(images: _Images) -> str:
     counts = Counter(
-        p.mode for name in SPLITS for p in images[name] if p.mode and p.mode not in PLAIN_MODES
+        image.mode
+        for name in SPLITS
+        for image in images[name]
+        if image.mode and image.mode not in PLAIN_MODES
     )
     return ", ".join(f"{count:,} {mode}" for mode, count in counts.most_common())
 
 
-def _pair_rows(pairs: dict[tuple[str, str], list], scope: str) -> Iterator[Row]:
-    for key, found in pairs.items():
-        official = {"": _PAIRS[key]} | (
-            {" with different labels": _CONFLICTS[key]} if key in _CONFLICTS else {}
-        )
-        for suffix, known in official.items():
-            count = sum(conflict is True for _, _, conflict in found) if suffix else len(found)
+def _pair_rows(pairs: _Pairs, scope: str) -> Iterator[Row]:
+    for key, duplicates in pairs.items():
+        figures = {"": _PAIRS[key]}
+        if key in _CONFLICTS:
+            figures[" with different labels"] = _CONFLICTS[key]
+        for suffix, official in figures.items():
+            conflicts = [pair for pair in duplicates if pair[2] is True]
+            count = len(conflicts) if suffix else len(duplicates)
             yield Row(
                 f"identical pairs {key[0]}-{key[1]}{suffix}",
                 count,
-                known,
-                count == known if scope == "complete" else count <= known,
+                official,
+                count == official if scope == "complete" else count <= official,
             )

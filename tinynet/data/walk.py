@@ -1,7 +1,7 @@
-"""List the data files below a folder; used for archives, folders and predictions.
+"""List the data files in a folder and its subfolders.
 
-Hidden and machine-made files and folders are left out at any depth. Links to folders are followed,
-each folder once.
+Hidden files and system files are skipped at any depth. Links to folders are followed, but each
+folder is listed once.
 """
 
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 from tinynet.console import log, printable
 from tinynet.errors import InputError
 
-# Folders that programs make beside data: macOS in zips, Synology, Windows, file systems, Python.
-MACHINE_MADE = frozenset(
+# Folders that programs add to data: macOS in zips, Synology, Windows, file systems, Python.
+SYSTEM_FOLDERS = frozenset(
     {
         "__MACOSX",
         "@eaDir",
@@ -26,16 +26,18 @@ MACHINE_MADE = frozenset(
         "__pycache__",
     }
 )
-_MACHINE_FILES = frozenset({"Thumbs.db", "desktop.ini"})
-# why skipped
+_SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini"})
+# Reasons to skip a file.
 HIDDEN, SYSTEM, NO_IMAGES, NO_FILES = "hidden", "system files", "not images", "not regular files"
-_EXAMPLES = 3
+_EXAMPLES = 3  # names in a message
 
 
 @dataclass
-class LeftOut:
-    """The files that are left out: how many for each reason, with a few names; links that are not
-    followed.
+class SkippedFiles:
+    """Counts of skipped files.
+
+    `counts`: number of files for each reason. `examples`: a few of their names. `links`: links to
+    folders that are not followed.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -43,24 +45,22 @@ class LeftOut:
     links: list[str] = field(default_factory=list)
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Count files that are left out for a reason; `name`: one of them, or their folder."""
+        """Count skipped files; `name`: one of the files, or their folder."""
         self.counts[reason] += count
         names = self.examples.setdefault(reason, [])
         if len(names) < _EXAMPLES:
             names.append(printable(name))
 
     def report(self, place: str | Path) -> None:
-        """Tell the user in one line what is left out of `place`, and in another which links are not
-        followed.
-        """
+        """Log the skipped files of `place` in one line, and the links in another."""
         if total := self.counts.total():
-            parts = [
+            reasons = [
                 f"{count:,} {reason} "
                 f"({', '.join(self.examples[reason])}{', ...' if count > _EXAMPLES else ''})"
                 for reason, count in self.counts.items()
                 if count
             ]
-            log(f"note: {place}: skipped {total:,} file{'s' * (total != 1)}: {'; '.join(parts)}")
+            log(f"note: {place}: skipped {total:,} file{'s' * (total != 1)}: {'; '.join(reasons)}")
         if self.links:
             more = (
                 f" and {len(self.links) - _EXAMPLES:,} more" if len(self.links) > _EXAMPLES else ""
@@ -73,10 +73,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file below a folder: its `name` relative to the folder with `/`, size in bytes,
-    modification time in ns.
+    """A file in a folder or its subfolders.
 
-    `size` is -1 where a link leads to no file.
+    `name`: relative to the folder, with `/`. `size`: in bytes, -1 for a broken link. `modified`:
+    modification time in nanoseconds.
     """
 
     name: str
@@ -84,27 +84,28 @@ class Entry:
     modified: int = 0
 
 
-def reason_to_leave_out(name: str) -> str | None:
-    """Why a file is no data, by its path with `/`: `HIDDEN`, `SYSTEM`, or None."""
+def skip_reason(name: str) -> str | None:
+    """Why to skip a file: `HIDDEN`, `SYSTEM`, or None for data; `name`: its path with `/`."""
     pieces = name.split("/")
     if any(piece.startswith(".") and piece not in (".", "..") for piece in pieces):
         return HIDDEN
-    return SYSTEM if pieces[-1] in _MACHINE_FILES or not MACHINE_MADE.isdisjoint(pieces) else None
+    return SYSTEM if pieces[-1] in _SYSTEM_FILES or not SYSTEM_FOLDERS.isdisjoint(pieces) else None
 
 
-def walk(root: Path) -> tuple[list[Entry], LeftOut]:
-    """All data files below `root`, sorted by name, and what is left out.
+def walk(root: Path) -> tuple[list[Entry], SkippedFiles]:
+    """List the data files in `root` and its subfolders, sorted by name, and the skipped files.
 
-    Folders that lie there come before links to folders, so that a folder has its own name where it
-    has two. Raises `InputError` for a folder that cannot be read: what lies in it would be missing
-    in silence.
+    Real folders come before links to folders. So a folder that is also linked has its own name.
+    Raises `InputError` for a folder that cannot be read, because its files would be missing.
     """
-    left_out, entries, links = LeftOut(), [], []
+    skipped = SkippedFiles()
+    entries: list[Entry] = []
+    links: list[tuple[str, str]] = []
     pending, visited = [("", str(root))], {_identity(root)}
 
     def enter(name: str, path: str) -> None:
-        if (identity := _identity(path)) in visited:  # a folder above may be reached through a link
-            left_out.links.append(f"{name} (already included)")
+        if (identity := _identity(path)) in visited:  # a link may lead to a parent folder
+            skipped.links.append(f"{name} (already included)")
         else:
             visited.add(identity)
             pending.append((name + "/", path))
@@ -116,19 +117,19 @@ def walk(root: Path) -> tuple[list[Entry], LeftOut]:
         prefix, folder = pending.pop()
         for entry in _scan(folder):
             name = prefix + entry.name
-            if reason := reason_to_leave_out(entry.name):
-                left_out.add(reason, name, _files_below(entry))
+            if reason := skip_reason(entry.name):
+                skipped.add(reason, name, _files_below(entry))
             elif entry.is_symlink() and _is_folder(entry):
                 links.append((name, entry.path))
             elif _is_folder(entry):
                 enter(name, entry.path)
-            elif item := _file(entry, name, left_out):
+            elif item := _file(entry, name, skipped):
                 entries.append(item)
         links.sort()
-    return sorted(entries, key=lambda entry: entry.name.split("/")), left_out
+    return sorted(entries, key=lambda entry: entry.name.split("/")), skipped
 
 
-def _scan(folder: str) -> list[os.DirEntry]:
+def _scan(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -144,56 +145,57 @@ def _identity(path: str | Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
-def _file(entry: os.DirEntry, name: str, left_out: LeftOut) -> Entry | None:
-    """The file, or None for what is none."""
+def _file(entry: os.DirEntry[str], name: str, skipped: SkippedFiles) -> Entry | None:
+    """The entry of a regular file; None for anything else, which is counted in `skipped`."""
     from tinynet.data.decode import image_endings
 
     try:
         status = entry.stat()
     except OSError:
-        # a link that leads nowhere: an image that cannot be read, or what may have been a folder
+        # A broken link. With an image's extension it is an image that cannot be read; otherwise it
+        # may have led to a folder.
         if os.path.splitext(name)[1].lower() in image_endings():
             return Entry(name)
-        left_out.links.append(f"{name} (broken link)")
+        skipped.links.append(f"{name} (broken link)")
         return None
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        left_out.add(NO_FILES, name)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
+        skipped.add(NO_FILES, name)
         return None
     return Entry(name, status.st_size, status.st_mtime_ns)
 
 
-def _files_below(entry: os.DirEntry) -> int:
-    """The files in what is left out: one, or those below a folder."""
+def _files_below(entry: os.DirEntry[str]) -> int:
+    """The number of files in a folder and its subfolders; 1 for a file."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(files) for _, _, files in os.walk(entry.path))
 
 
 def images_below(folder: Path) -> tuple[Path, ...]:
-    """All images below `folder` in sorted order; what is left out is told to the user."""
-    files, left_out = image_names(folder)
-    left_out.report(folder)
+    """List all images in `folder` and its subfolders, sorted; log the skipped files."""
+    files, skipped = image_names(folder)
+    skipped.report(folder)
     return tuple(folder / name for name in files)
 
 
-def image_names(folder: Path) -> tuple[list[str], LeftOut]:
-    """The names below `folder` that images have, and what is left out."""
+def image_names(folder: Path) -> tuple[list[str], SkippedFiles]:
+    """List the names of the images in `folder` and its subfolders, and the skipped files."""
     from tinynet.data.decode import image_endings
 
-    entries, left_out = walk(folder)
-    return list(_images([entry.name for entry in entries], image_endings(), left_out)), left_out
+    entries, skipped = walk(folder)
+    return list(_images([entry.name for entry in entries], image_endings(), skipped)), skipped
 
 
-def _images(names: Sequence[str], endings: frozenset[str], left_out: LeftOut) -> Iterator[str]:
+def _images(names: Sequence[str], endings: frozenset[str], skipped: SkippedFiles) -> Iterator[str]:
     for name in names:
         if os.path.splitext(name)[1].lower() in endings:
             yield name
         else:
-            left_out.add(NO_IMAGES, name)
+            skipped.add(NO_IMAGES, name)

@@ -1,4 +1,4 @@
-"""Process an archive's files in parallel, or in this process where workers cannot start."""
+"""Process the files of an archive in parallel, or in this process if workers cannot start."""
 
 import ast
 import multiprocessing
@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tinynet.console import log
@@ -19,80 +20,78 @@ from tinynet.data.containers import Source
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.interrupts import ENDING, postponed
 
-# images a job: a job takes about 0.1 s, so the bar moves and few are lost to Ctrl-C (part of the
-# format)
+# Images per job. A job takes about 0.1 s: the progress bar moves, and Ctrl-C loses little work.
+# The digests of packed copies depend on this number.
 CHUNK = 256
-_FEW = 4 * CHUNK  # fewer images are decoded sooner than worker processes start
+_FEW = 4 * CHUNK  # up to this many images, one process is faster than starting workers
 
 _MAIN = "__main__"
 
-Read = Callable[[str], bytes]
-_worker: tuple[Callable[[Read, Any], Any], Source, str]  # of this process
+ReadFile = Callable[[str], bytes]
+Work = Callable[[ReadFile, Any], Any]
+_worker: tuple[Work, Source, str]  # the work of this process, the source, and its root folder
 
 
-def in_workers(work: Callable[[Read, Any], Any], jobs: list, archive: Archive) -> Iterator[Any]:
-    """`work(read, job)` for every job, in order, in as many processes as there are cores.
+def in_workers(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
+    """Yield `work(read_file, job)` for every job, in order, with one process per core.
 
-    `work` is a function of a module; `read(file)` gives it the bytes of a file of `archive`. A job
-    is about `CHUNK` images. Where worker processes cannot be started or die, the rest is done in
-    this one.
+    `work` must be a function of a module. `read_file(name)` returns the bytes of a file of
+    `archive`. A job is about `CHUNK` images. If worker processes cannot start or die, this process
+    does the remaining jobs.
     """
-    done = 0
-    if _workers() > 1 and len(jobs) * CHUNK > _FEW and can_start(archive.source):
+    count = 0
+    if _worker_count() > 1 and len(jobs) * CHUNK > _FEW and can_start(archive.source):
         try:
             for result in _in_pool(work, jobs, archive):
                 yield result
-                done += 1
+                count += 1
         except (BrokenProcessPool, OSError, MemoryError) as error:
             if isinstance(error, OSError) and error.__cause__ is not None:
-                raise  # from within a worker, where one process would fare no better
+                raise  # an error in `work`, which would fail in this process too
             log(
                 f"note: worker processes failed ({' '.join(str(error).split())[:100]}); continuing "
                 "in one process"
             )
     _start_worker(work, archive.source, archive.root)
-    yield from map(_do, jobs[done:])
+    yield from map(_run_job, jobs[count:])
 
 
-def _in_pool(work: Callable[[Read, Any], Any], jobs: list, archive: Archive) -> Iterator[Any]:
+def _in_pool(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
     pool = ProcessPoolExecutor(
-        _workers(), initializer=_start_process, initargs=(work, archive.source, archive.root)
+        _worker_count(), initializer=_start_process, initargs=(work, archive.source, archive.root)
     )
     try:
-        # an executor that is interrupted while its processes start or end waits for them for ever
+        # An executor that is interrupted while its processes start or end would never return.
         with postponed():
-            results = pool.map(_do, jobs)
+            results = pool.map(_run_job, jobs)
         yield from results
     finally:
         with postponed():
             pool.shutdown(cancel_futures=True)
 
 
-def _workers() -> int:
+def _worker_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def can_start(source: Source | None = None) -> bool:
-    """Whether worker processes can be started from here, and `source` be read in them; why not is
-    told once.
+    """Whether worker processes can start from here and read `source`; logs the reason once if not.
 
-    Where processes are not forked, each runs the main script again up to where it asks for its own
-    name.
+    Without fork, each worker runs the main script again. So the script must call tinynet inside
+    `if __name__ == '__main__':`.
     """
     if _start_method() == "fork":
         return True
-    if (source is not None and not source.travels) or in_child():
+    if (source is not None and not source.picklable) or in_child():
         return False
     if not _main_is_guarded():
-        _tell_of_guard()
+        _log_missing_guard()
         return False
     return True
 
 
 def _start_method() -> str:
-    """How processes are started here; to ask multiprocessing itself would settle it for the
-    script's own calls.
-    """
+    """How processes start here, without fixing the start method for the user's script."""
     return (
         multiprocessing.get_start_method(allow_none=True)
         or multiprocessing.get_all_start_methods()[0]
@@ -100,14 +99,12 @@ def _start_method() -> str:
 
 
 def in_child() -> bool:
-    """Whether this is a worker process that is still running the main script, which must start no
-    work of its own.
-    """
+    """Whether this is a worker process that still runs the main script, and must start no work."""
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 @cache
-def _tell_of_guard() -> None:
+def _log_missing_guard() -> None:
     log(
         f"note: using one process; to use several, call tinynet inside `if __name__ == '{_MAIN}':` "
         "in your script"
@@ -115,11 +112,9 @@ def _tell_of_guard() -> None:
 
 
 def _main_is_guarded() -> bool:
-    """Whether the main script is below the question for its own name right now, or there is no
-    script.
-    """
+    """Whether the main script runs inside `if __name__ == '__main__':`, or there is no script."""
     file = getattr(sys.modules[_MAIN], "__file__", None)
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame and not (
         frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == _MAIN
     ):
@@ -131,34 +126,34 @@ def _main_is_guarded() -> bool:
         and os.path.exists(frame.f_code.co_filename)
         and os.path.samefile(frame.f_code.co_filename, file)
     ):
-        return True  # a notebook, a thread, or what comes from standard input
+        return True  # a notebook, a thread, or a script from standard input
     for statement in ast.parse(Path(file).read_bytes()).body:
         if statement.lineno <= frame.f_lineno <= (statement.end_lineno or 0):
             return isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
     return True
 
 
-def _start_worker(work: Callable[[Read, Any], Any], source: Source, root: str) -> None:
+def _start_worker(work: Work, source: Source, root: str) -> None:
     global _worker
     _worker = (work, source, root)
 
 
 def _start_process(*worker: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer, once
-    for number in ENDING:  # the parent's handlers came along where it was forked
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    for number in ENDING:  # fork copies the parent's handlers
         signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _start_worker(*worker)
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone: one that was killed cannot tell it to."""
+    """Exit when the parent process ends, because a killed parent cannot stop its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
 
 
-def _do(job: Any) -> Any:
+def _run_job(job: Any) -> Any:
     work, source, root = _worker
     return work(lambda file: source.read(root + file), job)

@@ -1,66 +1,67 @@
-"""Stored probabilities are merged, put together and compared: seconds of arithmetic, no second
-pass.
-"""
+"""Score stored probabilities, each alone and all together, without another forward pass."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import NOT_PAIRED, paired, score_row
+from tinynet.evaluation.evaluate import paired, score_row
+from tinynet.records import NOT_COMPARED, ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.probabilities import Probabilities, same_images
 
 
-def score_files(files: Sequence[str], merges: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows for each file and, where there are several, for all of them together (the mean of what
-    each says).
+def compare(
+    names: Sequence[str], results: Sequence[Probabilities], merges: Sequence[str]
+) -> list[ScoreRow]:
+    """Score several results on the same images: a row for each, and one for all together.
 
-    `gain` and `p` compare with the first row, by the exact paired test of McNemar. Raises
-    `InputError` where the files are not of the same pictures in the same order, or have no labels.
+    `names`: of the results, for messages. `gain` and `p` compare each row with the first one
+    (McNemar's exact test). Raises `InputError` unless all results have labels and are of the same
+    images in the same order.
     """
-    chosen = {name: merging.get(name) for name in merges}
-    read = [Probabilities.load(Path(file)) for file in files]
-    for file, found in zip(files, read, strict=True):
-        if found.labels is None:
-            raise InputError(f"{file}: is of pictures without labels, which cannot be scored")
-        same_images(read[0], found, (files[0], file))
-    rows, first = [], None
-    for name, merge in chosen.items():
-        values = [found.merged(merge) for found in read]
-        sources = [
-            {
-                "run": found.about.get("run", file),
-                "stage": found.about.get("stage"),
-                "views": found.about.get("tta"),
-            }
-            for file, found in zip(files, read, strict=True)
-        ]
-        if len(read) > 1:
-            together = Probabilities(
-                tuple(view for found in read for view in found.views),
-                np.stack(values),
-                read[0].rows,
-                read[0].labels,
-                read[0].wnids,
-                np.concatenate([found.seconds for found in read]),
+    functions = {name: merging.get(name) for name in merges}
+    for file, probabilities in zip(names, results, strict=True):
+        if probabilities.labels is None:
+            raise InputError(
+                f"{file}: has no labels, so it cannot be scored; use probabilities of val or the "
+                "hold-out"
             )
-            read, values = [*read, together], [*values, together.merged(merging.mean)]
-            sources.append({"run": f"all {len(files)} together"})
-        for source, found, merged in zip(sources, read, values, strict=True):
-            right = merged.argmax(1) == found.labels
-            beside = NOT_PAIRED if first is None else paired(right, first)
+        same_images(results[0], probabilities, (names[0], file))
+    rows: list[ScoreRow] = []
+    first = None
+    for name, merge in functions.items():
+        merged = [probabilities.merged(merge) for probabilities in results]
+        sources = [_source(file, one) for file, one in zip(names, results, strict=True)]
+        scored = list(results)
+        if len(results) > 1:
+            ensemble = _ensemble(results, merged)
+            scored.append(ensemble)
+            merged.append(ensemble.merged(merging.mean))
+            sources.append(ScoreRow(run=f"all {len(names)} together"))
+        for source, probabilities, values in zip(sources, scored, merged, strict=True):
+            right = values.argmax(1) == probabilities.labels
+            gain = NOT_COMPARED if first is None else paired(right, first)
             first = right if first is None else first
-            rows.append(
-                {
-                    **source,
-                    "split": read[0].about.get("split"),
-                    "merge": name,
-                    **score_row(found, merged),
-                    **beside,
-                }
-            )
-        read = read[: len(files)]
+            row = replace(source, split=results[0].about.get("split"), merge=name)
+            rows.append(score_row(row, probabilities, values, gain))
     return rows
+
+
+def _source(file: str, probabilities: Probabilities) -> ScoreRow:
+    about = probabilities.about
+    return ScoreRow(run=about.get("run", file), stage=about.get("stage"), views=about.get("tta"))
+
+
+def _ensemble(results: Sequence[Probabilities], merged: Sequence[np.ndarray]) -> Probabilities:
+    """Several results as one, each of them a view."""
+    first = results[0]
+    return Probabilities(
+        tuple(view for probabilities in results for view in probabilities.views),
+        np.stack(merged),
+        first.rows,
+        first.labels,
+        first.wnids,
+        np.concatenate([probabilities.seconds for probabilities in results]),
+    )

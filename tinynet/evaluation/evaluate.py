@@ -1,18 +1,17 @@
-"""What can be scored becomes rows: its splits at any sizes, over any views and merges, with gains
-in pairs.
-"""
+"""Score a network on its splits, at any sizes, over any views and merges, with paired gains."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
-from tinynet.files import can_hold
+from tinynet.files import check_writable
+from tinynet.records import NOT_COMPARED, Gain, ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
@@ -22,11 +21,12 @@ from tinynet.score.views import ViewSet, view_set
 
 
 class Scorable(Protocol):
-    """What can be scored: `Scorer`, or `zero_shot.ZeroShot`. `named`: what rows call it; `size`:
-    what it sees.
+    """A network with data to score it on: a `Predictor` of a run, or a `ZeroShot` network.
+
+    `source`: a row with the `run` and the `stage` alone. `packed`: its data.
     """
 
-    named: dict[str, Any]
+    source: ScoreRow
     packed: Packed
 
     @property
@@ -34,27 +34,26 @@ class Scorable(Protocol):
         """The default test size in pixels."""
 
     def images(self, split: str) -> tuple[PackedPart, np.ndarray]:
-        """The part of the data and the rows of it that a split has."""
+        """Return the part of the data and the rows of it that a split has."""
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
-        """Parse sets of views; raises `InputError` for one that the network cannot see."""
+        """Parse sets of views; raises `InputError` for one that the network cannot process."""
 
-    def predict(self, split: str, chosen: ViewSet) -> Probabilities:
-        """Log-probabilities of every view of a split."""
+    def predict(self, split: str, views: ViewSet) -> Probabilities:
+        """Compute the log-probabilities of every view of a split."""
 
-    def keep(self, row: dict[str, Any]) -> None:
+    def save_row(self, row: ScoreRow) -> None:
         """Save a row of scores, if there is a run to save it in."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be scored: splits, test sizes (None: the training size), sets of views, merges.
+class ScoreRequest:
+    """What to score: splits, test sizes in pixels (None: the training size), views and merges.
 
-    `calibrate`: a second row for what is not the hold-out, at the temperature that fits the
-    hold-out best. `per_class`: a row for each class in place of one for all. `save`: a file for the
-    probabilities of every view. Raises `InputError` for a set or merge that there is not, where
-    `save` would have to hold several sets, and for `calibrate` without anything beside the
-    hold-out.
+    `calibrate`: a second row of every split but the hold-out, at the temperature that fits the
+    hold-out best. `per_class`: a row for each class instead of one for all. `save`: a file for the
+    probabilities of every view. Raises `InputError` for unknown views or merges, for `save` with
+    more than one set of views, and for `calibrate` with the hold-out alone.
     """
 
     splits: Sequence[str] = ("holdout", "val")
@@ -78,16 +77,16 @@ class Wanted:
         several = [f"{count} {what}" for what, count in counts.items() if count > 1]
         if self.calibrate and self.per_class:
             raise InputError(
-                "--per-class gives a row for each class and --calibrate one for all; name one of "
-                "them"
+                "--per-class and --calibrate: the first gives a row for each class, the second one "
+                "for all; name one of them"
             )
         if self.calibrate and set(self.splits) == {"holdout"}:
             raise InputError(
-                "--calibrate fits the hold-out and shows what that does to val; name --split val "
-                "or both"
+                "--calibrate: the temperature is fitted on the hold-out, and scored on another "
+                "split; name --split val or both"
             )
         if self.save:
-            can_hold(self.save)
+            check_writable(self.save)
         if self.save and several:
             raise InputError(
                 f"--save-probabilities {self.save}: one file holds one set of views of one split "
@@ -95,102 +94,112 @@ class Wanted:
             )
 
 
-def evaluate(predictor: Scorable, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """Rows of scores for every split, size, set of views and merge, plain first.
+def evaluate(predictor: Scorable, request: ScoreRequest) -> Iterator[ScoreRow]:
+    """Yield a row of scores for every split, size, set of views and merge, the plain view first.
 
-    A run keeps them, and the probabilities of every view, where the data is its own.
-    Raises `InputError` for a size, view or split that there is not.
+    A run saves its rows, and the probabilities of every view, if the data is its own. Raises
+    `InputError` for a size, view or split that does not exist.
     """
-    for split in (*wanted.splits, *(["holdout"] if wanted.calibrate else [])):
-        predictor.images(split)  # all that can be refused is refused before anything is computed
-    sets = {
-        size: predictor.sets(dict.fromkeys(("none", *wanted.tta)), size)
-        for size in wanted.sizes or [predictor.size]
-    }
-    for split, size in itertools.product(wanted.splits, sets):
+    for split in (*request.splits, *(["holdout"] if request.calibrate else [])):
+        predictor.images(split)  # raises before anything is computed
+    texts = list(dict.fromkeys(("none", *request.tta)))
+    sizes = request.sizes or [predictor.size]
+    sets = {size: predictor.sets(texts, size) for size in sizes}
+    for split, size in itertools.product(request.splits, sets):
         plain = None
-        for chosen in sets[size]:
-            found = predictor.predict(split, chosen)
-            held = (
-                predictor.predict("holdout", chosen)
-                if wanted.calibrate and split != "holdout"
-                else None
-            )
-            plain = plain or found
-            for merge in wanted.merges if len(chosen) > 1 else ("mean",):
-                named = {
-                    **predictor.named,
-                    "split": split,
-                    "views": chosen.name,
-                    "merge": merge,
-                    "size": size,
-                }
-                yield from _rows(predictor, found, plain, held, named, wanted.per_class)
-        if wanted.save:
-            found.save(Path(wanted.save))
+        for views in sets[size]:
+            probabilities = predictor.predict(split, views)
+            plain = plain or probabilities
+            holdout = None
+            if request.calibrate and split != "holdout":
+                holdout = predictor.predict("holdout", views)
+            scored = _Scored(probabilities, plain, holdout)
+            for merge in request.merges if len(views) > 1 else ("mean",):
+                row = replace(
+                    predictor.source, split=split, views=views.name, merge=merge, size=size
+                )
+                yield from _rows(predictor, scored, row, request.per_class)
+        if request.save:
+            probabilities.save(Path(request.save))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Probabilities of a set of views, of the plain view, and of the set on the hold-out."""
+
+    views: Probabilities
+    plain: Probabilities
+    holdout: Probabilities | None
 
 
 def _rows(
-    predictor: Scorable,
-    found: Probabilities,
-    plain: Probabilities,
-    held: Probabilities | None,
-    named: dict[str, Any],
-    per_class: bool,
-) -> Iterator[dict[str, Any]]:
-    """The rows of one set of views and one merge; `plain`: the picture alone, of the same split and
-    size; `held`: the same views of the hold-out, where a temperature is to be fitted.
-    """
-    merge, labels = merging.get(named["merge"]), found.labels
-    merged = found.merged(merge)
-    beside = (
-        NOT_PAIRED
-        if found is plain
-        else paired(merged.argmax(1) == labels, plain.log_probabilities[0].argmax(1) == labels)
+    predictor: Scorable, scored: _Scored, row: ScoreRow, per_class: bool
+) -> Iterator[ScoreRow]:
+    """Yield the rows of one set of views and one merge, and save them."""
+    merge, labels = merging.get(row.merge), scored.views.required_labels
+    merged = scored.views.merged(merge)
+    gain = NOT_COMPARED
+    if scored.views is not scored.plain:
+        plain = scored.plain.log_probabilities[0]
+        gain = paired(merged.argmax(1) == labels, plain.argmax(1) == labels)
+    row = score_row(row, scored.views, merged, gain)
+    predictor.save_row(row)
+    yield from _class_rows(row, merged, labels, predictor.packed) if per_class else (row,)
+    if scored.holdout is not None:
+        temperature = fit_temperature(scored.holdout.merged(merge), scored.holdout.required_labels)
+        calibrated = replace(
+            row, temperature=temperature, **score(at_temperature(merged, temperature), labels)
+        )
+        predictor.save_row(calibrated)
+        yield calibrated
+
+
+def score_row(
+    row: ScoreRow, probabilities: Probabilities, merged: np.ndarray, gain: Gain = NOT_COMPARED
+) -> ScoreRow:
+    """Add the score of merged log-probabilities (N, C), their gain and the views' cost to `row`."""
+    seconds = probabilities.seconds
+    rate = len(probabilities.rows) / seconds.sum() if np.isfinite(seconds).all() else None
+    return replace(
+        row,
+        **score(merged, probabilities.required_labels),
+        precision=probabilities.about.get("precision"),
+        forwards=len(probabilities.views),
+        images_per_second=rate,
+        gain=gain,
     )
-    row = {**named, **score_row(found, merged), **beside}
-    predictor.keep(row)
-    yield from _class_rows(named, merged, labels, predictor.packed) if per_class else (row,)
-    if held is not None:
-        temperature = fit_temperature(held.merged(merge), held.labels)
-        mended = {
-            **row,
-            "temperature": temperature,
-            **score(at_temperature(merged, temperature), labels),
-        }
-        predictor.keep(mended)
-        yield mended
 
 
-NOT_PAIRED = dict.fromkeys(("gain", "gain_low", "gain_high", "p"))
-
-
-def score_row(found: Probabilities, merged: np.ndarray) -> dict[str, Any]:
-    """The scores of merged log-probabilities (N, C), and what their views cost."""
-    rate = len(found.rows) / found.seconds.sum() if np.isfinite(found.seconds).all() else None
-    return {
-        **score(merged, found.labels),
-        "precision": found.about.get("precision"),
-        "forwards": len(found.views),
-        "pictures_per_second": rate,
-    }
-
-
-def paired(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    """`gain` over `other`, its 95 % interval and `p`, for a row."""
-    found = mcnemar(right, other)
-    return {key: found[key] for key in NOT_PAIRED}
+def paired(right: np.ndarray, other: np.ndarray) -> Gain:
+    """Compute the gain of `right` over `other`, (N,) bool: whether an image is classified right."""
+    test = mcnemar(right, other)
+    return Gain(test["gain"], test["gain_low"], test["gain_high"], test["p"])
 
 
 def _class_rows(
-    named: dict[str, Any], merged: np.ndarray, labels: np.ndarray, packed: Packed
-) -> Iterator[dict]:
+    row: ScoreRow, merged: np.ndarray, labels: np.ndarray, packed: Packed
+) -> Iterator[ScoreRow]:
+    """Yield a row for each class, the worst first."""
     names = [f"{wnid} {name}" for wnid, name in zip(packed.wnids, packed.names, strict=True)]
-    for row in sorted(by_class(merged, labels), key=lambda row: row["top1"]):
-        taken = row.pop("taken_for")
-        yield {
-            **named,
-            "name": names[row.pop("label")],
-            **row,
-            "taken_for": None if taken is None else names[taken],
-        }
+    source = ScoreRow(
+        run=row.run,
+        stage=row.stage,
+        split=row.split,
+        views=row.views,
+        merge=row.merge,
+        size=row.size,
+    )
+    for scores in sorted(by_class(merged, labels), key=lambda scores: scores["top1"]):
+        confused = scores["taken_for"]
+        yield replace(
+            source,
+            name=names[scores["label"]],
+            n=scores["n"],
+            top1=scores["top1"],
+            low=scores["low"],
+            high=scores["high"],
+            other={
+                "share": scores["share"],
+                "taken_for": None if confused is None else names[confused],
+            },
+        )

@@ -1,7 +1,6 @@
-"""ImageNet's own networks on any folder of pictures: the procedure of "reproducing ImageNet's val
-accuracy".
+"""Evaluate a pretrained ImageNet network on any folder of images, by its publisher's procedure.
 
-Streaming: 50,000 pictures need no more memory than a few batches.
+Images are decoded in batches, so memory does not grow with their number.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,16 @@ from tinynet.compute import AutoBatch, Compute
 from tinynet.data.image_folder import Images, imagenet_wnids, labelled_images, open_image
 from tinynet.data.workers import can_start
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import NOT_PAIRED, paired
-from tinynet.files import can_hold, new_array, temporary_folder
-from tinynet.models.pretrained import Published, load_pretrained
+from tinynet.evaluation.evaluate import paired
+from tinynet.files import check_writable, new_array, temporary_folder
+from tinynet.models.pretrained import WeightsInfo, load_pretrained
+from tinynet.records import NOT_COMPARED, Json, ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.metrics import Tally
 from tinynet.score.probabilities import Probabilities, log_softmax
 from tinynet.score.views import ViewSet, view_set
 
-_OF_WORKERS = re.compile(
+_WORKER_ERROR = re.compile(
     "DataLoader worker|shared memory|unable to open file|received 0 items of ancdata", re.I
 )
 # PIL's numbers
@@ -41,12 +41,12 @@ INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box"
 
 
 @dataclass(frozen=True)
-class Procedure:
-    """How pictures are prepared and scored; None stands for what the network's publisher does.
+class FolderRequest:
+    """How to prepare and score the images of a folder; None: as the network's publisher does.
 
-    `resize`: shorter side (or, with `squash`, both) before crops of `size`, in pixels; views that
-    name sides resize the decoded picture themselves. `tta`, `merges`: as in `scoring.Wanted`.
-    `workers`: processes that decode. Raises `InputError` for what there is not.
+    `resize`: the shorter side before crops of `size`, in pixels; both sides if `resize_mode` is
+    `squash`. Views that name sides resize the decoded image themselves. `tta`, `merges`: as in
+    `ScoreRequest`. `workers`: processes that decode. `save`: a file for the probabilities.
     """
 
     resize: int | None = None
@@ -58,201 +58,188 @@ class Procedure:
     workers: int = 2
     save: str | None = None
 
-    def sets(self, published: Published) -> list[ViewSet]:
-        """The sets of views, plain first; raises `InputError` where crops do not fit."""
+    def sets(self, published: WeightsInfo) -> list[ViewSet]:
+        """Parse the sets of views, the plain view first.
+
+        Raises `InputError` for unknown views or merges, for a crop that is larger than the resized
+        image, and for `save` with more than one set of views.
+        """
         size, resize = self.size or published.size, self.resize or published.resize
         for name in self.merges:
             merging.get(name)
         if self.workers < 0:
-            raise InputError(f"--workers {self.workers}: a number of processes, 0 or more")
+            raise InputError(f"--workers {self.workers}: must be 0 or more")
         if self.save:
-            can_hold(self.save)
+            check_writable(self.save)
         if self.save and len(self.tta) > 1:
             raise InputError(
-                f"--save-probabilities {self.save}: one file holds one set of views; name one with "
-                "--tta"
+                f"--save-probabilities {self.save}: one file holds one set of views, not "
+                f"{len(self.tta)}; name one with --tta"
             )
         if size > resize:
             raise InputError(
-                f"--size {size}: a crop of {size} pixels does not fit into pictures resized to "
+                f"--size {size}: a crop of {size} pixels does not fit into images resized to "
                 f"{resize}; name a larger --resize, for instance {round(size * 8 / 7)}"
             )
         sets = [view_set(text, size, prepared=True) for text in dict.fromkeys(("none", *self.tta))]
-        for chosen in sets:
-            refuse_dense(chosen)
+        for views in sets:
+            refuse_dense(views)
         return sets
 
 
 def evaluate_folder(
-    folder: str, labels: str | None, arch: str, weights: str, how: Procedure, compute: Compute
-) -> Iterator[dict[str, Any]]:
-    """Rows of scores of a pretrained network on the pictures of `folder`, beside its documented
-    accuracy.
+    folder: str,
+    labels: str | None,
+    arch: str,
+    weights: str,
+    request: FolderRequest,
+    compute: Compute,
+) -> Iterator[ScoreRow]:
+    """Yield rows of scores of a pretrained network on the images of `folder`.
 
-    Classes go by wnid. `labels`: as `labelled_pictures` takes it. `apart`: measured less documented
-    top-1, in half widths of the 95 % interval: beyond 1 in size, the procedure or the pictures are
-    not the documented ones. Raises `InputError` for unusable input, the first unreadable picture
-    included: a score without it would be of other pictures.
+    Classes are matched by WordNet id. `labels`: as for `labelled_images`. `apart` of a row is the
+    measured top-1 minus the documented one, in half widths of the 95 % interval; beyond 1, the
+    procedure or the images differ from the documented ones.
+
+    Raises `InputError` for unusable input and for the first unreadable image: a score without it
+    would be of other images.
     """
     model, published = load_pretrained(arch, weights)
-    classes = imagenet_wnids() if len(published.names) == 1000 else published.names
-    images = labelled_images(folder, classes, labels)
-    sets, running = how.sets(published), model.on(compute)
-    side = how.resize or published.resize
-    for chosen in sets:
-        can_see(
-            running, chosen, torch.zeros(1, 3, side, side, device=compute.device), f"--arch {arch}"
-        )
-    named = {"run": arch, "stage": weights, "split": Path(folder).resolve().name}
-    first = None
-    for chosen in sets:
-        counted = {merge: _Counted() for merge in (how.merges if len(chosen) > 1 else ("mean",))}
-        save = how.save if chosen is sets[-1] else None
-        started = time.perf_counter()
-        with _Kept(save, chosen, len(images.files), len(classes)) as kept, _told_of(how.workers):
-            for found, at in _answers(running, images, chosen, published, how, compute):
-                known = np.array([images.labels[i] for i in at])
-                for merge, one in counted.items():
-                    one.add(merging.get(merge)(found).numpy(), known)
-                kept.add(found, at)
-            kept.save(
-                images,
-                classes,
-                {
-                    **named,
-                    "tta": chosen.name,
-                    "data": _digest(images, Path(folder)),
-                    "precision": compute.precision,
-                },
-            )
-        rate = len(images.files) / (time.perf_counter() - started)
-        for merge, one in counted.items():
-            right = np.concatenate(one.right)
-            beside = NOT_PAIRED if first is None else paired(right, first)
-            first = right if first is None else first
-            row = {
-                **named,
-                "views": chosen.name,
-                "merge": merge,
-                "size": how.size or published.size,
-                **one.tally.result(),
-                "precision": compute.precision,
-                "forwards": len(chosen),
-                "pictures_per_second": rate,
-                **beside,
-            }
-            yield row | _documented(row, published)
+    class_ids = imagenet_wnids() if len(published.names) == 1000 else published.names
+    images = labelled_images(folder, class_ids, labels)
+    sets, network = request.sets(published), model.on(compute)
+    side = request.resize or published.resize
+    for views in sets:
+        probe = torch.zeros(1, 3, side, side, device=compute.device)
+        check_views(network, views, probe, f"--arch {arch}")
+    source = ScoreRow(
+        run=arch,
+        stage=weights,
+        split=Path(folder).resolve().name,
+        size=request.size or published.size,
+        precision=compute.precision,
+    )
+    evaluation = _Evaluation(network, published, images, class_ids, request, compute)
+    yield from evaluation.rows(sets, source, _digest(images, Path(folder)))
 
 
-def at_once(chosen: ViewSet) -> int:
-    """Pictures that are decoded and seen together; those that views resize come as large as they
-    are.
-    """
-    return 4 if chosen.resizes else 32
+def decode_batch_size(views: ViewSet) -> int:
+    """Return how many images to decode at a time: fewer if views resize the original images."""
+    return 4 if views.resizes else 32
 
 
-def refuse_dense(chosen: ViewSet) -> None:
-    """Raise `InputError` for a set that only a run's own network can slide over."""
-    if chosen.dense:
+def refuse_dense(views: ViewSet) -> None:
+    """Raise `InputError` for a dense set, which only the network of a run can evaluate."""
+    if views.dense:
         raise InputError(
-            f"--tta {chosen.name}: dense is for runs of tinynet; other networks see views of any "
+            f"--tta {views.name}: dense is for runs of tinynet; other networks see views of any "
             "size whole: scales:256,320"
         )
 
 
-def can_see(model: nn.Module, chosen: ViewSet, probe: Tensor, name: str) -> None:
-    """Raise `InputError` where a view of `probe`, or of an oblong one, is none that the network can
-    see.
+def check_views(model: nn.Module, views: ViewSet, probe: Tensor, name: str) -> None:
+    """Raise `InputError` if the network cannot process a view of `probe` (1, 3, H, H).
+
+    Views that resize are tried on an oblong image too. `name`: of the network, for the message.
     """
     square = probe.cpu()
     oblong = square.repeat(1, 1, 1, 2)[..., : square.shape[-1] * 4 // 3]
-    for view, seen in (
-        *chosen(square).items(),
-        *(chosen(oblong).items() if chosen.resizes else ()),
+    for view, image in (
+        *views(square).items(),
+        *(views(oblong).items() if views.resizes else ()),
     ):
         try:
             with torch.inference_mode():
-                model(seen.to(probe.device))
+                model(image.to(probe.device))
         except (RuntimeError, ValueError, AssertionError) as error:
             raise InputError(
-                f"{name}: cannot see {view} of --tta {chosen.name}, "
-                f"{seen.shape[-1]}x{seen.shape[-2]} pixels ({' '.join(str(error).split())[:120]}); "
-                "name another --size or --tta"
+                f"{name}: cannot process {view} of --tta {views.name}, "
+                f"{image.shape[-1]}x{image.shape[-2]} pixels "
+                f"({' '.join(str(error).split())[:120]}); name another --size or --tta"
             ) from None
 
 
 def _digest(images: Images, folder: Path) -> str:
     """SHA-256 (first 16 hex digits) of the files' names, sizes and labels."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file, label in zip(images.files, images.labels, strict=True):
         line = f"{file.relative_to(folder)} {file.stat().st_size} {label}\n"
-        whole.update(line.encode("utf-8", "surrogateescape"))
-    return whole.hexdigest()[:16]
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
-def _documented(row: dict[str, Any], published: Published) -> dict[str, Any]:
-    if published.documented is None or row["views"] != "none":
-        return {"documented": None, "apart": None}
-    half = (row["high"] - row["low"]) / 2
-    return {
-        "documented": published.documented[0],
-        "apart": (row["top1"] - published.documented[0]) / half,
-    }
+def _documented(row: ScoreRow, published: WeightsInfo) -> tuple[float | None, float | None]:
+    """The published top-1, and the difference to it in half widths of the interval."""
+    if published.accuracies is None or row.views != "none":
+        return None, None
+    documented = published.accuracies[0]
+    return documented, (row.top1 - documented) / ((row.high - row.low) / 2)
 
 
-class _Counted:
-    """The tally of one merge, and which pictures it gets right."""
+class _MergeTally:
+    """Counts of one merge, and whether it classifies each image right."""
 
-    def __init__(self):
-        self.tally, self.right = Tally(), []
+    def __init__(self) -> None:
+        self._tally = Tally()
+        self._right: list[np.ndarray] = []
 
     def add(self, merged: np.ndarray, labels: np.ndarray) -> None:
-        self.tally.add(merged, labels)
-        self.right.append(merged.argmax(1) == labels)
+        self._tally.add(merged, labels)
+        self._right.append(merged.argmax(1) == labels)
+
+    def scores(self) -> Json:
+        return self._tally.result()
+
+    @property
+    def right(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.concatenate(self._right)
 
 
-class _Kept:
-    """Probabilities of every view on disk while they are computed, and in one file at the end, if
-    that is wanted.
+class _ViewWriter:
+    """Collects the probabilities of every view on disk, then writes one file, if there is a path.
+
+    They may not fit in memory.
     """
 
-    def __init__(self, path: str | None, chosen: ViewSet, count: int, classes: int):
-        self.path, self.chosen, self.shape = path, chosen, (len(chosen), count, classes)
+    def __init__(self, path: str | None, views: ViewSet, count: int, classes: int):
+        self.path, self.views, self.shape = path, views, (len(views), count, classes)
 
-    def __enter__(self) -> "_Kept":
+    def __enter__(self) -> "_ViewWriter":
         if self.path:
-            self.room = temporary_folder(f"{self.path}.views")
-            self.array = new_array(self.room.__enter__() / "views.npy", self.shape, np.float32)
+            self._folder = temporary_folder(f"{self.path}.views")
+            path = self._folder.__enter__() / "views.npy"
+            self._array = new_array(path, self.shape, np.float32)
         return self
 
     def __exit__(self, *error: Any) -> None:
         if self.path:
-            del self.array
-            self.room.__exit__(*error)
+            del self._array
+            self._folder.__exit__(*error)
 
-    def add(self, found: Tensor, at: Sequence[int]) -> None:
+    def add(self, log_probabilities: Tensor, positions: Sequence[int]) -> None:
         if self.path:
-            self.array[:, at] = found.numpy()
+            self._array[:, positions] = log_probabilities.numpy()
 
-    def save(self, images: Images, classes: Sequence[str], about: dict[str, Any]) -> None:
+    def save(self, labels: Sequence[int], class_ids: Sequence[str], about: Json) -> None:
         if self.path:
             Probabilities(
-                tuple(self.chosen.views),
-                self.array,
-                np.arange(len(images.files)),
-                np.array(images.labels),
-                tuple(classes),
-                np.full(len(self.chosen), np.nan),
+                tuple(self.views.views),
+                self._array,
+                np.arange(len(labels)),
+                np.array(labels),
+                tuple(class_ids),
+                np.full(len(self.views), np.nan),
                 about,
             ).save(Path(self.path))
 
 
 class DecodedImages(Dataset):
-    """Pictures of files, decoded and resized by PIL: (index, uint8 (3, H, W)), or (index, what is
-    wrong).
+    """Images of files, decoded and resized by PIL.
 
-    `resize`: shorter side, or both with `squash`; None: as they are. `upright`: turned as their
-    EXIF data say.
+    An item is its index and a uint8 tensor (3, H, W), or its index and an error message. `resize`:
+    the shorter side in pixels, or both with `squash`; None: the original size. `upright`: rotate as
+    the EXIF data say.
     """
 
     def __init__(
@@ -273,7 +260,7 @@ class DecodedImages(Dataset):
         try:
             image = open_image(self.files[index], self.upright)
         except InputError as error:
-            # an exception would come out of a worker with its traceback for a message
+            # The message of an exception from a worker would be a traceback.
             return index, str(error)
         if self.resize:
             width, height = image.size
@@ -287,54 +274,111 @@ class DecodedImages(Dataset):
         return index, torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def _answers(
-    model: nn.Module,
-    images: Images,
-    chosen: ViewSet,
-    published: Published,
-    how: Procedure,
-    compute: Compute,
-) -> Iterator[tuple[Tensor, list[int]]]:
-    """(V, n, C) log-probabilities of n pictures and their places, batch after batch."""
-    shown = DecodedImages(
-        images.files,
-        None if chosen.resizes else how.resize or published.resize,
-        how.resize_mode or published.resize_mode,
-        how.interpolation or published.interpolation,
-    )
-    workers = how.workers if how.workers and can_start() else 0
-    tempfile.gettempdir()  # Python tries it with a file, which a worker that is killed would leave
-    loader = DataLoader(
-        shown, at_once(chosen), num_workers=workers, collate_fn=list, worker_init_fn=_hush
-    )
-    with console.progress(total=len(shown), label=chosen.name, unit="pictures") as bar:
-        for batch in loader:
-            for _, image in batch:
-                if isinstance(image, str):
-                    raise InputError(image)
-            yield (
-                see(model, [image for _, image in batch], chosen, compute),
-                [index for index, _ in batch],
-            )
-            bar.update(len(batch))
+@dataclass(frozen=True)
+class _Evaluation:
+    """A network on its device, and the images to evaluate it on."""
+
+    network: nn.Module
+    published: WeightsInfo
+    images: Images
+    class_ids: Sequence[str]
+    request: FolderRequest
+    compute: Compute
+
+    def rows(self, sets: Sequence[ViewSet], source: ScoreRow, digest: str) -> Iterator[ScoreRow]:
+        """Yield a row for each set of views and merge; gains are over the first row."""
+        first = None
+        for views in sets:
+            about = {
+                "run": source.run,
+                "stage": source.stage,
+                "split": source.split,
+                "tta": views.name,
+                "data": digest,
+                "precision": source.precision,
+            }
+            start = time.perf_counter()
+            tallies = self._run(views, self.request.save if views is sets[-1] else None, about)
+            rate = len(self.images.files) / (time.perf_counter() - start)
+            for merge, tally in tallies.items():
+                right = tally.right
+                gain = NOT_COMPARED if first is None else paired(right, first)
+                first = right if first is None else first
+                row = replace(
+                    source,
+                    views=views.name,
+                    merge=merge,
+                    **tally.scores(),
+                    forwards=len(views),
+                    images_per_second=rate,
+                    gain=gain,
+                )
+                documented, apart = _documented(row, self.published)
+                yield replace(row, documented=documented, apart=apart)
+
+    def _run(self, views: ViewSet, save: str | None, about: Json) -> dict[str, _MergeTally]:
+        """Evaluate a set of views: a tally for each merge. `save`: a file for the probabilities."""
+        names = self.request.merges if len(views) > 1 else ("mean",)
+        tallies = {merge: _MergeTally() for merge in names}
+        writer = _ViewWriter(save, views, len(self.images.files), len(self.class_ids))
+        with writer, _worker_errors(self.request.workers):
+            for log_probabilities, positions in self._batches(views):
+                labels = np.array([self.images.labels[i] for i in positions])
+                for merge, tally in tallies.items():
+                    tally.add(merging.get(merge)(log_probabilities).numpy(), labels)
+                writer.add(log_probabilities, positions)
+            writer.save(self.images.labels, self.class_ids, about)
+        return tallies
+
+    def _batches(self, views: ViewSet) -> Iterator[tuple[Tensor, list[int]]]:
+        """Yield (V, n, C) log-probabilities of n images, and the positions of these images."""
+        request, published = self.request, self.published
+        dataset = DecodedImages(
+            self.images.files,
+            None if views.resizes else request.resize or published.resize,
+            request.resize_mode or published.resize_mode,
+            request.interpolation or published.interpolation,
+        )
+        workers = request.workers if request.workers and can_start() else 0
+        # Python tests its temporary folder with a file, which a killed worker would leave behind.
+        tempfile.gettempdir()
+        loader = DataLoader(
+            dataset,
+            decode_batch_size(views),
+            num_workers=workers,
+            collate_fn=list,
+            worker_init_fn=_silence,
+        )
+        with console.progress(total=len(dataset), label=views.name, unit="images") as bar:
+            for batch in loader:
+                for _, image in batch:
+                    if isinstance(image, str):
+                        raise InputError(image)
+                batch_images = [image for _, image in batch]
+                yield (
+                    image_probabilities(self.network, batch_images, views, self.compute),
+                    [index for index, _ in batch],
+                )
+                bar.update(len(batch))
 
 
-def _hush(worker: int) -> None:
-    """Let a process that decodes say nothing itself: what it has to say comes through this one."""
+def _silence(worker: int) -> None:
+    """Discard the standard error of a worker: this process reports its errors."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager
-def _told_of(workers: int) -> Iterator[None]:
-    """Raise `InputError` where a worker process dies or cannot be had; torch raises wherever this
-    process just is.
+def _worker_errors(workers: int) -> Iterator[None]:
+    """Raise `InputError` if a worker process dies or cannot start.
+
+    Torch raises in this process, at whatever line it is.
     """
     try:
         yield
     except (RuntimeError, OSError, MemoryError) as error:
         text = str(error).strip() or type(error).__name__
         if not workers or not (
-            _OF_WORKERS.search(text) or isinstance(error, (OSError, MemoryError))
+            _WORKER_ERROR.search(text) or isinstance(error, (OSError, MemoryError))
         ):
             raise
         reason = text.splitlines()[-1][:100]  # a worker's traceback comes first
@@ -345,26 +389,29 @@ def _told_of(workers: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def see(model: nn.Module, images: Sequence[Tensor], chosen: ViewSet, compute: Compute) -> Tensor:
-    """(V, n, C) log-probabilities on the CPU of n pictures, uint8 (3, H, W) of any sizes; equal
-    ones go together.
+def image_probabilities(
+    model: nn.Module, images: Sequence[Tensor], views: ViewSet, compute: Compute
+) -> Tensor:
+    """Compute the log-probabilities (V, n, C), on the CPU, of n images under every view.
+
+    `images`: uint8 (3, H, W), of any sizes; views of equal size share a forward pass.
     """
-    answers = []
-    network = AutoBatch(lambda together: log_softmax(model(together)).cpu(), model)
-    # Large pictures are shrunk where they are: less is sent, and a GPU does not shrink by 95 or
-    # more (pytorch's limit).
-    where = "cpu" if chosen.resizes else compute.device
-    for view in chosen.views.values():
-        seen = [
-            view(image.to(where).float().div_(255)[None]).to(compute.device) for image in images
+    network = AutoBatch(lambda batch: log_softmax(model(batch)).cpu(), model)
+    # Large images are resized on the CPU: less is sent to the GPU, and a GPU cannot shrink by a
+    # factor of 95 or more (a limit of PyTorch).
+    place = "cpu" if views.resizes else compute.device
+    log_probabilities = []
+    for view in views.views.values():
+        inputs = [
+            view(image.to(place).float().div_(255)[None]).to(compute.device) for image in images
         ]
-        found: list[Tensor] = [torch.empty(0)] * len(seen)
-        for shape in dict.fromkeys(image.shape for image in seen):
-            at = [i for i, image in enumerate(seen) if image.shape == shape]
-            together = torch.cat([seen[i] for i in at]).contiguous(
+        outputs: list[Tensor] = [torch.empty(0)] * len(inputs)
+        for shape in dict.fromkeys(image.shape for image in inputs):
+            positions = [i for i, image in enumerate(inputs) if image.shape == shape]
+            batch = torch.cat([inputs[i] for i in positions]).contiguous(
                 memory_format=torch.channels_last
             )
-            for place, answer in zip(at, network(together), strict=True):
-                found[place] = answer
-        answers.append(torch.stack(found))
-    return torch.stack(answers)
+            for position, output in zip(positions, network(batch), strict=True):
+                outputs[position] = output
+        log_probabilities.append(torch.stack(outputs))
+    return torch.stack(log_probabilities)

@@ -1,34 +1,38 @@
-"""Names for pictures of any files, by a trained run or a pretrained network, and how each view
-votes.
-"""
+"""Classify image files with a trained run or a pretrained network, and show how each view votes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
+from torchvision.models import VGG16_Weights  # type: ignore[import-untyped]  # has no stubs
 
 from tinynet import console
 from tinynet.compute import Compute
 from tinynet.data.image_folder import imagenet_wnids
-from tinynet.evaluation.folder import DecodedImages, at_once, can_see, refuse_dense, see
+from tinynet.evaluation.folder import (
+    DecodedImages,
+    check_views,
+    decode_batch_size,
+    image_probabilities,
+    refuse_dense,
+)
 from tinynet.models.checkpoint import class_order, load_model
 from tinynet.models.dense import Dense
 from tinynet.models.pretrained import load_pretrained
 from tinynet.models.vgg import check_side
+from tinynet.records import Json
 from tinynet.runs import StageFolder
 from tinynet.score import merges as merging
-from tinynet.score.views import view_set
+from tinynet.score.views import ViewSet, view_set
 from tinynet.training.config import RunConfig
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pictures are prepared and merged; None stands for the network's own way."""
+    """How to prepare images and merge views; None: as the network was trained or published."""
 
     tta: str = "none"
     merge: str = "mean"
@@ -54,12 +58,32 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class FilePredictor:
-    """A network and what its classes are called: `ids` (wnids) and `names`, in the order of its
-    outputs.
+class Prediction:
+    """One of the most probable classes of an image; `rank` 1 is the most probable."""
 
-    `size`, `resize`, `interpolation`: what it wants where nothing else is said; `resize` None: as
-    the views need. `dense`: the network that slides over larger pictures, where there is one.
+    file: str
+    rank: int
+    class_name: str
+    class_id: str
+    probability: float
+
+    def to_json(self) -> Json:
+        """Keys `file`, `rank`, `class`, `id` and `probability`."""
+        return {
+            "file": self.file,
+            "rank": self.rank,
+            "class": self.class_name,
+            "id": self.class_id,
+            "probability": self.probability,
+        }
+
+
+@dataclass(frozen=True)
+class FilePredictor:
+    """A network with its class ids and class names, in the order of its outputs.
+
+    `size`, `resize`, `resize_mode`, `interpolation`: defaults of `Preparation`; `resize` None:
+    chosen by the views. `dense`: the network for dense views of larger images, if there is one.
     """
 
     network: nn.Module
@@ -72,100 +96,99 @@ class FilePredictor:
     resize_mode: str = "shorter"
     dense: nn.Module | None = None
 
-    def name(
+    def predict(
         self,
         files: Sequence[Path],
-        how: Preparation,
+        preparation: Preparation,
         top: int,
         explain: Callable[[Explanation], None] | None,
-    ) -> tuple[list[dict[str, Any]], list[str]]:
-        """A row for each of the `top` classes of each picture, and a line for each file that cannot
-        be read.
+    ) -> tuple[list[Prediction], list[str]]:
+        """Predict the `top` classes of each image; return also a message per unreadable file.
 
-        `explain`: called with the views of the first picture and their votes.
-        Raises `InputError` for views, a merge or sizes that there are not.
+        `explain`: called with the views of the first image and their votes. Raises `InputError` for
+        unknown views or merges, and for sizes that the network cannot process.
         """
-        merge, size = merging.get(how.merge), how.size or self.size
-        if self.dense is not None:
-            check_side(size)
-        chosen = view_set(how.tta, size, prepared=True)
-        if self.dense is None:
-            refuse_dense(chosen)
-        cropped = any(step in how.tta.split("+") for step in ("five", "ten"))
-        resize = how.resize or self.resize or (round(size * 8 / 7) if cropped else size)
-        network = self.dense if chosen.dense else self.network
-        can_see(
-            network,
-            chosen,
-            torch.zeros(1, 3, resize, resize, device=self.compute.device),
-            "the network",
-        )
-        shown = DecodedImages(
-            files,
-            None if chosen.resizes else resize,
-            how.resize_mode or self.resize_mode,
-            how.interpolation or self.interpolation,
-            upright=True,
-        )
-        rows, unreadable = [], []
-        step = at_once(chosen)
-        with console.progress(total=len(files), label="pictures", unit="pictures") as bar:
-            for first in range(0, len(files), step):
-                some = [shown[i] for i in range(first, min(first + step, len(files)))]
-                bar.update(len(some))
-                unreadable += [image for _, image in some if isinstance(image, str)]
-                read = [(files[i], image) for i, image in some if not isinstance(image, str)]
-                if not read:
+        merge, views = merging.get(preparation.merge), self._views(preparation)
+        network = self.dense if views.dense and self.dense is not None else self.network
+        dataset = self._dataset(files, views, network, preparation)
+        predictions: list[Prediction] = []
+        unreadable: list[str] = []
+        step = decode_batch_size(views)
+        with console.progress(total=len(files), label="images", unit="images") as bar:
+            for start in range(0, len(files), step):
+                batch = [dataset[i] for i in range(start, min(start + step, len(files)))]
+                bar.update(len(batch))
+                unreadable += [image for _, image in batch if isinstance(image, str)]
+                images = [(files[i], image) for i, image in batch if not isinstance(image, str)]
+                if not images:
                     continue
-                found = see(network, [image for _, image in read], chosen, self.compute)
-                if found.isnan().any():
+                log_probabilities = image_probabilities(
+                    network, [image for _, image in images], views, self.compute
+                )
+                if log_probabilities.isnan().any():
                     raise FloatingPointError(
                         "the network's output contains NaN; use --precision float32, or another run"
                     )
-                if explain and not rows:
-                    seen = [
-                        view(read[0][1][None].float() / 255)[0] for view in chosen.views.values()
-                    ]
-                    explain(
-                        self._explanation(
-                            read[0][0], list(chosen.views), seen, found[:, 0], merge(found)[0]
-                        )
-                    )
-                for (file, _), merged in zip(read, merge(found).exp(), strict=True):
-                    rows += self._rows(file, merged, top)
-        return rows, unreadable
+                merged = merge(log_probabilities)
+                if explain and not predictions:
+                    votes = log_probabilities[:, 0]
+                    explain(self._explanation(*images[0], views, votes, merged[0]))
+                for (file, _), probabilities in zip(images, merged.exp(), strict=True):
+                    predictions += self._predictions(file, probabilities, top)
+        return predictions, unreadable
 
-    def _rows(self, file: Path, probabilities: Tensor, top: int) -> list[dict[str, Any]]:
+    def _views(self, preparation: Preparation) -> ViewSet:
+        """Parse the set of views; dense views need a dense network."""
+        size = preparation.size or self.size
+        if self.dense is not None:
+            check_side(size)
+        views = view_set(preparation.tta, size, prepared=True)
+        if self.dense is None:
+            refuse_dense(views)
+        return views
+
+    def _dataset(
+        self, files: Sequence[Path], views: ViewSet, network: nn.Module, preparation: Preparation
+    ) -> DecodedImages:
+        """The images as the views need them; raises `InputError` if the network cannot use them."""
+        size = preparation.size or self.size
+        crops = any(step in preparation.tta.split("+") for step in ("five", "ten"))
+        resize = preparation.resize or self.resize or (round(size * 8 / 7) if crops else size)
+        probe = torch.zeros(1, 3, resize, resize, device=self.compute.device)
+        check_views(network, views, probe, "the network")
+        return DecodedImages(
+            files,
+            None if views.resizes else resize,
+            preparation.resize_mode or self.resize_mode,
+            preparation.interpolation or self.interpolation,
+            upright=True,
+        )
+
+    def _predictions(self, file: Path, probabilities: Tensor, top: int) -> Iterable[Prediction]:
         best = probabilities.topk(min(top, len(probabilities)))
-        return [
-            {
-                "file": str(file),
-                "rank": rank,
-                "class": self.names[index],
-                "id": self.ids[index],
-                "probability": value,
-            }
-            for rank, (index, value) in enumerate(
-                zip(best.indices.tolist(), best.values.tolist(), strict=True), 1
-            )
-        ]
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        for rank, (index, value) in enumerate(pairs, 1):
+            yield Prediction(str(file), rank, self.names[index], self.ids[index], value)
 
     def _explanation(
-        self, file: Path, views: list[str], images: list[Tensor], votes: Tensor, merged: Tensor
-    ) -> "Explanation":
+        self, file: Path, image: Tensor, views: ViewSet, votes: Tensor, merged: Tensor
+    ) -> Explanation:
+        """`votes`: (V, C) log-probabilities of each view; `merged`: (C,) of all together."""
         best = int(merged.argmax())
+        images = [view(image[None].float() / 255)[0] for view in views.views.values()]
         return Explanation(
-            views,
-            [image.permute(1, 2, 0).clamp(0, 1).numpy() for image in images],
-            [(self.names[int(one.argmax())], float(one.max())) for one in votes.exp()],
+            list(views.views),
+            [pixels.permute(1, 2, 0).clamp(0, 1).numpy() for pixels in images],
+            [(self.names[int(vote.argmax())], float(vote.max())) for vote in votes.exp()],
             self.names[best],
             f"{file.name}: {self.names[best]}, {merged[best].exp():.0%}",
         )
 
 
 def run_predictor(folder: StageFolder, compute: Compute) -> FilePredictor:
-    """The network of a finished stage; its classes are called as ImageNet calls them, others as the
-    data did.
+    """Load the network of a finished stage.
+
+    ImageNet's classes have ImageNet's names; other classes have the names of the run's data.
     """
     wnids = class_order(folder.best)
     model, size = load_model(folder.best, wnids, folder.origin)
@@ -175,28 +198,28 @@ def run_predictor(folder: StageFolder, compute: Compute) -> FilePredictor:
             if RunConfig.of(folder).trains_backbone(folder.stage)
             else compute.for_frozen()
         )
-    running = model.for_inference(compute.device, compute.dtype)
+    network = model.for_inference(compute.device, compute.dtype)
     classes = folder.read_recipe({}).get("classes", {})
-    called = (
+    names = (
         {wnid: str(name).split(",")[0] for wnid, name in classes.items()}
         if isinstance(classes, dict)
         else {}
     )
-    called |= dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
+    names |= dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
     return FilePredictor(
-        running,
+        network,
         wnids,
-        [called.get(wnid, wnid) for wnid in wnids],
+        [names.get(wnid, wnid) for wnid in wnids],
         size,
         None,
         "bilinear",
         compute,
-        dense=Dense(running, size),
+        dense=Dense(network, size),
     )
 
 
 def pretrained_predictor(arch: str, weights: str, compute: Compute) -> FilePredictor:
-    """A pretrained classifier of torchvision's or timm's."""
+    """Load a pretrained classifier of torchvision or timm."""
     model, published = load_pretrained(arch, weights)
     compute = compute.for_frozen()
     ids = (

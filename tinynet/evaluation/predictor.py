@@ -1,4 +1,4 @@
-"""A finished stage, ready to be scored: log-probabilities of any view, which its run keeps."""
+"""The network of a finished stage: log-probabilities of any view, which the run saves."""
 
 import copy
 import functools
@@ -7,8 +7,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,67 +16,108 @@ from torch import nn
 
 from tinynet import console, runs
 from tinynet.compute import Compute
-from tinynet.data.batches import batches, fitting
+from tinynet.data.batches import Batch, batches, default_batch_size
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
 from tinynet.files import can_write, clear_leftovers
 from tinynet.models.checkpoint import load_model
 from tinynet.models.classifier import Classifier
 from tinynet.models.dense import Dense
-from tinynet.models.vgg import check_side
+from tinynet.models.vgg import Backbone, check_side
+from tinynet.records import Json, ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.score.probabilities import Probabilities, head_probabilities, view_probabilities
 from tinynet.score.views import PLAIN, View, ViewSet, view_set
 from tinynet.training.config import RunConfig, split_of
-from tinynet.training.features import effect, frozen_backbone, view_features
+from tinynet.training.extraction import frozen_backbone
+from tinynet.training.features import FeatureCache, effect
 
 
 def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
-    """A part and all of its rows; raises `InputError` where it has no pictures."""
+    """Return a part and all of its rows; raises `InputError` if it has no images."""
     part = packed.part(split)
     if not len(part):
         raise InputError(
-            f"{packed.manifest['source']}: has no {split} pictures; name other data with --data"
+            f"{packed.manifest['source']}: has no {split} images; name other data with --data"
             + console.advice(", or another --split")
         )
     return part, np.arange(len(part))
 
 
-class Predictor:
-    """A finished stage, ready to say probabilities.
+@dataclass(frozen=True)
+class _View:
+    """One view of the images of a split, and where its probabilities come from.
 
-    `own`: whether the data is that of the run, which then keeps what is computed. `named`: what the
-    rows call it. `plan`, `stage`: what it was trained by. `device`: where and how it runs;
-    `training_device`: where it would learn. Raises `InputError` where the stage cannot be read, or,
-    once it is needed, was trained on other classes.
+    `side`: of the view in pixels. `about`: the metadata of the probabilities.
+    """
+
+    name: str
+    view: View
+    dense: bool
+    side: int
+    split: str
+    part: PackedPart
+    rows: np.ndarray
+    about: Json
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return None if self.part.labels is None else self.part.labels[self.rows]
+
+    def matches(self, probabilities: Probabilities) -> bool:
+        """Whether saved probabilities are of these images, this network and this device."""
+        keys = ("data", "weights", "precision", "device")
+        about = {key: self.about[key] for key in keys}
+        return (
+            np.array_equal(probabilities.rows, self.rows)
+            and _equal_labels(probabilities.labels, self.labels)
+            and about.items() <= probabilities.about.items()
+        )
+
+
+def _equal_labels(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)
+
+
+class Predictor:
+    """The network of a finished stage with its data, ready to compute probabilities.
+
+    `own`: whether the data is the run's own; then the run saves its results. `source`: the run and
+    the stage, as a row of scores. `config`, `stage`: what the network was trained by. `compute`:
+    where and how it runs; `training_compute`: where and how it would be trained.
+
+    Raises `InputError` if the stage cannot be read, and, once the network is needed, if it was
+    trained on other classes.
     """
 
     def __init__(self, folder: StageFolder, packed: Packed, compute: Compute):
         self.folder, self.packed = folder, packed
-        stored = folder.read_recipe()
+        recipe = folder.read_recipe()
         self.config = RunConfig.of(folder)
         self.stage = self.config.recipe.stage(folder.stage)
         self._networks: dict[int | None, Classifier] = {}
-        self._warm: set[tuple[int, bool]] = set()  # sides of images that have been seen, and how
-        self._data = stored["data"]
-        self.named = {"run": str(folder.run), "stage": folder.stage}
-        # Convolutions that have learnt stay in the floats that they learnt in.
-        self.training_device = compute
+        self._warm: set[tuple[int, bool]] = set()  # sides that have been timed, and whether dense
+        self._data = recipe["data"]
+        self.source = ScoreRow(run=str(folder.run), stage=folder.stage)
+        # A trained backbone stays in floats, in which it was trained.
+        self.training_compute = compute
         self.compute = (
             compute.for_training()
             if self.config.trains_backbone(folder.stage)
             else compute.for_frozen()
         )
-        self.own = packed.contents == stored["data_digest"]
-        self._keeps = self.own and can_write(folder.results)
-        if self._keeps and folder.probabilities.is_dir():
+        self.own = packed.contents == recipe["data_digest"]
+        self._saves = self.own and can_write(folder.results)
+        if self._saves and folder.probabilities.is_dir():
             clear_leftovers(folder.probabilities)
         if not self.own:
             console.log(
-                f"note: {packed.manifest['source']} is not the data of {folder.run}, "
-                "which does not keep these scores"
+                f"note: scores are not saved: {packed.manifest['source']} is not the data that "
+                f"{folder.run} was trained on"
             )
-        elif not self._keeps:
+        elif not self._saves:
             console.log(
                 f"note: scores are not saved: {folder.results} is not writable"
                 + console.advice("; save them elsewhere with --out DIR")
@@ -84,29 +125,29 @@ class Predictor:
 
     @functools.cached_property
     def _loaded(self) -> tuple[Classifier, int, str]:
+        """The network, its training size, and the digest of its file."""
         model, size = load_model(self.folder.best, self.packed.wnids, self.folder.origin)
         return model, size, hashlib.sha256(self.folder.best.read_bytes()).hexdigest()[:16]
 
     @property
     def model(self) -> Classifier:
-        """The network, in eval mode."""
+        """The network on the CPU, in eval mode."""
         return self._loaded[0]
 
     @functools.cached_property
     def _head(self) -> nn.Module:
-        """A copy on the device: whoever asks for `model` finds all of it in one place."""
+        """A copy on the device, so that all of `model` stays on the CPU."""
         return copy.deepcopy(self.model.head).to(self.compute.device)
 
     @property
     def size(self) -> int:
-        """Side in pixels of the pictures that the network was trained on."""
+        """Side in pixels of the images that the network was trained on."""
         return self._loaded[1]
 
     def images(self, split: str) -> tuple[PackedPart, np.ndarray]:
-        """The part and the rows of a split; the hold-out is the one that this run held out.
+        """Return the part and the rows of a split; the hold-out is the one of this run.
 
-        Raises `InputError` where the data is not that of the run, so that its hold-out cannot be
-        known.
+        Raises `InputError` for the hold-out of other data than the run's own: it is unknown.
         """
         if split != "holdout":
             return whole_part(self.packed, split)
@@ -124,165 +165,137 @@ class Predictor:
         return self.packed.train, split_of(self.config, self.packed).holdout
 
     def sets(self, texts: Iterable[str], size: int) -> list[ViewSet]:
-        """The sets of views that `texts` write, for a network that sees `size` pixels.
+        """Parse sets of views for a test size in pixels; views with the same result count once.
 
-        Raises `InputError` unless every view can be made and seen.
+        Raises `InputError` for an unknown view, or one that the network cannot process.
         """
         check_side(size)
         probe = torch.zeros(1, 3, self.packed.side, self.packed.side)
-        made = [view_set(text, size) for text in texts]
-        for number, chosen in enumerate(made):
-            distinct = {
-                effect(view, self.packed.side): name
-                for name, view in reversed(chosen.views.items())
-            }
-            if len(distinct) < len(chosen):
-                console.log(
-                    f"note: {len(chosen)} views of {chosen.name} are {len(distinct)} different "
-                    "ones here; each counts once"
-                )
-                kept = {
-                    name: view for name, view in chosen.views.items() if name in distinct.values()
-                }
-                made[number] = chosen = replace(chosen, views=kept)
-            for seen in chosen(probe).values():
-                check_side(min(seen.shape[-2:]), f"--tta {chosen.name}: side")
-                if chosen.dense:
-                    Dense(self.model, self.size).check(seen)
-        return made
+        sets = [self._distinct(view_set(text, size)) for text in texts]
+        for views in sets:
+            for image in views(probe).values():
+                check_side(min(image.shape[-2:]), f"--tta {views.name}: side")
+                if views.dense:
+                    Dense(self.model, self.size).check(image)
+        return sets
 
-    def keep(self, row: dict[str, Any]) -> None:
-        """Put a row into the run's scores, if they are of its own data."""
-        if self._keeps:
-            runs.put_scores(self.folder.scores, [row])
+    def _distinct(self, views: ViewSet) -> ViewSet:
+        """Keep the first of the views that have the same effect."""
+        names = {
+            effect(view, self.packed.side): name for name, view in reversed(views.views.items())
+        }
+        if len(names) == len(views):
+            return views
+        console.log(
+            f"note: {len(views)} views of {views.name} are {len(names)} different ones at this "
+            "size; each counts once"
+        )
+        distinct = {name: view for name, view in views.views.items() if name in names.values()}
+        return replace(views, views=distinct)
 
-    def predict(self, split: str, chosen: ViewSet) -> Probabilities:
-        """Log-probabilities of every view of `chosen`; what the run has kept of them is not
-        computed again.
-        """
+    def save_row(self, row: ScoreRow) -> None:
+        """Save a row in the run's scores, if the data is the run's own."""
+        if self._saves:
+            runs.put_scores(self.folder.scores, [row.to_json()])
+
+    def predict(self, split: str, views: ViewSet) -> Probabilities:
+        """Compute the log-probabilities of every view, or read those that the run has saved."""
         part, rows = self.images(split)
-        labels = None if part.labels is None else part.labels[rows]
-        about = {
-            "run": str(self.folder.run),
-            "stage": self.folder.stage,
+        about = self.source.to_json() | {
             "split": split,
-            "tta": chosen.name,
+            "tta": views.name,
             "data": self.packed.contents,
             "weights": self._loaded[2],
             "precision": self.compute.precision,
             "device": self.compute.device.type,
         }
-        found = []
+        probe = torch.zeros(1, 3, self.packed.side, self.packed.side)
+        results: list[Probabilities] = []
         with console.progress(
-            total=len(chosen) * len(rows), label=f"{split}, {chosen.name}", unit="views"
+            total=len(views) * len(rows), label=f"{split}, {views.name}", unit="views"
         ) as bar:
-            for name, view in chosen.views.items():
-                found.append(
-                    self._one(name, view, chosen.dense, part, rows, labels, about, bar.update)
-                )
-                bar.n = len(found) * len(rows)
+            for name, view in views.views.items():
+                side = min(view(probe).shape[-2:])
+                request = _View(name, view, views.dense, side, split, part, rows, about)
+                results.append(self._predict(request, bar.update))
+                bar.n = len(results) * len(rows)
         return Probabilities(
-            tuple(chosen.views),
-            np.concatenate([f.log_probabilities for f in found]),
+            tuple(views.views),
+            np.concatenate([result.log_probabilities for result in results]),
             rows,
-            labels,
+            None if part.labels is None else part.labels[rows],
             self.packed.wnids,
-            np.concatenate([f.seconds for f in found]),
+            np.concatenate([result.seconds for result in results]),
             about,
         )
 
-    def _one(
-        self,
-        name: str,
-        view: View,
-        dense: bool,
-        part: PackedPart,
-        rows: np.ndarray,
-        labels: np.ndarray | None,
-        about: dict[str, Any],
-        advance: Callable[[int], Any],
-    ) -> Probabilities:
-        """One view: as the run keeps it, or computed, and then kept."""
-        key = effect(view, self.packed.side) + ("-dense" if dense else "")
-        path = self.folder.probabilities / f"{about['split']}-{key}.npz"
-        mine = {name: about[name] for name in ("data", "weights", "precision", "device")}
-        for place in self.folder.kept_probabilities(path.name):
-            with suppress(InputError):  # what is kept and cannot be read is computed again
-                kept = Probabilities.load(place)
-                if (
-                    np.array_equal(kept.rows, rows)
-                    and np.array_equal(kept.labels, labels)
-                    and mine.items() <= kept.about.items()
-                ):
-                    return kept
-        side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
-        values, seconds = self._compute(name, view, side, dense, part, rows, advance)
-        made = Probabilities(
-            (name,),
+    def _predict(self, view: _View, advance: Callable[[int], Any]) -> Probabilities:
+        """Read the saved probabilities of a view, or compute and save them."""
+        key = effect(view.view, self.packed.side) + ("-dense" if view.dense else "")
+        path = self.folder.probabilities / f"{view.split}-{key}.npz"
+        for file in self.folder.probability_files(path.name):
+            with suppress(InputError):  # an unreadable file is computed again
+                saved = Probabilities.load(file)
+                if view.matches(saved):
+                    return saved
+        values, seconds = self._compute(view, advance)
+        probabilities = Probabilities(
+            (view.name,),
             values[None],
-            rows,
-            labels,
+            view.rows,
+            view.labels,
             self.packed.wnids,
             np.array([seconds]),
-            {**about, "side": side, "dense": dense},
+            {**view.about, "side": view.side, "dense": view.dense},
         )
-        if self._keeps:
-            made.save(path)
-        return made
+        if self._saves:
+            probabilities.save(path)
+        return probabilities
 
-    def _compute(
-        self,
-        name: str,
-        view: View,
-        side: int,
-        dense: bool,
-        part: PackedPart,
-        rows: np.ndarray,
-        advance: Callable[[int], Any],
-    ) -> tuple[np.ndarray, float]:
-        """Log-probabilities (N, C) of one view, and the seconds they took; nan where features were
-        kept.
+    def _compute(self, view: _View, advance: Callable[[int], Any]) -> tuple[np.ndarray, float]:
+        """Log-probabilities (N, C) of a view and the seconds they took; NaN if features are cached.
 
-        A head that learnt from kept features is scored on kept features of the plain and the
-        mirrored picture: other seeds and heads on the same frozen backbone then take seconds.
+        A head that was trained on cached features is scored on cached features of the plain and
+        the flipped image: other seeds and heads on the same frozen backbone then take seconds.
         """
         if (
             self.stage.cached_epochs
-            and side == self.size
-            and name in (PLAIN, "mirror")
-            and not dense
+            and view.side == self.size
+            and view.name in (PLAIN, "mirror")
+            and not view.dense
         ):
-            stage = replace(self.stage, size=side)
-            kept = view_features(self.model, self.packed, part, rows, view, stage, self.compute)
-            return head_probabilities(self._head, kept.in_order(self.compute.device)), float("nan")
-        network, at_once = self._network(side), fitting(side, self.compute.device)
-        network = Dense(network, self.size) if dense else network
+            stage = replace(self.stage, size=view.side)
+            cache = FeatureCache(self.model, self.packed, self.compute)
+            features = cache.view_features(view.part, view.rows, view.view, stage)
+            inputs = features.in_order(self.compute.device)
+            return head_probabilities(self._head, inputs), float("nan")
+        network: nn.Module = self._network(view.side)
+        if view.dense:
+            network = Dense(cast(Classifier, network), self.size)
+        size, device = default_batch_size(view.side, self.compute.device), self.compute.device
 
-        def watched() -> Iterator:
-            for batch in batches(part, rows, batch_size=at_once, device=self.compute.device):
+        def image_batches() -> Iterator[Batch]:
+            for batch in batches(view.part, view.rows, batch_size=size, device=device):
                 yield batch
                 advance(len(batch.rows))
 
-        if self.compute.device.type != "cpu" and (side, dense) not in self._warm:
-            # Its rate is not that of starting cuDNN and sending all images.
-            self._warm.add((side, dense))
-            view_probabilities(
-                network,
-                batches(part, rows[:at_once], batch_size=at_once, device=self.compute.device),
-                view,
-            )
-        started = time.perf_counter()
-        return view_probabilities(network, watched(), view), time.perf_counter() - started
+        if device.type != "cpu" and (view.side, view.dense) not in self._warm:
+            # The first batch starts cuDNN and sends all images, so it is not timed.
+            self._warm.add((view.side, view.dense))
+            first = batches(view.part, view.rows[:size], batch_size=size, device=device)
+            view_probabilities(network, first, view.view)
+        start = time.perf_counter()
+        probabilities = view_probabilities(network, image_batches(), view.view)
+        return probabilities, time.perf_counter() - start
 
     def _network(self, side: int) -> Classifier:
-        """The network as it runs fastest on pictures of `side` pixels, on which the ranges of
-        integers depend.
-        """
+        """The fastest network for images of `side` pixels; the ranges of int8 depend on `side`."""
         key = side if self.compute.int8 else None
         if key not in self._networks:
-            running = self._networks[key] = self.model.for_inference(
-                self.compute.device, self.compute.dtype
-            )
+            network = self.model.for_inference(self.compute.device, self.compute.dtype)
             if self.compute.int8:
-                running.backbone = frozen_backbone(self.model, self.packed, side, self.compute)
+                backbone = frozen_backbone(self.model, self.packed, side, self.compute)
+                # An Int8Backbone is called like a Backbone.
+                network.backbone = cast(Backbone, backbone)
+            self._networks[key] = network
         return self._networks[key]

@@ -1,172 +1,169 @@
-"""Which views are worth their cost on this data: chosen on one half of the hold-out, judged on the
-other.
+"""Select the test-time views that are worth their cost.
 
-Val is looked at once, for the report. What a choice must beat is ten-crop at the same cost and with
-the same number of views.
+Views are selected on one half of the hold-out and evaluated on the other half, and on val once. A
+selection must beat ten-crop at the same cost and with the same number of views.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from tinynet.data.batches import seeded
+from tinynet.data.batches import seeded_generator
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import paired
 from tinynet.evaluation.predictor import Predictor
+from tinynet.records import ScoreRow
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.selection import greedy, learn_weights, weighted_mean
-from tinynet.score.views import PLAIN, ViewSet, view_set
+from tinynet.score.views import PLAIN, View, ViewSet, view_set
 from tinynet.training.features import effect
 
-WORTH = 0.01  # weight below which a learned view is not worth a forward pass
+WORTH = 0.01  # a view with a smaller learned weight is not worth a forward pass
 
 
-def choose(
+@dataclass(frozen=True)
+class _Selection:
+    """Names of views and their weights (V,); None: equal weights."""
+
+    views: list[str]
+    weights: np.ndarray | None = None
+
+    @property
+    def merge(self) -> str:
+        return "mean" if self.weights is None else "weighted mean"
+
+    @property
+    def normalised(self) -> np.ndarray | None:
+        return None if self.weights is None else self.weights / self.weights.sum()
+
+    def merged(self, probabilities: Probabilities) -> np.ndarray:
+        """(N, C) log-probabilities."""
+        views = probabilities.choose(self.views)
+        if self.normalised is None:
+            return views.merged(mean)
+        return weighted_mean(views.log_probabilities, self.normalised)
+
+
+def select_views(
     predictor: Predictor, tta: Sequence[str], size: int, most: int
-) -> Iterator[dict[str, Any]]:
-    """Rows of what the views of all sets in `tta`, and of ten-crop, give: chosen greedily,
-    weighted, and ten-crop.
+) -> Iterator[ScoreRow]:
+    """Yield scores of views selected from all sets in `tta` and ten-crop, greedily or by weights.
 
-    First, on the half of the hold-out that nothing was chosen on, a row for each number of views up
-    to `most`; then on val a row for two views, four, as many as ten-crop costs, as many as it has,
-    and the least loss. `views` is how they were chosen, `taken` their names, `cost` the pixels of
-    all in pictures of the training size; `gain` and `p` compare with the picture alone,
-    `gain_over_ten` and `p_over_ten` with ten-crop, in pairs.
+    The first rows are of the half of the hold-out that was not selected on: ten-crop, the learned
+    weights, and each number of greedy views up to `most`. The last rows are of val: ten-crop, the
+    learned weights, and greedy selections of two views, four, as many as ten-crop costs, as many as
+    ten-crop has, and the least loss.
+
+    `views` of a row is how its views were selected and `taken` their names. `cost` is the pixels of
+    all views, in images of the training size. `gain` compares with the plain image, `over` with
+    ten-crop.
     """
     pool, ten = _pool(predictor, tta, size), list(view_set("ten", size).views)
-    held = predictor.predict("holdout", pool)
-    fitting = halves(len(held.rows))
-    fitted, labels = held.log_probabilities[:, fitting], held.labels[fitting]
-    order = greedy(fitted, labels, most)
-    weights = learn_weights(fitted, labels)
+    holdout = predictor.predict("holdout", pool)
+    fitting = halves(len(holdout.rows))
+    fitted, rest = _subset(holdout, fitting), _subset(holdout, ~fitting)
+    order = greedy(fitted.log_probabilities, fitted.required_labels, most)
+    weights = learn_weights(fitted.log_probabilities, fitted.required_labels)
     worth = np.flatnonzero(weights >= WORTH)
-    named = {**predictor.named, "size": size}
-
-    judged = {
-        "ten": (ten, None),
-        "learned weights": ([held.views[v] for v in worth], weights[worth]),
-        **{
-            f"greedy {k}": ([held.views[v] for v in order[:k]], None)
-            for k in range(1, len(order) + 1)
-        },
+    names = [holdout.views[view] for view in order]
+    greedy_selections = {f"greedy {k}": _Selection(names[:k]) for k in range(1, len(order) + 1)}
+    selections = {
+        "ten": _Selection(ten),
+        "learned weights": _Selection([holdout.views[view] for view in worth], weights[worth]),
+        **greedy_selections,
     }
-    other = _part(held, ~fitting)
-    pixels = _pixels(predictor, pool)
-    yield from (
-        {**named, "split": "holdout, other half", **row} for row in _rows(other, judged, pixels)
-    )
-    spent = np.cumsum([pixels[held.views[v]] for v in order])
-    as_dear = int((spent <= sum(pixels[view] for view in ten)).sum())
-    least = min(
-        (k for k in judged if k.startswith("greedy")),
-        key=lambda k: _loss(_part(held, fitting), judged[k][0]),
-    )
+    source, pixels = replace(predictor.source, size=size), _pixels(predictor, pool)
+    yield from _rows(replace(source, split="holdout, other half"), rest, selections, pixels)
+    costs = np.cumsum([pixels[name] for name in names])
+    affordable = int((costs <= sum(pixels[view] for view in ten)).sum())
+    counts = (2, 4, affordable, min(len(ten), len(order)))
+    least_loss = min(greedy_selections, key=lambda name: _loss(fitted, selections[name]))
     reported = {
-        name: judged[name]
-        for name in dict.fromkeys(
-            (
-                "ten",
-                "learned weights",
-                "greedy 2",
-                "greedy 4",
-                f"greedy {as_dear}",
-                f"greedy {min(len(ten), len(order))}",
-                least,
-            )
-        )
-        if name in judged
+        name: selections[name]
+        for name in ("ten", "learned weights", *(f"greedy {k}" for k in counts), least_loss)
+        if name in selections
     }
-    needed = dict.fromkeys([PLAIN, *(view for views, _ in reported.values() for view in views)])
-    val = predictor.predict(
-        "val", ViewSet("chosen views", {name: pool.views[name] for name in needed})
-    )
-    yield from ({**named, "split": "val", **row} for row in _rows(val, reported, pixels))
+    views = dict.fromkeys([PLAIN, *(view for one in reported.values() for view in one.views)])
+    val = predictor.predict("val", ViewSet("chosen views", {v: pool.views[v] for v in views}))
+    yield from _rows(replace(source, split="val"), val, reported, pixels)
 
 
 def halves(count: int) -> np.ndarray:
-    """(count,) bool, true for the half that is chosen on: drawn once for all, whatever the order of
-    classes.
+    """Return (count,) bool, True for the half of the hold-out to select on.
+
+    The half is random, so it does not depend on the order of classes, and always the same.
     """
-    drawn = torch.randperm(count, generator=seeded("cpu", "half of the hold-out")).numpy()
-    return drawn < count // 2
+    order = torch.randperm(count, generator=seeded_generator("cpu", "half of the hold-out")).numpy()
+    return order < count // 2
 
 
 def _pool(predictor: Predictor, tta: Sequence[str], size: int) -> ViewSet:
-    """The picture alone first, then the views of every set, the same ones once."""
-    found: dict[str, Any] = {}
-    for chosen in predictor.sets(("none", "ten", *tta), size):
-        if chosen.dense:
+    """The plain view first, then the views of every set; views with the same effect count once."""
+    pool: dict[str, tuple[str, View]] = {}  # by effect
+    for views in predictor.sets(("none", "ten", *tta), size):
+        if views.dense:
             raise InputError(
-                f"--choose --tta {chosen.name}: dense is another way of scoring, not a view that "
+                f"--tta {views.name}: dense is another way of scoring, not a view that "
                 "can be averaged with others; leave it out"
             )
-        taken = {name for name, _ in found.values()}
-        # crops of two resizes have one name and are not the same
-        for name, view in chosen.views.items():
-            unique = f"{name} of {chosen.name}" if name in taken else name
-            found.setdefault(effect(view, predictor.packed.side), (unique, view))
-    return ViewSet("all views", dict(found.values()))
+        names = {name for name, _ in pool.values()}
+        # Crops of two resizes have one name and are different views.
+        for name, view in views.views.items():
+            unique = f"{name} of {views.name}" if name in names else name
+            pool.setdefault(effect(view, predictor.packed.side), (unique, view))
+    return ViewSet("all views", dict(pool.values()))
 
 
 def _pixels(predictor: Predictor, pool: ViewSet) -> dict[str, float]:
-    """The pixels of each view, in pictures of the size that the network was trained on: what a
-    forward pass costs.
-    """
+    """The cost of each view: its pixels, in images of the training size."""
     probe = torch.zeros(1, 3, predictor.packed.side, predictor.packed.side)
     return {
-        name: seen.shape[-1] * seen.shape[-2] / predictor.size**2
-        for name, seen in pool(probe).items()
+        name: image.shape[-1] * image.shape[-2] / predictor.size**2
+        for name, image in pool(probe).items()
     }
 
 
-def _part(found: Probabilities, chosen: np.ndarray) -> Probabilities:
+def _subset(probabilities: Probabilities, mask: np.ndarray) -> Probabilities:
     return replace(
-        found,
-        log_probabilities=found.log_probabilities[:, chosen],
-        rows=found.rows[chosen],
-        labels=found.labels[chosen],
+        probabilities,
+        log_probabilities=probabilities.log_probabilities[:, mask],
+        rows=probabilities.rows[mask],
+        labels=probabilities.required_labels[mask],
     )
 
 
-def _together(found: Probabilities, views: Sequence[str], weights: np.ndarray | None) -> np.ndarray:
-    some = found.choose(views)
-    return (
-        some.merged(mean)
-        if weights is None
-        else weighted_mean(some.log_probabilities, weights / weights.sum())
-    )
-
-
-def _loss(found: Probabilities, views: Sequence[str]) -> float:
-    return score(_together(found, views, None), found.labels)["loss"]
+def _loss(probabilities: Probabilities, selection: _Selection) -> float:
+    return score(selection.merged(probabilities), probabilities.required_labels)["loss"]
 
 
 def _rows(
-    found: Probabilities,
-    choices: dict[str, tuple[list[str], np.ndarray | None]],
+    source: ScoreRow,
+    probabilities: Probabilities,
+    selections: dict[str, _Selection],
     pixels: dict[str, float],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[ScoreRow]:
+    """Yield a row for each selection, compared with the plain view and with ten-crop."""
+    labels = probabilities.required_labels
     plain, ten = (
-        _together(found, views, None).argmax(1) == found.labels
-        for views in ([PLAIN], choices["ten"][0])
+        selection.merged(probabilities).argmax(1) == labels
+        for selection in (_Selection([PLAIN]), selections["ten"])
     )
-    for name, (views, weights) in choices.items():
-        merged = _together(found, views, weights)
-        right = merged.argmax(1) == found.labels
-        over = {f"{key}_over_ten": value for key, value in paired(right, ten).items()}
-        yield {
-            "views": name,
-            "merge": "mean" if weights is None else "weighted mean",
-            **score(merged, found.labels),
-            "forwards": len(views),
-            "cost": sum(pixels[view] for view in views),
-            **paired(right, plain),
-            **over,
-            "taken": views,
-            "weights": None if weights is None else [float(w) for w in weights / weights.sum()],
-        }
+    for name, selection in selections.items():
+        merged, weights = selection.merged(probabilities), selection.normalised
+        right = merged.argmax(1) == labels
+        yield replace(
+            source,
+            views=name,
+            merge=selection.merge,
+            **score(merged, labels),
+            forwards=len(selection.views),
+            cost=sum(pixels[view] for view in selection.views),
+            gain=paired(right, plain),
+            over={"ten": paired(right, ten)},
+            taken=selection.views,
+            weights=None if weights is None else weights.tolist(),
+        )

@@ -1,1 +1,1 @@
-"""Backbones with named depths, and heads on what they say."""
+"""Backbones with named layers, classifiers, pretrained weights and checkpoints."""

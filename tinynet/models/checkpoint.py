@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain values only, whole or not at all, with the class order inside."""
+"""Checkpoints: tensors and plain values only, written atomically, with the class ids inside."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,16 +20,15 @@ FORMAT = 1
 def save_model(
     path: Path,
     model: Classifier,
-    wnids: tuple[str, ...],
+    class_ids: tuple[str, ...],
     size: int,
     head: nn.Module | None = None,
     origin: str = "",
 ) -> None:
-    """Write a network with its class order and the side in pixels of the pictures it was trained
-    on.
+    """Write a classifier, the class ids of its outputs and its training image size in pixels.
 
-    `head`: one to write in place of the model's own, for instance a moving average of it. `origin`:
-    a digest of what the training that it comes from was started with.
+    `head` replaces the model's own head, for instance by its moving average. `origin` is a digest
+    of the inputs of the training: data, seed, recipe and starting weights.
     """
     weights = model.state_dict()
     if head is not None:
@@ -38,26 +37,26 @@ def save_model(
         path,
         {
             "kind": "model",
-            "network": _stored_shape(model.shape),
+            "network": _to_file_keys(model.shape),
             "weights": weights,
             "size": size,
             "origin": origin,
         },
-        wnids,
+        class_ids,
     )
 
 
-def load_model(path: Path, wnids: tuple[str, ...], origin: str = "") -> tuple[Classifier, int]:
-    """The network in `path`, in eval mode on the CPU, and the side of the pictures it was trained
-    on.
+def load_model(path: Path, class_ids: tuple[str, ...], origin: str = "") -> tuple[Classifier, int]:
+    """Read a classifier, in eval mode on the CPU, and its training image size in pixels.
 
-    Raises `InputError` where the file is no checkpoint, its classes are not `wnids` in this order,
-    or it comes from another training than the one called `origin`.
+    Raises `InputError` if the file is not a model checkpoint, its classes are not `class_ids` in
+    this order, or both it and the caller have an `origin` and the two differ.
     """
-    stored = _load(path, "model", wnids, origin)
+    content = _load(path, "model", class_ids, origin)
     try:
-        shape, weights, size = _read_shape(stored["network"]), stored["weights"], stored["size"]
-        _check_shape(shape, wnids, size)
+        shape = _from_file_keys(content["network"])
+        weights, size = content["weights"], content["size"]
+        _check_shape(shape, class_ids, size)
         _check_weights(shape, weights, path)
         model = Classifier(Backbone(), **shape)
         model.load_state_dict(weights)
@@ -71,20 +70,20 @@ def load_model(path: Path, wnids: tuple[str, ...], origin: str = "") -> tuple[Cl
     return model.eval(), size
 
 
-def _stored_shape(shape: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `Classifier` as checkpoints have them, where features are called taps."""
+def _to_file_keys(shape: dict[str, Any]) -> dict[str, Any]:
+    """Rename the arguments of `Classifier` to the keys of format 1, where features are taps."""
     return {"taps" if name == "feature_names" else name: value for name, value in shape.items()}
 
 
-def _read_shape(stored: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `Classifier` that a checkpoint has."""
-    return {"feature_names" if name == "taps" else name: value for name, value in stored.items()}
+def _from_file_keys(network: dict[str, Any]) -> dict[str, Any]:
+    """Invert `_to_file_keys`."""
+    return {"feature_names" if name == "taps" else name: value for name, value in network.items()}
 
 
-def _check_shape(shape: dict[str, Any], wnids: tuple[str, ...], size: Any) -> None:
-    """Raise `ValueError` where these are not the numbers of a network for these classes."""
-    if shape["classes"] != len(wnids):
-        raise ValueError(f"{shape['classes']} outputs for {len(wnids)} classes")
+def _check_shape(shape: dict[str, Any], class_ids: tuple[str, ...], size: Any) -> None:
+    """Raise `ValueError` if the arguments cannot be those of a classifier of these classes."""
+    if shape["classes"] != len(class_ids):
+        raise ValueError(f"{shape['classes']} outputs for {len(class_ids)} classes")
     for number in (size, *shape["hidden"]):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"a size of {str(number)[:40]}")
@@ -95,22 +94,20 @@ def _check_shape(shape: dict[str, Any], wnids: tuple[str, ...], size: Any) -> No
 
 
 def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
-    """Raise what says that these are not the weights of a network of this shape, before it is
-    built.
-    """
-    # neither memory nor a draw of torch's
+    """Raise `ValueError` or `InputError` if the weights do not fit, before memory is allocated."""
+    # The meta device needs no memory, and the fork leaves torch's random state unchanged.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        wanted = Classifier(Backbone(), **shape).state_dict()
-    wrong = [
+        template = Classifier(Backbone(), **shape).state_dict()
+    misfits = [
         name
-        for name in {**wanted, **weights}
+        for name in {**template, **weights}
         if name not in weights
-        or name not in wanted
-        or weights[name].shape != wanted[name].shape
-        or weights[name].dtype != wanted[name].dtype
+        or name not in template
+        or weights[name].shape != template[name].shape
+        or weights[name].dtype != template[name].dtype
     ]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is missing, unexpected or has the wrong shape")
+    if misfits:
+        raise ValueError(f"{misfits[0]} is missing, unexpected or has the wrong shape")
     for name, tensor in weights.items():
         check_numbers(tensor, f"{path}: {name}")
         if name.endswith("running_var") and tensor.min() < 0:
@@ -120,20 +117,20 @@ def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], path: Path
 
 
 def class_order(path: Path) -> tuple[str, ...]:
-    """The wnids of a network's outputs; raises `InputError` where the file is no checkpoint."""
-    return tuple(_classes(_read(path, "model"), path))
+    """Read the class ids of a model's outputs; raise `InputError` if it is not a checkpoint."""
+    return tuple(_class_ids(_read(path, "model"), path))
 
 
 def save_training(
-    path: Path, state: dict[str, Any], wnids: tuple[str, ...], origin: str = ""
+    path: Path, state: dict[str, Any], class_ids: tuple[str, ...], origin: str = ""
 ) -> None:
-    """Write the state of a training (`Training.state_dict()`); `origin` as in `save_model`."""
-    _save(path, {"kind": "training", "state": state, "origin": origin}, wnids)
+    """Write a training state (`Training.state_dict()`); `origin` as in `save_model`."""
+    _save(path, {"kind": "training", "state": state, "origin": origin}, class_ids)
 
 
-def load_training(path: Path, wnids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
-    """The state of a training; raises `InputError` as `load_model` does."""
-    state = _load(path, "training", wnids, origin).get("state")
+def load_training(path: Path, class_ids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
+    """Read a training state; raise `InputError` as `load_model` does."""
+    state = _load(path, "training", class_ids, origin).get("state")
     if not isinstance(state, dict):
         raise InputError(f"{path}: has no training state; `python -m tinynet.train` writes one")
     try:
@@ -147,7 +144,7 @@ def load_training(path: Path, wnids: tuple[str, ...], origin: str = "") -> dict[
 
 
 def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested dicts and lists, with their places in words."""
+    """Yield all tensors in nested dicts, lists and tuples, with dotted names."""
     if isinstance(content, Tensor):
         yield name, content
     elif isinstance(content, (dict, list, tuple)):
@@ -155,14 +152,14 @@ def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(value, f"{name}.{key}")
 
 
-def _save(path: Path, content: dict[str, Any], wnids: tuple[str, ...]) -> None:
+def _save(path: Path, content: dict[str, Any], class_ids: tuple[str, ...]) -> None:
     try:
         with postponed(), atomic_file(path) as stream:
-            torch.save({"format": FORMAT, "wnids": list(wnids), **content}, stream)
+            torch.save({"format": FORMAT, "wnids": list(class_ids), **content}, stream)
     except RuntimeError as error:
         if not isinstance(error.__context__, OSError):
             raise
-        cause = error.__context__  # torch hides a full disk behind an error of its own
+        cause = error.__context__  # torch hides a full disk behind a RuntimeError
         raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
@@ -170,46 +167,52 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; `python -m tinynet.train` writes one")
     try:
-        stored = load(path)
-    except Exception as error:  # a broken or foreign file raises nearly anything
+        content = load(path)
+    except Exception as error:  # a broken or foreign file can raise nearly any exception
         raise InputError(
             f"{path}: not a checkpoint of tinynet ({type(error).__name__}); "
             "`python -m tinynet.train` writes one"
         ) from None
-    if not isinstance(stored, dict) or (stored.get("format"), stored.get("kind")) != (FORMAT, kind):
+    header = (content.get("format"), content.get("kind")) if isinstance(content, dict) else None
+    if header != (FORMAT, kind):
         raise InputError(
             f"{path}: not a {kind} checkpoint of tinynet, format {FORMAT}; "
             "`python -m tinynet.train` writes one"
         )
-    return stored
+    return content
 
 
-def _load(path: Path, kind: str, wnids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
-    stored = _read(path, kind)
-    if origin and stored.get("origin") and stored["origin"] != origin:  # those of before had none
+def _load(path: Path, kind: str, class_ids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
+    content = _read(path, kind)
+    # checkpoints of early versions have no origin
+    if origin and content.get("origin") and content["origin"] != origin:
         raise InputError(
             f"{path}: comes from another training (other data, seed, recipe or starting weights) "
-            "than its folder; use the file that was trained there"
+            "than its folder; use the file that this folder's training wrote"
         )
-    theirs = _classes(stored, path)
-    if theirs != list(wnids):
-        how = (
+    outputs = _class_ids(content, path)
+    if outputs != list(class_ids):
+        difference = (
             "the same classes in another order"
-            if sorted(theirs) == sorted(wnids)
-            else f"other classes ({len(theirs)}, here {len(wnids)})"
+            if sorted(outputs) == sorted(class_ids)
+            else f"other classes ({len(outputs)}, here {len(class_ids)})"
         )
         raise InputError(
-            f"{path}: was trained on {how}; scoring it on this data would be chance, "
-            "so name the data it was trained on with --data"
+            f"{path}: was trained on {difference}, so its accuracy here would be chance; "
+            "name its training data with --data"
         )
-    return stored
+    return content
 
 
-def _classes(stored: dict[str, Any], path: Path) -> list[str]:
-    wnids = stored.get("wnids")
-    named = isinstance(wnids, list) and all(isinstance(wnid, str) for wnid in wnids)
-    if not named or not wnids or len(set(wnids)) < len(wnids):
+def _class_ids(content: dict[str, Any], path: Path) -> list[str]:
+    class_ids = content.get("wnids")
+    if (
+        not isinstance(class_ids, list)
+        or not all(isinstance(class_id, str) for class_id in class_ids)
+        or not class_ids
+        or len(set(class_ids)) < len(class_ids)
+    ):
         raise InputError(
             f"{path}: has no list of classes; use a checkpoint that `python -m tinynet.train` wrote"
         )
-    return wnids
+    return class_ids

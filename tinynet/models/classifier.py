@@ -1,8 +1,9 @@
-"""Features of a backbone, a head on them, freezing, and batch norm statistics."""
+"""The classifier: pooled features of a backbone, a head, freezing, and batch norm statistics."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +13,32 @@ from tinynet.errors import InputError
 from tinynet.models.vgg import Backbone
 
 MAX_SIDE = 4096  # pixels: larger images would fill memory
-# Pictures that batch norms are measured on; with 1,024 one network had 55.6 % of 1,667 held-out
-# ones, with 4,096 57.0.
-FOR_STATISTICS = 6400
+# Number of images for batch norm statistics. With 1,024 images one network had 55.6 % top-1 on
+# 1,667 hold-out images, with 4,096 it had 57.0 %.
+BN_IMAGES = 6400
 
-POOLINGS = {
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda maps: maps.mean((2, 3)),
-    "max": lambda maps: _greatest(maps),
+    "max": lambda maps: _max_pool(maps),
     "grid2": lambda maps: F.adaptive_avg_pool2d(maps, 2).flatten(1),
     "grid7": lambda maps: F.adaptive_avg_pool2d(maps, 7).flatten(1),
 }
+_VALUES_PER_CHANNEL = {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}
 
 
-def _greatest(maps: Tensor) -> Tensor:
-    """(N, C) the maximum of every map (N, C, H, W)."""
+def _max_pool(maps: Tensor) -> Tensor:
+    """Global maximum: (N, C, H, W) -> (N, C)."""
     if not maps.requires_grad:
-        return maps.amax((2, 3))  # which is faster
-    # Where steps are compiled the gradient of amax is 0 / 0 (pytorch#186799).
+        return maps.amax((2, 3))  # faster than adaptive_max_pool2d
+    # In compiled steps the gradient of amax is 0 / 0 (pytorch#186799).
     return F.adaptive_max_pool2d(maps, 1).flatten(1)
 
 
-_NUMBERS = {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}  # a channel
-
-
 class Head(nn.Sequential):
-    """Hidden layers of Linear, ReLU, BatchNorm, Dropout, then logits; He-uniform weights, zero
-    biases.
+    """Classifier head: hidden blocks of Linear, ReLU, BatchNorm and Dropout, then a Linear layer.
 
-    With `standardise`, a BatchNorm without weights stands first: the depths differ in scale.
+    Weights are He-uniform, biases zero. `standardise` puts a BatchNorm without weights first,
+    because features of different layers differ in scale.
     """
 
     def __init__(
@@ -63,12 +62,13 @@ class Head(nn.Sequential):
 
 
 class Classifier(nn.Module):
-    """A backbone, the statistics of its depths that the head sees (`taps`), and the head.
+    """A backbone, pooled features of its layers, and a head.
 
-    `taps`: names like `relu4_3:mean`: a depth and one of `mean`, `max`, `grid2`, `grid7` (average
-    over a 2x2 or 7x7 grid), so the features' length does not depend on the picture's size.
+    `feature_names` are LAYER:POOLING, for instance `relu4_3:mean`. The poolings are `mean`, `max`,
+    `grid2` and `grid7` (average over a 2x2 or 7x7 grid), so the number of features does not depend
+    on the image size.
 
-    Raises `InputError` for a tap that the backbone has not.
+    Raises `InputError` if the backbone lacks a layer or the pooling does not exist.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
         super().__init__()
         check_feature_names(backbone, feature_names)
         self.backbone, self.feature_names = backbone, tuple(feature_names)
-        self.shape = dict(
+        self.shape: dict[str, Any] = dict(
             feature_names=list(feature_names),
             hidden=list(hidden),
             classes=classes,
@@ -93,45 +93,47 @@ class Classifier(nn.Module):
         self.head = Head(
             feature_count(backbone, feature_names), hidden, classes, dropout, standardise
         )
-        self.groups = {**backbone.groups, "head": [self.head]}
+        self.groups: dict[str, list[nn.Module]] = {**backbone.groups, "head": [self.head]}
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, F) float32 features of pictures (N, 3, H, W) in [0, 1]."""
+        """Compute features: images (N, 3, H, W) in [0, 1] -> (N, F) float32."""
         return pooled_features(self.backbone, self.feature_names, images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, classes) logits of pictures (N, 3, H, W) in [0, 1]."""
+        """Compute logits: images (N, 3, H, W) in [0, 1] -> (N, classes)."""
         return self.head(self.features(images))
 
-    def set_dropout(self, share: float) -> None:
-        """Drop this share of the head's hidden activations from now on."""
-        self.shape["dropout"] = share
+    def set_dropout(self, probability: float) -> None:
+        """Set the dropout probability of the head's hidden layers."""
+        self.shape["dropout"] = probability
         for module in self.head:
             if isinstance(module, nn.Dropout):
-                module.p = share
+                module.p = probability
 
     def train_only(self, groups: Iterable[str]) -> int:
-        """Let only `groups` (of `conv1` ... `conv5`, `head`) learn; returns the number of weights
-        that do.
+        """Make only `groups` trainable and return the number of trainable weights.
 
-        Frozen groups get no gradient, stay in eval mode (batch norm keeps its running statistics,
-        dropout is off) and, where nothing before them learns, run without autograd.
+        The groups are `conv1` ... `conv5` and `head`. Frozen groups get no gradient and stay in
+        eval mode: batch norm keeps its running statistics, and dropout is off. Frozen groups that
+        come before all trainable groups run without autograd.
+
+        Raises `InputError` for an unknown group.
         """
-        chosen = set(groups)
-        unknown = chosen - set(self.groups)
+        trainable = set(groups)
+        unknown = trainable - set(self.groups)
         if unknown:
             raise InputError(
-                f"no part called {', '.join(sorted(unknown))}; the groups are "
+                f"group {', '.join(sorted(unknown))}: does not exist; use some of "
                 f"{', '.join(self.groups)}"
             )
         for name, modules in self.groups.items():
             for module in modules:
-                module.requires_grad_(name in chosen)
+                module.requires_grad_(name in trainable)
         self.train(self.training)
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Set training mode; frozen groups stay in evaluation mode."""
+        """Set training mode; frozen groups stay in eval mode."""
         super().train(mode)
         for modules in self.groups.values():
             frozen = not any(p.requires_grad for module in modules for p in module.parameters())
@@ -140,22 +142,20 @@ class Classifier(nn.Module):
         return self
 
     def for_inference(self, device: torch.device, dtype: torch.dtype) -> "Classifier":
-        """A copy in eval mode on `device`, its backbone in `dtype`, channels last."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False).to(device)
-        twin.backbone.features.to(dtype=dtype, memory_format=torch.channels_last)
-        return twin
+        """Return a frozen copy in eval mode on `device`, its backbone in `dtype`, channels last."""
+        model = copy.deepcopy(self).eval().requires_grad_(False).to(device)
+        model.backbone.features.to(dtype=dtype, memory_format=torch.channels_last)
+        return model
 
 
 def pooled_features(backbone: nn.Module, feature_names: Sequence[str], images: Tensor) -> Tensor:
-    """(N, F) float32: the statistics of the depths that `taps` name, side by side."""
-    return statistics(
-        backbone(images, {feature.split(":")[0] for feature in feature_names}),
-        feature_names,
-    )
+    """Run `backbone` on images (N, 3, H, W) in [0, 1] and pool its maps to (N, F) float32."""
+    layers = {feature.split(":")[0] for feature in feature_names}
+    return pool_maps(backbone(images, layers), feature_names)
 
 
-def statistics(maps: dict[str, Tensor], feature_names: Sequence[str]) -> Tensor:
-    """(N, F) float32: `pooled_features` of maps that are there already, by depth."""
+def pool_maps(maps: dict[str, Tensor], feature_names: Sequence[str]) -> Tensor:
+    """Pool feature maps (N, C, H, W), by layer, to (N, F) float32 in the order of the names."""
     return torch.cat(
         [POOLINGS[feature.split(":")[1]](maps[feature.split(":")[0]]) for feature in feature_names],
         1,
@@ -168,45 +168,49 @@ def update_bn(
     inputs: Iterable[Tensor],
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:
-    """Give the batch norms of `module` the statistics of these batches of inputs; it is in eval
-    mode afterwards.
+    """Recompute the running statistics of the 1-d batch norms of `module` from batches of inputs.
 
-    `context`: what the module runs in; the inputs are made outside it.
-
-    Cumulative means over the batches, as in Izmailov et al. 2018; dropout stays off, so nothing is
-    left to chance.
+    The statistics are cumulative means over the batches (Izmailov et al. 2018). Dropout is off, so
+    the result is deterministic. The module is in eval mode afterwards. `context` surrounds each
+    forward pass, but not the iteration over `inputs`.
     """
-    norms = [part for part in module.eval().modules() if isinstance(part, nn.BatchNorm1d)]
-    kept = [norm.momentum for norm in norms]
+    norms = [layer for layer in module.eval().modules() if isinstance(layer, nn.BatchNorm1d)]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
+        norm.momentum = None  # torch then keeps a cumulative mean
         norm.train()
-    for some in inputs:
-        if len(some) > 1:
+    for batch in inputs:
+        if len(batch) > 1:  # a variance needs two rows
             with context():
-                module(some)
-    for norm, momentum in zip(norms, kept, strict=True):
+                module(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()
 
 
-def feature_count(backbone: nn.Module, feature_names: Sequence[str]) -> int:
-    """F of `pooled_features`."""
+class _HasChannels(Protocol):
+    """A backbone, in floats or int8."""
+
+    channels: dict[str, int]
+
+
+def feature_count(backbone: _HasChannels, feature_names: Sequence[str]) -> int:
+    """Return the number of features, F of `pooled_features`."""
     return sum(
-        backbone.channels[node] * _NUMBERS[statistic]
-        for node, statistic in (t.split(":") for t in feature_names)
+        backbone.channels[layer] * _VALUES_PER_CHANNEL[pooling]
+        for layer, pooling in (feature.split(":") for feature in feature_names)
     )
 
 
 def check_feature_names(backbone: Backbone, feature_names: Sequence[str]) -> None:
-    """Raise `InputError` unless every tap names a depth of `backbone` and a statistic."""
+    """Raise `InputError` unless every name is LAYER:POOLING, and there is at least one."""
     for feature in feature_names:
-        node, _, statistic = feature.partition(":")
-        if node not in backbone.channels or statistic not in POOLINGS:
+        layer, _, pooling = feature.partition(":")
+        if layer not in backbone.channels or pooling not in POOLINGS:
             raise InputError(
-                f"tap {feature!r}: a tap is DEPTH:STATISTIC with a depth of "
-                f"{', '.join(backbone.channels)} and a statistic of {', '.join(POOLINGS)}"
+                f"feature {feature!r}: is not LAYER:POOLING; use a layer of "
+                f"{', '.join(backbone.channels)} and a pooling of {', '.join(POOLINGS)}"
             )
     if not feature_names:
-        raise InputError("no taps: the head needs at least one, for instance pool5:grid2")
+        raise InputError("no features: the head needs at least one; use for instance pool5:grid2")

@@ -1,4 +1,4 @@
-"""A classifier that slides over larger pictures and averages its answers."""
+"""Fully convolutional evaluation of a classifier on larger images."""
 
 import math
 
@@ -6,52 +6,55 @@ import torch
 from torch import Tensor, nn
 
 from tinynet.errors import InputError
-from tinynet.models.classifier import Classifier, statistics
+from tinynet.models.classifier import Classifier, pool_maps
 
 
 class Dense(nn.Module):
-    """A classifier that slides over larger pictures: fully convolutional scoring (Sermanet et al.
-    2014).
+    """A classifier slid over larger images: fully convolutional scoring (Sermanet et al. 2014).
 
-    The maps of the whole picture are cut into windows as large as those of pictures of `side`
-    pixels, one deepest cell apart; the head sees each window. In contrast to crops, a window's maps
-    know what lies beyond it.
+    The feature maps of the whole image are cut into windows, each as large as the maps of an image
+    of `side` pixels. Neighbouring windows are one cell of the deepest map apart. The head
+    classifies each window, and the probabilities are averaged. Unlike crops, the maps of a window
+    depend on pixels outside the window.
     """
 
     def __init__(self, model: Classifier, side: int):
         super().__init__()
         self.model, self.side = model, side
         self.strides = {
-            node: model.backbone.strides[node]
-            for node in {feature.split(":")[0] for feature in model.feature_names}
+            layer: model.backbone.strides[layer]
+            for layer in {feature.split(":")[0] for feature in model.feature_names}
         }
         self.step = max(self.strides.values())
 
     def check(self, images: Tensor) -> None:
-        """Raise `InputError` for pictures that the windows do not fill."""
-        if min(images.shape[-2:]) < self.side or any(
-            (s - self.side) % self.step for s in images.shape[-2:]
+        """Raise `InputError` if images (N, 3, H, W) are not a whole number of steps larger."""
+        height, width = images.shape[-2:]
+        if min(height, width) < self.side or any(
+            (length - self.side) % self.step for length in (height, width)
         ):
             raise InputError(
-                f"dense: a network for {self.side} pixels slides over {self.side} and any number "
-                f"of {self.step} more, not over {images.shape[-1]}x{images.shape[-2]}; name "
-                f"such a size, for instance dense:{self.side + self.step}"
+                f"dense: images of {width}x{height} pixels do not fit a network of {self.side}; "
+                f"use {self.side} pixels plus a multiple of {self.step}, for instance "
+                f"dense:{self.side + self.step}"
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C) logarithms of the mean probability over windows, of pictures (N, 3, H, W) of
-        `side` or more.
+        """Compute (N, C) log-probabilities, averaged over windows in the probability domain.
+
+        `images`: (N, 3, H, W) in [0, 1]. H and W are `side` or a multiple of `step` larger. Raises
+        `InputError` for other sizes.
         """
         self.check(images)
         windows = {}
-        for node, maps in self.model.backbone(images, self.strides).items():
-            stride = self.strides[node]
+        for layer, maps in self.model.backbone(images, self.strides).items():
+            stride = self.strides[layer]
             for axis in (2, 3):
                 maps = maps.unfold(axis, self.side // stride, self.step // stride)
-            # (N * windows, channels, side, side)
-            windows[node] = maps.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+            # (N, channels, rows, columns, h, w) -> (N * rows * columns, channels, h, w)
+            windows[layer] = maps.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
         count = len(next(iter(windows.values()))) // len(images)
-        logits = self.model.head(statistics(windows, self.model.feature_names))
+        logits = self.model.head(pool_maps(windows, self.model.feature_names))
         return torch.logsumexp(
             torch.log_softmax(logits.float(), 1).view(len(images), count, -1), 1
         ) - math.log(count)

@@ -1,4 +1,4 @@
-"""Digests of weights, which tell networks apart in caches and checkpoints."""
+"""Digests of weights, which identify networks in caches and checkpoints."""
 
 import hashlib
 
@@ -6,8 +6,8 @@ from torch import nn
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 (first 16 hex digits) over all weights and buffers, with their names."""
-    whole = hashlib.sha256()
+    """Return the first 16 hex digits of the SHA-256 of all weights and buffers and their names."""
+    sha256 = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        whole.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return whole.hexdigest()[:16]
+        sha256.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""The frozen backbone in 8-bit integers, for processors that multiply those faster than floats.
+"""The frozen backbone in int8, for CPUs that multiply 8-bit integers faster than floats.
 
-Post-training static quantisation (Jacob et al. 2018): weights symmetric and per output channel,
-activations unsigned and per layer, since every one of them follows a ReLU. Evidence: `int8.json`
-and `bfloat16/int8.json` in `benchmarks/results`.
+Post-training static quantisation (Jacob et al. 2018). Weights are symmetric, one scale per output
+channel. Activations are unsigned, one scale per layer, because each follows a ReLU. Measurements:
+`int8.json` and `bfloat16/int8.json` in `benchmarks/results`.
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,15 @@ from tinynet.models.vgg import Backbone
 
 
 class Int8Backbone(nn.Module):
-    """A backbone that says what `backbone` says, its convolutions but the first computed in 8-bit
-    integers.
+    """An int8 version of `backbone`; its first convolution stays in float32.
 
-    `pictures`: (N, 3, H, W) float in [0, 1], like those it will see: they set the range of every
-    layer, which then is fixed, so that what is said of a picture does not depend on the batch it
-    comes in. It has no gradients and runs on the CPU only.
+    `images`: (N, 3, H, W) float in [0, 1], a sample of the input, to calibrate the range of each
+    layer. The ranges are then fixed, so an output does not depend on the other images of a batch.
+    The network has no gradients and runs only on CPUs.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, backbone: Backbone, images: Tensor):
         super().__init__()
@@ -29,39 +31,43 @@ class Int8Backbone(nn.Module):
         self.channels, self.strides = backbone.channels, backbone.strides
         self.layers: dict[str, nn.Module] = {}
         peaks = _peaks(backbone, images)
-        convolution, step_in = None, None
+        convolution: nn.Conv2d | None = None
+        step_in: float | None = None
         for name, module in backbone.layers():
             if isinstance(module, nn.Conv2d):
                 convolution = module
             elif isinstance(module, nn.ReLU):
-                # a layer that is silent on all of them still needs a step
+                assert convolution is not None
+                # a layer whose activations are all zero still needs a step
                 step = (peaks[name] or 1.0) / 255
                 self.layers[name] = (
-                    _First(convolution, step)
+                    _FirstConvolution(convolution, step)
                     if step_in is None
                     else _Int8Convolution(convolution, step_in, step)
                 )
                 step_in = step
             else:
+                assert step_in is not None
                 self.layers[name] = _MaxPool(step_in)
 
     def forward(self, images: Tensor, nodes: Iterable[str]) -> dict[str, Tensor]:
-        """Feature maps at `depths`, float32, like `Backbone.forward`."""
-        wanted = set(nodes)
+        """Compute float32 feature maps of the layers `nodes`, as `Backbone.forward` does."""
+        names = set(nodes)
         maps = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        found = {}
+        outputs: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
             maps = layer(maps)
-            if name in wanted:
-                found[name] = maps.float() * layer.step
-                if len(found) == len(wanted):
+            if name in names:
+                outputs[name] = maps.float() * layer.step
+                if len(outputs) == len(names):
                     break
-        return found
+        return outputs
 
 
-class _First(nn.Module):
-    """The first convolution and its ReLU in float32, the result rounded: 0.6 % of the work, and the
-    zeros around a normalised picture stay what they are.
+class _FirstConvolution(nn.Module):
+    """The first convolution and its ReLU in float32, with a uint8 output.
+
+    Float32 keeps the zero padding of the normalised image exact and costs only 0.6 % of the work.
     """
 
     def __init__(self, convolution: nn.Conv2d, step: float):
@@ -73,15 +79,15 @@ class _First(nn.Module):
 
 
 class _Int8Convolution(nn.Module):
-    """A convolution and its ReLU from uint8 to uint8: number x of the input stands for x times
-    `step_in`.
+    """A convolution and its ReLU, from uint8 in units of `step_in` to uint8 in units of `step`.
 
-    The operation is the one that `torch.compile` lowers quantised networks to; it takes plain
-    tensors.
+    The operator is the one to which `torch.compile` lowers quantised networks, because it takes
+    plain tensors.
     """
 
     def __init__(self, convolution: nn.Conv2d, step_in: float, step: float):
         super().__init__()
+        assert convolution.bias is not None
         weight = convolution.weight.detach().float()
         peaks = weight.abs().amax((1, 2, 3))
         self.steps = torch.where(peaks > 0, peaks, 1.0) / 127
@@ -117,7 +123,7 @@ class _Int8Convolution(nn.Module):
 
 
 class _MaxPool(nn.Module):
-    """Maximum over 2x2, for uint8, which torch's own pooling does not take."""
+    """Maximum over 2x2 cells; torch's max pooling does not support uint8."""
 
     def __init__(self, step: float):
         super().__init__()
@@ -130,12 +136,10 @@ class _MaxPool(nn.Module):
 
 
 def _peaks(backbone: Backbone, images: Tensor) -> dict[str, float]:
-    """The greatest activation of every layer on `pictures`; a few at a time, for the maps of 64
-    fill memory.
-    """
+    """Return the greatest activation of each layer on `images`."""
     peaks: dict[str, float] = {}
     with torch.inference_mode():
-        for some in images.split(16):
-            for name, maps in backbone.walk(some):
+        for batch in images.split(16):  # the maps of 64 images would fill memory
+            for name, maps in backbone.walk(batch):
                 peaks[name] = max(peaks.get(name, 0.0), maps.amax().item())
     return peaks

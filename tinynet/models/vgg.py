@@ -14,13 +14,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """The 13 convolutions of VGG16 (configuration D, Simonyan & Zisserman 2014) with named depths.
+    """The 13 convolutions of VGG16 (configuration D, Simonyan & Zisserman 2014) with named layers.
 
-    Depths are `relu1_1` ... `relu5_3` and `pool1` ... `pool5`; groups are `conv1` ... `conv5`.
-    `channels`: channels of every depth, in the order of the forward pass. `strides`: pixels of the
-    picture between neighbours of its map. `mean`, `std`: of the three channels, in [0, 1] units;
-    subtracted and divided by in `forward`.
+    Layers with feature maps are `relu1_1` ... `relu5_3` and `pool1` ... `pool5`; groups are `conv1`
+    ... `conv5`. Attributes:
+
+    `channels`: number of channels of each of these layers, in the order of the forward pass.
+    `strides`: distance between neighbouring cells of each layer's map, in pixels of the image.
+    `groups`: the modules of each group.
+    `mean`, `std`: (3, 1, 1) per channel, for images in [0, 1]; `forward` normalises with them.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
         super().__init__()
@@ -28,6 +34,7 @@ class Backbone(nn.Module):
         for module in self.features.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
@@ -45,19 +52,18 @@ class Backbone(nn.Module):
             pooling = isinstance(module, nn.MaxPool2d)
             name = f"pool{block}" if pooling else f"relu{block}_{position}"
             self._names.append(name)
-            self.channels[name], self.strides[name] = (
-                channels,
-                2 ** (block if pooling else block - 1),
-            )
+            self.channels[name] = channels
+            self.strides[name] = 2 ** (block if pooling else block - 1)
             block, position = (block + 1, 1) if pooling else (block, position + 1)
 
     def layers(self) -> Iterator[tuple[str, nn.Module]]:
-        """The layers in order, with their names: a depth, or `conv1_1` ... `conv5_3`."""
+        """Return (name, layer) in forward order, convolutions `conv1_1` ... `conv5_3` included."""
         return zip(self._names, self.features, strict=True)
 
     def walk(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Layer after layer: its name and what it makes of `pictures`; a map may be changed by the
-        next layer.
+        """Yield (name, output) of each layer for images (N, 3, H, W) in [0, 1].
+
+        A ReLU works in place, so it overwrites the output of its convolution.
         """
         maps = ((images - self.mean) / self.std).to(self.features[0].weight.dtype)
         for name, layer in self.layers():
@@ -65,27 +71,29 @@ class Backbone(nn.Module):
             yield name, maps
 
     def forward(self, images: Tensor, nodes: Iterable[str]) -> dict[str, Tensor]:
-        """Feature maps at `depths`; `pictures`: (N, 3, H, W) float in [0, 1], H and W at least
-        32.
+        """Compute feature maps (N, C, h, w) of the layers `nodes`, by name.
+
+        `images`: (N, 3, H, W) float in [0, 1], H and W at least 32. The maps have the dtype of the
+        weights. Layers after the last node do not run.
         """
-        wanted = set(nodes)
-        found: dict[str, Tensor] = {}
+        layers = set(nodes)
+        outputs: dict[str, Tensor] = {}
         for name, maps in self.walk(images):
-            if name in wanted:
-                found[name] = maps
-                if len(found) == len(wanted):
+            if name in layers:
+                outputs[name] = maps
+                if len(outputs) == len(layers):
                     break
-        return found
+        return outputs
 
     def digest(self) -> str:
-        """SHA-256 (first 16 hex digits) over all weights and the normalisation."""
+        """Return the first 16 hex digits of the SHA-256 of all weights and the normalisation."""
         return weights_digest(self)
 
 
 def check_side(side: int, flag: str = "--size") -> None:
-    """Raise `InputError` where pictures of `side` pixels are too small for the backbone."""
+    """Raise `InputError` if images of `side` pixels are too small for the backbone."""
     if side < MIN_SIDE:
         raise InputError(
-            f"{flag} {side}: VGG16 halves a picture five times, so it needs {MIN_SIDE} pixels or "
-            "more"
+            f"{flag} {side}: too small for VGG16, which halves an image five times; use {MIN_SIDE} "
+            "pixels or more"
         )

@@ -1,6 +1,7 @@
-"""Weights from a file or from torchvision become a VGG16 backbone."""
+"""Load a VGG16 backbone with weights from a file or from torchvision."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,61 +13,62 @@ from torchvision.models import VGG16_Weights, WeightsEnum
 
 from tinynet.console import log
 from tinynet.errors import InputError
-from tinynet.models.state_dicts import Unwrapped, check_numbers, read_file, unwrap
+from tinynet.models.state_dicts import StateDict, check_numbers, read_file, unwrap
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone
 
 
 def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
-    """VGG16's backbone with `weights`: a name of torchvision's, a file of weights, or `none`
-    (random).
+    """Load VGG16's backbone with `weights`: a torchvision name, a weights file, or `none` (random).
 
-    A file is taken as people have it (`models.state_dicts`): a classifier beside, names with or
-    without `features.`, wrappers, half precision, a checkpoint of tinynet's own. The normalisation
-    is that of the weights' metadata, also where a file has the name that torchvision gives them, or
-    the checkpoint's; any other file is taken to want ImageNet's mean and std. Raises `InputError`
-    for an unknown name, a file of another network, or a download that fails.
+    A file may have wrappers, half precision, a classifier as well, or names without `features.`
+    (`models.state_dicts`); a checkpoint of tinynet works too. The normalisation comes from
+    torchvision's metadata, by weights name or file name, or from the checkpoint. Other files are
+    assumed to need ImageNet's mean and std, and a message says so.
+
+    Raises `InputError` for an unknown name, a file of another network, or a failed download.
     """
     if weights.lower() == "none":
         return Backbone()
-    published = {member.url.rsplit("/", 1)[1]: member for member in VGG16_Weights}
-    named = VGG16_Weights.__members__.get(weights)
-    if not named and not Path(weights).is_file():
+    by_file = {member.url.rsplit("/", 1)[1]: member for member in VGG16_Weights}
+    member = VGG16_Weights.__members__.get(weights)
+    if not member and not Path(weights).is_file():
         raise InputError(
-            f"--weights {weights}: no such file, and not one of "
+            f"--weights {weights}: no such file, and not one of torchvision's names; use a file or "
             f"{', '.join(VGG16_Weights.__members__)}, none"
         )
-    state = unwrap(
-        download(named) if named else read_file(weights), _shapes(), weights, part="features."
-    )
-    if state.removed:
-        log(f"note: {weights}: {state.removed}")
-    normalisation = _normalisation(named or published.get(Path(weights).name), state, weights)
+    content = download(member) if member else read_file(weights)
+    state = unwrap(content, _template(), weights, submodule="features.")
+    if state.changes:
+        log(f"note: {weights}: {state.changes}")
+    normalisation = _normalisation(member or by_file.get(Path(weights).name), state, weights)
     if normalisation is None:
         log(
             f"{weights}: a bare state dict; ImageNet's mean {IMAGENET_MEAN} and std {IMAGENET_STD} "
             "are assumed"
         )
-    backbone = Backbone(*normalisation or ())
+        normalisation = IMAGENET_MEAN, IMAGENET_STD
+    backbone = Backbone(*normalisation)
     backbone.features.load_state_dict(state.tensors)
     return backbone
 
 
-def _shapes() -> dict[str, Tensor]:
-    """The tensors of VGG16's convolutions without numbers, and without a draw of torch's, on which
-    a head depends.
+def _template() -> dict[str, Tensor]:
+    """Return the state dict of VGG16's convolutions on the meta device.
+
+    The fork leaves torch's random state unchanged, because a head's initial weights depend on it.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return Backbone().features.state_dict()
 
 
 def _normalisation(
-    published: WeightsEnum | None, state: Unwrapped, source: str
-) -> tuple[list[float], list[float]] | None:
-    """Mean and std that the weights want, where that is known."""
-    if published:
-        preprocessing = published.transforms()
+    member: WeightsEnum | None, state: StateDict, source: str
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Return the mean and std of the weights, or None if unknown."""
+    if member:
+        preprocessing = member.transforms()
         return preprocessing.mean, preprocessing.std
-    mean, std = (state.others.get(name) for name in ("mean", "std"))
+    mean, std = (state.extras.get(name) for name in ("mean", "std"))
     if mean is None or std is None:
         return None
     for name, values in (("mean", mean), ("std", std)):
@@ -80,22 +82,22 @@ def _normalisation(
 
 
 def download(weights: WeightsEnum) -> dict[str, Tensor]:
-    """The state dict of a member of torchvision's weights, fetched unless it was before.
+    """Return the state dict of torchvision's `weights`, from torch's cache or the network.
 
-    Raises `InputError` where it cannot be fetched, or what was fetched cannot be read.
+    Raises `InputError` if the download fails or the cached file cannot be read.
     """
     name = weights.url.rsplit("/", 1)[1]
     try:
-        with redirect_stdout(sys.stderr):  # torch announces a download where results belong
+        with redirect_stdout(sys.stderr):  # torch announces downloads on stdout
             return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        kept = Path(torch.hub.get_dir()) / "checkpoints" / name
-        if kept.exists():  # torch checks what it fetches, but not what it fetched before
+        path = Path(torch.hub.get_dir()) / "checkpoints" / name
+        if path.exists():  # torch checks the hash of a download, but not of a cached file
             raise InputError(
-                f"{weights.name}: {kept} cannot be read ({type(error).__name__}); remove it, "
-                "and it is fetched again"
+                f"{weights.name}: {path} cannot be read ({type(error).__name__}); remove it, "
+                "and run again to download it"
             ) from None
         raise InputError(
-            f"{weights.name}: could not be fetched ({error}); bring {weights.url} here by hand and "
-            f"name it: --weights {name}"
+            f"{weights.name}: could not be downloaded ({error}); download {weights.url} by hand "
+            f"and use --weights {name}"
         ) from None

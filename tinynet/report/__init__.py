@@ -1,1 +1,1 @@
-"""Figures of what a run wrote down."""
+"""Pages, figures and tables of the results of a run."""

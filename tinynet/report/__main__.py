@@ -1,11 +1,10 @@
-"""One HTML file for each run, and one that compares them: what was learnt, what goes wrong, and
-why.
+"""Write an HTML page for each run, and one that compares them: accuracy, errors, calibration.
 
     python -m tinynet.report runs/a    runs/a/report.html
     python -m tinynet.report runs/a runs/b --out pages    a.html, b.html, comparison.html
 
-A page needs no network and no other file. It shows what the run has kept; what is missing is named
-there, with the command that makes it.
+A page needs no network connection and no other file. It shows what the run has saved, and names the
+commands that create what is missing.
 """
 
 import webbrowser
@@ -15,22 +14,21 @@ from tinynet.flags import Parser, add_common, run_command, user_path
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
-    made = Parser("tinynet.report", __doc__)
-    made.add_argument(
+    """Run the command."""
+    parser = Parser("tinynet.report", __doc__)
+    parser.add_argument(
         "runs", nargs="+", type=user_path, metavar="RUN", help="folders that tinynet.train wrote"
     )
-    made.add_argument("--open", action="store_true", help="show the page in a browser")
-    add_common(made, "data", "cache", "out", "json")
-    asked = made.parse_args(argv)
-    from tinynet.report.collect import report
+    parser.add_argument("--open", action="store_true", help="show the page in a browser")
+    add_common(parser, "data", "cache", "out", "json")
+    args = parser.parse_args(argv)
+    from tinynet.report.collect import write_reports
     from tinynet.report.tables import show_paths
 
-    pages = report(
-        [Path(run) for run in asked.runs], asked.data, asked.cache, asked.out and Path(asked.out)
-    )
-    show_paths(pages, asked.format)
-    if asked.open:
+    out = Path(args.out) if args.out else None
+    pages = write_reports([Path(run) for run in args.runs], args.data, args.cache, out)
+    show_paths(pages, args.format)
+    if args.open:
         webbrowser.open(pages[-1].resolve().as_uri())
 
 

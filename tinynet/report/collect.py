@@ -1,12 +1,14 @@
-"""What a run has to show, gathered from its folder and its data: everything that a page is made of.
+"""Collect the contents of a run's page from its folder and its data.
 
-Only what the run has kept is read; what is missing is named, with the command that makes it.
+Nothing is computed that needs a trained network, except heat maps. The page says what is missing,
+and which command creates it.
 """
 
 import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,18 @@ from tinynet import runs
 from tinynet.console import shell_command
 from tinynet.data.packed import Packed
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import NOT_PAIRED, paired
+from tinynet.evaluation.evaluate import paired
+from tinynet.records import NOT_COMPARED, Json, ScoreRow
 from tinynet.report.figures import reliability_diagram, training_curves
 from tinynet.report.gallery import add_images
-from tinynet.report.page import Row, RunReport, write_comparison, write_page
+from tinynet.report.page import (
+    ClassDifference,
+    ClassRow,
+    Pair,
+    RunReport,
+    write_comparison,
+    write_page,
+)
 from tinynet.runs import StageFolder
 from tinynet.score import merges
 from tinynet.score.calibration import at_temperature, fit_temperature
@@ -30,282 +40,323 @@ from tinynet.score.views import PLAIN
 from tinynet.training.config import RunConfig, open_data
 
 _PAIRS, _DIFFERENCES = 12, 40
-_ABOUT = {"weights", "precision", "split"}  # what kept probabilities must say of themselves
+_METADATA = {"weights", "precision", "split"}  # that saved probabilities must have
+_PLAIN, _FLIP = "plain", "+ mirror"  # names of curves in the reliability diagram
+_SPLITS = {"val": "val", "holdout": "hold-out"}  # in sentences
+
+_Saved = dict[tuple[str, str], Probabilities]  # by split and view
+
+
+def write_reports(
+    folders: Sequence[Path], data: str | None, cache: str | None, out: Path | None
+) -> list[Path]:
+    """Write a page for each run, and one that compares several; return their paths.
+
+    `out`: the folder for the pages. By default each page is report.html in its run, and the
+    comparison, which is the last path, is in the first run. Raises `InputError` for a folder that
+    is not a run, and for two runs with one name.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names) or "comparison" in names:
+        raise InputError(
+            f"runs {', '.join(names)}: their pages need different names, none of them comparison; "
+            "rename a run, so that no two have one name"
+        )
+    reports = [gather(folder, data, cache, out) for folder in folders]
+    pages = [
+        out / f"{run.name}.html" if out else folder / "report.html"
+        for run, folder in zip(reports, folders, strict=True)
+    ]
+    for run, page in zip(reports, pages, strict=True):
+        write_page(run, page)
+    if len(reports) > 1:
+        pages.append((out or folders[0]) / "comparison.html")
+        links = [os.path.relpath(page, pages[-1].parent) for page in pages[:-1]]
+        rows = _compare(reports)
+        write_comparison(reports, links, rows, _class_differences(reports, rows), pages[-1])
+    return pages
 
 
 def gather(
     run: Path, data: str | None, cache: str | None, results: Path | None = None
 ) -> RunReport:
-    """What `run` has to show, of its last finished stage, or of what there is of it.
+    """Collect everything about a run and its last finished stage.
 
-    `results`: where else evaluation may have kept scores and probabilities.
-    Raises `InputError` where it is no run.
+    `results`: another folder that evaluation has saved scores and probabilities in. Raises
+    `InputError` if the folder is not a run.
     """
-    started = [folder.with_results(results) for folder in runs.started(run)]
+    started = [folder.with_results(results) for folder in runs.started_stages(run)]
     if not started:
         raise InputError(f"{run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote")
-    shown = RunReport(run.resolve().name)
+    report = RunReport(run.resolve().name)
     for folder in started:
-        _learning(shown, folder)
+        _add_training(report, folder)
     finished = [folder for folder in started if folder.finished]
     last = (finished or started)[-1]
     config = RunConfig.of(last)
-    _facts(shown, last, config)
+    report.facts = _facts(last, config)
     if unfinished := [folder.stage for folder in started if not folder.finished]:
-        shown.missing.append(
+        report.missing.append(
             f"Not finished: {', '.join(unfinished)}; continue with: "
             + shell_command("tinynet.train", "--resume", run)
         )
-    if not finished:
-        return shown
+    if finished:
+        packed = _open_data(report, last, config, data, cache)
+        saved = _saved_probabilities(last, config)
+        report.split = next((split for split in _SPLITS if (split, PLAIN) in saved), "")
+        if report.split:
+            plain = report.plain = saved[report.split, PLAIN]
+            _add_mistakes(report, plain, packed)
+            _add_calibration(report, saved)
+            if packed is not None:
+                add_images(report, plain, packed, last)
+        else:
+            out = ("--out", results) if results else ()
+            command = shell_command("tinynet.evaluate", "--run", run, "--tta", "flip", *out)
+            report.missing.append(f"There are no saved probabilities; run: {command}")
+    report.answer = _answer(report, f"VGG16, stage {last.stage} of {run}", last.stage)
+    return report
+
+
+def _answer(report: RunReport, network: str, stage: str) -> str:
+    """One sentence: the network and its accuracy, and what it is compared with."""
+    rows = {row.views: row for row in report.calibration}
+    if _PLAIN in rows:
+        row = rows[_PLAIN]
+        answer = f"{network}: {_SPLITS[report.split]} top-1 {_interval(row)} with one view"
+        if _FLIP in rows:
+            answer += f", {rows[_FLIP].top1:.1%} with the mirror image"
+        return f"{answer}."
+    epochs = [row for row in report.epochs if row["stage"] == stage]
+    if not epochs:
+        return f"{network}: no epoch is finished, so there is no accuracy yet."
+    best = max(epochs, key=lambda row: row["top1"])
+    row = ScoreRow(top1=best["top1"], low=best["low"], high=best["high"])
+    return (
+        f"{network}: hold-out top-1 {_interval(row)} with one view after epoch {best['epoch']}, "
+        f"the best of {len(epochs)}."
+    )
+
+
+def _interval(row: ScoreRow) -> str:
+    return f"{row.top1:.1%} ({row.low * 100:.1f} .. {row.high * 100:.1f})"
+
+
+def _open_data(
+    report: RunReport, folder: StageFolder, config: RunConfig, data: str | None, cache: str | None
+) -> Packed | None:
+    """The data of the run; None if it is missing, which the report says."""
     try:
         packed = open_data(data, cache, config)
-        if packed.contents != last.read_recipe()["data_digest"]:
+        if packed.contents != folder.read_recipe()["data_digest"]:
             raise InputError(f"{packed.manifest['source']} is not the data of this run")
+        return packed
     except InputError as error:
-        packed = None
-        shown.missing.append(f"No pictures: {error}")
-    found = _stored(last, config)
-    shown.split = next((split for split in ("val", "holdout") if (split, PLAIN) in found), "")
-    if not shown.split:
-        shown.missing.append(
-            "There are no results of single images; run: "
-            + shell_command(
-                "tinynet.evaluate",
-                "--run",
-                run,
-                "--tta",
-                "flip",
-                *(("--out", results) if results else ()),
-            )
-        )
-        return shown
-    shown.plain = found[shown.split, PLAIN]
-    _mistakes(shown, shown.plain, packed)
-    _calibration(shown, found)
-    if packed is not None:
-        add_images(shown, packed, last)
-    return shown
+        report.missing.append(f"No images: {error}")
+        return None
 
 
-def _learning(shown: RunReport, folder: StageFolder) -> None:
+def _add_training(report: RunReport, folder: StageFolder) -> None:
+    """Add the learning curves, epochs and scores of a stage."""
     rows = folder.read_log()
     epochs = [row for row in rows if row["kind"] == "epoch"]
     if epochs:
         best = max(epochs, key=lambda row: row["holdout"]["top1"])
-        said = (
+        caption = (
             f"Loss, hold-out accuracy and learning rate of {folder.stage}: {len(epochs)} epochs, "
             f"the best hold-out top-1 {best['holdout']['top1']:.2%} after epoch {best['epoch'] + 1}"
         )
-        shown.figures[f"curves-{folder.stage}"] = training_curves(rows, folder.stage), said
-        shown.curves.append(f"curves-{folder.stage}")
-    shown.epochs += [
-        {
-            "stage": folder.stage,
-            "epoch": row["epoch"] + 1,
-            "train_loss": row["loss"],
-            "top1": row["holdout"]["top1"],
-            "low": row["holdout"]["low"],
-            "high": row["holdout"]["high"],
-            "top5": row["holdout"]["top5"],
-            "loss": row["holdout"]["loss"],
-        }
-        for row in epochs
-    ]
-    shown.scores += folder.read_scores()
+        name = f"curves-{folder.stage}"
+        report.figures[name] = training_curves(rows, folder.stage), caption
+        report.curves.append(name)
+    report.epochs += [_epoch(folder.stage, row) for row in epochs]
+    report.scores += map(ScoreRow.from_json, folder.read_scores())
 
 
-def _facts(shown: RunReport, folder: StageFolder, config: RunConfig) -> None:
-    stored = folder.read_recipe()
-    stage = config.recipe.stage(folder.stage)
+def _epoch(stage: str, row: Json) -> Json:
+    keys = ("top1", "low", "high", "top5", "loss")
+    scores = {key: row["holdout"][key] for key in keys}
+    return {"stage": stage, "epoch": row["epoch"] + 1, "train_loss": row["loss"], **scores}
+
+
+def _facts(folder: StageFolder, config: RunConfig) -> list[tuple[str, str]]:
+    recipe, stage = folder.read_recipe(), config.recipe.stage(folder.stage)
     seconds = sum(row["seconds"] for row in folder.read_log() if row["kind"] == "epoch")
-    shown.facts = [
+    counts, versions = recipe["pictures"], recipe["versions"]
+    return [
         ("recipe", f"{config.recipe.name}, {folder.stage}"),
         ("training size", f"{stage.size} px"),
-        (
-            "pictures",
-            f"{stored['pictures']['train']:,} learnt from, {stored['pictures']['holdout']:,} held "
-            "out",
-        ),
+        ("images", f"{counts['train']:,} trained on, {counts['holdout']:,} held out"),
         (
             "epochs",
-            f"{stage.epochs} of {stage.batch} pictures a step, {stage.optimizer}, {stage.schedule}",
+            f"{stage.epochs}, batch size {stage.batch}, {stage.optimizer}, {stage.schedule}",
         ),
-        ("time of the steps, features apart", f"{seconds / 60:.1f} min"),
+        ("time of the steps, without features", f"{seconds / 60:.1f} min"),
         ("seed", str(config.seed)),
-        ("device", stored["device"].get("name", "")),
-        (
-            "versions",
-            ", ".join(f"{name} {version}" for name, version in stored["versions"].items()),
-        ),
-        ("digests", f"data {stored['data_digest']}, split {stored['split_digest'][:16]}"),
-        ("command", shlex.join(stored["command"])),
+        ("device", recipe["device"].get("name", "")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("digests", f"data {recipe['data_digest']}, split {recipe['split_digest'][:16]}"),
+        ("command", shlex.join(recipe["command"])),
     ]
 
 
-def _stored(folder: StageFolder, config: RunConfig) -> dict[tuple[str, str], Probabilities]:
-    """What the stage has kept of plain and mirrored pictures at its own size, by split and view.
+def _saved_probabilities(folder: StageFolder, config: RunConfig) -> _Saved:
+    """The saved probabilities of single views at the training size.
 
-    All of it in one precision and of one network's weights, those of the newest plain pictures of
-    val, or of the hold-out where there are none of val.
+    All are of one precision and of one network's weights: those of the newest plain images of val,
+    or of the hold-out if there are none of val.
     """
     size = config.recipe.stage(folder.stage).size
-    found = []
-    for path in folder.kept_probabilities("*.npz"):
+    results = []
+    for path in folder.probability_files("*.npz"):
         with suppress(InputError):
-            kept = Probabilities.load(path)
-            if (
-                kept.about.get("side") == size
-                and not kept.about.get("dense")
-                and set(kept.about) >= _ABOUT
-            ):
-                found.append(kept)
+            result = Probabilities.load(path)
+            about = result.about
+            if about.get("side") == size and not about.get("dense") and set(about) >= _METADATA:
+                results.append(result)
 
-    def of(kept: Probabilities) -> tuple[str, str]:
-        return kept.about["weights"], kept.about["precision"]
+    def origin(result: Probabilities) -> tuple[str, str]:
+        return result.about["weights"], result.about["precision"]
 
-    plain = {kept.about["split"]: of(kept) for kept in found if kept.views[0] == PLAIN}
-    chosen = plain.get("val", plain.get("holdout"))
-    return {(kept.about["split"], kept.views[0]): kept for kept in found if of(kept) == chosen}
+    plain = {
+        result.about["split"]: origin(result) for result in results if result.views[0] == PLAIN
+    }
+    newest = plain.get("val", plain.get("holdout"))
+    return {
+        (result.about["split"], result.views[0]): result
+        for result in results
+        if origin(result) == newest
+    }
 
 
-def _mistakes(shown: RunReport, plain: Probabilities, packed: Packed | None) -> None:
-    """Classes, the confusion matrix in an order that can be read, and which classes are taken for
-    which.
-    """
-    said, labels = plain.log_probabilities[0], plain.labels
-    shown.names = [name.split(",")[0] for name in packed.names] if packed else list(plain.wnids)
-    wnids = plain.wnids
-    shown.classes = [
-        {
-            **row,
-            "name": shown.names[row["label"]],
-            "wnid": wnids[row["label"]],
-            "taken_for": None if row["taken_for"] is None else shown.names[row["taken_for"]],
-        }
-        for row in sorted(by_class(said, labels), key=lambda row: row["top1"])
+def _add_mistakes(report: RunReport, plain: Probabilities, packed: Packed | None) -> None:
+    """Add the accuracy of classes, the confusion matrix and the most confused pairs."""
+    log_probabilities, labels = plain.log_probabilities[0], plain.required_labels
+    names = list(plain.wnids)
+    if packed is not None:
+        names = [name.split(",")[0] for name in packed.names]
+    report.names = names
+    report.classes = [
+        ClassRow(
+            label=row["label"],
+            name=names[row["label"]],
+            wnid=plain.wnids[row["label"]],
+            n=row["n"],
+            top1=row["top1"],
+            low=row["low"],
+            high=row["high"],
+            taken_for=None if row["taken_for"] is None else names[row["taken_for"]],
+            share=row["share"],
+        )
+        for row in sorted(by_class(log_probabilities, labels), key=lambda row: row["top1"])
     ]
-    counts = confusion(said, labels)
-    shown.order = similar_order(counts).tolist()
-    shown.counts = [(int(i), int(j), int(counts[i, j])) for i, j in np.argwhere(counts)]
-    shown.pairs = [
-        {**row, "first_name": shown.names[row["first"]], "second_name": shown.names[row["second"]]}
+    counts = confusion(log_probabilities, labels)
+    report.order = similar_order(counts).tolist()
+    report.counts = [(int(i), int(j), int(counts[i, j])) for i, j in np.argwhere(counts)]
+    report.pairs = [
+        Pair(
+            (row["first"], row["second"]),
+            (names[row["first"]], names[row["second"]]),
+            row["first_as_second"],
+            row["second_as_first"],
+        )
         for row in confused_pairs(counts, _PAIRS)
     ]
 
 
-def _calibration(shown: RunReport, found: dict[tuple[str, str], Probabilities]) -> None:
-    """The reliability diagram: plain, with the mirror image, and each at the temperature that fits
-    the hold-out.
+def _add_calibration(report: RunReport, saved: _Saved) -> None:
+    """Add the reliability of the plain image and of the mean with its mirror image.
+
+    Each is shown as it is, and at the temperature that fits the hold-out best.
     """
+    labels = saved[report.split, PLAIN].required_labels
     curves = []
-    for name, views in (("plain", [PLAIN]), ("+ mirror", [PLAIN, "mirror"])):
-        if any((shown.split, view) not in found for view in views):
+    for name, views in ((_PLAIN, [PLAIN]), (_FLIP, [PLAIN, "mirror"])):
+        if any((report.split, view) not in saved for view in views):
             continue
-        said, labels = _together(found, shown.split, views), found[shown.split, PLAIN].labels
-        made = [(name, said)]
-        if shown.split != "holdout" and all(("holdout", view) in found for view in views):
-            held = _together(found, "holdout", views)
-            temperature = fit_temperature(held, found["holdout", PLAIN].labels)
-            made.append((f"{name}, T = {temperature:.2f}", at_temperature(said, temperature)))
-        for title, values in made:
-            row = score(values, labels)
-            curves.append((title, reliability(values, labels), row["ece"]))
-            shown.calibration.append({"split": shown.split, "views": title, **row})
-    error = "; ".join(f"{title} {row:.1%}" for title, _, row in curves)
-    said = f"Accuracy against confidence on {shown.split}; error: {error}"
-    shown.figures["reliability"] = reliability_diagram(curves), said
+        merged = _merged(saved, report.split, views)
+        results = [(name, merged)]
+        if report.split != "holdout" and all(("holdout", view) in saved for view in views):
+            holdout_labels = saved["holdout", PLAIN].required_labels
+            temperature = fit_temperature(_merged(saved, "holdout", views), holdout_labels)
+            title = f"{name}, T = {temperature:.2f}"
+            results.append((title, at_temperature(merged, temperature)))
+        for title, values in results:
+            row = ScoreRow(split=report.split, views=title, **score(values, labels))
+            curves.append((title, reliability(values, labels), row.ece))
+            report.calibration.append(row)
+    errors = "; ".join(f"{title} {error:.1%}" for title, _, error in curves)
+    caption = f"Accuracy against confidence on {report.split}; calibration error: {errors}"
+    report.figures["reliability"] = reliability_diagram(curves), caption
 
 
-def _together(
-    found: dict[tuple[str, str], Probabilities], split: str, views: Sequence[str]
-) -> np.ndarray:
-    values = np.stack([found[split, view].log_probabilities[0] for view in views])
+def _merged(saved: _Saved, split: str, views: Sequence[str]) -> np.ndarray:
+    """(N, C) log-probabilities of the mean of views."""
+    values = np.stack([saved[split, view].log_probabilities[0] for view in views])
     return merges.mean(torch.from_numpy(values)).numpy()
 
 
-def report(
-    folders: Sequence[Path], data: str | None, cache: str | None, out: Path | None
-) -> list[Path]:
-    """Write a page a run, and one that compares several; returns where they are, the comparison
-    last.
+def _compare(reports: Sequence[RunReport]) -> list[ScoreRow]:
+    """The plain score of each run; its gain is over the first run, if both are of the same images.
 
-    `out`: the folder for them (default: each page in its run, as report.html, and a comparison in
-    the first). Raises `InputError` where a folder is no run, or two have one name.
+    A run that cannot be compared says so among what its report lacks.
     """
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names) or "comparison" in names:
-        raise InputError(
-            f"runs called {', '.join(names)}: two pages would have one name, and comparison is "
-            "that of another; rename one"
-        )
-    shown = [gather(folder, data, cache, out) for folder in folders]
-    pages = [
-        out / f"{one.name}.html" if out else folder / "report.html"
-        for one, folder in zip(shown, folders, strict=True)
-    ]
-    for one, page in zip(shown, pages, strict=True):
-        write_page(one, page)
-    if len(shown) > 1:
-        pages.append((out or folders[0]) / "comparison.html")
-        links = [os.path.relpath(page, pages[-1].parent) for page in pages[:-1]]
-        beside = _beside(shown)
-        write_comparison(shown, links, beside, _differences(shown, beside), pages[-1])
-    return pages
-
-
-def _beside(shown: Sequence[RunReport]) -> list[Row]:
-    """The plain score of each run, `gain` and `p` over the first where both are of the same
-    pictures.
-    """
-    rows, first = [], None
-    for one in shown:
-        if one.plain is None:
+    rows = []
+    first: tuple[str, Probabilities] | None = None
+    for report in reports:
+        plain = report.plain
+        if plain is None:
             continue
-        row = {
-            "run": one.name,
-            "split": one.split,
-            **score(one.plain.log_probabilities[0], one.plain.labels),
-        }
-        try:
-            first = first or one
-            same_images(first.plain, one.plain, (first.name, one.name))
-            rows.append(
-                {**row, **(paired(_right(one), _right(first)) if one is not first else NOT_PAIRED)}
-            )
-        except InputError as error:
-            one.missing.append(f"Not compared in pairs: {error}")
-            rows.append({**row, **NOT_PAIRED})
+        row = ScoreRow(
+            run=report.name,
+            split=report.split,
+            **score(plain.log_probabilities[0], plain.required_labels),
+            gain=NOT_COMPARED,
+        )
+        if first is None:
+            first = report.name, plain
+        else:
+            try:
+                same_images(first[1], plain, (first[0], report.name))
+                row = replace(row, gain=paired(_right(plain), _right(first[1])))
+            except InputError as error:
+                report.missing.append(f"Not compared in pairs: {error}")
+        rows.append(row)
     return rows
 
 
-def _right(shown: RunReport) -> np.ndarray:
-    return shown.plain.log_probabilities[0].argmax(1) == shown.plain.labels
+def _right(plain: Probabilities) -> np.ndarray:
+    """(N,) bool: whether each image is classified right."""
+    return plain.log_probabilities[0].argmax(1) == plain.required_labels
 
 
-def _differences(shown: Sequence[RunReport], beside: Sequence[Row]) -> list[Row]:
-    """Classes, those first on which the accuracies of the runs differ most; none unless all saw the
-    same pictures.
+def _class_differences(
+    reports: Sequence[RunReport], rows: Sequence[ScoreRow]
+) -> list[ClassDifference]:
+    """The classes on which the accuracies of the runs differ most, the largest difference first.
 
-    `p`: of the best against the worst run on the class, in pairs, times the classes and pairs of
-    runs that it was picked from (Bonferroni).
+    The list is empty unless all runs were compared on the same images. `p` compares the best and
+    the worst run on the class in pairs, multiplied by the number of classes and pairs of runs that
+    it was selected from (Bonferroni).
     """
-    if len(beside) < len(shown) or any(row["gain"] is None for row in beside[1:]):
+    if len(rows) < len(reports) or any(row.gain.gain is None for row in rows[1:]):
         return []
-    right, labels = np.stack([_right(one) for one in shown]), shown[0].plain.labels
-    picked_from = len(shown[0].names) * len(shown) * (len(shown) - 1) // 2
-    rows = []
+    results = [report.plain for report in reports if report.plain is not None]
+    right, labels = np.stack([_right(plain) for plain in results]), results[0].required_labels
+    names = reports[0].names
+    comparisons = len(names) * len(reports) * (len(reports) - 1) // 2
+    differences = []
     for label in np.unique(labels):
-        mine = right[:, labels == label]
-        shares = mine.mean(1)
-        best, worst = mine[shares.argmax()], mine[shares.argmin()]
-        rows.append(
-            {
-                "name": shown[0].names[label],
-                "n": mine.shape[1],
-                "top1": shares.tolist(),
-                "difference": float(shares.max() - shares.min()),
-                "p": min(1.0, paired(best, worst)["p"] * picked_from),
-            }
+        of_class = right[:, labels == label]
+        shares = of_class.mean(1)
+        best, worst = of_class[shares.argmax()], of_class[shares.argmin()]
+        differences.append(
+            ClassDifference(
+                name=names[label],
+                n=of_class.shape[1],
+                top1=shares.tolist(),
+                difference=float(shares.max() - shares.min()),
+                p=min(1.0, (paired(best, worst).p or 0.0) * comparisons),
+            )
         )
-    return sorted(rows, key=lambda row: -row["difference"])[:_DIFFERENCES]
+    return sorted(differences, key=lambda row: -row.difference)[:_DIFFERENCES]

@@ -1,7 +1,9 @@
-"""Rows of a run's log become matplotlib figures."""
+"""Matplotlib figures of training, views, errors and calibration."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from tinynet.records import Json, ScoreRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -10,87 +12,103 @@ if TYPE_CHECKING:
     from tinynet.evaluation.predict import Explanation
 
 
-def training_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
-    """Loss, held-out accuracy and learning rate of a stage, from the rows of its `log.jsonl`."""
+def training_curves(rows: Sequence[Json], title: str) -> "Figure":
+    """Plot loss, hold-out accuracy and learning rate of a stage.
+
+    `rows`: of its `log.jsonl`.
+    """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     steps = [row for row in rows if row["kind"] == "step"]
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    ends = [row["step"] for row in epochs]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(title)
     loss, accuracy, rate = figure.subplots(1, 3)
-
-    loss.plot(
-        [r["step"] for r in steps],
-        [r["loss"] for r in steps],
-        color="0.8",
-        linewidth=0.6,
-        label="train, a step",
-    )
-    loss.plot(
-        ends, [r["loss"] for r in epochs], "o-", markersize=4, label="train, mean of an epoch"
-    )
-    loss.plot(ends, [r["holdout"]["loss"] for r in epochs], "s-", markersize=4, label="hold-out")
-    loss.set(xlabel="step", ylabel="cross-entropy (nats)", title="Loss")
-    shown = [r["loss"] for r in steps] + [r["holdout"]["loss"] for r in epochs]
-    loss.set_ylim(0, max(shown, default=1.0) * 1.05)
-    loss.legend()
-
-    numbers = range(1, len(epochs) + 1)
-    for key, label, mark in (("top1", "top-1", "s-"), ("top5", "top-5", "^-")):
-        accuracy.plot(numbers, [r["holdout"][key] for r in epochs], mark, markersize=4, label=label)
-    accuracy.fill_between(
-        numbers,
-        [r["holdout"]["low"] for r in epochs],
-        [r["holdout"]["high"] for r in epochs],
-        alpha=0.2,
-        label="95 % interval of top-1",
-    )
-    accuracy.set(xlabel="epoch", ylabel="hold-out", title="Accuracy")
-    accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    accuracy.grid(alpha=0.3)
-    accuracy.legend()
-
-    rate.plot([r["step"] for r in steps], [r["lr"] for r in steps], color="tab:green")
+    _plot_loss(loss, steps, epochs)
+    _plot_accuracy(accuracy, epochs)
+    rate.plot([row["step"] for row in steps], [row["lr"] for row in steps], color="tab:green")
     rate.set(xlabel="step", ylabel="learning rate", title="Learning rate")
     rate.set_ylim(bottom=0)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     return figure
 
 
-def accuracy_against_cost(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
-    """Top-1 against the cost of what `choosing.choose` found, a panel for each split."""
+def _plot_loss(panel: Any, steps: Sequence[Json], epochs: Sequence[Json]) -> None:
+    ends = [row["step"] for row in epochs]
+    step_losses = [row["loss"] for row in steps]
+    holdout_losses = [row["holdout"]["loss"] for row in epochs]
+    panel.plot(
+        [row["step"] for row in steps],
+        step_losses,
+        color="0.8",
+        linewidth=0.6,
+        label="train, each step",
+    )
+    panel.plot(
+        ends, [row["loss"] for row in epochs], "o-", markersize=4, label="train, mean of an epoch"
+    )
+    panel.plot(ends, holdout_losses, "s-", markersize=4, label="hold-out")
+    panel.set(xlabel="step", ylabel="cross-entropy (nats)", title="Loss")
+    panel.set_ylim(0, max(step_losses + holdout_losses, default=1.0) * 1.05)
+    panel.legend()
+
+
+def _plot_accuracy(panel: Any, epochs: Sequence[Json]) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    numbers = range(1, len(epochs) + 1)
+    scores = [row["holdout"] for row in epochs]
+    for key, label, mark in (("top1", "top-1", "s-"), ("top5", "top-5", "^-")):
+        panel.plot(numbers, [row[key] for row in scores], mark, markersize=4, label=label)
+    panel.fill_between(
+        numbers,
+        [row["low"] for row in scores],
+        [row["high"] for row in scores],
+        alpha=0.2,
+        label="95 % interval of top-1",
+    )
+    panel.set(xlabel="epoch", ylabel="hold-out", title="Accuracy")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panel.grid(alpha=0.3)
+    panel.legend()
+
+
+def accuracy_against_cost(rows: Sequence[ScoreRow], title: str) -> "Figure":
+    """Plot top-1 against the cost of rows of `select_views`: a panel for each split."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    splits = list(dict.fromkeys(row["split"] for row in rows))
+    splits = list(dict.fromkeys(row.split for row in rows))
     figure = Figure(figsize=(6 * len(splits), 4), layout="constrained")
     figure.suptitle(title)
     for panel, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
-        mine = [row for row in rows if row["split"] == split]
+        of_split = [row for row in rows if row.split == split]
         greedy = sorted(
-            (r for r in mine if r["views"].startswith("greedy")), key=lambda r: r["cost"]
+            (row for row in of_split if str(row.views).startswith("greedy")),
+            key=lambda row: row.cost,
         )
-        costs = [r["cost"] for r in greedy]
+        costs = [row.cost for row in greedy]
         panel.fill_between(
             costs,
-            [r["low"] for r in greedy],
-            [r["high"] for r in greedy],
+            [row.low for row in greedy],
+            [row.high for row in greedy],
             alpha=0.15,
             label="95 % interval",
         )
         panel.plot(
-            costs, [r["top1"] for r in greedy], "o-", markersize=4, label="chosen greedily, mean"
+            costs,
+            [row.top1 for row in greedy],
+            "o-",
+            markersize=4,
+            label="selected greedily, mean",
         )
         for name, mark in (("ten", "s"), ("learned weights", "^")):
-            for row in mine:
-                if row["views"] == name:
-                    panel.plot(row["cost"], row["top1"], mark, markersize=8, label=name)
+            for row in of_split:
+                if row.views == name:
+                    panel.plot(row.cost, row.top1, mark, markersize=8, label=name)
         panel.set(
-            xlabel="cost (forward passes of one picture at the training size)",
+            xlabel="cost (forward passes of one image at the training size)",
             ylabel="top-1",
             title=split,
         )
@@ -101,7 +119,7 @@ def accuracy_against_cost(rows: Sequence[dict[str, Any]], title: str) -> "Figure
 
 
 def view_votes(explanation: "Explanation") -> "Figure":
-    """The views of an image, each with its name, its vote and the probability of its vote."""
+    """Show the views of an image, each with its name, its vote and the vote's probability."""
     from matplotlib.figure import Figure
 
     columns = min(5, len(explanation.views))
@@ -109,12 +127,12 @@ def view_votes(explanation: "Explanation") -> "Figure":
     figure = Figure(figsize=(max(2.4 * columns, 4), 2.9 * rows + 0.5), layout="constrained")
     figure.suptitle(explanation.title)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    drawn = zip(panels, explanation.views, explanation.images, explanation.votes, strict=False)
-    for panel, view, image, (name, share) in drawn:
+    views = zip(panels, explanation.views, explanation.images, explanation.votes, strict=False)
+    for panel, view, image, (name, probability) in views:
         panel.imshow(image, interpolation="nearest")
         panel.set_title(view, fontsize=9)
         panel.set_xlabel(
-            f"{name}\n{share:.0%}",
+            f"{name}\n{probability:.0%}",
             fontsize=9,
             parse_math=False,
             color="tab:green" if name == explanation.winner else "tab:red",
@@ -128,9 +146,9 @@ def view_votes(explanation: "Explanation") -> "Figure":
 def contact_sheet(
     images: Sequence[Any], titles: Sequence[str], boxes: Sequence[Any] | None = None
 ) -> "Figure":
-    """Pictures, (H, W, 3) arrays, in rows of eight, each with its title above and its box drawn.
+    """Show images (H, W, 3) in rows of eight, each below its title and with its box.
 
-    `boxes`: x0, y0, x1, y1 in pixels, inclusive, for each picture; negative where there is none.
+    `boxes`: x0, y0, x1, y1 in pixels, inclusive, for each image; negative for no box.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -155,9 +173,10 @@ def contact_sheet(
     return figure
 
 
-def warmed(pixels: "np.ndarray", heat: "np.ndarray") -> "np.ndarray":
-    """A picture (H, W, 3) uint8 with its heat (H, W) over it, as strong as it is warm; again
-    uint8.
+def overlay_heat(pixels: "np.ndarray", heat: "np.ndarray") -> "np.ndarray":
+    """Draw a heat map (H, W) over an image (H, W, 3) uint8; returns uint8.
+
+    The opacity is proportional to the heat.
     """
     from matplotlib import colormaps
 
@@ -171,9 +190,10 @@ def warmed(pixels: "np.ndarray", heat: "np.ndarray") -> "np.ndarray":
     )
 
 
-def reliability_diagram(curves: Sequence[tuple[str, Sequence[dict[str, Any]], float]]) -> "Figure":
-    """Accuracy against confidence, a panel for each of `curves`: name, rows of
-    `mistakes.reliability`, and the expected calibration error.
+def reliability_diagram(curves: Sequence[tuple[str, Sequence[Json], float]]) -> "Figure":
+    """Plot accuracy against confidence, a panel for each curve.
+
+    `curves`: name, rows of `confusions.reliability`, and expected calibration error.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
@@ -182,10 +202,10 @@ def reliability_diagram(curves: Sequence[tuple[str, Sequence[dict[str, Any]], fl
     for panel, (name, rows, error) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
     ):
-        sure = [row["confidence"] for row in rows]
+        confidences = [row["confidence"] for row in rows]
         panel.plot([0, 1], [0, 1], ":", color="0.5", label="calibrated")
         panel.errorbar(
-            sure,
+            confidences,
             [row["top1"] for row in rows],
             color="tab:blue",
             fmt="o-",
@@ -211,27 +231,28 @@ def reliability_diagram(curves: Sequence[tuple[str, Sequence[dict[str, Any]], fl
 
 
 def confusion_matrix(counts: "np.ndarray", order: "np.ndarray") -> "Figure":
-    """Square roots of counts (C, C) as from `mistakes.confusion`, so that few show beside many;
-    classes in `order`.
+    """Plot a confusion matrix (C, C), with the classes in `order`.
+
+    Shades are proportional to the square roots of the counts, so that small counts are visible.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     panel = figure.subplots()
-    drawn = panel.imshow(counts[order][:, order] ** 0.5, cmap="magma")
+    image = panel.imshow(counts[order][:, order] ** 0.5, cmap="magma")
     panel.set(
-        xlabel="called",
+        xlabel="prediction",
         ylabel="class",
         title="Confusion, shades by square roots",
         xticks=[],
         yticks=[],
     )
-    figure.colorbar(drawn, label="pictures", format=lambda root, _: f"{root**2:.0f}")
+    figure.colorbar(image, label="images", format=lambda root, _: f"{root**2:.0f}")
     return figure
 
 
-def accuracy_by_object_size(rows: Sequence[dict[str, Any]]) -> "Figure":
-    """Top-1 of rows of `mistakes.by_object_size`, with intervals."""
+def accuracy_by_object_size(rows: Sequence[Json]) -> "Figure":
+    """Plot top-1 with intervals by object size; `rows`: of `confusions.by_object_size`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -250,7 +271,7 @@ def accuracy_by_object_size(rows: Sequence[dict[str, Any]]) -> "Figure":
             [row["high"] - row["top1"] for row in rows],
         ],
     )
-    panel.set(xlabel="share of the picture inside the object's box", ylabel="top-1", xlim=(0, 1.02))
+    panel.set(xlabel="share of the image inside the object's box", ylabel="top-1", xlim=(0, 1.02))
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     panel.grid(alpha=0.3)

@@ -1,10 +1,9 @@
-"""The pictures of a report: mistakes, hard classes, confused pairs, heat maps and twins with
-another label.
-"""
+"""The images of a report: errors, hard classes, confused pairs, heat maps, and twins in train."""
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,142 +13,178 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.data.verify import same_pixels
 from tinynet.errors import InputError
 from tinynet.models.checkpoint import load_model
-from tinynet.report.figures import accuracy_by_object_size, warmed
-from tinynet.report.page import Row, RunReport
+from tinynet.report.figures import accuracy_by_object_size, overlay_heat
+from tinynet.report.page import Card, HardClass, HeatInside, HeatMap, Pair, RunReport, Twin
 from tinynet.runs import StageFolder
-from tinynet.score.confusions import box_areas, by_object_size, surest_mistakes
-from tinynet.score.gradcam import heat, share_inside
+from tinynet.score.confusions import box_areas, by_object_size, most_confident_errors
+from tinynet.score.gradcam import gradcam, share_inside
+from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import resize
 
-_MISTAKES, _HARDEST, _EACH, _HEATED = 96, 8, 8, 12
-_DEPTH = "relu4_3"  # 8 x 8 places at 64 px, where relu5_3 has 4 x 4
-_INSIDE = 256  # pictures whose heat is measured against their boxes
+_ERRORS, _HARD_CLASSES, _IMAGES_A_CLASS, _HEAT_MAPS = 96, 8, 8, 12
+_LAYER = "relu4_3"  # 8 x 8 cells at 64 px, where relu5_3 has 4 x 4
+_INSIDE = 256  # images whose heat is compared with their boxes
 
 
-def add_images(shown: RunReport, packed: Packed, folder: StageFolder) -> None:
-    """Put everything that needs the pictures themselves into `shown`, of which `plain` is known."""
-    plain, part = shown.plain, packed.train if shown.split == "holdout" else packed.val
-    said, labels, rows = plain.log_probabilities[0], plain.labels, plain.rows
-    called, right = said.argmax(1), said.argmax(1) == labels
+@dataclass(frozen=True)
+class _Gallery:
+    """The images of a split, with their predictions in the order of `plain`."""
 
-    def card(at: int) -> Row:
-        return {
-            "picture": _uri(part.images[rows[at]]),
-            "file": part.files[rows[at]],
-            "name": shown.names[labels[at]],
-            "called": shown.names[called[at]],
-            "sure": float(np.exp(said[at].max())),
-            "right": bool(right[at]),
-        }
+    plain: Probabilities
+    part: PackedPart
+    names: list[str]
 
-    shown.mistakes = [card(at) for at in surest_mistakes(said, labels, _MISTAKES)]
-    shown.hardest = [
-        {**row, "cards": [card(at) for at in np.flatnonzero(labels == row["label"])[:_EACH]]}
-        for row in shown.classes[:_HARDEST]
-    ]
-    for row in shown.pairs:
-        row["cards"] = [card(at) for at in _examples(row, said, labels)]
-    shown.sizes = by_object_size(right, part.boxes[rows], packed.side)
-    if shown.sizes:
-        least, most = shown.sizes[0], shown.sizes[-1]
-        shown.figures["object-size"] = (
-            accuracy_by_object_size(shown.sizes),
-            (
-                f"Top-1 by size of the object: {least['top1']:.1%} of the smallest, "
-                f"{most['top1']:.1%} of the largest"
-            ),
+    @property
+    def log_probabilities(self) -> np.ndarray:
+        return self.plain.log_probabilities[0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.plain.required_labels
+
+    @property
+    def predictions(self) -> np.ndarray:
+        return self.log_probabilities.argmax(1)
+
+    def card(self, position: int) -> Card:
+        row, label = self.plain.rows[position], self.labels[position]
+        prediction = self.log_probabilities[position].argmax()
+        return Card(
+            image=_uri(self.part.images[row]),
+            file=self.part.files[row],
+            name=self.names[label],
+            prediction=self.names[prediction],
+            confidence=float(np.exp(self.log_probabilities[position].max())),
+            right=bool(prediction == label),
         )
-    _heats(shown, packed, folder, part, card)
-    shown.duplicates = list(_conflicts(packed, shown))
+
+    def examples(self, pair: Pair) -> Iterator[int]:
+        """An image of each class: the most confident error as the other class, if there is one."""
+        predictions, labels = self.predictions, self.labels
+        for label, other in (pair.labels, pair.labels[::-1]):
+            of_class = np.flatnonzero(labels == label)
+            errors = of_class[predictions[of_class] == other]
+            candidates = errors if len(errors) else of_class
+            if len(candidates):
+                yield int(candidates[np.argmax(self.log_probabilities[candidates, other])])
 
 
-def _examples(pair: Row, said: np.ndarray, labels: np.ndarray) -> Iterator[int]:
-    """A picture of each class that is called by the other's name, the surest, or else any of the
-    class.
+def add_images(
+    report: RunReport, plain: Probabilities, packed: Packed, folder: StageFolder
+) -> None:
+    """Add everything that needs the images themselves to a report.
+
+    `plain`: the probabilities of the plain images of the report's split.
     """
-    called = said.argmax(1)
-    for label, other in ((pair["first"], pair["second"]), (pair["second"], pair["first"])):
-        mine = np.flatnonzero(labels == label)
-        wrong = mine[called[mine] == other]
-        if len(mine):
-            yield int(
-                (wrong if len(wrong) else mine)[
-                    np.argmax(said[wrong if len(wrong) else mine, other])
-                ]
+    part = packed.train if report.split == "holdout" else packed.val
+    gallery = _Gallery(plain, part, report.names)
+    errors = most_confident_errors(gallery.log_probabilities, gallery.labels, _ERRORS)
+    report.mistakes = [gallery.card(position) for position in errors]
+    report.hardest = [
+        HardClass(
+            row.name,
+            row.top1,
+            [
+                gallery.card(position)
+                for position in np.flatnonzero(gallery.labels == row.label)[:_IMAGES_A_CLASS]
+            ],
+        )
+        for row in report.classes[:_HARD_CLASSES]
+    ]
+    report.pairs = [
+        replace(pair, cards=[gallery.card(position) for position in gallery.examples(pair)])
+        for pair in report.pairs
+    ]
+    right = gallery.predictions == gallery.labels
+    report.sizes = by_object_size(right, part.boxes[plain.rows], packed.side)
+    if report.sizes:
+        smallest, largest = report.sizes[0], report.sizes[-1]
+        caption = (
+            f"Top-1 by size of the object: {smallest['top1']:.1%} of the smallest, "
+            f"{largest['top1']:.1%} of the largest"
+        )
+        report.figures["object-size"] = accuracy_by_object_size(report.sizes), caption
+    _add_heat_maps(report, gallery, packed, folder)
+    report.twins = list(_twins(packed, report.split, plain, report.names))
+
+
+def _add_heat_maps(
+    report: RunReport, gallery: _Gallery, packed: Packed, folder: StageFolder
+) -> None:
+    """Add Grad-CAM of the predictions of images at equal steps, and the share inside the boxes."""
+    plain, part = gallery.plain, gallery.part
+    count = len(plain.rows)
+    positions = np.linspace(0, count - 1, min(_INSIDE, count)).astype(int)
+    try:
+        heats = _heats(gallery, positions, packed, folder)
+    except InputError as error:
+        report.missing.append(f"No heat maps: {error}")
+        return
+    boxes = part.boxes[plain.rows[positions]]
+    inside = share_inside(heats, boxes)
+    boxed = ~np.isnan(inside)
+    if boxed.any():
+        report.inside = HeatInside(
+            n=int(boxed.sum()),
+            inside=float(inside[boxed].mean()),
+            area=float(box_areas(boxes[boxed]).mean() / packed.side**2),
+            layer=_LAYER,
+        )
+    for index in np.linspace(0, len(positions) - 1, min(_HEAT_MAPS, len(positions))).astype(int):
+        pixels = part.images[plain.rows[positions[index]]]
+        report.heats.append(
+            HeatMap(
+                card=gallery.card(positions[index]),
+                heat=_uri(overlay_heat(pixels, heats[index])),
+                side=packed.side,
+                box=boxes[index].tolist() if boxes[index, 0] >= 0 else None,
+                inside=None if np.isnan(inside[index]) else float(inside[index]),
             )
+        )
 
 
 def _heats(
-    shown: RunReport,
-    packed: Packed,
-    folder: StageFolder,
-    part: PackedPart,
-    card: Callable[[int], Row],
-) -> None:
-    """Grad-CAM of the class that is said, for pictures spread over the split, and how much of it
-    lies in the boxes.
-    """
-    plain = shown.plain
+    gallery: _Gallery, positions: np.ndarray, packed: Packed, folder: StageFolder
+) -> np.ndarray:
+    """Heat maps (n, side, side); raises `InputError` if the head does not use the layer."""
+    plain = gallery.plain
     network, size = load_model(folder.best, packed.wnids, folder.origin)
-    at = np.linspace(0, len(plain.rows) - 1, min(_INSIDE, len(plain.rows))).astype(int)
     heats = []
-    for some in np.array_split(at, max(1, len(at) // 16)):
-        images = to_float(torch.from_numpy(part.images[plain.rows[some]]))
-        classes = torch.from_numpy(plain.log_probabilities[0, some].argmax(1))
-        try:
-            found = heat(network, resize(images, size), classes, _DEPTH)
-        except InputError as error:
-            shown.missing.append(f"No heat maps: {error}")
-            return
-        heats.append(resize(found[:, None], packed.side)[:, 0].numpy())
-    maps = np.concatenate(heats)
-    boxes = part.boxes[plain.rows[at]]
-    inside = share_inside(maps, boxes)
-    known = ~np.isnan(inside)
-    if known.any():
-        shown.inside = {
-            "n": int(known.sum()),
-            "inside": float(inside[known].mean()),
-            "area": float(box_areas(boxes[known]).mean() / packed.side**2),
-            "depth": _DEPTH,
-        }
-    for place in np.linspace(0, len(at) - 1, min(_HEATED, len(at))).astype(int):
-        row = plain.rows[at[place]]
-        shown.heats.append(
-            {
-                **card(at[place]),
-                "heat": _uri(warmed(part.images[row], maps[place])),
-                "side": packed.side,
-                "box": boxes[place].tolist() if boxes[place, 0] >= 0 else None,
-                "inside": None if np.isnan(inside[place]) else float(inside[place]),
-            }
-        )
+    for batch in np.array_split(positions, max(1, len(positions) // 16)):
+        images = to_float(torch.from_numpy(gallery.part.images[plain.rows[batch]]))
+        classes = torch.from_numpy(plain.log_probabilities[0, batch].argmax(1))
+        heat = gradcam(network, resize(images, size), classes, _LAYER)
+        heats.append(resize(heat[:, None], packed.side)[:, 0].numpy())
+    return np.concatenate(heats)
 
 
-def _conflicts(packed: Packed, shown: RunReport) -> Iterator[Row]:
-    """Pictures of the split that stand in train too, under another label: a network can only get
-    one of them right.
+def _twins(packed: Packed, split: str, plain: Probabilities, names: list[str]) -> Iterator[Twin]:
+    """Images of the split that are also in train with another label.
+
+    A network can get only one of the two right.
     """
-    name = "train" if shown.split == "holdout" else "val"
-    place = {int(row): at for at, row in enumerate(shown.plain.rows)}
-    called = shown.plain.log_probabilities[0].argmax(1)
+    split_part = "train" if split == "holdout" else "val"
+    positions = {int(row): position for position, row in enumerate(plain.rows)}
+    predictions = plain.log_probabilities[0].argmax(1)
     for first, second in same_pixels(packed):
-        for (part, row), (other, twin) in ((first, second), (second, first)):
-            if part != name or row not in place or other != "train":
+        for (name, row), (twin_name, twin_row) in ((first, second), (second, first)):
+            if name != split_part or row not in positions or twin_name != "train":
                 continue
-            mine, theirs = packed.part(part), packed.part(other)
-            if mine.labels[row] != theirs.labels[twin]:
-                yield {
-                    "picture": _uri(mine.images[row]),
-                    "file": mine.files[row],
-                    "name": shown.names[mine.labels[row]],
-                    "other_name": shown.names[theirs.labels[twin]],
-                    "called": shown.names[called[place[row]]],
-                }
+            part = packed.part(name)
+            label = part.required_labels[row]
+            twin_label = packed.part(twin_name).required_labels[twin_row]
+            if label != twin_label:
+                yield Twin(
+                    image=_uri(part.images[row]),
+                    file=part.files[row],
+                    name=names[label],
+                    train_name=names[twin_label],
+                    prediction=names[predictions[positions[row]]],
+                )
 
 
 def _uri(pixels: np.ndarray) -> str:
-    """A picture (H, W, 3) uint8 as a data URI."""
+    """An image (H, W, 3) uint8 as a data URI."""
     from PIL import Image
 
     stream = io.BytesIO()

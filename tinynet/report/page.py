@@ -1,94 +1,204 @@
-"""What a run has to show becomes one HTML file that needs nothing beside it."""
+"""Write the report of a run as one self-contained HTML file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet.files import atomic_file
 from tinynet.plotting import inline_svg, save_figure
+from tinynet.records import MISSING, Json, ScoreRow
 from tinynet.report.tables import titled
 from tinynet.score.probabilities import Probabilities
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_HERE = Path(__file__).parent
+_TEMPLATES = Path(__file__).parent
+# The columns of the score table that are always there, and those that are there if rows differ.
+_MAIN = ("split", "views", "merge", "size", "n", "top1", "interval", "gain", "p")
+_DISTINGUISHING = ("stage", "precision", "temperature")
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Card:
+    """An image with the name of its class, its prediction, and the probability of the prediction.
+
+    `image`: a data URI.
+    """
+
+    image: str
+    file: str
+    name: str
+    prediction: str
+    confidence: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """The accuracy of a class, and the class that it is most often confused with.
+
+    `share`: the fraction of its images that are predicted as `taken_for`.
+    """
+
+    label: int
+    name: str
+    wnid: str
+    n: int
+    top1: float
+    low: float
+    high: float
+    taken_for: str | None
+    share: float
+
+
+@dataclass(frozen=True)
+class HardClass:
+    """One of the classes with the lowest accuracy, and some of its images."""
+
+    name: str
+    top1: float
+    cards: list[Card]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two classes that are confused, how often each is predicted as the other, and examples."""
+
+    labels: tuple[int, int]
+    names: tuple[str, str]
+    first_as_second: int
+    second_as_first: int
+    cards: list[Card] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A card with its Grad-CAM heat map (a data URI), the object's box and the heat inside it."""
+
+    card: Card
+    heat: str
+    side: int
+    box: list[int] | None
+    inside: float | None
+
+
+@dataclass(frozen=True)
+class HeatInside:
+    """The mean share of the heat inside boxes, over `n` images, and the mean area of the boxes."""
+
+    n: int
+    inside: float
+    area: float
+    layer: str
+
+
+@dataclass(frozen=True)
+class Twin:
+    """An image that is also in train, with another label there."""
+
+    image: str
+    file: str
+    name: str
+    train_name: str
+    prediction: str
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """The accuracies of several runs on a class; `p` compares the best and the worst of them."""
+
+    name: str
+    n: int
+    top1: list[float]
+    difference: float
+    p: float
 
 
 @dataclass
 class RunReport:
-    """All that a run shows: plain values and rows, pictures as data URIs, figures by name with a
-    description.
+    """The contents of a run's page.
 
-    `plain`: what is said of the pictures of `split` as they are. `missing`: sentences that say what
-    is not here, and what to run.
+    `answer`: the result in one sentence. `figures`: by name, with a caption. `curves`: the figures
+    of training. `counts`: (class, predicted class, number of images); `order`: the classes in the
+    order of the matrix. `missing`: sentences on what the page lacks and how to get it. `plain`: the
+    probabilities of the plain images of `split`, from which all analyses come.
     """
 
     name: str
+    answer: str = ""
     facts: list[tuple[str, str]] = field(default_factory=list)
-    scores: list[Row] = field(default_factory=list)
+    scores: list[ScoreRow] = field(default_factory=list)
     figures: dict[str, tuple["Figure", str]] = field(default_factory=dict)
     curves: list[str] = field(default_factory=list)
-    epochs: list[Row] = field(default_factory=list)
-    classes: list[Row] = field(default_factory=list)
+    epochs: list[Json] = field(default_factory=list)
+    classes: list[ClassRow] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     counts: list[tuple[int, int, int]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    pairs: list[Row] = field(default_factory=list)
-    mistakes: list[Row] = field(default_factory=list)
-    hardest: list[Row] = field(default_factory=list)
-    calibration: list[Row] = field(default_factory=list)
-    sizes: list[Row] = field(default_factory=list)
-    heats: list[Row] = field(default_factory=list)
-    inside: Row | None = None
-    duplicates: list[Row] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    mistakes: list[Card] = field(default_factory=list)
+    hardest: list[HardClass] = field(default_factory=list)
+    calibration: list[ScoreRow] = field(default_factory=list)
+    sizes: list[Json] = field(default_factory=list)
+    heats: list[HeatMap] = field(default_factory=list)
+    inside: HeatInside | None = None
+    twins: list[Twin] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     split: str = ""
     plain: Probabilities | None = None
 
 
-def write_page(shown: RunReport, path: Path) -> None:
-    """Write the page of one run, and its figures as PNG and SVG beside it, in a folder of the
-    page's name.
+def write_page(report: RunReport, path: Path) -> None:
+    """Write the page of one run, and its figures as PNG and SVG.
+
+    The figures are written to a folder next to the page that has the page's name.
     """
-    figures = {name: inline_svg(figure, said) for name, (figure, said) in shown.figures.items()}
-    for name, (figure, _) in shown.figures.items():
+    figures = {
+        name: inline_svg(figure, caption) for name, (figure, caption) in report.figures.items()
+    }
+    for name, (figure, _) in report.figures.items():
         for kind in ("png", "svg"):
             save_figure(figure, path.with_suffix("") / f"{name}.{kind}")
-    said = {name: words for name, (_, words) in shown.figures.items()}
-    matrix = {"order": shown.order, "names": shown.names, "counts": shown.counts}
-    scores = [{key: value for key, value in row.items() if key != "run"} for row in shown.scores]
+    scores = [replace(row, run=MISSING).to_json() for row in report.scores]
     _write(
         "page.html.j2",
         path,
-        shown=shown,
+        report=report,
         figures=figures,
-        said=said,
-        matrix=matrix,
-        scores=titled(scores),
-        epochs=titled(shown.epochs),
-        calibration=titled(shown.calibration),
-        sizes=titled(shown.sizes),
+        captions={name: caption for name, (_, caption) in report.figures.items()},
+        matrix={"order": report.order, "names": report.names, "counts": report.counts},
+        scores=titled(scores, _main_columns(scores)),
+        all_scores=titled(scores),
+        epochs=titled(report.epochs),
+        calibration=titled([row.to_json() for row in report.calibration]),
+        sizes=titled(report.sizes),
     )
+
+
+def _main_columns(rows: Sequence[Json]) -> list[str]:
+    """The columns of the score table: the result, and what tells its rows apart."""
+    differing = [key for key in _DISTINGUISHING if len({row.get(key) for row in rows}) > 1]
+    return [*differing, *_MAIN]
 
 
 def write_comparison(
     runs: Sequence[RunReport],
     links: Sequence[str],
-    rows: Sequence[Row],
-    classes: Sequence[Row],
+    rows: Sequence[ScoreRow],
+    classes: Sequence[ClassDifference],
     path: Path,
 ) -> None:
-    """Write the page of several runs: `rows` of their scores, with paired tests against the first,
-    and the `classes` on which they differ most. `links`: where the runs' own pages are.
+    """Write the page that compares several runs.
+
+    `links`: to the pages of the runs. `rows`: their scores, with paired tests against the first
+    run. `classes`: those on which the runs differ most.
     """
     figures = {
-        f"{run.name}, {name.removeprefix('curves-')}": inline_svg(figure, f"{run.name}: {said}")
+        f"{run.name}, {name.removeprefix('curves-')}": inline_svg(figure, f"{run.name}: {caption}")
         for run in runs
-        for name, (figure, said) in run.figures.items()
+        for name, (figure, caption) in run.figures.items()
         if name.startswith("curves")
     }
     _write(
@@ -96,7 +206,7 @@ def write_comparison(
         path,
         runs=runs,
         links=links,
-        scores=titled(rows),
+        scores=titled([row.to_json() for row in rows]),
         classes=classes,
         figures=figures,
     )
@@ -105,13 +215,17 @@ def write_comparison(
 def _write(template: str, path: Path, **values: Any) -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(
-        loader=FileSystemLoader(_HERE),
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["percent"] = lambda share, digits=1: "" if share is None else f"{share:.{digits}%}"
+    environment.filters["percent"] = _percent
     with atomic_file(path) as stream:
-        stream.write(made.get_template(template).render(**values).encode())
+        stream.write(environment.get_template(template).render(**values).encode())
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "" if share is None else f"{share:.{digits}%}"

@@ -1,20 +1,31 @@
-"""Rows become a table for a terminal or a page, or JSON and CSV for a program."""
+"""Print rows as a table for a terminal, as Markdown, as JSON or as CSV."""
 
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tinynet.console import printable
+from tinynet.records import Json
+
+# The titles of the columns, and the cells of each row: the text, and the value to sort by.
+Titled = tuple[list[str], list[list[tuple[str, Any]]]]
+
+
+class Row(Protocol):
+    """A row of results that is not a JSON object yet: a `ScoreRow`, for instance."""
+
+    def to_json(self) -> Json:
+        """Return the row as a JSON object."""
 
 
 def _p(value: float) -> str:
-    return f"{value:.2g}" if value else "< 1e-300"  # the least that a float can say
+    return f"{value:.2g}" if value else "< 1e-300"  # smaller than any float
 
 
-# Key of a row -> title and how it is written; a table has those columns that one of its rows has.
+# Key of a row -> title and format. A table has the columns that at least one of its rows has.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "run": ("run", str),
     "stage": ("stage", str),
@@ -49,18 +60,18 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "object_ratio": ("test / train", "{:.5f}".format),
     "cure": ("cure", "{:.4f}".format),
     "test_at": ("resize to", str),
-    "seen": ("seen in testing", "{:.1%}".format),
+    "seen": ("area tested", "{:.1%}".format),
     "documented": ("documented", "{:.2%}".format),
     "apart": ("apart", "{:+.2f} half-widths".format),
     "top5": ("top-5", "{:.2%}".format),
     "loss": ("loss", "{:.3f}".format),
     "ece": ("calibration error", "{:.2%}".format),
     "temperature": ("temperature", "{:.3f}".format),
-    "taken": ("views taken", ", ".join),
+    "taken": ("selected views", ", ".join),
     "forwards": ("forwards", str),
     "cost": ("cost", "{:.1f}".format),
-    "pictures_per_second": ("pictures/s", "{:,.0f}".format),
-    "taken_for": ("taken for", str),
+    "pictures_per_second": ("images/s", "{:,.0f}".format),
+    "taken_for": ("confused with", str),
     "share": ("share", "{:.0%}".format),
     "file": ("file", str),
     "rank": ("rank", str),
@@ -71,41 +82,45 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 _SORTED_BY = {"interval": "low", "gain_interval": "gain_low"}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a row, with its 95 % interval where it has one."""
+def table(rows: Sequence[Json]) -> str:
+    """Format rows as a table of one line each, with 95 % intervals."""
     return columns(cells(rows))
 
 
-def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """The titles of the columns, then the cells of each row, as text."""
+def cells(rows: Sequence[Json]) -> list[list[str]]:
+    """Return the titles of the columns, then the cells of each row, as text."""
     titles, lines = titled(rows)
     return [titles, *([text for text, _ in line] for line in lines)]
 
 
-def titled(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[tuple[str, Any]]]]:
-    """The titles of the columns; of each row every cell, as text and as what it is sorted by."""
-    shown = [{**row, **_intervals(row)} for row in rows]
-    keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in shown)]
-    return [_COLUMNS[key][0] for key in keys], [
-        [
-            ("", "")
-            if row.get(key) is None
-            else (_COLUMNS[key][1](row[key]), row[_SORTED_BY.get(key, key)])
-            for key in keys
-        ]
-        for row in shown
+def titled(rows: Sequence[Json], columns: Collection[str] | None = None) -> Titled:
+    """Return the titles and the cells of a table; `columns`: the keys to show (default: all)."""
+    rows = [{**row, **_intervals(row)} for row in rows]
+    keys = [
+        key
+        for key in _COLUMNS
+        if (columns is None or key in columns) and any(row.get(key) is not None for row in rows)
     ]
+    return [_COLUMNS[key][0] for key in keys], [[_cell(row, key) for key in keys] for row in rows]
 
 
-def _intervals(row: dict[str, Any]) -> dict[str, str]:
-    found = {"interval": f"{row['low']:.2%} .. {row['high']:.2%}"} if "low" in row else {}
+def _cell(row: Json, key: str) -> tuple[str, Any]:
+    if row.get(key) is None:
+        return "", ""
+    return _COLUMNS[key][1](row[key]), row[_SORTED_BY.get(key, key)]
+
+
+def _intervals(row: Json) -> dict[str, str]:
+    intervals = {}
+    if "low" in row:
+        intervals["interval"] = f"{row['low']:.2%} .. {row['high']:.2%}"
     if row.get("gain_low") is not None:
-        found["gain_interval"] = f"{row['gain_low']:+.2%} .. {row['gain_high']:+.2%}"
-    return found
+        intervals["gain_interval"] = f"{row['gain_low']:+.2%} .. {row['gain_high']:+.2%}"
+    return intervals
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, one column under another."""
+    """Align lines of cells in columns."""
     lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -114,25 +129,19 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def show(rows: Sequence[dict[str, Any]], form: str = "table") -> None:
-    """Print the rows on standard output as `table`, `markdown`, `csv` or `json`; the last two have
-    every key, unrounded. Where there are no rows only JSON has something to say.
+def show(rows: Sequence[Json] | Sequence[Row], form: str = "table") -> None:
+    """Print rows on standard output as `table`, `markdown`, `csv` or `json`.
+
+    CSV and JSON have every key, unrounded. Without rows only JSON prints something: an empty list.
     """
-    if rows or form == "json":
-        print(
-            {
-                "table": table,
-                "markdown": _markdown,
-                "csv": _csv,
-                "json": lambda found: json.dumps(list(found), indent=2),
-            }[form](rows)
-        )
+    objects = [row if isinstance(row, dict) else row.to_json() for row in rows]
+    if objects or form == "json":
+        writers = {"table": table, "markdown": _markdown, "csv": _csv, "json": _json}
+        print(writers[form](objects))
 
 
 def show_paths(paths: Sequence[str | Path], form: str = "table") -> None:
-    """Print what was written on standard output: a line each, or one JSON array of rows with a
-    `path`.
-    """
+    """Print paths on standard output: one a line, or a JSON array of objects with a `path`."""
     print(
         json.dumps([{"path": str(path)} for path in paths], indent=2)
         if form == "json"
@@ -140,7 +149,7 @@ def show_paths(paths: Sequence[str | Path], form: str = "table") -> None:
     )
 
 
-def _markdown(rows: Sequence[dict[str, Any]]) -> str:
+def _markdown(rows: Sequence[Json]) -> str:
     head, *lines = cells(rows)
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
@@ -148,7 +157,7 @@ def _markdown(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def _csv(rows: Sequence[Json]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(
         stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
@@ -156,3 +165,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue().rstrip("\n")
+
+
+def _json(rows: Sequence[Json]) -> str:
+    return json.dumps(list(rows), indent=2)

@@ -1,5 +1,6 @@
 """Show training in TensorBoard while it runs (the extra `tensorboard`)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,15 @@ from tinynet.training.observers import Observer
 
 _IMAGES = 32
 _STEP = {"lr": "learning rate", "loss": "train/loss of a step"}
-_EPOCH = {"loss": "train/loss of an epoch", "pictures_per_second": "train/pictures per second"}
-_HELD = {"top1": "hold-out/top-1", "top5": "hold-out/top-5", "loss": "hold-out/loss"}
+_EPOCH = {"loss": "train/loss of an epoch", "pictures_per_second": "train/images per second"}
+_HOLDOUT = {"top1": "hold-out/top-1", "top5": "hold-out/top-5", "loss": "hold-out/loss"}
 
 
 def writer() -> Any:
-    """The class that writes event files; raises `InputError` where its package is missing."""
+    """Return the class that writes event files; raises `InputError` if its package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except (ImportError, AttributeError) as error:  # versions before 2.18 do not know numpy 2
+    except (ImportError, AttributeError) as error:  # versions before 2.18 do not support numpy 2
         raise InputError(
             f"--tensorboard: needs the package tensorboard ({error}); pip install -U tensorboard"
         ) from None
@@ -31,7 +32,7 @@ def writer() -> Any:
 class TensorBoard(Observer):
     """Writes event files into the folder `tensorboard` of each stage.
 
-    Events that an earlier process wrote of later steps are not shown. Raises `InputError` where the
+    Events of later steps that an earlier process wrote are hidden. Raises `InputError` if the
     package is missing.
     """
 
@@ -42,29 +43,31 @@ class TensorBoard(Observer):
         self._writer: Any = None
 
     def start(self, folder: StageFolder, step: int) -> None:
-        """Open the event file of a stage that has done `step` steps."""
+        """Open the event file of a stage after `step` steps."""
         self._writer = self._type(str(folder.path / "tensorboard"), purge_step=step + 1)
 
     def close(self) -> None:
         """Close the event file."""
         self._writer.close()
 
-    def row(self, row: dict[str, Any]) -> None:
-        """Scalars of a row of `fit`."""
-        values = {
-            "step": [(_STEP, row)],
-            "epoch": [(_EPOCH, row), (_HELD, row.get("holdout"))],
-        }.get(row["kind"], [])
-        for names, where in values:
-            for key, name in names.items():
-                self._writer.add_scalar(name, where[key], row["step"])
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Add the scalars of a row of the log."""
+        if row["kind"] == "step":
+            self._add(_STEP, row, row["step"])
+        elif row["kind"] == "epoch":
+            self._add(_EPOCH, row, row["step"])
+            self._add(_HOLDOUT, row["holdout"], row["step"])
+
+    def _add(self, names: Mapping[str, str], values: Mapping[str, Any], step: int) -> None:
+        for key, name in names.items():
+            self._writer.add_scalar(name, values[key], step)
 
     def images(self, images: Tensor) -> None:
-        """A grid of images (N, 3, H, W) in [0, 1], as the network sees them."""
-        self._writer.add_images("pictures as they are learnt from", images[:_IMAGES].clamp(0, 1))
+        """Add a grid of images (N, 3, H, W) in [0, 1], as the network gets them."""
+        self._writer.add_images("training images", images[:_IMAGES].clamp(0, 1))
 
     def holdout(self, log_probabilities: np.ndarray, labels: np.ndarray, step: int) -> None:
-        """The confusion matrix of the hold-out after `step` steps."""
+        """Add the confusion matrix of the hold-out after `step` steps."""
         counts = confusion(log_probabilities, labels)
         self._writer.add_figure(
             "hold-out/confusion", confusion_matrix(counts, similar_order(counts)), step

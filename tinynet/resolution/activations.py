@@ -1,30 +1,19 @@
-"""What pooled features are like at another test size than in training, and mappings that bring them
-back.
+"""Compare the distributions of pooled features at different test sizes (Touvron et al. 2019).
 
-Touvron et al. 2019, sections 3.2 and 4.2: at another size the features that the classifier sees
-have another distribution (fewer or more exact zeros, another spread); a mapping of each number by
-itself, fitted without labels, gives them the one of whole pictures at the training size. Everything
-here takes the numbers of one tap together.
+Section 3.2 of the paper: at another test size the features have another distribution, with fewer or
+more exact zeros and another spread. All values of one layer and pooling are taken together.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from torch import Tensor
-
-Mapping = Callable[[Tensor], Tensor]
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
-_POINTS = 1001  # of a quantile mapping
-# numbers that a distribution is fitted to: more change its parameters by less than a hundredth
-_FITTED = 20_000
-_COMPARED = 1_000_000  # numbers that distances are computed from
+_COMPARED = 1_000_000  # values that distances are computed from
 
 
-def describe(values: np.ndarray) -> dict[str, Any]:
-    """Share of exact zeros, mean, greatest, and quantiles 0.5, 0.9, 0.99 and 0.999 of all `values`
-    together.
+def describe(values: np.ndarray) -> dict[str, float]:
+    """Compute the share of exact zeros, the mean, the maximum and quantiles of all `values`.
+
+    Keys: `zeros`, `mean`, `max`, `q0.5`, `q0.9`, `q0.99`, `q0.999`.
     """
     quantiles = dict(zip(QUANTILES, np.quantile(values.astype(np.float32), QUANTILES), strict=True))
     return {
@@ -36,31 +25,30 @@ def describe(values: np.ndarray) -> dict[str, Any]:
 
 
 def distances(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """How far the distribution of `values` is from that of `reference`.
+    """Compute the distances of the distribution of `values` from that of `reference`.
 
     `ks`: Kolmogorov-Smirnov, the greatest difference of the cumulative curves, in [0, 1].
-    `wasserstein`: the area between them, over the mean of `reference`. Both from at most a million
-    of the numbers.
+    `wasserstein`: the area between the curves, divided by the mean of `reference`. Both use at most
+    a million values.
     """
     from scipy.stats import ks_2samp, wasserstein_distance
 
-    ours, theirs = sample(values, _COMPARED), sample(reference, _COMPARED)
+    first, second = sample(values, _COMPARED), sample(reference, _COMPARED)
     return {
-        "ks": float(ks_2samp(ours, theirs, method="asymp").statistic),
-        "wasserstein": float(wasserstein_distance(ours, theirs) / theirs.mean()),
+        "ks": float(ks_2samp(first, second, method="asymp").statistic),
+        "wasserstein": float(wasserstein_distance(first, second) / second.mean()),
     }
 
 
 def curve(values: np.ndarray, points: int) -> np.ndarray:
-    """(points,) the quantiles from 0 to 1 of all `values` together: the cumulative curve,
-    sideways.
-    """
+    """Compute (points,) quantiles from 0 to 1 of all `values`: the inverse cumulative curve."""
     return np.quantile(values.astype(np.float32), np.linspace(0, 1, points))
 
 
 def sample(values: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the values, drawn from all over with a seed: a fixed step would meet the
-    same channels.
+    """Return all values, or `most` of them at random with a fixed seed.
+
+    A fixed step would always sample the same channels.
     """
     flat = values.reshape(-1)
     return (

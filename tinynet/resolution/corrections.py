@@ -1,7 +1,7 @@
 """Mappings that give features of one test size the distribution of another (Touvron et al. 2019).
 
 Section 4.2: a mapping of each feature by itself, fitted without labels, restores the distribution
-that the classifier was trained on. The features of one layer and pooling are taken together.
+that the classifier was trained on. All values of one layer and pooling are taken together.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,9 @@ _FITTED = 20_000
 
 @dataclass(frozen=True)
 class Frechet:
-    """P(X <= x) = exp(-(1 + shape (x - location) / scale)^(-1 / shape)), shape > 0: what the paper
-    fits to activations.
+    """The Fréchet distribution (generalised extreme values, type II), as the paper fits it.
 
-    The generalised extreme value distribution of type II.
+    P(X <= x) = exp(-(1 + shape (x - location) / scale)^(-1 / shape)), with shape > 0.
     """
 
     shape: float
@@ -35,72 +34,70 @@ class Frechet:
 
     @classmethod
     def fit(cls, values: np.ndarray, shape: float | None = None) -> "Frechet":
-        """The one under which `values` are most likely, zeros standing for everything at or below
-        zero.
+        """Fit the distribution to `values` by maximum likelihood.
 
-        What ReLU has cut off at zero is a censored observation, not a value. `shape`: to keep as it
-        is; the paper keeps 0.3 at all sizes. Raises `InputError` where there is nothing to fit.
+        A zero is a censored observation: ReLU has cut off a value at or below zero. `shape`: a
+        fixed shape; the paper uses 0.3 at all sizes. Raises `InputError` for fewer than ten
+        different values above zero.
         """
         from scipy.stats import CensoredData, genextreme
 
-        some = sample(values, _FITTED).astype(np.float64)
-        positive = some[some > 0]
+        subset = sample(values, _FITTED).astype(np.float64)
+        positive = subset[subset > 0]
         if len(np.unique(positive)) < 10:
             raise InputError(
-                f"activations: {len(np.unique(positive))} different values above zero; a "
-                "distribution cannot be fitted"
+                f"activations: {len(np.unique(positive))} different values above zero; a fit needs "
+                "10 or more"
             )
-        unit = positive.mean()  # the search for the best parameters begins near 1
-        data = CensoredData(positive / unit, left=np.zeros(len(some) - len(positive)))
-        start = dict(loc=float(np.median(some) / unit), scale=float(positive.std() / unit / 2))
+        unit = positive.mean()  # the optimiser begins near 1
+        data = CensoredData(positive / unit, left=np.zeros(len(subset) - len(positive)))
+        start = dict(loc=float(np.median(subset) / unit), scale=float(positive.std() / unit / 2))
         fixed = {} if shape is None else {"fc": -shape}
-        found, location, scale = genextreme.fit(
+        negative_shape, location, scale = genextreme.fit(
             data, *([-0.3] if shape is None else []), **start, **fixed
         )
-        return cls(max(-float(found), 1e-3), float(location * unit), float(scale * unit))
+        return cls(max(-float(negative_shape), 1e-3), float(location * unit), float(scale * unit))
 
 
 def frechet_mapping(values: np.ndarray, reference: np.ndarray) -> Mapping:
-    """The mapping that gives features distributed like `values` the distribution of `reference`,
-    both as Frechet.
+    """Map features with the distribution of `values` to the distribution of `reference`.
 
-    With one shape for both, fitted to `reference`, it is a straight line (the paper's activation
-    after pooling); below zero, where no feature of a ReLU lies, it ends. An exact zero stays one:
-    where it would have been below zero is not known, and the line would lift all of them at once
-    where `reference` has fewer.
+    Both are fitted as Fréchet distributions with one shape, that of `reference`, so the mapping is
+    linear (the paper's activation after pooling). The result is clamped at zero. Exact zeros stay
+    zero: ReLU has cut them off, and the line would lift all of them at once.
     """
     shape = Frechet.fit(reference).shape
-    theirs, ours = Frechet.fit(reference, shape), Frechet.fit(values, shape)
-    slope = theirs.scale / ours.scale
+    target, source = Frechet.fit(reference, shape), Frechet.fit(values, shape)
+    slope = target.scale / source.scale
 
     def mapping(features: Tensor) -> Tensor:
-        moved = (theirs.location + slope * (features - ours.location)).clamp(min=0)
+        moved = (target.location + slope * (features - source.location)).clamp(min=0)
         return torch.where(features == 0, 0, moved)
 
     return mapping
 
 
 def quantile_mapping(values: np.ndarray, reference: np.ndarray) -> Mapping:
-    """The mapping that gives features distributed like `values` the distribution of `reference`,
-    without a formula.
+    """Map each quantile of `values` to the same quantile of `reference`, without a formula.
 
-    The q-quantile becomes the q-quantile, on straight lines between a thousand of them and beyond
-    the last; where many features have one value (zero) it becomes the median of what they
-    correspond to.
+    The mapping is linear between a thousand quantiles and beyond the last one. A value that many
+    features have (zero) becomes the median of the values it corresponds to. Raises `InputError` if
+    all `values` are equal.
     """
-    ours, theirs = curve(values, _POINTS), curve(reference, _POINTS)
-    places, first, count = np.unique(ours, return_index=True, return_counts=True)
-    targets = theirs[first + (count - 1) // 2]
-    if len(places) < 2:
-        raise InputError("activations: all have one value; quantiles cannot be mapped")
-    slope = (targets[-1] - targets[-2]) / (places[-1] - places[-2])
+    source, target = curve(values, _POINTS), curve(reference, _POINTS)
+    knots, first, count = np.unique(source, return_index=True, return_counts=True)
+    targets = target[first + (count - 1) // 2]
+    if len(knots) < 2:
+        raise InputError(
+            f"activations: all have one value, {source[0]:g}; a quantile mapping needs two or more"
+        )
+    slope = (targets[-1] - targets[-2]) / (knots[-1] - knots[-2])
 
     def mapping(features: Tensor) -> Tensor:
-        found = features.detach().cpu().numpy()
-        within = np.interp(found, places, targets)
-        beyond = targets[-1] + slope * (found - places[-1])
-        return torch.from_numpy(np.where(found > places[-1], beyond, within).astype(np.float32)).to(
-            features.device
-        )
+        inputs = features.detach().cpu().numpy()
+        within = np.interp(inputs, knots, targets)
+        beyond = targets[-1] + slope * (inputs - knots[-1])
+        outputs = np.where(inputs > knots[-1], beyond, within)
+        return torch.from_numpy(outputs.astype(np.float32)).to(features.device)
 
     return mapping

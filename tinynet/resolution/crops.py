@@ -1,9 +1,8 @@
-"""How large objects appear in training and in testing, and how pictures are brought to a test size.
+"""The apparent size of objects in training and testing (Touvron et al. 2019).
 
-Touvron et al. 2019, "Fixing the train-test resolution discrepancy": random crops that are enlarged
-to the training size show objects larger than the whole picture shows them at the same size, so a
-network sees objects of the size it knows where it is tested at a larger one. All of this is about
-square pictures.
+"Fixing the train-test resolution discrepancy": a random crop that is enlarged to the training size
+shows objects larger than the whole image does at that size. A network therefore sees objects of the
+size it was trained on if it is tested at a larger size. All images here are square.
 """
 
 import math
@@ -13,23 +12,24 @@ import numpy as np
 import torch
 
 from tinynet.data import augment
-from tinynet.data.batches import seeded
+from tinynet.data.batches import seeded_generator
 from tinynet.errors import InputError
 from tinynet.training.recipes import Stage
 
-TRIES = 10  # of torchvision's RandomResizedCrop, before it takes a crop in the centre
+TRIES = 10  # of torchvision's RandomResizedCrop, before it crops the centre
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Crops in training, resize and crop in testing.
+    """How images are cropped in training, and resized and cropped in testing.
 
-    `area`: least and greatest area of a crop, as fractions of the picture; `ratio`: least and
-    greatest width over height; or `sides`: least and greatest side of square crops, as fractions of
-    the picture's. With none of them whole pictures are seen. `train`: side in pixels that crops are
-    resized to. `resize`, `test`: sides in pixels of the whole test picture and of the crop in its
-    centre. Raises `InputError` for an inverted range, or a crop larger than the picture it is taken
-    from.
+    `area`: least and greatest area of a crop, as fractions of the image; `ratio`: least and
+    greatest width over height. `sides`: instead of both, least and greatest side of square crops,
+    as fractions of the image's side. Without any of them training uses whole images.
+
+    `train`: side in pixels that crops are resized to. `resize`, `test`: sides in pixels of the
+    whole test image, and of the crop in its centre. Raises `InputError` for an inverted range, or a
+    crop that is larger than its image.
     """
 
     train: int
@@ -47,40 +47,40 @@ class Policy:
         ):
             if not 0 < low <= high <= most:
                 raise InputError(
-                    f"{name} of crops is {low:g} to {high:g}; it takes the least, then the "
-                    f"greatest, greater than 0{'' if most == math.inf else ' and at most 1'}"
+                    f"{name} of crops is {low:g} to {high:g}; name the least, then the greatest, "
+                    f"greater than 0{'' if most == math.inf else ' and at most 1'}"
                 )
         if min(self.train, self.resize, self.test) < 1:
             raise InputError(
-                f"sides of {self.train}, {self.resize} and {self.test} pixels; they must be 1 or "
+                f"sides of {self.train}, {self.resize} and {self.test} pixels; each must be 1 or "
                 "more"
             )
         if self.test > self.resize:
             raise InputError(
-                f"a test crop of {self.test} pixels does not fit into pictures resized to "
-                f"{self.resize}; resize them to more, or crop less"
+                f"a test crop of {self.test} pixels does not fit into images resized to "
+                f"{self.resize}; enlarge the images or make the crop smaller"
             )
 
     @classmethod
     def of(cls, stage: Stage, side: int, test: int | None = None) -> "Policy":
-        """What `stage` does in training to pictures of `side` pixels, tested whole at `test`
-        (default: its size).
+        """Return the policy of a training stage on images of `side` pixels.
+
+        `test`: size of the whole test images in pixels (default: the size of the stage).
         """
         sides = (stage.crop_side[0] / side, stage.crop_side[1] / side) if stage.crop_side else None
+        area = (stage.crop_area[0], stage.crop_area[1]) if stage.crop_area else (1.0, 1.0)
         size = test or stage.size
         return cls(
             train=stage.size,
             resize=size,
             test=size,
             sides=sides,
-            area=stage.crop_area or (1.0, 1.0),
+            area=area,
         )
 
     @property
     def mean_side(self) -> float:
-        """E[sigma], the paper's F: sigma is the square root of the share of the picture's area that
-        a crop shows.
-        """
+        """E[sigma], the paper's F: sigma^2 is the share of the image's area inside a crop."""
         if self.sides:
             return sum(self.sides) / 2
         return (
@@ -91,41 +91,36 @@ class Policy:
 
     @property
     def object_ratio(self) -> float:
-        """E[r_test / r_train]: how large objects appear in testing, where 1 is as large as in
-        training.
-        """
+        """E[r_test / r_train]: the size of objects in testing, relative to that in training."""
         return self.mean_side * self.resize / self.train
 
     @property
     def cure(self) -> float:
-        """By what factor the test picture is to be larger, so that objects appear as large as in
-        training.
-        """
+        """The factor to enlarge test images by, so that objects are as large as in training."""
         return 1 / self.object_ratio
 
     @property
-    def seen_in_test(self) -> float:
-        """The share of the picture's area that the test crop shows."""
+    def test_share(self) -> float:
+        """The share of the image's area inside the test crop."""
         return (self.test / self.resize) ** 2
 
 
 def mean_side(low: float, high: float) -> float:
-    """E[sigma] where the area sigma^2 of square crops is uniform in low ... high (Touvron et al.
-    2019, section 3.1).
+    """Compute E[sigma] of square crops whose area sigma^2 is uniform in [low, high].
 
-    F = (2/3) (s+^3 - s-^3) / (s+^2 - s-^2) with s = sqrt(area): 0.70824 for 0.08 ... 1. Computed
-    without the differences, which cancel where the range is narrow.
+    F = (2/3) (s+^3 - s-^3) / (s+^2 - s-^2) with s = sqrt(area) (Touvron et al. 2019, section 3.1):
+    0.70824 for 0.08 to 1. The formula here avoids the differences, which cancel in a narrow range.
     """
     least, most = math.sqrt(low), math.sqrt(high)
     return 2 / 3 * (most**2 + most * least + least**2) / (most + least)
 
 
 def mean_side_with_ratio(area: tuple[float, float], ratio: tuple[float, float]) -> float:
-    """E[sigma] of the crops that torchvision's `RandomResizedCrop` accepts on square pictures.
+    """Compute E[sigma] of the crops of torchvision's `RandomResizedCrop` on square images.
 
-    Area is drawn uniformly, the logarithm of width over height too, and a crop that is wider or
-    higher than the picture is drawn again, so large crops are rarer than small ones: 0.667 for 0.08
-    ... 1 and 3/4 ... 4/3. After ten draws torchvision takes the largest crop in the centre whose
+    The area is uniform, and so is the logarithm of width over height. A crop that is wider or
+    higher than the image is drawn again, so large crops are rarer than small ones: 0.667 for 0.08
+    to 1 and 3/4 to 4/3. After ten tries torchvision returns the largest crop in the centre whose
     ratio is allowed.
     """
     from scipy.integrate import quad
@@ -134,7 +129,7 @@ def mean_side_with_ratio(area: tuple[float, float], ratio: tuple[float, float]) 
 
     def accepted(share: float) -> float:
         """The probability that a crop of this area fits."""
-        free = -math.log(share)  # a crop fits where |log ratio| is at most this
+        free = -math.log(share)  # a crop fits if |log ratio| is at most this
         if wide == narrow:
             return float(abs(wide) <= free)
         return max(0.0, min(wide, free) - max(narrow, -free)) / (wide - narrow)
@@ -156,18 +151,17 @@ def mean_side_with_ratio(area: tuple[float, float], ratio: tuple[float, float]) 
         )
         mean = sides / fits if fits else 0.0
     never = (1 - fits) ** TRIES
-    in_the_centre = math.sqrt(min(1.0, ratio[1], 1 / ratio[0]))
-    return (1 - never) * mean + never * in_the_centre
+    fallback = math.sqrt(min(1.0, ratio[1], 1 / ratio[0]))
+    return (1 - never) * mean + never * fallback
 
 
 def draw_shares(policy: Policy, count: int, side: int, seed: int = 0) -> np.ndarray:
-    """(count,) shares of the area of square pictures of `side` pixels, drawn by the code that crops
-    them.
+    """Draw (count,) shares of the area of square images of `side` pixels with the cropping code.
 
-    The crops of recipes by `data.augment`, those with a range of ratios by torchvision; both round
-    to pixels.
+    Crops of recipes are drawn by `data.augment`, those with a range of ratios by torchvision. Both
+    round to pixels.
     """
-    generator = seeded("cpu", "shares", seed)
+    generator = seeded_generator("cpu", "shares", seed)
     if policy.ratio != (1.0, 1.0):
         return _draw_by_torchvision(policy, count, side, seed)
     if policy.sides:
@@ -179,13 +173,15 @@ def draw_shares(policy: Policy, count: int, side: int, seed: int = 0) -> np.ndar
 
 
 def _draw_by_torchvision(policy: Policy, count: int, side: int, seed: int) -> np.ndarray:
-    from torchvision.transforms import RandomResizedCrop
+    from torchvision.transforms import (  # type: ignore[import-untyped]  # has no stubs
+        RandomResizedCrop,
+    )
 
     image = torch.empty(1, side, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        drawn = [
+        crops = [
             RandomResizedCrop.get_params(image, list(policy.area), list(policy.ratio))
             for _ in range(count)
         ]
-    return np.array([height * width for _, _, height, width in drawn]) / side**2
+    return np.array([height * width for _, _, height, width in crops]) / side**2

@@ -1,25 +1,26 @@
-"""The whole story of a run and its test sizes: what to test at, what mends it, what it costs, in
-one folder.
-"""
+"""Study a run at several test sizes: the best size, the best correction, and their cost."""
 
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tinynet import console, runs
 from tinynet.compute import AutoBatch
-from tinynet.data.batches import batches, fitting
+from tinynet.data.batches import Batch, batches, default_batch_size
 from tinynet.errors import InputError
 from tinynet.evaluation.predictor import Predictor
-from tinynet.files import atomic_folder, can_hold, refuse_existing, write_json, write_text
+from tinynet.files import atomic_folder, check_writable, refuse_existing, write_json, write_text
 from tinynet.models.checkpoint import save_model
+from tinynet.models.vgg import Backbone
 from tinynet.plotting import save_figure
+from tinynet.records import MISSING, Gain, Json, Score, ScoreRow, to_json
 from tinynet.resolution import figures
 from tinynet.resolution.crops import Policy, draw_shares
 from tinynet.resolution.resize import METHOD
@@ -28,160 +29,184 @@ from tinynet.resolution.study import (
     CONTROL,
     FITTED,
     NORMS,
-    Row,
     Study,
     compare_methods,
     sweep,
 )
 from tinynet.runs import StageFolder
 from tinynet.training.config import upgrade
-from tinynet.training.features import frozen_backbone
+from tinynet.training.extraction import frozen_backbone
 from tinynet.training.inputs import augment_images
 from tinynet.training.observers import Observer
 from tinynet.training.recipes import RECIPES, Stage
 from tinynet.training.stages import train
 
-_DRAWN = 20_000  # crops drawn for a histogram
+_CROPS = 20_000  # in a histogram
 
-# run, side in pixels -> seconds of one forward pass of a picture
+# (run, side in pixels) -> seconds of one forward pass of an image
 Cost = dict[tuple[str, int], float]
-# a row that a run was scored by before, and the sides of its views
-Scored = Sequence[tuple[Predictor, Row, list[int]]]
 
 
 @dataclass(frozen=True)
-class Found:
-    """Rows: of the run, of runs beside it as they are, of ways to enlarge, of features a tap, of
-    cost; and in words.
+class SizeRequest:
+    """What to study, and where to write it.
+
+    `sizes`: test sizes in pixels; the training size is always included. `fit`: sizes to fine-tune
+    the head at. `methods`: ways to resize; the first is used everywhere, the others are compared
+    with it at the best size. `out`: the folder for JSON, figures and conclusions. `keep`: a new
+    folder for the run with its batch norms recomputed at the best size for them.
     """
 
-    rows: list[Row]
-    beside: list[Row]
-    methods: list[Row]
-    activations: list[Row]
-    costs: list[Row]
+    sizes: Sequence[int]
+    out: Path
+    fit: Sequence[int] = ()
+    methods: Sequence[str] = (METHOD,)
+    keep: Path | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The results of a run at several test sizes.
+
+    `rows`: of the run. `others`: of other runs, as they are. `methods`: of ways to resize.
+    `activations`: of features. `costs`: of time. `conclusions`: sentences.
+    """
+
+    rows: list[ScoreRow]
+    others: list[ScoreRow]
+    methods: list[ScoreRow]
+    activations: list[Json]
+    costs: list[ScoreRow]
     conclusions: list[str]
+
+    def to_json(self) -> Json:
+        """Everything as a JSON object."""
+        return {
+            "rows": to_json(self.rows),
+            "beside": to_json(self.others),
+            "methods": to_json(self.methods),
+            "activations": self.activations,
+            "costs": to_json(self.costs),
+            "conclusions": self.conclusions,
+        }
+
+
+@dataclass(frozen=True)
+class _SavedScore:
+    """A score that a run has saved, and the sides in pixels of the views it was scored over."""
+
+    predictor: Predictor
+    row: ScoreRow
+    sides: list[int]
 
 
 def investigate(
-    predictors: Sequence[Predictor],
-    sizes: Sequence[int],
-    fit: Sequence[int],
-    methods: Sequence[str],
-    out: Path,
-    keep: Path | None = None,
-    observers: Sequence[Observer] = (),
-) -> Found:
-    """All about the first of `scorers` at `sizes`, the others beside it; its head is trained on at
-    the sizes `fit`.
+    predictors: Sequence[Predictor], request: SizeRequest, observers: Sequence[Observer] = ()
+) -> Findings:
+    """Study the first of `predictors` at several test sizes, compared with the others as they are.
 
-    `methods`: how pictures are enlarged, the first everywhere, the others compared with it at
-    the size that the hold-out chooses of those that pictures do not have by themselves. Writes
-    JSON, figures and conclusions to `out`. `observers`: told of the training. `keep`: a new
-    folder for the run with its batch norms measured at the size where the hold-out likes that
-    best. Raises `InputError` for a method that there is not, or another first one where heads
-    are trained on or kept, or where there is nothing to keep, before anything is computed.
+    The best size is the one with the best hold-out accuracy. `observers`: notified of the training
+    of heads. Raises `InputError`, before anything is computed, for an unknown method, for another
+    first method than the default together with `fit` or `keep`, and if there is nothing to keep.
     """
     first, *others = predictors
-    study, *_ = (Study(first, method) for method in methods)
-    if (fit or keep) and methods[0] != METHOD:
-        raise InputError(
-            f"--methods {methods[0]}: heads are trained on at pictures enlarged by {METHOD}, and "
-            "kept for them; name that first, or give --no-fit and no --keep"
-        )
-    sizes = sorted({first.size, *sizes, *fit})
-    if keep:
-        _can_keep(study, sizes, keep)
+    method = request.methods[0]
+    study, *_ = (Study(first, name) for name in request.methods)
+    sizes = sorted({first.size, *request.sizes, *request.fit})
+    _check(request, study, sizes)
     console.log(
         f"{first.folder.path} at {', '.join(map(str, sizes))} px, on {first.compute}; results in "
-        f"{out}"
+        f"{request.out}"
     )
-    beside = [Study(predictor, methods[0]) for predictor in others]
-    rows = list(
-        sweep(study, sizes, _fitted(first, fit, methods[0], out, observers), study.corrections)
-    )
+    other_studies = [Study(predictor, method) for predictor in others]
+    fitted = _fitted(first, request.fit, method, request.out, observers)
+    rows = list(sweep(study, sizes, fitted, study.corrections))
     activations = [row for size in sizes for row in study.activations(size)]
     best = _best(rows)
-    resized = [row for row in rows if row["size"] != first.packed.side]
-    compared = (
-        list(compare_methods(first, methods, _best(resized)))
-        if len(methods) > 1 and resized
-        else []
+    methods = _method_rows(first, request.methods, rows)
+    other_rows = [row for other in other_studies for row in sweep(other, sizes, {}, ())]
+    saved = [score for predictor in predictors for score in _saved_scores(predictor)]
+    cost = _cost(predictors, sizes, saved)
+    rows, other_rows = (
+        [replace(row, images_per_second=1 / cost[row.run, row.size]) for row in group]
+        for group in (rows, other_rows)
     )
-    shown = [row for one in beside for row in sweep(one, sizes, {}, ())]
-    scored = [
-        (predictor, row, _sides(row, predictor))
-        for predictor in predictors
-        for row in _scored(predictor)
-    ]
-    cost = _cost(predictors, sizes, scored)
-    for row in (*rows, *shown):
-        row["pictures_per_second"] = 1 / cost[row["run"], row["size"]]
     policy = Policy.of(first.stage, first.packed.side)
-    said = _conclusions(rows, activations, policy, best, cost)
-    found = Found(
-        rows, shown, compared, activations, list(_cost_rows([*rows, *shown], scored, cost)), said
+    findings = Findings(
+        rows,
+        other_rows,
+        methods,
+        activations,
+        list(_cost_rows([*rows, *other_rows], saved, cost)),
+        _conclusions(rows, activations, policy, best, cost),
     )
-    _write(found, policy, first, out)
-    if keep:
-        _keep(study, rows, keep)
-    return found
+    _write(findings, policy, first, request.out)
+    if request.keep:
+        _save_run(study, rows, request.keep)
+    return findings
 
 
-def _can_keep(study: Study, sizes: Sequence[int], keep: Path) -> None:
-    """Raise `InputError` where there will be nothing to keep, or no place for it."""
+def _method_rows(
+    predictor: Predictor, methods: Sequence[str], rows: Sequence[ScoreRow]
+) -> list[ScoreRow]:
+    """Compare ways to resize at the best size that differs from the size of the images."""
+    resized = [row for row in rows if row.size != predictor.packed.side]
+    if len(methods) < 2 or not resized:
+        return []
+    return list(compare_methods(predictor, methods, _best(resized)))
+
+
+def _check(request: SizeRequest, study: Study, sizes: Sequence[int]) -> None:
+    """Raise `InputError` if heads cannot be trained, or the run cannot be saved, as requested."""
+    method, keep = request.methods[0], request.keep
+    if (request.fit or keep) and method != METHOD:
+        raise InputError(
+            f"--methods {method}: heads are fine-tuned and saved for images resized by {METHOD}; "
+            f"name {METHOD} first, or use --no-fit without --keep"
+        )
+    if keep is None:
+        return
     refuse_existing("--keep", keep)
     if NORMS not in study.corrections:
         raise InputError(
             f"--keep {keep}: the head of {study.predictor.folder.path} has no batch norms to "
-            "measure"
+            "recompute; leave out --keep"
         )
     if set(sizes) == {study.predictor.size}:
         raise InputError(
-            f"--keep {keep}: at {study.predictor.size} px the batch norms are what training "
-            "measured; name other --sizes"
+            f"--keep {keep}: {study.predictor.size} px is the training size, so the batch norms "
+            "would not change; name another --size"
         )
-    can_hold(keep)
+    check_writable(keep)
 
 
-def _keep(study: Study, rows: Sequence[Row], keep: Path) -> None:
-    """A run in `keep`, with the batch norms of the size at which they do best on the hold-out."""
+def _save_run(study: Study, rows: Sequence[ScoreRow], keep: Path) -> None:
+    """Save the run with the batch norms of the size at which they are best on the hold-out."""
     best = max(
-        (row for row in rows if (row["split"], row["correction"]) == ("holdout", NORMS)),
-        key=lambda row: row["top1"],
+        (row for row in rows if (row.split, row.correction) == ("holdout", NORMS)),
+        key=lambda row: row.top1,
     )
-    predictor, size = study.predictor, best["size"]
-    stored = upgrade(predictor.folder.read_recipe())
-    stored["recipe"][predictor.folder.stage]["size"] = size
-    score = {key: best[key] for key in ("n", "top1", "top5", "loss", "ece", "low", "high")}
-    with atomic_folder(keep) as made:
-        folder = StageFolder(made, predictor.folder.stage)
+    predictor, size = study.predictor, best.size
+    recipe = upgrade(predictor.folder.read_recipe())
+    recipe["recipe"][predictor.folder.stage]["size"] = size
+    row = ScoreRow(
+        run=str(keep),
+        stage=predictor.folder.stage,
+        split="holdout",
+        views="none",
+        merge="mean",
+        size=size,
+        **{field.name: getattr(best, field.name) for field in fields(Score)},
+        precision=predictor.compute.precision,
+    )
+    origin = {"norms_of": str(predictor.folder.path), "command": console.current_command()}
+    with atomic_folder(keep) as path:
+        folder = StageFolder(path, predictor.folder.stage)
         folder.make()
-        write_json(
-            folder.recipe,
-            {
-                **stored,
-                "norms_of": str(predictor.folder.path),
-                "command": console.current_command(),
-            },
-        )
+        write_json(folder.recipe, {**recipe, **origin})
         save_model(folder.best, study.with_bn_of(size), predictor.packed.wnids, size)
-        runs.put_scores(
-            folder.scores,
-            [
-                {
-                    **predictor.named,
-                    "run": str(keep),
-                    "split": "holdout",
-                    "views": "none",
-                    "merge": "mean",
-                    "size": size,
-                    **score,
-                    "precision": predictor.compute.precision,
-                }
-            ],
-        )
-    console.log(f"with its batch norms measured at {size} px: {keep}")
+        runs.put_scores(folder.scores, [row.to_json()])
+    console.log(f"saved {keep}, with batch norms recomputed at {size} px")
 
 
 def _fitted(
@@ -191,50 +216,48 @@ def _fitted(
     out: Path,
     observers: Sequence[Observer],
 ) -> dict[int, Study]:
-    """The run with its head trained on at each of `sizes`: a run in `out/<size>`, made where it is
-    not there yet.
+    """The run with its head fine-tuned at each size, from the run `out/<size>`.
+
+    A run that does not exist is trained; one that was stopped is continued.
     """
-    made = {}
+    studies = {}
     folders = {size: StageFolder(out / str(size), "fixres") for size in sizes}
-    # which may be another run's
-    for size, folder in sorted(folders.items(), key=lambda one: not one[1].started):
-        chosen = replace(
+    # Existing folders first: they may be of another run, which raises.
+    for size, folder in sorted(folders.items(), key=lambda item: not item[1].started):
+        stage = replace(
             RECIPES[predictor.config.recipe.name].fixres,
             size=size,
             feature_dtype=predictor.stage.feature_dtype,
         )
         config = replace(
             predictor.config,
-            recipe=replace(predictor.config.recipe, fixres=chosen),
+            recipe=replace(predictor.config.recipe, fixres=stage),
             stages=("fixres",),
             start_run=str(predictor.folder.run.resolve()),
             start_stage=predictor.folder.stage,
             data=predictor.packed.manifest["source"],
             cache=str(predictor.packed.cache),
         )
-        train(
-            folder.run,
-            config,
-            predictor.training_device,
-            resume=folder.started,
-            observers=observers,
-        )
-        made[size] = Study(Predictor(folder, predictor.packed, predictor.compute), method)
-    return made
+        compute = predictor.training_compute
+        train(folder.run, config, compute, resume=folder.started, observers=observers)
+        studies[size] = Study(Predictor(folder, predictor.packed, predictor.compute), method)
+    return studies
 
 
-def _best(rows: Sequence[Row]) -> int:
-    """The test size at which the run as it is gets most of the hold-out right."""
-    held = [row for row in rows if (row["split"], row["correction"]) == ("holdout", AS_IS)]
-    return max(held, key=lambda row: row["top1"])["size"]
+def _best(rows: Sequence[ScoreRow]) -> int:
+    """The test size at which the run as it is has the highest hold-out accuracy."""
+    holdout = [row for row in rows if (row.split, row.correction) == ("holdout", AS_IS)]
+    return max(holdout, key=lambda row: row.top1).size
 
 
-def _cost(predictors: Sequence[Predictor], sizes: Sequence[int], scored: Scored) -> Cost:
-    """Seconds a picture at every side that the runs were or are scored at."""
+def _cost(
+    predictors: Sequence[Predictor], sizes: Sequence[int], saved: Sequence[_SavedScore]
+) -> Cost:
+    """Seconds an image at every side that the runs are scored at, now or before."""
     cost = {}
     for predictor in predictors:
-        before = {side for one, _, sides in scored if one is predictor for side in sides}
-        for side, seconds in seconds_per_image(predictor, sorted({*sizes, *before})).items():
+        sides = {side for score in saved if score.predictor is predictor for side in score.sides}
+        for side, seconds in seconds_per_image(predictor, sorted({*sizes, *sides})).items():
             cost[str(predictor.folder.run), side] = seconds
     return cost
 
@@ -242,181 +265,199 @@ def _cost(predictors: Sequence[Predictor], sizes: Sequence[int], scored: Scored)
 def seconds_per_image(
     predictor: Predictor, sides: Sequence[int], turns: int = 3
 ) -> dict[int, float]:
-    """What one forward pass of a picture costs at each side in pixels: the median of `turns`, the
-    sides in turn.
+    """Time one forward pass of an image at each side in pixels: the median of `turns`.
+
+    The sides are timed in turn, so that all are affected by other load alike.
     """
-    model, compute = predictor.model, predictor.compute
-    rows = predictor.images("holdout")[1]
-    work = {}
-    for side in sides:
-        network = model.for_inference(compute.device, compute.dtype)
-        network.backbone = frozen_backbone(model, predictor.packed, side, compute)
-        stage = Stage(size=side)
-        shown = next(
-            batches(
-                predictor.packed.train,
-                rows,
-                batch_size=fitting(side, compute.device),
-                device=compute.device,
-                augment=lambda images, at, _, stage=stage: augment_images(images, at, stage),
-            )
-        )
-        # The turn that is not counted finds out how many at once the memory holds.
-        work[side] = AutoBatch(partial(_called, network)), shown.images
-    taken: dict[int, list[float]] = {side: [] for side in sides}
+    work = {side: _work(predictor, side) for side in sides}
+    times: dict[int, list[float]] = {side: [] for side in sides}
     with torch.inference_mode():
         for turn in range(turns + 1):
-            for side, (calls, images) in work.items():
-                started = time.perf_counter()
-                calls(images).tolist()  # a list waits for the device
-                if turn:  # the first one warms up
-                    taken[side].append((time.perf_counter() - started) / len(images))
-    return {side: statistics.median(times) for side, times in taken.items()}
+            for side, (classify, images) in work.items():
+                start = time.perf_counter()
+                classify(images).tolist()  # a list waits for the device
+                if turn:  # the first turn warms up, and finds the batch size that fits in memory
+                    times[side].append((time.perf_counter() - start) / len(images))
+    return {side: statistics.median(values) for side, values in times.items()}
 
 
-def _called(network: nn.Module, images: Tensor) -> Tensor:
+def _work(predictor: Predictor, side: int) -> tuple[AutoBatch, Tensor]:
+    """The network at a side, and a batch of images for it."""
+    model, compute = predictor.model, predictor.compute
+    network = model.for_inference(compute.device, compute.dtype)
+    backbone = frozen_backbone(model, predictor.packed, side, compute)
+    network.backbone = cast(Backbone, backbone)  # an Int8Backbone is called like a Backbone
+    stage = Stage(size=side)
+
+    def augment(images: Tensor, rows: Tensor, _: int) -> Tensor:
+        return augment_images(images, rows, stage)
+
+    batch: Batch = next(
+        batches(
+            predictor.packed.train,
+            predictor.images("holdout")[1],
+            batch_size=default_batch_size(side, compute.device),
+            device=compute.device,
+            augment=augment,
+        )
+    )
+    return AutoBatch(partial(_classes, network)), batch.images
+
+
+def _classes(network: nn.Module, images: Tensor) -> Tensor:
     return network(images).argmax(1)
 
 
-def _scored(predictor: Predictor) -> list[Row]:
-    """What the run was scored at before, over views, in the precision of now."""
+def _saved_scores(predictor: Predictor) -> list[_SavedScore]:
+    """The saved scores of the run over any views, in the present precision."""
+    rows = map(ScoreRow.from_json, predictor.folder.read_scores())
     return [
-        row
-        for row in predictor.folder.read_scores()
-        if row.get("precision") == predictor.compute.precision
-        and row["merge"] == "mean"
-        and "temperature" not in row
+        _SavedScore(predictor, row, _sides(row, predictor))
+        for row in rows
+        if row.precision == predictor.compute.precision
+        and row.merge == "mean"
+        and row.temperature is MISSING
     ]
 
 
-def _sides(row: Row, predictor: Predictor) -> list[int]:
-    """The side in pixels of every view of the set that a row was scored over."""
+def _sides(row: ScoreRow, predictor: Predictor) -> list[int]:
+    """The side in pixels of every view that a row was scored over."""
     probe = torch.zeros(1, 3, predictor.packed.side, predictor.packed.side)
-    (chosen,) = predictor.sets([row["views"]], row["size"])
-    return [min(seen.shape[-2:]) for seen in chosen(probe).values()]
+    assert row.views is not None
+    (views,) = predictor.sets([row.views], row.size)
+    return [min(image.shape[-2:]) for image in views(probe).values()]
 
 
-def _cost_rows(rows: Sequence[Row], scored: Scored, cost: Cost) -> Iterator[Row]:
-    """Accuracy and seconds a picture: of every size and correction, and of every set of views that
-    a run was scored over. What a correction adds to a forward pass is not to be seen beside it;
-    controls are left out.
+def _cost_rows(
+    rows: Sequence[ScoreRow], saved: Sequence[_SavedScore], cost: Cost
+) -> Iterator[ScoreRow]:
+    """Yield accuracy and seconds an image of every size, correction and set of views.
+
+    The time that a correction adds to a forward pass is too short to measure. Controls are left
+    out.
     """
     for row in rows:
-        if row["correction"] != CONTROL and (row["correction"], row["size"]) != (
-            FITTED,
-            row["trained"],
-        ):
-            yield {
-                **_named(row),
-                "views": "none",
-                "correction": row["correction"],
-                "seconds": cost[row["run"], row["size"]],
-            }
-    for predictor, row, sides in scored:
-        if row["views"] != "none":
-            run = str(predictor.folder.run)
-            yield {
-                **_named(row),
-                "run": run,
-                "views": row["views"],
-                "correction": AS_IS,
-                "seconds": sum(cost[run, side] for side in sides),
-            }
+        at_own_size = (row.correction, row.size) == (FITTED, row.trained)
+        if row.correction != CONTROL and not at_own_size:
+            seconds = cost[row.run, row.size]
+            yield _cost_row(row, views="none", correction=row.correction, seconds=seconds)
+    for score in saved:
+        if score.row.views != "none":
+            row = replace(score.row, run=str(score.predictor.folder.run))
+            seconds = sum(cost[row.run, side] for side in score.sides)
+            yield _cost_row(row, views=row.views, correction=AS_IS, seconds=seconds)
 
 
-def _named(row: Row) -> Row:
-    return {key: row[key] for key in ("run", "split", "size", "n", "top1", "low", "high")}
+def _cost_row(row: ScoreRow, views: str | None, correction: str, seconds: float) -> ScoreRow:
+    return ScoreRow(
+        run=row.run,
+        split=row.split,
+        size=row.size,
+        n=row.n,
+        top1=row.top1,
+        low=row.low,
+        high=row.high,
+        views=views,
+        correction=correction,
+        seconds=seconds,
+    )
 
 
 def _conclusions(
-    rows: Sequence[Row], activations: Sequence[Row], policy: Policy, best: int, cost: Cost
+    rows: Sequence[ScoreRow], activations: Sequence[Json], policy: Policy, best: int, cost: Cost
 ) -> list[str]:
-    """Three plain sentences: the size to test at, what the corrections are worth, what the features
-    say.
-    """
-    own, run = policy.train, rows[0]["run"]
-    found = {(row["split"], row["size"], row["correction"]): row for row in rows}
-    sizes = ", ".join(str(size) for size in dict.fromkeys(row["size"] for row in rows))
-    chosen = found["val", best, AS_IS]
-    first = f"Of {sizes} px the hold-out chooses {best} px: {_share(chosen)} of val"
-    if best != own:
-        first += (
-            f", {_gain(chosen, '_over_own')} over the training size of {own} px, at "
-            f"{cost[run, best] / cost[run, own]:.1f} times the cost"
-        )
-
-    tried = [
+    """Three sentences: the best test size, the best correction, and how features differ."""
+    own, run = policy.train, rows[0].run
+    by_key = {(row.split, row.size, row.correction): row for row in rows}
+    corrected = [
         row
         for row in rows
-        if row["split"] == "holdout"
-        and row["correction"] not in (AS_IS, CONTROL)
-        and row["size"] != own
-    ]  # at its own size more training is the control
-    mended, second = None, "No correction was tried"
-    if tried:
-        mended = max(tried, key=lambda row: row["top1"])
-        seen = found["val", mended["size"], mended["correction"]]
-        second = (
-            f"Of corrections it chooses {mended['correction']!r} at {mended['size']} px: "
-            f"{_share(seen)} of val, {_gain(seen)} over the run as it is at that size, "
-            f"{_gain(seen, '_over_own')} over its own"
-        )
-        if seen["gain_over_control"] is not None:
-            second += f", {_gain(seen, '_over_control')} over as much more training at its own"
-
-    apparent = policy.resize * policy.cure
-    third = f"Training shows objects as large as whole pictures of {apparent:.0f} px do"
-    for size in dict.fromkeys((own, best, *([mended["size"]] if mended else []))):
-        zeros = _mean_over_features(activations, size, "zeros")
-        third += f"; at {size} px {zeros:.1%} of the features are exactly zero"
-        if size != own:
-            distance = _mean_over_features(activations, size, "ks")
-            third += f", {distance:.3f} away (Kolmogorov-Smirnov, mean over features)"
-    return [f"{sentence}." for sentence in (first, second, third)]
+        if row.split == "holdout" and row.correction not in (AS_IS, CONTROL) and row.size != own
+    ]
+    correction = max(corrected, key=lambda row: row.top1) if corrected else None
+    sizes = ", ".join(str(size) for size in dict.fromkeys(row.size for row in rows))
+    first = f"The best hold-out accuracy of {sizes} px is at {best} px: "
+    first += f"val top-1 {_interval(by_key['val', best, AS_IS])}"
+    if best != own:
+        gain = _gain(by_key["val", best, AS_IS].over["own"])
+        ratio = cost[run, best] / cost[run, own]
+        first += f", {gain} over the training size of {own} px, at {ratio:.1f} times the cost"
+    features = dict.fromkeys((own, best, *([correction.size] if correction else [])))
+    return [
+        f"{first}.",
+        f"{_correction_sentence(correction, by_key)}.",
+        f"{_feature_sentence(activations, policy, list(features))}.",
+    ]
 
 
-def _share(row: Row) -> str:
-    return f"{row['top1']:.2%} ({row['low']:.2%} .. {row['high']:.2%})"
-
-
-def _gain(row: Row, over: str = "") -> str:
-    p = row["p" + over]
-    return f"{row['gain' + over]:+.2%} ({f'p = {p:.2g}' if p else 'p < 1e-300'})"
-
-
-def _mean_over_features(activations: Sequence[Row], size: int, key: str) -> float:
-    """The mean over taps, each as often as it has numbers."""
-    mine = [row for row in activations if row["size"] == size]
-    return sum(row[key] * row["numbers"] for row in mine) / sum(row["numbers"] for row in mine)
-
-
-def _write(found: Found, policy: Policy, predictor: Predictor, out: Path) -> None:
-    """Everything into `out`: numbers, words and pictures."""
-    name = predictor.folder.run.name
-    about = {key: predictor.folder.read_recipe()[key] for key in ("data_digest", "split_digest")}
-    write_json(
-        out / "sizes.json",
-        {
-            "command": console.current_command(),
-            "device": predictor.compute.facts(),
-            **about,
-            **asdict(found),
-        },
+def _correction_sentence(
+    correction: ScoreRow | None, by_key: dict[tuple[str | None, int, str], ScoreRow]
+) -> str:
+    if correction is None:
+        return "No correction was tried"
+    val = by_key["val", correction.size, correction.correction]
+    sentence = (
+        f"The best correction on the hold-out is {val.correction!r} at {val.size} px: val top-1 "
+        f"{_interval(val)}, {_gain(val.gain)} over the uncorrected run at that size, "
+        f"{_gain(val.over['own'])} over the run at its training size"
     )
-    write_text(out / "conclusions.txt", "\n".join(found.conclusions) + "\n")
-    drawn = draw_shares(policy, _DRAWN, predictor.packed.side)
-    as_is = [row for row in (*found.rows, *found.beside) if row["correction"] == AS_IS]
-    drawings = {
+    if val.over["control"].gain is not None:
+        sentence += f", {_gain(val.over['control'])} over equal training at the training size"
+    return sentence
+
+
+def _feature_sentence(activations: Sequence[Json], policy: Policy, sizes: Sequence[int]) -> str:
+    """The share of zeros and the distance of features at each size, the training size first."""
+    apparent = policy.resize * policy.cure
+    sentence = f"Objects in training are as large as in whole images of {apparent:.0f} px"
+    for size in sizes:
+        zeros = _mean_over_features(activations, size, "zeros")
+        sentence += f"; at {size} px {zeros:.1%} of the features are exactly zero"
+        if size != policy.train:
+            distance = _mean_over_features(activations, size, "ks")
+            sentence += f" (Kolmogorov-Smirnov distance to the training size {distance:.3f})"
+    return sentence
+
+
+def _interval(row: ScoreRow) -> str:
+    return f"{row.top1:.2%} ({row.low:.2%} .. {row.high:.2%})"
+
+
+def _gain(gain: Gain) -> str:
+    return f"{gain.gain:+.2%} ({f'p = {gain.p:.2g}' if gain.p else 'p < 1e-300'})"
+
+
+def _mean_over_features(activations: Sequence[Json], size: int, key: str) -> float:
+    """The mean of a statistic, each feature weighted by its count of values."""
+    rows = [row for row in activations if row["size"] == size]
+    return sum(row[key] * row["numbers"] for row in rows) / sum(row["numbers"] for row in rows)
+
+
+def _write(findings: Findings, policy: Policy, predictor: Predictor, out: Path) -> None:
+    """Write JSON, conclusions and figures to `out`."""
+    name = predictor.folder.run.name
+    recipe = predictor.folder.read_recipe()
+    about = {
+        "command": console.current_command(),
+        "device": predictor.compute.facts(),
+        "data_digest": recipe["data_digest"],
+        "split_digest": recipe["split_digest"],
+    }
+    write_json(out / "sizes.json", {**about, **findings.to_json()})
+    write_text(out / "conclusions.txt", "\n".join(findings.conclusions) + "\n")
+    shares = draw_shares(policy, _CROPS, predictor.packed.side)
+    as_is = [row for row in (*findings.rows, *findings.others) if row.correction == AS_IS]
+    images = {
         "accuracy": figures.accuracy_against_size(
-            found.rows, f"{name}: accuracy against test size"
+            findings.rows, f"{name}: accuracy against test size"
         ),
         "activations": figures.cumulative_curves(
-            found.activations, policy.train, f"{name}: pooled features"
+            findings.activations, policy.train, f"{name}: pooled features"
         ),
-        "cost": figures.accuracy_against_seconds(found.costs, "Accuracy against cost"),
-        "seen": figures.shares_seen([("training and testing", drawn, policy.seen_in_test)], name),
+        "cost": figures.accuracy_against_seconds(findings.costs, "Accuracy against cost"),
+        "seen": figures.crop_shares([("training and testing", shares, policy.test_share)], name),
     }
-    if found.beside:
-        drawings["grid"] = figures.heat_map(as_is, "Training against test size")
-    for title, figure in drawings.items():
+    if findings.others:
+        images["grid"] = figures.heat_map(as_is, "Training against test size")
+    for title, figure in images.items():
         save_figure(figure, out / f"{title}.png")

@@ -1,1 +1,1 @@
-"""Views, merges and metrics of probabilities."""
+"""Views, merges of their probabilities, and metrics."""

@@ -1,6 +1,4 @@
-"""Temperature scaling (Guo et al. 2017): one number, fitted on the hold-out, that mends
-over-confidence.
-"""
+"""Temperature scaling (Guo et al. 2017): correct overconfidence with one number."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -8,39 +6,37 @@ from scipy.special import log_softmax
 
 from tinynet.console import log
 
-_WIDEST = 20.0
+_MAX_TEMPERATURE = 20.0
 
 
 def at_temperature(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, C) log-probabilities of p^(1/temperature), renormalised: the order of the classes
-    stays.
+    """Return the log of p^(1/temperature), renormalised: (N, C) -> (N, C).
+
+    The order of the classes does not change.
     """
     return log_softmax(log_probabilities / temperature, axis=-1)
 
 
 def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of the least log loss; more than 1 where the network is too sure of itself.
+    """Return the temperature with the least log loss; above 1 if the network is overconfident.
 
-    `log_probabilities`: (N, C), of pictures that neither learning nor the report sees; `labels`:
-    (N,). The loss is convex in 1 / temperature, which is looked for from 1/20 to 20; the ends are
-    remarked upon.
+    `log_probabilities`: (N, C); `labels`: (N,). The images must not be used for training or for the
+    final result. The loss is convex in 1 / temperature. The search covers temperatures from 1/20 to
+    20, and a message warns if the result is at an end of this range.
     """
-    places = np.arange(len(labels))
+    rows = np.arange(len(labels))
 
     def loss(inverse: float) -> float:
         return -float(
-            at_temperature(log_probabilities, 1 / inverse)[places, labels].mean(dtype=np.float64)
+            at_temperature(log_probabilities, 1 / inverse)[rows, labels].mean(dtype=np.float64)
         )
 
-    found = (
-        1
-        / minimize_scalar(
-            loss, bounds=(1 / _WIDEST, _WIDEST), method="bounded", options={"xatol": 1e-4}
-        ).x
-    )
-    if not 1.01 / _WIDEST < found < 0.99 * _WIDEST:
+    bounds = (1 / _MAX_TEMPERATURE, _MAX_TEMPERATURE)
+    minimum = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    temperature = 1 / minimum.x
+    if not 1.01 / _MAX_TEMPERATURE < temperature < 0.99 * _MAX_TEMPERATURE:
         log(
-            f"note: the temperature, {found:.3g}, is at the end of the range that is searched; "
-            "these labels and probabilities have little to do with one another"
+            f"note: the temperature {temperature:.3g} is at the end of the search range; check "
+            "that the labels belong to these probabilities"
         )
-    return found
+    return temperature

@@ -1,6 +1,4 @@
-"""Two ways of scoring the same pictures, compared in pairs: what one gets right and the other does
-not.
-"""
+"""Paired comparison of two classifiers on the same images."""
 
 import math
 from typing import Any
@@ -9,13 +7,14 @@ import numpy as np
 
 
 def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    """Gain of `right` over `other` in top-1, with its 95 % interval and the exact test of McNemar
-    (1947).
+    """Compare top-1 of `right` with that of `other`: gain, 95 % interval and McNemar's exact test.
 
-    `right`, `other`: (N,) bool, whether each way gets each picture right. `wins`, `losses`:
-    pictures that only the first, only the second gets right. `gain`: their difference over N;
-    `gain_low`, `gain_high`: the adjusted Wald interval of Bonett & Price (2012); `p`: two-sided,
-    from the binomial distribution of the wins.
+    `right`, `other`: (N,) bool, whether each classifier is right on each image. The result has
+
+    `wins`, `losses`: the number of images where only the first, or only the second, is right;
+    `gain`: (wins - losses) / N;
+    `gain_low`, `gain_high`: the adjusted Wald interval of Bonett & Price (2012);
+    `p`: the two-sided p-value (McNemar 1947), from the binomial distribution of the wins.
     """
     from scipy.stats import binomtest, norm
 

@@ -1,6 +1,4 @@
-"""Where a network looks: Grad-CAM (Selvaraju et al. 2017), and how much of it lies on the
-object.
-"""
+"""Grad-CAM (Selvaraju et al. 2017), and the share of its heat inside an object's box."""
 
 import numpy as np
 import torch
@@ -8,52 +6,60 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinynet.errors import InputError
-from tinynet.models.classifier import Classifier, statistics
+from tinynet.models.classifier import Classifier, pool_maps
 
 
-def heat(network: Classifier, images: Tensor, classes: Tensor, node: str) -> Tensor:
-    """(N, H, W) at least 0, each adding up to 1 (or all zero): what speaks for a class, and where
-    in the picture.
+def gradcam(network: Classifier, images: Tensor, classes: Tensor, node: str) -> Tensor:
+    """Compute Grad-CAM heat maps (N, H, W), at least 0; each sums to 1, or is all zero.
 
-    `network`: in eval mode, float32. `pictures`: (N, 3, H, W) in [0, 1]. `classes`: (N,) what is
-    asked about. `depth`: the maps that are weighed, such as `relu4_3`: each by the mean of the
-    logit's gradient over it; what speaks against the class is cut off. Taps of shallower depths are
-    not seen. Raises `InputError` for a depth that the backbone has not, or that no tap follows.
+    `network`: in eval mode, float32. `images`: (N, 3, H, W) in [0, 1]. `classes`: (N,) the class
+    indices to explain. `node`: a layer such as `relu4_3`. Each channel of its maps is weighted with
+    the mean gradient of the class's logit, and negative sums are set to zero. Features of earlier
+    layers do not contribute.
+
+    Raises `InputError` if the backbone lacks the layer, or the layer feeds no feature of the head.
     """
-    backbone = network.backbone
-    if node not in backbone.channels:
-        raise InputError(f"depth {node!r}: not one of {', '.join(backbone.channels)}")
-    wanted = {feature.split(":")[0] for feature in network.feature_names}
-    found: dict[str, Tensor] = {}
-    with torch.enable_grad():
-        # Frozen weights have no gradient: the pictures' is what the way back is kept for.
-        for name, maps in backbone.walk(images.detach().clone().requires_grad_()):
-            if name in wanted or name == node:
-                found[name] = maps
-            if len(found) == len(wanted | {node}):
-                break
-        logits = network.head(
-            statistics({name: found[name] for name in wanted}, network.feature_names)
+    if node not in network.backbone.channels:
+        raise InputError(
+            f"layer {node!r}: does not exist; use one of {', '.join(network.backbone.channels)}"
         )
-        (gradient,) = torch.autograd.grad(
-            logits.gather(1, classes[:, None]).sum(), found[node], allow_unused=True
-        )
-    maps = found[node]
+    maps, gradient = _maps_and_gradient(network, images, classes, node)
     if gradient is None:
         raise InputError(
-            f"depth {node!r}: the head sees nothing that comes from it; its taps are "
-            f"{', '.join(network.feature_names)}"
+            f"layer {node!r}: does not feed the head, whose features are "
+            f"{', '.join(network.feature_names)}; use the layer of one of them"
         )
-    weighed = (
-        (gradient.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).clamp(min=0).detach()
-    )
-    spread = F.interpolate(weighed, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    return spread / spread.sum((1, 2), keepdim=True).clamp(min=torch.finfo(spread.dtype).tiny)
+    heat = (gradient.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).clamp(min=0).detach()
+    heat = F.interpolate(heat, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    return heat / heat.sum((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
+
+
+def _maps_and_gradient(
+    network: Classifier, images: Tensor, classes: Tensor, node: str
+) -> tuple[Tensor, Tensor | None]:
+    """Return maps of layer `node`, and the gradient of the logits; None if they do not depend."""
+    layers = {feature.split(":")[0] for feature in network.feature_names}
+    outputs: dict[str, Tensor] = {}
+    with torch.enable_grad():
+        # Frozen weights need no gradient. An input that needs one makes torch keep the graph.
+        for name, maps in network.backbone.walk(images.detach().clone().requires_grad_()):
+            if name in layers or name == node:
+                outputs[name] = maps
+            if len(outputs) == len(layers | {node}):
+                break
+        features = pool_maps({name: outputs[name] for name in layers}, network.feature_names)
+        logits = network.head(features)
+        (gradient,) = torch.autograd.grad(
+            logits.gather(1, classes[:, None]).sum(), outputs[node], allow_unused=True
+        )
+    return outputs[node], gradient
 
 
 def share_inside(heats: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(N,) the share of each heat map (N, H, W) inside its box: x0, y0, x1, y1 inclusive; nan where
-    no box is given or there is no heat.
+    """Return the share (N,) of each heat map (N, H, W) inside its box.
+
+    `boxes`: (N, 4) x0, y0, x1, y1 inclusive, -1 for an image without a box. The share is NaN for an
+    image without a box and for a heat map that is all zero.
     """
     return np.array(
         [

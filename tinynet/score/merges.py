@@ -1,9 +1,7 @@
-"""Probabilities of several views become one distribution a picture; nothing but probabilities comes
-in.
+"""Merges: functions that combine the probabilities of several views into one per image.
 
-Each merge takes log-probabilities (V, N, C), one view after another, and gives log-probabilities
-(N, C) that are normalised. In the log domain a probability of 1e-30 in each of ten views stays what
-it is.
+A merge maps log-probabilities (V, N, C) of V views to normalised log-probabilities (N, C). In the
+log domain very small probabilities do not underflow. Merges reject logits and probabilities.
 """
 
 import math
@@ -15,30 +13,31 @@ from torch import Tensor
 from tinynet.errors import InputError
 
 Merge = Callable[[Tensor], Tensor]
-_LEAST = -1e30  # stands for the logarithm of zero where several are added up
+_LOG_ZERO = -1e30  # replaces -inf: log_softmax would be NaN if views ruled out every class
 
 
 def mean(log_probabilities: Tensor) -> Tensor:
-    """The mean probability; `sum` is the same once it is a distribution."""
-    checked(log_probabilities)
+    """Average the probabilities. `sum` is the same merge, because the sum is normalised."""
+    _check(log_probabilities)
     return torch.logsumexp(log_probabilities, 0) - math.log(len(log_probabilities))
 
 
 def gmean(log_probabilities: Tensor) -> Tensor:
-    """The geometric mean: every view can rule a class out."""
-    return torch.log_softmax(checked(log_probabilities).clamp_min(_LEAST).mean(0), 1)
+    """Take the geometric mean: a view can rule out a class."""
+    return torch.log_softmax(_check(log_probabilities).clamp_min(_LOG_ZERO).mean(0), 1)
 
 
 def maximum(log_probabilities: Tensor) -> Tensor:
-    """The greatest probability that any view gives."""
-    return torch.log_softmax(checked(log_probabilities).amax(0), 1)
+    """Take the greatest probability over views, renormalised."""
+    return torch.log_softmax(_check(log_probabilities).amax(0), 1)
 
 
 def vote(log_probabilities: Tensor) -> Tensor:
-    """Each view votes for its most probable class: (votes + mean probability) / (V + 1), so no ties
-    are left.
+    """Let each view vote for its most probable class; the mean probability breaks ties.
+
+    The result is (votes + mean probability) / (V + 1).
     """
-    views, _, classes = checked(log_probabilities).shape
+    views, _, classes = _check(log_probabilities).shape
     votes = torch.nn.functional.one_hot(log_probabilities.argmax(2), classes).sum(0)
     return torch.logaddexp(
         votes.to(log_probabilities.dtype).log(), mean(log_probabilities)
@@ -46,10 +45,11 @@ def vote(log_probabilities: Tensor) -> Tensor:
 
 
 def sharpen(log_probabilities: Tensor, temperature: float = 0.5) -> Tensor:
-    """The mean of p^(1/temperature), renormalised for each view: below 1, views that are sure count
-    for more.
+    """Average p^(1/temperature), renormalised per view.
+
+    With a temperature below 1, confident views have more influence.
     """
-    return mean(torch.log_softmax(checked(log_probabilities) / temperature, 2))
+    return mean(torch.log_softmax(_check(log_probabilities) / temperature, 2))
 
 
 MERGES: dict[str, Merge] = {
@@ -63,14 +63,14 @@ MERGES: dict[str, Merge] = {
 
 
 def get(name: str) -> Merge:
-    """The merge called `name`; raises `InputError` for one that there is not."""
+    """Return the merge `name`; raise `InputError` if it does not exist."""
     if name not in MERGES:
-        raise InputError(f"no merge called {name!r}; there are {', '.join(MERGES)}")
+        raise InputError(f"merge {name!r}: does not exist; use one of {', '.join(MERGES)}")
     return MERGES[name]
 
 
-def checked(log_probabilities: Tensor) -> Tensor:
-    """The same, or `InputError` for what cannot be logarithms of probabilities."""
+def _check(log_probabilities: Tensor) -> Tensor:
+    """Return the argument; raise `InputError` if it cannot be log-probabilities (V, N, C)."""
     if (
         log_probabilities.dim() != 3
         or not len(log_probabilities)
@@ -82,8 +82,8 @@ def checked(log_probabilities: Tensor) -> Tensor:
             else "without values"
         )
         raise InputError(
-            f"merges take log-probabilities (views, pictures, classes), got a tensor of shape "
-            f"{tuple(log_probabilities.shape)} {values}; of logits take log_softmax, of "
-            "probabilities the logarithm"
+            f"merge: needs log-probabilities (views, images, classes), got a tensor of shape "
+            f"{tuple(log_probabilities.shape)} {values}; apply log_softmax to logits, or log to "
+            "probabilities"
         )
     return log_probabilities

@@ -1,28 +1,27 @@
-"""Probabilities and labels become numbers and intervals: counts are summed and divided once."""
+"""Metrics of log-probabilities and labels: top-k accuracy, log loss, calibration, intervals."""
 
 from typing import Any
 
 import numpy as np
 
-BINS = 15  # of confidence
+BINS = 15  # confidence bins of the calibration error
 
 
 def top_k_hits(log_probabilities: np.ndarray, labels: np.ndarray, k: int) -> int:
-    """How many pictures have their label among the `k` most probable classes.
+    """Count the images whose label is among the `k` most probable classes.
 
-    `log_probabilities`: (N, C); `labels`: (N,). Among equals the lower class index comes first, so
-    a constant output scores no better than chance; an output that is no number is never a hit.
+    `log_probabilities`: (N, C); `labels`: (N,). Ties go to the lower class index, so a constant
+    output scores no better than chance. A NaN output is never a hit.
     """
-    own = np.take_along_axis(log_probabilities, labels[:, None], 1)
-    ahead = (~(log_probabilities <= own)).sum(1)  # not `>`, which is false of NaN too
-    ties_before = (
-        (log_probabilities == own) & (np.arange(log_probabilities.shape[1]) < labels[:, None])
-    ).sum(1)
-    return int((ahead + ties_before < k).sum())
+    label_scores = np.take_along_axis(log_probabilities, labels[:, None], 1)
+    better = (~(log_probabilities <= label_scores)).sum(1)  # `>` would be false for NaN
+    earlier = np.arange(log_probabilities.shape[1]) < labels[:, None]
+    ties_before = ((log_probabilities == label_scores) & earlier).sum(1)
+    return int((better + ties_before < k).sum())
 
 
 def wilson(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a proportion, as fractions."""
+    """Return Wilson's score interval (1927) of the proportion hits / count, as fractions."""
     from scipy.stats import binomtest
 
     interval = binomtest(hits, count).proportion_ci(confidence, method="wilson")
@@ -30,51 +29,51 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> tuple[float, floa
 
 
 def by_class(log_probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """A row a class that has pictures: `label`, `n`, `top1`, `low`, `high`, and what it is taken
-    for most often: `taken_for` (a class index, or None where nothing is wrong) and in what share of
-    its pictures, `share`.
+    """Compute accuracy and the most frequent confusion of each class that has images.
+
+    `log_probabilities`: (N, C); `labels`: (N,). Rows have `label`, `n`, `top1`, `low`, `high`
+    (Wilson's 95 % interval), `taken_for` (the most frequent wrong class index, or None without
+    errors) and `share` (of the class's images with that prediction).
     """
-    best = log_probabilities.argmax(1)
+    predictions = log_probabilities.argmax(1)
     rows = []
     for label in np.unique(labels):
-        mine = best[labels == label]
-        low, high = wilson(int((mine == label).sum()), len(mine))
-        wrong = np.bincount(mine[mine != label], minlength=1)
+        of_class = predictions[labels == label]
+        low, high = wilson(int((of_class == label).sum()), len(of_class))
+        errors = np.bincount(of_class[of_class != label], minlength=1)
         rows.append(
             {
                 "label": int(label),
-                "n": len(mine),
-                "top1": float((mine == label).mean()),
+                "n": len(of_class),
+                "top1": float((of_class == label).mean()),
                 "low": low,
                 "high": high,
-                "taken_for": int(wrong.argmax()) if wrong.any() else None,
-                "share": float(wrong.max() / len(mine)),
+                "taken_for": int(errors.argmax()) if errors.any() else None,
+                "share": float(errors.max() / len(of_class)),
             }
         )
     return rows
 
 
 class Tally:
-    """Counts and sums of scores, batch after batch; the result does not depend on how pictures are
-    batched.
-    """
+    """Accumulator of metrics over batches; the result does not depend on the batch size."""
 
-    def __init__(self):
-        self.count = self.hits = self.hits_of_five = 0
+    def __init__(self) -> None:
+        self.count = self.top1_hits = self.top5_hits = 0
         self.loss, self.gaps = 0.0, np.zeros(BINS)
 
     def add(self, log_probabilities: np.ndarray, labels: np.ndarray) -> None:
-        """Count pictures: `log_probabilities` (N, C) float, normalised; `labels` (N,) int.
+        """Add a batch: `log_probabilities` (N, C) float, normalised; `labels` (N,) int.
 
-        Raises `FloatingPointError` where a probability is no number.
+        Raises `FloatingPointError` if a log-probability is NaN.
         """
         if np.isnan(log_probabilities).any():
             raise FloatingPointError(
-                "some of the network's probabilities are not numbers; use --precision float32"
+                "some of the network's probabilities are NaN; use --precision float32"
             )
         self.count += len(labels)
-        self.hits += top_k_hits(log_probabilities, labels, 1)
-        self.hits_of_five += top_k_hits(log_probabilities, labels, 5)
+        self.top1_hits += top_k_hits(log_probabilities, labels, 1)
+        self.top5_hits += top_k_hits(log_probabilities, labels, 5)
         self.loss -= float(
             np.take_along_axis(log_probabilities, labels[:, None], 1).sum(dtype=np.float64)
         )
@@ -83,18 +82,18 @@ class Tally:
         self.gaps += np.bincount(bins, right - confidence, BINS)
 
     def result(self) -> dict[str, Any]:
-        """`n`, `top1`, `top5` (fractions), `loss` (mean negative log-likelihood, nats), `ece`, and
-        `low`, `high`: the 95 % Wilson interval of top-1.
+        """Return the metrics of all batches.
 
-        `ece`: expected calibration error (Guo et al. 2017), in [0, 1]: pictures are put into 15
-        equal ranges of the most probable class's probability; the mean over pictures of |accuracy -
-        mean confidence| of their bin.
+        `n`: number of images. `top1`, `top5`: fractions. `loss`: mean negative log-likelihood in
+        nats. `low`, `high`: Wilson's 95 % interval of top-1. `ece`: expected calibration error (Guo
+        et al. 2017) in [0, 1], with 15 bins of equal width of the greatest probability: the mean
+        over images of |accuracy - mean confidence| of their bin.
         """
-        low, high = wilson(self.hits, self.count)
+        low, high = wilson(self.top1_hits, self.count)
         return {
             "n": self.count,
-            "top1": self.hits / self.count,
-            "top5": self.hits_of_five / self.count,
+            "top1": self.top1_hits / self.count,
+            "top5": self.top5_hits / self.count,
             "loss": self.loss / self.count,
             "ece": float(np.abs(self.gaps).sum() / self.count),
             "low": low,
@@ -103,16 +102,18 @@ class Tally:
 
 
 def confidence_bins(log_probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) the most probable class's probability, and (N,) its place among `BINS` equal ranges,
-    upper ends included.
+    """Return the greatest probability (N,) of each image, and its bin (N,) from 0 to `BINS` - 1.
+
+    Bins have equal width and include their upper ends.
     """
     confidence = np.exp(log_probabilities.max(1).astype(np.float64))
     return confidence, np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
 
 def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """`Tally.result` of one batch: `log_probabilities` (N, C) float, normalised; `labels` (N,)
-    int.
+    """Return `Tally.result` of one batch.
+
+    `log_probabilities`: (N, C) float, normalised; `labels`: (N,) int.
     """
     tally = Tally()
     tally.add(log_probabilities, labels)

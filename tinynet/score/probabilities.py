@@ -1,6 +1,4 @@
-"""A network, batches and views become log-probabilities of every view: only probabilities leave a
-model.
-"""
+"""Compute log-probabilities of views of images, and save them to files."""
 
 import json
 import zipfile
@@ -16,33 +14,36 @@ from torch import Tensor, nn
 from tinynet.compute import AutoBatch
 from tinynet.data.batches import Batch
 from tinynet.errors import InputError
-from tinynet.files import atomic_file, no_pipe
+from tinynet.files import atomic_file, regular_file
 from tinynet.score.merges import Merge
-from tinynet.score.views import View, same
+from tinynet.score.views import View, identity
 
-_SUM_APART = 1e-3  # what rounding leaves of a sum of 1
-# bytes, and times smaller in the file: floats that say something are not
-_LARGE, _DENSEST = 2**28, 100
-
-
-class _Unfit(ValueError):
-    """A file that can be read, of something else."""
+_SUM_TOLERANCE = 1e-3  # of probabilities, for rounding
+# An array may decompress to this many bytes, or to this many times its compressed size. Real
+# probabilities do not compress so well.
+_MAX_BYTES, _MAX_RATIO = 2**28, 100
+_COMPARE_SAME = "compare only probabilities of the same images"
 
 
-def _refuse_bomb(archive: zipfile.ZipFile) -> None:
+class _InvalidContent(ValueError):
+    """Raised for a readable file that does not contain valid probabilities."""
+
+
+def _check_sizes(archive: zipfile.ZipFile) -> None:
+    """Raise `_InvalidContent` for a decompression bomb."""
     for member in archive.infolist():
-        if member.file_size > max(_LARGE, _DENSEST * member.compress_size):
-            raise _Unfit(f"{member.filename} decompresses to {member.file_size:,} bytes")
+        if member.file_size > max(_MAX_BYTES, _MAX_RATIO * member.compress_size):
+            raise _InvalidContent(f"{member.filename} decompresses to {member.file_size:,} bytes")
 
 
 @dataclass(frozen=True)
 class Probabilities:
-    """`log_probabilities`: (V, N, C) float32, one row of the first axis for each name in `views`.
+    """Log-probabilities of N images and C classes under V views, with labels and their origin.
 
-    `rows`: (N,) int64, the pictures' rows in their part of the archive. `labels`: (N,) int64, or
-    None for pictures without labels. `wnids`: the C classes in order. `seconds`: (V,), what each
-    view cost, not a number where it cost nothing. `about`: plain values that say where they come
-    from, among them `split` and `data`, the digest of its contents.
+    `views`: names of the views. `log_probabilities`: (V, N, C) float32. `rows`: (N,) int64, the
+    images' rows in their split. `labels`: (N,) int64, or None for images without labels. `wnids`:
+    the C class ids in order. `seconds`: (V,) time per view, NaN if the view was not timed.
+    `about`: JSON values about the origin, among them `split` and `data`, the data's digest.
     """
 
     views: tuple[str, ...]
@@ -53,9 +54,18 @@ class Probabilities:
     seconds: np.ndarray
     about: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def required_labels(self) -> np.ndarray:
+        """(N,) int64 labels; raises `InputError` where there are none."""
+        if self.labels is None:
+            raise InputError(
+                "the images have no labels, so they cannot be scored; use val or the hold-out"
+            )
+        return self.labels
+
     def save(self, path: Path) -> None:
-        """Write a compressed `.npz`, whole or not at all."""
-        arrays = dict(
+        """Write a compressed `.npz` file atomically."""
+        arrays: dict[str, Any] = dict(
             views=np.array(self.views),
             log_probabilities=self.log_probabilities,
             rows=self.rows,
@@ -70,137 +80,135 @@ class Probabilities:
 
     @classmethod
     def load(cls, path: Path) -> "Probabilities":
-        """Read what `save` wrote; raises `InputError` where the file is another one, or holds no
-        probabilities.
-        """
+        """Read a file that `save` wrote; raise `InputError` for any other file."""
         try:
-            with np.load(no_pipe(path), allow_pickle=False) as stored:
-                _refuse_bomb(stored.zip)
-                read = cls(
-                    tuple(stored["views"].tolist()),
-                    stored["log_probabilities"],
-                    stored["rows"],
-                    stored["labels"] if "labels" in stored else None,
-                    tuple(stored["wnids"].tolist()),
-                    stored["seconds"],
-                    json.loads(stored["about"].item()),
+            with np.load(regular_file(path), allow_pickle=False) as archive:
+                _check_sizes(archive.zip)
+                probabilities = cls(
+                    tuple(archive["views"].tolist()),
+                    archive["log_probabilities"],
+                    archive["rows"],
+                    archive["labels"] if "labels" in archive else None,
+                    tuple(archive["wnids"].tolist()),
+                    archive["seconds"],
+                    json.loads(archive["about"].item()),
                 )
-            read._check()
-            return read
-        except Exception as error:  # a broken or foreign file raises nearly anything
+            probabilities._check()
+            return probabilities
+        except Exception as error:  # a broken or foreign file can raise nearly any exception
             reason = (
                 str(error)
-                if isinstance(error, _Unfit)
+                if isinstance(error, _InvalidContent)
                 else getattr(error, "strerror", None) or type(error).__name__
             )
             raise InputError(
-                f"{path}: not a file of stored probabilities ({reason}); "
-                "`python -m tinynet.evaluate --save-probabilities` writes them"
+                f"{path}: not a file of probabilities ({reason}); "
+                "`python -m tinynet.evaluate --save-probabilities` writes one"
             ) from None
 
     def _check(self) -> None:
-        """Raise `_Unfit` where these are not log-probabilities of pictures with labels."""
+        """Raise `_InvalidContent` unless the arrays fit together and are in their ranges."""
         values, shape = self.log_probabilities, (len(self.views), len(self.rows), len(self.wnids))
-        seconds = self.seconds.shape == shape[:1] and self.seconds.dtype.kind == "f"
-        if values.dtype != np.float32 or values.shape != shape or 0 in shape or not seconds:
-            raise _Unfit(
+        timed = self.seconds.shape == shape[:1] and self.seconds.dtype.kind == "f"
+        if values.dtype != np.float32 or values.shape != shape or 0 in shape or not timed:
+            raise _InvalidContent(
                 f"{values.dtype} of shape {values.shape} for {shape[0]} views, {shape[1]} images "
                 f"and {shape[2]} classes"
             )
         if len(set(self.wnids)) < len(self.wnids):
-            raise _Unfit("has one class twice")
+            raise _InvalidContent("has one class twice")
         if np.isnan(values).any():
-            raise _Unfit("contains NaN")
+            raise _InvalidContent("contains NaN")
         with np.errstate(over="ignore"):
             sums = np.exp(values).sum(-1, dtype=np.float64)
-        if not np.allclose(sums, 1, atol=_SUM_APART):
-            raise _Unfit(
+        if not np.allclose(sums, 1, atol=_SUM_TOLERANCE):
+            raise _InvalidContent(
                 f"the probabilities of an image sum to {sums.flat[np.abs(sums - 1).argmax()]:.4g}, "
                 "not 1"
             )
-        for name, numbers, most in (
-            ("rows", self.rows, np.inf),
-            ("labels", self.labels, shape[2] - 1),
-        ):
-            if numbers is None:
-                continue
-            if numbers.shape != shape[1:2] or numbers.dtype.kind not in "iu":
-                raise _Unfit(f"{name} of shape {numbers.shape} for {shape[1]} images")
-            if numbers.min() < 0 or numbers.max() > most:
-                raise _Unfit(
-                    f"{name} from {numbers.min()} to {numbers.max()} for {shape[2]} classes"
-                )
+        self._check_indices("rows", self.rows, np.inf)
+        if self.labels is not None:
+            self._check_indices("labels", self.labels, shape[2] - 1)
         if not isinstance(self.about, dict) or not all(
             isinstance(name, str) for name in (*self.views, *self.wnids)
         ):
-            raise _Unfit("its metadata is invalid")
+            raise _InvalidContent("its metadata is invalid")
+
+    def _check_indices(self, name: str, indices: np.ndarray, most: float) -> None:
+        if indices.shape != (len(self.rows),) or indices.dtype.kind not in "iu":
+            raise _InvalidContent(f"{name} of shape {indices.shape} for {len(self.rows)} images")
+        if indices.min() < 0 or indices.max() > most:
+            raise _InvalidContent(
+                f"{name} from {indices.min()} to {indices.max()} for {len(self.wnids)} classes"
+            )
 
     def merged(self, merge: Merge) -> np.ndarray:
-        """(N, C) log-probabilities of all views together."""
+        """Return the log-probabilities (N, C) of all views, combined with `merge`."""
         return merge(torch.from_numpy(self.log_probabilities)).numpy()
 
     def choose(self, views: Iterable[str]) -> "Probabilities":
-        """Those of some of the views."""
-        at = [self.views.index(view) for view in views]
+        """Return the probabilities of `views` only; raise `ValueError` for an unknown name."""
+        indices = [self.views.index(view) for view in views]
         return Probabilities(
-            tuple(self.views[i] for i in at),
-            self.log_probabilities[at],
+            tuple(self.views[i] for i in indices),
+            self.log_probabilities[indices],
             self.rows,
             self.labels,
             self.wnids,
-            self.seconds[at],
+            self.seconds[indices],
             self.about,
         )
 
 
 def same_images(first: Probabilities, second: Probabilities, names: tuple[str, str]) -> None:
-    """Raise `InputError` unless both are of the same pictures in the same order, with the same
-    classes.
+    """Raise `InputError` unless both have the same images in the same order, and the same classes.
+
+    `names`: of the two files or runs, for messages.
     """
-    ours, theirs = names
+    one, other = names
     splits = first.about.get("split"), second.about.get("split")
     if splits[0] != splits[1]:
         raise InputError(
-            f"{theirs}: is of {splits[1]}, {ours} of {splits[0]}; compare what was scored on the "
-            "same"
+            f"{other}: is of split {splits[1]}, {one} of split {splits[0]}; {_COMPARE_SAME}"
         )
     for what, a, b in (
         ("classes", first.wnids, second.wnids),
         ("data", first.about.get("data"), second.about.get("data")),
     ):
         if a != b:
-            raise InputError(
-                f"{theirs}: is of other {what} than {ours}; compare what was scored on the same"
-            )
-    if np.array_equal(first.rows, second.rows) and not np.array_equal(first.labels, second.labels):
-        raise InputError(
-            f"{theirs}: has other labels than {ours}; compare what was scored on the same"
-        )
-    if not np.array_equal(first.rows, second.rows):
-        same = np.array_equal(np.sort(first.rows), np.sort(second.rows))
-        raise InputError(
-            f"{theirs}: is of {'the same pictures in another order' if same else 'other pictures'} "
-            f"than {ours}; compare what was scored on the same"
-        )
+            raise InputError(f"{other}: is of other {what} than {one}; {_COMPARE_SAME}")
+    if np.array_equal(first.rows, second.rows):
+        if not _same_labels(first.labels, second.labels):
+            raise InputError(f"{other}: has other labels than {one}; {_COMPARE_SAME}")
+        return
+    reordered = np.array_equal(np.sort(first.rows), np.sort(second.rows))
+    difference = "the same images in another order" if reordered else "other images"
+    raise InputError(f"{other}: is of {difference} than {one}; {_COMPARE_SAME}")
+
+
+def _same_labels(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """(N, C) float32 log-probabilities of logits of any precision."""
+    """Compute float32 log-probabilities (N, C) of logits of any float dtype."""
     return torch.log_softmax(logits.float(), 1)
 
 
 @torch.inference_mode()
 def view_probabilities(
-    network: nn.Module, batches: Iterable[Batch], view: View = same
+    network: nn.Module, batches: Iterable[Batch], view: View = identity
 ) -> np.ndarray:
-    """(N, C) float32 log-probabilities of one view of every picture.
+    """Compute float32 log-probabilities (N, C) of one view of each image.
 
-    `network`: in eval mode, pictures to logits.
+    `network`: in eval mode, images (N, 3, H, W) in [0, 1] to logits (N, C).
     """
-    says = AutoBatch(lambda images: log_softmax(network(images)).cpu(), network)
+    predict = AutoBatch(lambda images: log_softmax(network(images)).cpu(), network)
     return torch.cat(
         [
-            says(view(batch.images).contiguous(memory_format=torch.channels_last))
+            predict(view(batch.images).contiguous(memory_format=torch.channels_last))
             for batch in batches
         ]
     ).numpy()
@@ -208,5 +216,5 @@ def view_probabilities(
 
 @torch.inference_mode()
 def head_probabilities(head: nn.Module, inputs: Iterable[Tensor]) -> np.ndarray:
-    """(N, C) float32 log-probabilities of a head, in eval mode, on batches of kept features."""
+    """Compute float32 log-probabilities (N, C) of a head, in eval mode, on batches of features."""
     return torch.cat([log_softmax(head(features)).cpu() for features in inputs]).numpy()

@@ -1,4 +1,4 @@
-"""Which views are worth their cost: chosen greedily, or weighted, on pictures held out for it."""
+"""Select or weight views on held-out images, so that each view is worth its cost."""
 
 from collections.abc import Sequence
 
@@ -9,46 +9,48 @@ from scipy.special import logsumexp
 def greedy(
     log_probabilities: np.ndarray, labels: np.ndarray, most: int, first: int = 0
 ) -> list[int]:
-    """Views in the order in which they help: each next one gives the mean of those so far the least
-    log loss.
+    """Select views greedily: each next view minimises the log loss of the mean with those before.
 
-    Greedy policy search (Molchanov et al. 2020), without repetition. `log_probabilities`: (V, N,
-    C); `labels`: (N,); `most`: views to take, `first`: the one to begin with. A later view may do
-    harm: the length to stop at is the caller's choice.
+    This is greedy policy search (Molchanov et al. 2020) without repetition. `log_probabilities`:
+    (V, N, C); `labels`: (N,); `most`: number of views to select; `first`: index of the first view.
+    Later views may increase the loss; the caller decides where to stop. Returns indices of views.
     """
-    # all that the log loss looks at
-    own = log_probabilities[:, np.arange(len(labels)), labels].astype(np.float64)
-    chosen = [first]
-    while len(chosen) < min(most, len(own)):
-        left = [view for view in range(len(own)) if view not in chosen]
-        together = logsumexp(own[chosen], axis=0)
-        gains = [np.logaddexp(together, own[view]).mean() for view in left]
-        chosen.append(left[int(np.argmax(gains))])
-    return chosen
+    # the log loss depends only on the probabilities of the labels: (V, N)
+    label_scores = log_probabilities[:, np.arange(len(labels)), labels].astype(np.float64)
+    indices = [first]
+    while len(indices) < min(most, len(label_scores)):
+        candidates = [view for view in range(len(label_scores)) if view not in indices]
+        total = logsumexp(label_scores[indices], axis=0)
+        gains = [np.logaddexp(total, label_scores[view]).mean() for view in candidates]
+        indices.append(candidates[int(np.argmax(gains))])
+    return indices
 
 
 def learn_weights(
     log_probabilities: np.ndarray, labels: np.ndarray, steps: int = 2000
 ) -> np.ndarray:
-    """(V,) weights of the views, at least 0 and adding up to 1, that give the least log loss.
+    """Fit weights (V,) of the views, at least 0 and summing to 1, that minimise the log loss.
 
-    Learned test-time augmentation (Shanmugam et al. 2021), one weight a view. The weighted mean is
-    a mixture, so its loss is convex in the weights and expectation maximisation (Dempster et al.
-    1977) finds the least.
+    This is learned test-time augmentation (Shanmugam et al. 2021) with one weight per view.
+    `log_probabilities`: (V, N, C); `labels`: (N,). The weighted mean is a mixture, so the loss is
+    convex in the weights, and expectation maximisation (Dempster et al. 1977) finds the minimum.
     """
-    own = log_probabilities[:, np.arange(len(labels)), labels].astype(np.float64)
-    weights = np.full(len(own), 1 / len(own))
+    label_scores = log_probabilities[:, np.arange(len(labels)), labels].astype(np.float64)
+    weights = np.full(len(label_scores), 1 / len(label_scores))
     for _ in range(steps):
         with np.errstate(divide="ignore"):
-            shares = np.log(weights)[:, None] + own
+            shares = np.log(weights)[:, None] + label_scores
         before, weights = weights, np.exp(shares - logsumexp(shares, axis=0)).mean(1)
         if np.abs(weights - before).max() < 1e-7:
             break
     return weights
 
 
-def weighted_mean(log_probabilities: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """(V, N, C) log-probabilities and (V,) weights that add up to 1 -> (N, C): the log of the
-    weighted mean.
+def weighted_mean(
+    log_probabilities: np.ndarray, weights: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Return the log of the weighted mean probability: (V, N, C) -> (N, C).
+
+    `weights`: (V,), summing to 1.
     """
     return logsumexp(log_probabilities, axis=0, b=np.asarray(weights)[:, None, None])

@@ -1,6 +1,4 @@
-"""Any classifier as its augmented self: a module that looks at several views and says one
-distribution.
-"""
+"""Test-time augmentation wrapper: merges a classifier's probabilities over views."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +7,20 @@ from tinynet.score import merges, views
 from tinynet.score.probabilities import log_softmax
 
 
-class Augmented(nn.Module):
-    """A network whose answer is the merged answer to several views of each picture.
+class TestTimeAugmentation(nn.Module):
+    """A classifier with test-time augmentation: it merges the probabilities of several views.
 
-    `network`: pictures (N, 3, H, W) to logits (N, C). `tta`: a set of views as `views.get` reads
-    it; `merge`: a name of `merges.MERGES`; `size`: that the network sees (default: the pictures'
-    shorter side). Raises `InputError` for views or a merge that there are not.
+    `network`: a module, images (N, 3, H, W) to logits (N, C). `tta`: a set of views, as `views.get`
+    parses it. `merge`: a name in `merges.MERGES`. `size`: the network's image size in pixels; None
+    is the shorter side of the images.
+
+        model = TestTimeAugmentation(network, tta="flip+scales:224,256")
+        predictions = model(images).argmax(1)
+
+    Raises `InputError` if the views or the merge do not exist.
     """
+
+    __test__ = False  # pytest would collect a class with this name
 
     def __init__(
         self, network: nn.Module, tta: str = "flip", merge: str = "mean", size: int | None = None
@@ -24,9 +29,7 @@ class Augmented(nn.Module):
         self.network, self.views, self.merge = network, views.get(tta, size), merges.get(merge)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C) float32 log-probabilities; the most probable class is the one of the views
-        together.
-        """
+        """Compute merged log-probabilities: images (N, 3, H, W) -> (N, C) float32."""
         return self.merge(
-            torch.stack([log_softmax(self.network(seen)) for seen in self.views(images).values()])
+            torch.stack([log_softmax(self.network(view)) for view in self.views(images).values()])
         )

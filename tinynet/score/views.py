@@ -1,12 +1,11 @@
-"""Deterministic views: pure functions on pictures (N, 3, H, W) in [0, 1], and sets of them, dicts
-in plain sight.
+"""Test-time views: deterministic functions of images (N, 3, H, W) in [0, 1], in named sets.
 
-A set is written as steps joined by `+`, which is the product, the left step first:
-`flip+scales:64,80` is the picture and its mirror image at 64 and at 80 pixels. Numbers of a step
-follow a colon. Where no step resizes, pictures are resized first: to the network's size, or to 8/7
-of it where crops of that size follow.
+A set is written as steps joined by `+`. The result is their product, applied from left to right:
+`flip+scales:64,80` is each image and its horizontal flip, both at 64 and at 80 pixels. Numbers
+follow a step after a colon. If no step resizes, images are first resized to the network's size, or
+to 8/7 of it before crops of that size.
 
-    seen = views.get("ten", size=64)(batch)  {"top-left": (N, 3, 64, 64), ..., "mirror centre": ...}
+    views.get("ten", size=64)(images)  # {"top-left": (N, 3, 64, 64), ..., "mirror centre": ...}
 """
 
 from collections.abc import Callable
@@ -24,11 +23,10 @@ from tinynet.models.classifier import MAX_SIDE
 View = Callable[[Tensor], Tensor]
 Views = dict[str, View]
 
-# the name of a step that changes nothing, left out where another name stands beside it
-PLAIN = "plain"
+PLAIN = "plain"  # the name of the identity; omitted in the names of products
 DENSE = "dense"
-# Fractions of the free height and width that lie above and left of a crop: torchvision's FiveCrop,
-# in its order.
+# Positions of crops, as fractions of the free height and width above and left of the crop. They are
+# those of torchvision's FiveCrop, in its order.
 CORNERS = {
     "top-left": (0, 0),
     "top-right": (0, 1),
@@ -38,22 +36,23 @@ CORNERS = {
 }
 
 
-# --- what happens to a picture ---
+# --- views: functions of images ---
 
 
-def same(images: Tensor) -> Tensor:
-    """The pictures themselves."""
+def identity(images: Tensor) -> Tensor:
+    """Return the images unchanged."""
     return images
 
 
 def hflip(images: Tensor) -> Tensor:
-    """Left becomes right."""
+    """Flip the images horizontally."""
     return images.flip(-1)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Shorter side `size`, aspect ratio kept, bilinear with antialias; unchanged where it has that
-    size.
+    """Resize the shorter side to `size` pixels, bilinear with antialias, keeping the aspect ratio.
+
+    Images that already have this size are returned unchanged.
     """
     height, width = images.shape[-2:]
     if min(height, width) == size:
@@ -67,36 +66,34 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def crop(images: Tensor, size: int, down: float, right: float) -> Tensor:
-    """`size` x `size` pixels with the fractions `down` and `right` of the free sides above and left
-    of them.
+    """Crop `size` x `size` pixels.
 
-    Raises `InputError` where the pictures are smaller.
+    `down`, `right`: position in [0, 1], the share of the free height above the crop and of the free
+    width left of it. Raises `InputError` if the images are smaller than the crop.
     """
     height, width = images.shape[-2:]
     if min(height, width) < size:
         raise InputError(
-            f"a crop of {size} pixels does not fit into pictures of {width}x{height}; resize them "
-            f"to more before, for instance resize:{round(size * 8 / 7)}+five"
+            f"a crop of {size} pixels does not fit into images of {width}x{height}; resize them "
+            f"to a larger size first, for instance resize:{round(size * 8 / 7)}+five"
         )
     top, left = round((height - size) * down), round((width - size) * right)
     return images[..., top : top + size, left : left + size]
 
 
-def move(images: Tensor, down: int, right: int) -> Tensor:
-    """Moved by pixels; the border is repeated where nothing is left."""
+def translate(images: Tensor, down: int, right: int) -> Tensor:
+    """Translate by pixels, repeating the border pixels."""
     height, width = images.shape[-2:]
-    wide = F.pad(
+    padded = F.pad(
         images, (max(right, 0), max(-right, 0), max(down, 0), max(-down, 0)), mode="replicate"
     )
-    return wide[
+    return padded[
         ..., max(-down, 0) : max(-down, 0) + height, max(-right, 0) : max(-right, 0) + width
     ]
 
 
 def turn(images: Tensor, degrees: float) -> Tensor:
-    """Turned counter-clockwise about the centre, bilinear; beyond the border the picture is
-    reflected.
-    """
+    """Rotate counter-clockwise about the centre, bilinear, reflecting the image at its border."""
     height, width = images.shape[-2:]
     angle = torch.deg2rad(torch.tensor(degrees))
     sine, cosine = angle.sin().item(), angle.cos().item()
@@ -112,12 +109,12 @@ def turn(images: Tensor, degrees: float) -> Tensor:
 
 
 def enlarge(images: Tensor, factor: float) -> Tensor:
-    """The middle, `factor` times larger, in the frame of the whole."""
+    """Crop the centre 1 / `factor` of each side and resize it to the size of the image."""
     height, width = images.shape[-2:]
-    tall, wide = round(height / factor), round(width / factor)
-    top, left = round((height - tall) / 2), round((width - wide) / 2)
+    crop_height, crop_width = round(height / factor), round(width / factor)
+    top, left = round((height - crop_height) / 2), round((width - crop_width) / 2)
     return F.interpolate(
-        images[..., top : top + tall, left : left + wide],
+        images[..., top : top + crop_height, left : left + crop_width],
         (height, width),
         mode="bilinear",
         align_corners=False,
@@ -125,21 +122,21 @@ def enlarge(images: Tensor, factor: float) -> Tensor:
     )
 
 
-# --- sets of views: a size and numbers -> views by name ---
+# --- steps: functions of a size and numbers that return views by name ---
 
 
 def none(size: int) -> Views:
-    """The picture alone."""
-    return {PLAIN: same}
+    """Return the identity alone."""
+    return {PLAIN: identity}
 
 
 def flip(size: int) -> Views:
-    """The picture and its mirror image."""
-    return {PLAIN: same, "mirror": hflip}
+    """Return the identity and the horizontal flip."""
+    return {PLAIN: identity, "mirror": hflip}
 
 
 def five(size: int) -> Views:
-    """Crops of `size`: four corners and the centre."""
+    """Return five crops of `size` pixels: the corners and the centre."""
     return {
         name: partial(crop, size=size, down=down, right=right)
         for name, (down, right) in CORNERS.items()
@@ -147,60 +144,64 @@ def five(size: int) -> Views:
 
 
 def ten(size: int) -> Views:
-    """`five` of the picture, then of its mirror image (Krizhevsky et al. 2012; torchvision's
-    TenCrop).
+    """Return five crops, then those of the flipped image (Krizhevsky et al. 2012).
+
+    The order is that of torchvision's TenCrop.
     """
     return product(flip(size), five(size))
 
 
 def shift(size: int, pixels: int | None = None) -> Views:
-    """The picture, and moved by `pixels` (default: a sixteenth of the size) to each side."""
+    """Return the identity and translations by `pixels` in four directions.
+
+    The default is a sixteenth of the size.
+    """
     by = pixels or max(1, size // 16)
     return {
-        PLAIN: same,
-        f"left {by}": partial(move, down=0, right=-by),
-        f"right {by}": partial(move, down=0, right=by),
-        f"up {by}": partial(move, down=-by, right=0),
-        f"down {by}": partial(move, down=by, right=0),
+        PLAIN: identity,
+        f"left {by}": partial(translate, down=0, right=-by),
+        f"right {by}": partial(translate, down=0, right=by),
+        f"up {by}": partial(translate, down=-by, right=0),
+        f"down {by}": partial(translate, down=by, right=0),
     }
 
 
 def rotate(size: int, degrees: float = 5) -> Views:
-    """The picture, and turned by `degrees` either way."""
+    """Return the identity and rotations by `degrees` in both directions."""
     return {
-        PLAIN: same,
+        PLAIN: identity,
         **{f"turned {d:+g}": partial(turn, degrees=d) for d in (degrees, -degrees)},
     }
 
 
 def zoom(size: int, factor: float = 1.15) -> Views:
-    """The picture, and its middle `factor` times larger."""
-    return {PLAIN: same, f"zoom {factor:g}": partial(enlarge, factor=factor)}
+    """Return the identity and the centre, enlarged by `factor`."""
+    return {PLAIN: identity, f"zoom {factor:g}": partial(enlarge, factor=factor)}
 
 
 def scales(size: int, *sides: int) -> Views:
-    """Resized to each of `sides` (default: 1, 1.25 and 1.5 times the size), whole (He et al. 2016,
-    multi-scale).
+    """Return the whole image resized to each of `sides` (multi-scale testing, He et al. 2016).
+
+    The default is 1, 1.25 and 1.5 times the size.
     """
-    chosen = sides or tuple(round(size * factor) for factor in (1, 1.25, 1.5))
-    return {f"{side} px": partial(resize, size=side) for side in chosen}
+    sides = sides or tuple(round(size * factor) for factor in (1, 1.25, 1.5))
+    return {f"{side} px": partial(resize, size=side) for side in sides}
 
 
-def resized(size: int, side: int) -> Views:
-    """Resized to `side`."""
+def resize_to(size: int, side: int) -> Views:
+    """Return the image resized to `side` pixels."""
     return {PLAIN: partial(resize, size=side)}
 
 
 def dense(size: int, side: int | None = None) -> Views:
-    """Resized to `side` (default: 1.5 times the size), for a network that slides over it and
-    averages.
+    """Return the image resized to `side` pixels, for fully convolutional scoring (`models.dense`).
 
-    Fully convolutional scoring (Sermanet et al. 2014): not ten-crop, for windows see beyond their
-    borders.
+    The default is 1.5 times the size. Scoring follows Sermanet et al. 2014. Unlike ten-crop, each
+    window's features depend on pixels outside the window.
     """
-    chosen = side or round(size * 1.5)
+    side = side or round(size * 1.5)
     return {
-        DENSE: _after(partial(resize, size=chosen), partial(crop, size=chosen, down=0.5, right=0.5))
+        DENSE: _compose(partial(resize, size=side), partial(crop, size=side, down=0.5, right=0.5))
     }
 
 
@@ -213,13 +214,13 @@ STEPS: dict[str, Callable[..., Views]] = {
     "rotate": rotate,
     "zoom": zoom,
     "scales": scales,
-    "resize": resized,
+    "resize": resize_to,
     "dense": dense,
 }
 _RESIZING, _CROPPING = {"scales", "resize", "dense"}, {"five", "ten"}
-# How many numbers a step takes, and between what: pixels beyond the last would fill memory, degrees
-# say nothing new.
-_NUMBERS = {
+# Step -> least and greatest count of numbers, least and greatest number. Larger images would fill
+# memory.
+_NUMBERS: dict[str, tuple[int, int, float, float]] = {
     "shift": (0, 1, 1, 64),
     "rotate": (0, 1, 0.1, 180),
     "zoom": (0, 1, 1, 8),
@@ -227,42 +228,40 @@ _NUMBERS = {
     "resize": (1, 1, 8, MAX_SIDE),
     "dense": (0, 1, 8, MAX_SIDE),
 }
-_FRACTIONS = {"rotate", "zoom"}  # of the others numbers are pixels
+_FRACTIONS = {"rotate", "zoom"}  # steps that accept fractions; the others take pixels
 
 
 def product(first: Views, second: Views) -> Views:
-    """Every view of `first` followed by every view of `second`, the latter varying faster."""
+    """Return each view of `first` followed by each view of `second`, `second` varying faster."""
     return {
-        _joined(a, b): _after(before, then)
-        for a, before in first.items()
-        for b, then in second.items()
+        _join_names(first_name, second_name): _compose(first_view, second_view)
+        for first_name, first_view in first.items()
+        for second_name, second_view in second.items()
     }
 
 
-def _joined(*names: str) -> str:
+def _join_names(*names: str) -> str:
     return " ".join(name for name in names if name != PLAIN) or PLAIN
 
 
-def _after(before: View, then: View) -> View:
-    return (
-        then
-        if before is same
-        else before
-        if then is same
-        else partial(_one_after_the_other, before, then)
-    )
+def _compose(first: View, second: View) -> View:
+    if first is identity:
+        return second
+    if second is identity:
+        return first
+    return partial(_apply_both, first, second)  # a partial can be pickled, a closure cannot
 
 
-def _one_after_the_other(before: View, then: View, images: Tensor) -> Tensor:
-    return then(before(images))
+def _apply_both(first: View, second: View, images: Tensor) -> Tensor:
+    return second(first(images))
 
 
 @dataclass(frozen=True)
 class ViewSet:
-    """Named views of a picture.
+    """A set of named views.
 
-    `dense`: whether the network slides over them (`models.dense`). `resizes`: whether a step names
-    sizes.
+    `dense`: whether they need fully convolutional scoring (`models.dense`). `resizes`: whether a
+    step sets the image size.
     """
 
     name: str
@@ -271,7 +270,7 @@ class ViewSet:
     resizes: bool = False
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Pictures (N, 3, H, W) -> each view of them, whose sides may differ."""
+        """Compute each view of images (N, 3, H, W), by name; sizes may differ between views."""
         return {name: view(images) for name, view in self.views.items()}
 
     def __len__(self) -> int:
@@ -279,73 +278,71 @@ class ViewSet:
 
 
 def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
-    """The set that `text` writes, for a network that sees `size` pixels.
+    """Parse a set of views for a network with images of `size` pixels.
 
-    `prepared`: pictures come resized for crops of `size`, which may be one in the centre
-    (ImageNet's procedure). Raises `InputError` for a step that is unknown, twice the same name, or
-    numbers that it does not take.
+    `prepared`: the images are already resized for crops of `size` (ImageNet's procedure), so the
+    default is a centre crop. Raises `InputError` for an unknown step, numbers that the step does
+    not accept, or steps that repeat a view.
     """
     if not 0 < size <= MAX_SIDE:
         raise InputError(
             f"{advice('--size') or 'size'} {size}: must be from 1 to {MAX_SIDE} pixels"
         )
-    steps = [_read(part, text) for part in text.split("+")]
+    steps = [_parse_step(step, text) for step in text.split("+")]
     names = [name for name, _ in steps]
     resizes, crops = bool(_RESIZING & set(names)), bool(_CROPPING & set(names))
     if resizes or (prepared and crops):
-        found = none(size)
+        views = none(size)
     elif prepared:
-        found = {PLAIN: partial(crop, size=size, down=0.5, right=0.5)}
+        views = {PLAIN: partial(crop, size=size, down=0.5, right=0.5)}
     else:
-        found = resized(size, round(size * 8 / 7) if crops else size)
+        views = resize_to(size, round(size * 8 / 7) if crops else size)
     for name, numbers in steps:
-        before = len(found)
-        made = STEPS[name](size, *numbers)
-        found = product(found, made)
-        if len(found) != before * len(made):
-            raise InputError(
-                f"{text!r}: {name} gives views that are there already; name each step once"
-            )
-    return ViewSet(text, found, DENSE in names, resizes)
+        step_views = STEPS[name](size, *numbers)
+        count = len(views) * len(step_views)
+        views = product(views, step_views)
+        if len(views) != count:
+            raise InputError(f"{text!r}: {name} repeats a view of another step; use each step once")
+    return ViewSet(text, views, DENSE in names, resizes)
 
 
 def get(text: str, size: int | None = None) -> Callable[[Tensor], dict[str, Tensor]]:
-    """The views that `text` writes, as a function of a batch; `size`: of the network (default: the
-    shorter side).
+    """Parse a set of views into a function of images (N, 3, H, W) that returns them by name.
 
-    Raises `InputError` as `view_set` does, and for `dense`, which is a way of scoring and not a
-    view.
+    `size`: the network's image size; None is the shorter side of the images. Raises `InputError` as
+    `view_set` does, and for `dense`, which needs a network of tinynet.
     """
     if view_set(text, size or 64).dense:
         raise InputError(
-            f"{text!r}: dense is a way of scoring runs of tinynet, not a view; take scales:96"
+            f"{text!r}: dense works only for runs of tinynet and is not a view; use scales:96"
         )
-    return partial(_seen, text, size)
+    return partial(_apply, text, size)
 
 
-def _seen(text: str, size: int | None, images: Tensor) -> dict[str, Tensor]:
+def _apply(text: str, size: int | None, images: Tensor) -> dict[str, Tensor]:
     return view_set(text, size or min(images.shape[-2:]))(images)
 
 
-def _read(part: str, text: str) -> tuple[str, tuple[float, ...]]:
-    name, colon, rest = part.partition(":")
+def _parse_step(step: str, text: str) -> tuple[str, tuple[float, ...]]:
+    """Split a step of `text` into its name and numbers, and check them."""
+    name, colon, rest = step.partition(":")
     if name not in STEPS:
         raise InputError(
-            f"{text!r}: no views called {name!r}; there are {', '.join(STEPS)}, joined by + "
+            f"{text!r}: no views called {name!r}; use {', '.join(STEPS)}, joined by + "
             "(flip+scales:64,80)"
         )
     least, most, low, high = _NUMBERS.get(name, (0, 0, 0, 0))
     try:
         numbers = tuple(float(n) for n in rest.split(",")) if colon else ()
-        whole = name in _FRACTIONS or all(n == int(n) for n in numbers)
+        valid = name in _FRACTIONS or all(n == int(n) for n in numbers)
         if (
             not least <= len(numbers) <= most
             or not all(low <= n <= high for n in numbers)
-            or not whole
+            or not valid
         ):
             raise ValueError
-    except ValueError:
+    except (ValueError, OverflowError):
         kind = "numbers" if name in _FRACTIONS else "whole numbers"
-        takes = f"{least} to {most} {kind} from {low:g} to {high:g}" if most else "no numbers"
-        raise InputError(f"{text!r}: {name} takes {takes}") from None
+        allowed = f"{least} to {most} {kind} from {low:g} to {high:g}" if most else "no numbers"
+        raise InputError(f"{text!r}: {name} takes {allowed}") from None
     return name, tuple(int(n) if n == int(n) else n for n in numbers)

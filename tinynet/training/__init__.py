@@ -1,1 +1,1 @@
-"""Recipes, cached features, the training loop and the stages of a run."""
+"""Recipes, cached features, the training loop, and the stages of a run."""

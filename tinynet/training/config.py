@@ -1,6 +1,4 @@
-"""What a run was asked to do, as a value: `recipe.json` holds it, and resuming reads it back.
-Imports no torch.
-"""
+"""The configuration of a run, which `recipe.json` stores. Imports no torch."""
 
 import os
 from dataclasses import asdict, dataclass, fields
@@ -21,11 +19,12 @@ FORMAT = 2  # of recipe.json
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A recipe, the pictures it is for, and where it starts.
+    """A recipe, its data, its starting weights and its seed.
 
-    `data`: path of the archive. `stages`: those to train, in order. `weights`: of the backbone, as
-    `--weights` takes them. `start_run`: the run that finetune and fixres go on from, None: this
-    one; `start_stage`: the stage of it that fixres goes on from.
+    `data`: the path of the archive. `stages`: the stages to train, in order. `weights`: ImageNet
+    weights of the backbone, a name or a file, like `--weights`. `cache`: the folder for derived
+    files, None: the default. `start_run`: the run that finetune and fixres start from, None: this
+    run. `start_stage`: the stage of that run that fixres starts from.
     """
 
     recipe: Recipe
@@ -46,9 +45,7 @@ class RunConfig:
 
     @classmethod
     def of(cls, folder: runs.StageFolder) -> "RunConfig":
-        """The plan that a stage was trained by; raises `InputError` with its file where that holds
-        none.
-        """
+        """Return the configuration of a stage; raises `InputError` if its recipe is invalid."""
         try:
             return cls.read(folder.read_recipe())
         except InputError as error:
@@ -57,33 +54,33 @@ class RunConfig:
             ) from None
 
     @classmethod
-    def read(cls, stored: dict[str, Any]) -> "RunConfig":
-        """The configuration that `recipe.json` contains, in any format.
+    def read(cls, contents: dict[str, Any]) -> "RunConfig":
+        """Return the configuration in the `contents` of a `recipe.json` of any format.
 
-        Raises `InputError` for a file of a newer version of tinynet, or of none.
+        Raises `InputError` if they are invalid, or of a newer version of tinynet.
         """
         kinds = {"data": SplitConfig, "network": Network, **dict.fromkeys(runs.STAGES, Stage)}
         try:
-            recipe = upgrade(stored)["recipe"]
-            parts = {name: kind(**_tuples(recipe[name])) for name, kind in kinds.items()}
+            recipe = upgrade(contents)["recipe"]
+            sections = {name: kind(**_tuples(recipe[name])) for name, kind in kinds.items()}
             names = ("data", "weights", "seed", "cache", "start_run", "start_stage")
             return cls(
-                Recipe(name=recipe["name"], **parts),
-                stages=tuple(stored["stages"]),
-                **{name: stored[name] for name in names},
+                Recipe(name=recipe["name"], **sections),
+                stages=tuple(contents["stages"]),
+                **{name: contents[name] for name in names},
             )
         except InputError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
-                "is not a recipe of this version of tinynet "
-                f"({type(error).__name__}: {error}); choose a run that it wrote"
+                f"not a recipe of tinynet ({type(error).__name__}: {error}); choose a run that "
+                "tinynet.train wrote"
             ) from None
 
     def start(self, run: Path, stage: str) -> runs.StageFolder | None:
-        """What `stage` of `run` goes on from; None for base.
+        """Return the stage that `stage` of `run` starts from; None for base.
 
-        Raises `InputError` where that is not finished.
+        Raises `InputError` if it is not finished.
         """
         if stage == "base":
             return None
@@ -91,17 +88,15 @@ class RunConfig:
             Path(self.start_run or run), self.start_stage if stage == "fixres" else "base"
         )
         if not folder.finished:
-            what = "is not finished" if folder.started else "does not exist"
+            state = "is not finished" if folder.started else "does not exist"
             raise InputError(
-                f"{folder.path}: {what}, but {stage} starts from it; finish it first, or choose "
+                f"{folder.path}: {state}, but {stage} starts from it; finish it first, or choose "
                 "another run with --run"
             )
         return folder
 
     def trains_backbone(self, stage: str) -> bool:
-        """Whether any convolution has learnt when `stage` is over; if none has, 8-bit integers may
-        serve them.
-        """
+        """Whether any convolution is trained by the end of `stage`; if not, int8 can be used."""
         before = {
             "base": (),
             "finetune": ("base",),
@@ -112,63 +107,66 @@ class RunConfig:
         )
 
 
-def upgrade(stored: dict[str, Any]) -> dict[str, Any]:
-    """`recipe.json` of any earlier format in the present one; raises `InputError` for a newer one.
+def upgrade(contents: dict[str, Any]) -> dict[str, Any]:
+    """Convert the contents of a `recipe.json` of any earlier format to the present format.
 
-    Format 1, which has no `format`, calls some fields by other names.
+    Format 1 has no key `format`, and other names for some fields. Raises `InputError` for a newer
+    format.
     """
-    version = stored.get("format", 1)
+    version = contents.get("format", 1)
     if version == FORMAT:
-        return stored
+        return contents
     if version != 1:
         raise InputError(
-            f"has format {version!r}, and this version of tinynet reads formats up to {FORMAT}; "
+            f"format {version!r} is unknown, this version of tinynet reads formats up to {FORMAT}; "
             "install a newer version of tinynet"
         )
-    recipe = dict(stored["recipe"])
+    recipe = dict(contents["recipe"])
     for name, kind in {"network": Network, **dict.fromkeys(runs.STAGES, Stage)}.items():
-        recipe[name] = {_present(kind).get(key, key): value for key, value in recipe[name].items()}
-    return {**stored, "format": FORMAT, "recipe": recipe}
+        names = _present_names(kind)
+        recipe[name] = {names.get(key, key): value for key, value in recipe[name].items()}
+    return {**contents, "format": FORMAT, "recipe": recipe}
 
 
-def in_format_1(part: Network | Stage) -> dict[str, Any]:
-    """The fields of a part of a recipe by their names of format 1, which digests are made of."""
-    was = {present: old for old, present in _present(type(part)).items()}
-    return {was.get(name, name): value for name, value in asdict(part).items()}
+def in_format_1(section: Network | Stage) -> dict[str, Any]:
+    """Return a recipe's section with the field names of format 1, which digests depend on."""
+    names = {present: old for old, present in _present_names(type(section)).items()}
+    return {names.get(name, name): value for name, value in asdict(section).items()}
 
 
-def _present(kind: type) -> dict[str, str]:
+def _present_names(kind: type[Network] | type[Stage]) -> dict[str, str]:
     """Names of fields in format 1 -> their present names."""
     return {field.metadata["was"]: field.name for field in fields(kind) if field.metadata["was"]}
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields from JSON, with tuples for lists."""
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
     }
 
 
 def open_data(data: str | None, cache: str | None, config: RunConfig) -> "Packed":
-    """The pictures named by `data` and `cache`, or else those that `plan` was made for.
+    """Open the archive `data`, or by default the archive of `config`, with its packed copy.
 
-    Raises `InputError` where those are gone.
+    `cache`: the folder for the packed copy, by default that of `config`. Raises `InputError` if the
+    archive does not exist.
     """
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
 
-    place = data or (config.data if Path(config.data).exists() else None)
-    if place is None and not os.environ.get("TINYNET_DATA"):
+    path = data or (config.data if Path(config.data).exists() else None)
+    if path is None and not os.environ.get("TINYNET_DATA"):
         raise InputError(
-            f"{config.data}: the data of this run is not there any more; name it with --data"
+            f"{config.data}: the data of this run no longer exists; pass its new path with --data"
         )
-    return open_packed(find_data(place), cache or config.cache)
+    return open_packed(find_data(path), cache or config.cache)
 
 
 def split_of(config: RunConfig, packed: "Packed") -> "Split":
-    """The pictures that the plan learns from and holds out."""
+    """Return the rows of train that the configuration trains on and holds out."""
     from tinynet.data.splits import split_train
 
-    chosen = config.recipe.data
-    return split_train(
-        packed.train.labels, chosen.split_kind, chosen.holdout, chosen.split_seed, chosen.per_class
-    )
+    labels, split = packed.train.labels, config.recipe.data
+    assert labels is not None  # train has labels
+    return split_train(labels, split.split_kind, split.holdout, split.split_seed, split.per_class)

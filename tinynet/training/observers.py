@@ -1,4 +1,4 @@
-"""What training tells whoever watches it: curves, TensorBoard, a notebook."""
+"""The interface through which curves, TensorBoard or a notebook follow a training."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,28 +10,28 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Receives the events of one stage after another; every method does nothing by default.
+    """Receiver of the events of each stage; every method does nothing by default.
 
-    `flag`: the flag of `tinynet.train` that asks for this observer; a stopped run names it in the
-    command that continues the run.
+    `flag`: the flag of `tinynet.train` that adds this observer. The command that continues a
+    stopped run contains this flag.
     """
 
     flag = ""
 
     def start(self, folder: StageFolder, step: int) -> None:
-        """A stage starts, or continues after `step` steps."""
+        """Handle the start of a stage, or its continuation after `step` steps."""
 
     def images(self, images: "Tensor") -> None:
-        """The first batch of a new stage: (N, 3, H, W) in [0, 1], as the network sees it."""
+        """Handle the first batch of a new stage: (N, 3, H, W) in [0, 1], augmented."""
 
     def row(self, row: dict[str, Any]) -> None:
-        """A row of the log: a step, an epoch or a stop."""
+        """Handle a row of the log: a step, an epoch or a stop."""
 
     def holdout(self, log_probabilities: "np.ndarray", labels: "np.ndarray", step: int) -> None:
-        """Log-probabilities (N, C) and labels (N,) of the hold-out after `step` steps."""
+        """Handle log-probabilities (N, C) and labels (N,) of the hold-out after `step` steps."""
 
     def finish(self, folder: StageFolder, title: str) -> None:
-        """A stage is finished, and its log and weights are complete."""
+        """Handle the end of a finished stage, whose log and weights are complete."""
 
     def close(self) -> None:
-        """A stage has ended, finished or not."""
+        """Release resources at the end of a stage, finished or not."""

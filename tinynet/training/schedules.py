@@ -1,4 +1,4 @@
-"""The course of the learning rate: torch's own schedulers, built from a stage."""
+"""The schedule of the learning rate: torch's own schedulers, built from a stage."""
 
 import math
 
@@ -9,12 +9,12 @@ from tinynet.training.recipes import Stage
 
 
 def moves(stage: Stage, steps: int) -> int:
-    """How often the schedule moves on in the whole stage; `steps`: batches an epoch."""
+    """Return how often the schedule advances in the stage; `steps`: batches in an epoch."""
     return stage.epochs * (steps if stage.schedule_every == "step" else 1)
 
 
 def half_cycles(stage: Stage, steps: int) -> tuple[int, int]:
-    """Moves in which the cyclic rate rises, and in which it falls."""
+    """Return the number of advances in which the cyclic rate rises, and in which it falls."""
     if stage.step_size_up is not None:
         return stage.step_size_up, stage.step_size_up
     cycle = max(2, round(moves(stage, steps) / stage.cycles))
@@ -23,39 +23,39 @@ def half_cycles(stage: Stage, steps: int) -> tuple[int, int]:
 
 
 def warning(stage: Stage, steps: int) -> str | None:
-    """A sentence where the cyclic rate will not finish one cycle, else None."""
+    """Return a warning if the stage is shorter than one cycle of the cyclic rate, else None."""
     if stage.schedule != "cyclic":
         return None
     cycle, total = sum(half_cycles(stage, steps)), moves(stage, steps)
     if total >= cycle:
         return None
     return (
-        f"the schedule moves {total:,} times (once "
-        f"{'an epoch' if stage.schedule_every == 'epoch' else 'a step'}) and a cycle takes "
-        f"{cycle:,}: the rate will cover {total / cycle:.1%} of one cycle"
+        f"the schedule advances {total:,} times (once per {stage.schedule_every}) and a cycle "
+        f"takes {cycle:,}; the learning rate will cover {total / cycle:.1%} of one cycle"
     )
 
 
 def make_schedule(optimizer: Optimizer, stage: Stage, steps: int) -> LRScheduler:
-    """The scheduler of `stage` for an optimizer whose groups carry a `factor` of the stage's rates.
+    """Build the scheduler of `stage`; each group of the optimizer has a `factor` of the rates.
 
-    `cyclic` is triangular2 of Smith 2015: the height of the triangle halves from cycle to cycle.
+    `steps`: batches in an epoch. `cyclic` is triangular2 (Smith 2015): the height of the triangle
+    halves from cycle to cycle.
     """
     factors = [group["factor"] for group in optimizer.param_groups]
     peaks, floors = [stage.lr * f for f in factors], [stage.min_lr * f for f in factors]
     total, floor = moves(stage, steps), stage.min_lr / stage.lr
     if stage.schedule == "cyclic":
         up, down = half_cycles(stage, steps)
-        # Left at its default, cycle_momentum would move Adam's beta1 too (pytorch#73910).
+        # The default cycle_momentum=True would change Adam's beta1 too (pytorch#73910).
         return CyclicLR(
             optimizer, floors, peaks, up, down, mode="triangular2", cycle_momentum=False
         )
     if stage.schedule == "onecycle":
-        # Torch divides by zero where the rise takes exactly one move, as with a tenth of ten
+        # Torch divides by zero if the rise takes exactly one advance, for instance a tenth of ten
         # epochs.
-        share = min(stage.pct_start * (1 + 1e-9), 1.0)
+        pct_start = min(stage.pct_start * (1 + 1e-9), 1.0)
         return OneCycleLR(
-            optimizer, peaks, total_steps=total, pct_start=share, cycle_momentum=False
+            optimizer, peaks, total_steps=total, pct_start=pct_start, cycle_momentum=False
         )
     if stage.schedule == "cosine":
         return LambdaLR(

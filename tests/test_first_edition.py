@@ -1,0 +1,97 @@
+"""A run, its caches and its scores, written by the first edition, are still read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support import SMALL, call, thin_network
+
+from tinynet import evaluate, runs, train
+from tinynet.errors import InputError
+from tinynet.report import __main__ as report
+from tinynet.training.config import FORMAT, RunConfig, upgrade
+
+FIRST = Path(__file__).parent / "data" / "first-edition"
+ON_CPU = ("--device", "cpu", "--precision", "float32", "--json")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A copy of the first edition's files; the network is thin, as it was."""
+    shutil.copytree(FIRST, tmp_path / "first")
+    monkeypatch.chdir(tmp_path / "first")
+    with thin_network():
+        yield
+
+
+def folders():
+    return sorted(path.name for path in Path("cache").glob("features-*"))
+
+
+def test_it_is_of_format_1():
+    stored = json.loads((FIRST / "run/base/recipe.json").read_text())
+    assert "format" not in stored and stored["recipe"]["base"]["learn"] == ["head"]
+    present = upgrade(stored)
+    assert present["format"] == FORMAT and present["recipe"]["base"]["trainable"] == ["head"]
+    assert present["recipe"]["network"]["features"] == stored["recipe"]["network"]["taps"]
+    assert upgrade(present) == present
+    assert RunConfig.read(stored) == RunConfig.read(present)
+
+
+def test_a_newer_format_is_refused():
+    stored = json.loads((FIRST / "run/base/recipe.json").read_text()) | {"format": FORMAT + 1}
+    with pytest.raises(InputError, match="install a newer version"):
+        RunConfig.read(stored)
+
+
+def test_a_run_is_scored_as_before_from_its_cached_features(here):
+    before = folders()
+    shutil.rmtree("run/base/probabilities")
+    ran = call(
+        evaluate, "--run", "run", "--data", "data.zip", "--cache", "cache", "--tta", "flip", *ON_CPU
+    )
+    assert ran.status == 0, ran.err
+    assert folders() == before
+    rows, expected = json.loads(ran.out), json.loads(Path("scores.json").read_text())
+    for row, other in zip(rows, expected, strict=True):
+        assert row.keys() == other.keys()
+        assert row["top1"] == other["top1"] and row["loss"] == pytest.approx(other["loss"], 1e-4)
+
+
+def test_training_from_its_cached_features_is_the_same_training(here):
+    before = folders()
+    flags = ["--stage", "base", *SMALL, "--hidden", "4", "--batch", "8", "--epochs", "2"]
+    ran = call(
+        train,
+        *flags,
+        "--taps",
+        "pool5:grid2",
+        "relu4_3:mean",
+        "--out",
+        "again",
+        "--data",
+        "data.zip",
+        "--cache",
+        "cache",
+    )
+    assert ran.status == 0, ran.err
+    assert folders() == before
+    first, again = (runs.read_rows(Path(name, "base/log.jsonl")) for name in ("run", "again"))
+    for row, other in zip(first, again, strict=True):
+        assert row.keys() == other.keys() and row["loss"] == pytest.approx(other["loss"], 1e-4)
+    recipes = (json.loads(Path(name, "base/recipe.json").read_text()) for name in ("run", "again"))
+    first, again = recipes
+    assert first["origin"] == again["origin"]  # its checkpoints are exchangeable
+
+
+def test_a_run_is_continued_and_reported(here):
+    ran = call(train, "--resume", "run", "--data", "data.zip", "--cache", "cache")
+    assert ran.status == 0, ran.err
+    flags = ("--stage", "finetune", "--run", "run", "--data", "data.zip", "--cache", "cache")
+    small = ("--epochs", "1", "--batch", "8", "--size", "32", "--crop-side", "28", "32")
+    ran = call(train, *flags, *small, *ON_CPU)
+    assert ran.status == 0, ran.err
+    assert json.loads(Path("run/finetune/recipe.json").read_text())["format"] == FORMAT
+    ran = call(report, "run", "--data", "data.zip", "--cache", "cache")
+    assert ran.status == 0, ran.err

@@ -1,0 +1,144 @@
+"""The library: every public name, used as its documentation shows."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import ROOT, complaint, thin_network
+from torch import nn
+
+import tinynet
+
+SMALL = dict(
+    weights="none",
+    hidden=(16,),
+    holdout=0.25,
+    size=32,
+    batch=16,
+    device="cpu",
+    precision="float32",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin():
+    with thin_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A synthetic archive, a photo, and a run with a finished base."""
+    folder = tmp_path_factory.mktemp("library")
+    tinynet.synthetic(folder / "data.zip", classes=6, train=16, val=4, test=3, side=32)
+    with zipfile.ZipFile(folder / "data.zip") as archive:
+        name = next(name for name in archive.namelist() if "test/images/" in name)
+        (folder / "photo.jpg").write_bytes(archive.read(name))
+    tinynet.fit(folder / "run", folder / "data.zip", "base", epochs=2, **SMALL)
+    return folder
+
+
+@pytest.fixture
+def run(place):
+    return tinynet.Run(place / "run")
+
+
+def test_every_public_name_is_there_and_documented():
+    assert 10 <= len(tinynet.__all__) <= 14 and sorted(tinynet.__all__) == tinynet.__all__
+    for name in tinynet.__all__:
+        assert getattr(tinynet, name).__doc__, name
+        assert name in dir(tinynet)
+    with pytest.raises(AttributeError, match="fitt"):
+        tinynet.fitt  # noqa: B018
+    modules = {path.stem for path in (ROOT / "tinynet").glob("*.py")}
+    folders = {path.parent.name for path in (ROOT / "tinynet").glob("*/__init__.py")}
+    assert not set(tinynet.__all__) & (modules | folders)  # the module would replace the name
+
+
+def test_importing_it_loads_no_torch():
+    code = "import sys, tinynet; tinynet.Run; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "matplotlib", "scipy"} & set(ast.literal_eval(done.stdout))
+
+
+def test_fit_returns_the_run_and_goes_on_with_it(place, run):
+    again = tinynet.fit(place / "run", place / "data.zip", "base", epochs=2, **SMALL)
+    assert repr(again) == repr(run) and "finished: base" in repr(run)
+    assert run.config.recipe.base.epochs == 2 and run.folder.curves.is_file()
+
+
+def test_fit_trains_the_stages_that_are_missing(place, tmp_path):
+    settings = dict(epochs=1, crop_side=(28, 32), **SMALL)
+    run = tinynet.fit(tmp_path / "run", place / "data.zip", **settings)
+    assert "base, finetune" in repr(run) and run.folder.stage == "finetune"
+    assert tinynet.Run(tmp_path / "run", "base").folder.stage == "base"
+
+
+def test_fit_refuses_what_it_cannot_do(place, tmp_path):
+    data = place / "data.zip"
+    complaint(lambda: tinynet.fit(place / "run", data, "base", epochs=3), "epochs=2", "not 3")
+    complaint(lambda: tinynet.fit(tmp_path / "a", data, "bse"), "bse", "finetune")
+    complaint(lambda: tinynet.fit(tmp_path / "a", data, "base", epoch=3), "epoch", "epochs")
+    complaint(lambda: tinynet.fit(tmp_path / "a", data, "finetune"), "no finished base")
+    complaint(lambda: tinynet.fit(tmp_path / "a", data, recipe="tunde"), "tunde", "reference")
+    complaint(lambda: tinynet.Run(tmp_path / "nowhere"), "nowhere", "not a run")
+    assert not (tmp_path / "a").exists()
+
+
+def test_evaluate_returns_rows_that_print_and_draw_themselves(run):
+    rows = run.evaluate(tta="flip", device="cpu", precision="float32")
+    assert [(row.split, row.views) for row in rows] == [
+        (split, views) for split in ("holdout", "val") for views in ("none", "flip")
+    ]
+    assert "top-1" in repr(rows) and "95 % interval" in repr(rows)
+    page = rows._repr_html_()
+    assert page.count("<tr>") == 5 and "<svg" in page
+    assert rows.to_json()[3]["gain"] == rows[3].gain.gain
+    assert isinstance(rows, tinynet.Rows) and isinstance(rows[0], tinynet.ScoreRow)
+
+
+def test_predict_names_classes(place, run):
+    found = run.predict(place / "photo.jpg", tta="flip", top=3, device="cpu", precision="float32")
+    assert [one.rank for one in found] == [1, 2, 3] and "photo.jpg" in repr(found)
+    complaint(lambda: run.predict(place / "nothing.jpg"), "nothing.jpg")
+
+
+def test_the_model_is_a_module_that_knows_its_classes(place, run):
+    model = run.model()
+    images, labels = tinynet.arrays(place / "data.zip", "val")
+    assert images.dtype == np.uint8 and images.shape == (24, 32, 32, 3) and len(labels) == 24
+    batch = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        logits = model(batch)
+    assert isinstance(model, nn.Module) and logits.shape == (24, 6) and not model.training
+    assert len(model.class_ids) == len(model.class_names) == 6 and model.image_size == 32
+    (plain,) = run.evaluate(split="val", device="cpu", precision="float32")
+    assert (logits.argmax(1).numpy() == labels).mean() == plain.top1
+    augmented = tinynet.tta(model, "flip")
+    with torch.inference_mode():
+        both = augmented(batch).exp()
+        expected = (logits.softmax(1) + model(batch.flip(3)).softmax(1)) / 2
+    torch.testing.assert_close(both, expected)
+
+
+def test_arrays_and_dataset_agree(place):
+    images, labels = tinynet.arrays(place / "data.zip", "val")
+    dataset = tinynet.TinyImageNet(place / "data.zip", "val")
+    assert np.array_equal(np.asarray(dataset[5][0]), images[5]) and dataset[5][1] == labels[5]
+    assert tinynet.arrays(place / "data.zip", "test")[1] is None
+    complaint(lambda: tinynet.arrays(place / "data.zip", "valid"), "valid", "test")
+
+
+def test_report_writes_a_page(run, tmp_path):
+    page = run.report(tmp_path)
+    assert page.suffix == ".html" and page.is_file() and Path(page).read_text().startswith("<!doc")
+
+
+def test_recipes_are_values():
+    assert tinynet.recipes.TUNED.name == "tuned"
+    assert tinynet.recipes.TUNED.override({"epochs": 4}).base.epochs == 4

@@ -1,0 +1,72 @@
+"""Compare runs or stored probabilities on the same images, in pairs.
+
+    python -m tinynet compare runs/a runs/b --tta flip
+    python -m tinynet compare a.npz b.npz --merge mean gmean
+
+Each result has a row, and all of them together (an ensemble) have one. `gain` and `p` compare with
+the first (McNemar). Files are written by `tinynet evaluate --save-probabilities FILE`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tinynet.flags import Parser, add_common, add_merge, positive_int, run_command, user_path
+from tinynet.runs import STAGES, finished_stage
+from tinynet.training.config import RunConfig, open_data
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    parser = Parser("tinynet.compare", __doc__)
+    parser.add_argument(
+        "sources", nargs="+", type=user_path, metavar="RUN|FILE.npz", help="what to compare"
+    )
+    add_merge(parser)
+    runs = parser.add_argument_group("runs")
+    runs.add_argument("--stage", choices=STAGES, help="default: the last finished stage of each")
+    runs.add_argument(
+        "--split", choices=("holdout", "val"), default="val", help="images (default: val)"
+    )
+    runs.add_argument(
+        "--tta", default="none", metavar="VIEWS", help="one set of views (default: none)"
+    )
+    runs.add_argument(
+        "--size", type=positive_int, metavar="N", help="test size in pixels (default: as trained)"
+    )
+    add_common(runs, "data", "cache", "device", "precision")
+    add_common(parser, "format", "json")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    args = parser().parse_args(argv)
+    from tinynet.evaluation.ensemble import compare
+    from tinynet.report.tables import show
+    from tinynet.score import merges
+
+    for name in args.merge:
+        merges.get(name)  # raises before anything is computed
+    show(
+        compare(args.sources, [_result(source, args) for source in args.sources], args.merge),
+        args.format,
+    )
+
+
+def _result(source: str, args: Any) -> Any:
+    """The probabilities of a run or of a file."""
+    from tinynet.score.probabilities import Probabilities
+
+    if not Path(source).is_dir():
+        return Probabilities.load(Path(source))
+    from tinynet.compute import choose_compute
+    from tinynet.evaluation.predictor import Predictor
+
+    folder = finished_stage(source, args.stage)
+    packed = open_data(args.data, args.cache, RunConfig.of(folder))
+    predictor = Predictor(folder, packed, choose_compute(args.device, args.precision))
+    return predictor.predict(args.split, *predictor.sets([args.tta], args.size or predictor.size))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,107 @@
+"""Configurations of new runs and of later stages, from what a user asks for. Imports no torch."""
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tinynet import runs
+from tinynet.console import log, option
+from tinynet.errors import InputError
+from tinynet.runs import STAGES, StageFolder, stage_before
+from tinynet.training.config import WEIGHTS, RunConfig
+from tinynet.training.recipes import RECIPES, Network, SplitConfig, Stage
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user asks for; None: as the recipe or the earlier run has it.
+
+    `fields`: fields of the recipe and their values. `weights`: a name or a file.
+    """
+
+    recipe: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    weights: str | None = None
+    seed: int | None = None
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.recipe is not None and self.recipe not in RECIPES:
+            raise InputError(f"recipe {self.recipe!r}: choose one of {', '.join(RECIPES)}")
+
+
+def recipe_fields() -> list[str]:
+    """The names of all fields of a recipe."""
+    return _names(SplitConfig, Network, Stage)
+
+
+def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
+    """The configuration of a new run, which starts with base."""
+    recipe = RECIPES[settings.recipe or "tuned"].override(settings.fields, stages)
+    weights = absolute_weights(settings.weights or WEIGHTS)
+    return RunConfig(
+        recipe, settings.data or "", stages, weights, settings.seed or 0, settings.cache
+    )
+
+
+def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunConfig:
+    """The configuration of `stage` in `run`, from the last finished stage of the run `start`.
+
+    The split, the network and the weights are those of `start`; raises `InputError` for others.
+    """
+    last = stage_before(start, stage)
+    assert last is not None, "the caller has found a run with a finished stage"
+    before = RunConfig.of(last)
+    fixed = sorted(set(settings.fields) & set(_names(SplitConfig, Network)))
+    if fixed or settings.weights:
+        names = ", ".join(map(option, fixed or ["weights"]))
+        raise InputError(
+            f"{names}: fixed by the base that {stage} starts from; train another base for another "
+            "value"
+        )
+    chosen = RECIPES[settings.recipe or before.recipe.name].override(settings.fields, (stage,))
+    recipe = before.recipe.with_stage(stage, chosen.stage(stage), chosen.name)
+    log(f"{stage} starts from {last.path}")
+    sizes = before.recipe.stage(last.stage).size, recipe.stage(stage).size
+    if sizes[0] != sizes[1]:
+        log(f"note: {last.stage} was trained at {sizes[0]} px, {stage} at {sizes[1]}")
+    return RunConfig(
+        recipe,
+        settings.data or before.data,
+        (stage,),
+        before.weights,
+        before.seed if settings.seed is None else settings.seed,
+        settings.cache or before.cache,
+        None if run.resolve() == start.resolve() else str(start.resolve()),
+        last.stage,
+    )
+
+
+def with_found_data(config: RunConfig) -> RunConfig:
+    """`config` with absolute paths, its data downloaded if the user named none."""
+    from tinynet.data.download import find_data
+
+    data = str(find_data(config.data or None).resolve())
+    return replace(config, data=data, cache=config.cache and str(Path(config.cache).resolve()))
+
+
+def refuse_started(run: Path, stages: tuple[str, ...], way_out: str) -> None:
+    """Raise `InputError` where one of `stages`, or a later one outside a whole run, is started."""
+    for stage in stages:
+        if StageFolder(run, stage).started:
+            raise InputError(f"{run}: already contains {stage}; {way_out}")
+        later = [name for name in STAGES[STAGES.index(stage) + 1 :] if name not in runs.WHOLE]
+        if started := [name for name in later if StageFolder(run, name).started]:
+            raise InputError(
+                f"{run}: already contains {started[0]}; use another folder with {option('out')}"
+            )
+
+
+def absolute_weights(name: str) -> str:
+    """Weights as `recipe.json` has them: the absolute path of a file, else a name."""
+    return str(Path(name).resolve()) if Path(name).is_file() else name
+
+
+def _names(*kinds: type) -> list[str]:
+    return [each.name for kind in kinds for each in fields(kind)]

@@ -1,0 +1,252 @@
+"""Train one stage: its data, the training loop, the log and the checkpoints."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinynet import console, runs
+from tinynet.compute import Compute
+from tinynet.data.batches import batches, default_batch_size
+from tinynet.data.packed import Packed
+from tinynet.data.splits import Split
+from tinynet.files import write_json
+from tinynet.models.checkpoint import save_model, save_training
+from tinynet.models.classifier import Classifier
+from tinynet.runs import StageFolder
+from tinynet.score.metrics import score
+from tinynet.score.probabilities import head_probabilities, view_probabilities
+from tinynet.score.views import resize
+from tinynet.training import schedules
+from tinynet.training.config import RunConfig
+from tinynet.training.features import FeatureCache
+from tinynet.training.inputs import TrainingImages, steps_per_epoch
+from tinynet.training.loop import EpochInputs, Training, fit
+from tinynet.training.observers import Observer
+from tinynet.training.recipes import Stage
+from tinynet.training.resume import origin_digest, restore
+
+_SAVE_EVERY = 600.0  # seconds of training that a crash may cost
+
+EvalFn = Callable[[nn.Module], np.ndarray]  # network -> log-probabilities (N, C) of the hold-out
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """Everything that one stage is trained with; `facts`: the contents of its `recipe.json`."""
+
+    folder: StageFolder
+    config: RunConfig
+    packed: Packed
+    split: Split
+    model: Classifier
+    compute: Compute
+    facts: dict[str, Any]
+
+    @property
+    def stage(self) -> Stage:
+        """The stage's settings."""
+        return self.config.recipe.stage(self.folder.stage)
+
+    @property
+    def origin(self) -> str:
+        """The digest of everything that decides this stage's weights, except its epochs."""
+        return origin_digest(self.folder.stage, self.config, self.facts)
+
+    @property
+    def images(self) -> TrainingImages:
+        """The training images of this stage."""
+        return TrainingImages(
+            self.packed.train, self.split.train, self.stage, seed=self.config.seed
+        )
+
+    @property
+    def holdout_labels(self) -> np.ndarray:
+        """The labels (N,) of the held-out images."""
+        labels = self.packed.train.labels
+        assert labels is not None  # train has labels
+        return labels[self.split.holdout]
+
+
+def train_stage(
+    job: StageJob, state: dict[str, Any] | None, observers: Sequence[Observer]
+) -> dict[str, Any]:
+    """Train one stage and return its row of `scores.jsonl`: the hold-out score of its best epoch.
+
+    `state`: the training state to continue from; None: start from the beginning. Raises
+    `KeyboardInterrupt` after saving a checkpoint.
+    """
+    training, stream, eval_fn = _prepare(job)
+    if state is not None:
+        restore(training, state, job.folder)
+        console.log(
+            f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}"
+        )
+    with console.stop_on_interrupt() as stop, ExitStack() as stack:
+        for observer in observers:
+            observer.start(job.folder, training.total_steps)
+            stack.callback(observer.close)
+        if state is None:
+            # Only now, so that a run that cannot start leaves no files. The checkpoint comes
+            # first: the recipe marks the stage as started.
+            save_training(job.folder.last, training.state_dict(), job.packed.wnids, job.origin)
+            write_json(job.folder.recipe, job.facts)
+        if observers and not training.total_steps:
+            images = next(job.images.epoch(0, torch.device("cpu"))).images
+            for observer in observers:
+                observer.images(images)
+        check = _check_fn(eval_fn, job.holdout_labels, training, observers)
+        _run(job, training, fit(training, stream, check, stop), observers)
+    assert training.best is not None  # a stage has at least one epoch
+    return {
+        "run": str(job.folder.run),
+        "stage": job.folder.stage,
+        "split": "holdout",
+        "views": "none",
+        "merge": "mean",
+        "size": job.stage.size,
+        **training.best["holdout"],
+        "precision": job.compute.for_frozen().precision,
+    }
+
+
+def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
+    """Freeze and place the network, then build the training, its inputs and its evaluation."""
+    model, stage, train_count = job.model, job.stage, len(job.split.train)
+    model.set_dropout(stage.dropout)
+    model.to(job.compute.device).to(memory_format=torch.channels_last)
+    trainable = model.train_only(stage.trainable)
+    console.log(
+        f"{job.folder.stage}: training {trainable:,} weights on {train_count:,} images "
+        f"({len(job.split.holdout):,} held out)"
+    )
+    if stage.batch > train_count:
+        console.log(
+            f"note: the batch size ({stage.batch:,}) exceeds the {train_count:,} training "
+            "images, so each epoch is one step" + console.advice("; use a smaller --batch")
+        )
+    steps = steps_per_epoch(train_count, stage.batch)
+    if warning := schedules.warning(stage, steps):
+        console.log(f"note: {warning}")
+    module, stream, eval_fn = _feature_inputs(job) if stage.cached_epochs else _image_inputs(job)
+    groups = {name: model.groups[name] for name in stage.trainable}
+    return Training(module, groups, stage, steps, job.compute), stream, eval_fn
+
+
+def _feature_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
+    """The head, with cached features to train and evaluate it on."""
+    stage, device, seed = job.stage, job.compute.device, job.config.seed
+
+    def view(images: Tensor) -> Tensor:
+        return resize(images, stage.size)
+
+    cache = FeatureCache(job.model, job.packed, job.compute)
+    features = cache.train_features(job.split.train, stage, seed)
+    holdout = cache.view_features(job.packed.train, job.split.holdout, view, stage)
+
+    def stream(epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return features.epoch(seed, epoch, stage.batch, device, start)
+
+    def evaluate(head: nn.Module) -> np.ndarray:
+        return head_probabilities(head.eval(), holdout.in_order(device))
+
+    return job.model.head, stream, evaluate
+
+
+def _image_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
+    """The whole network, with images to train and evaluate it on."""
+    stage, compute = job.stage, job.compute
+
+    def view(images: Tensor) -> Tensor:
+        return resize(images, stage.size)
+
+    def stream(epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in job.images.epoch(epoch, compute.device, start):
+            assert batch.labels is not None  # train has labels
+            yield batch.images, batch.labels
+
+    def evaluate(network: nn.Module) -> np.ndarray:
+        assert isinstance(network, Classifier)
+        holdout = batches(
+            job.packed.train,
+            job.split.holdout,
+            batch_size=default_batch_size(stage.size, compute.device),
+            device=compute.device,
+        )
+        return view_probabilities(
+            network.for_inference(compute.device, compute.for_frozen().dtype), holdout, view
+        )
+
+    return job.model, stream, evaluate
+
+
+def _check_fn(
+    eval_fn: EvalFn, labels: np.ndarray, training: Training, observers: Sequence[Observer]
+) -> Callable[[nn.Module], dict[str, Any]]:
+    """A function that evaluates a network on the hold-out and informs the observers."""
+
+    def check(module: nn.Module) -> dict[str, Any]:
+        log_probabilities = eval_fn(module)
+        for observer in observers:
+            observer.holdout(log_probabilities, labels, training.total_steps)
+        return score(log_probabilities, labels)
+
+    return check
+
+
+def _run(
+    job: StageJob, training: Training, rows: Iterator[dict[str, Any]], observers: Sequence[Observer]
+) -> None:
+    """Consume the `rows` of `fit`: write the log, the checkpoints and the progress bar."""
+    folder = job.folder
+    runs.cut_log(folder.log, training.total_steps)
+    last_save = time.monotonic()
+    # Rows arrive in bursts: collect them, and open the log once a burst.
+    pending: list[dict[str, Any]] = []
+    total = training.stage.epochs * training.steps
+    with console.progress(
+        total=total, done=training.total_steps, label=folder.stage, unit="steps"
+    ) as bar:
+        for row in rows:
+            pending.append(row)
+            for observer in observers:
+                observer.row(row)
+            if row["kind"] == "step":
+                bar.update(row["step"] - bar.n)
+                bar.set_postfix(epoch=row["epoch"] + 1, loss=f"{row['loss']:.3f}", refresh=False)
+            if row["kind"] == "epoch":
+                if row["improved"]:
+                    _save_best(job, training.result)
+                console.log(_epoch_line(row, training.stage))
+            if row["kind"] != "step" or row["step"] == training.total_steps:
+                runs.append_rows(folder.log, pending)
+                pending.clear()
+            # A checkpoint must not be ahead of the log, so it waits for the last row of a burst.
+            # At the end of an epoch it waits for the epoch's row too.
+            within = row["step"] == training.total_steps and training.step < training.steps
+            if row["kind"] != "step" or (within and time.monotonic() - last_save > _SAVE_EVERY):
+                save_training(folder.last, training.state_dict(), job.packed.wnids, job.origin)
+                last_save = time.monotonic()
+            if row["kind"] == "stopped":
+                raise KeyboardInterrupt
+
+
+def _save_best(job: StageJob, result: nn.Module) -> None:
+    """Save the best network so far; `result` is the whole network, or its head alone."""
+    model, head = (result, None) if isinstance(result, Classifier) else (job.model, result)
+    save_model(job.folder.best, model, job.packed.wnids, job.stage.size, head, job.origin)
+
+
+def _epoch_line(row: dict[str, Any], stage: Stage) -> str:
+    scores = row["holdout"]
+    return (
+        f"epoch {row['epoch'] + 1}/{stage.epochs}: loss {row['loss']:.3f}, hold-out top-1 "
+        f"{scores['top1']:.2%} (95 %: {scores['low']:.2%} .. {scores['high']:.2%}), top-5 "
+        f"{scores['top5']:.2%}, {row['pictures_per_second']:,.0f} "
+        f"images/s{', best so far' if row['improved'] else ''}"
+    )

@@ -1,0 +1,40 @@
+"""Score a pretrained ImageNet network on Tiny ImageNet, without any training.
+
+    python -m tinynet zero-shot --arch vgg16
+    python -m tinynet zero-shot --arch timm/resnet50 --size 224 --tta flip
+
+The network's own classifier is restricted to the 200 classes of the data.
+"""
+
+from tinynet.evaluate import score_request
+from tinynet.flags import Parser, add_common, add_network, add_scoring, run_command
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    parser = Parser("tinynet.zero_shot", __doc__)
+    add_network(parser)
+    add_scoring(parser)
+    add_common(parser, "split", "data", "cache", "device", "precision", "format", "json")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    args = parser().parse_args(argv)
+    from tinynet.compute import choose_compute
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import open_packed
+    from tinynet.evaluation.evaluate import evaluate
+    from tinynet.evaluation.zero_shot import ZeroShot
+    from tinynet.report.tables import show
+
+    request = score_request(args)
+    compute = choose_compute(args.device, args.precision, int8=False).for_frozen()
+    packed = open_packed(find_data(args.data), args.cache)
+    network = ZeroShot(args.arch or "vgg16", args.weights or "DEFAULT", packed, compute)
+    show(list(evaluate(network, request)), args.format)
+
+
+if __name__ == "__main__":
+    run_command(main)
