@@ -55,7 +55,10 @@ def main() -> None:
                 "run": folder.run.name,
                 "trained on": folder.read_recipe()["device"]["precision"],
                 **scores,
-                **{f"int8 over {name}": paired(right["int8"], right[name]).to_json() for name in floats},
+                **{
+                    f"int8 over {name}": paired(right["int8"], right[name]).to_json()
+                    for name in floats
+                },
             }
         )
         console.log(

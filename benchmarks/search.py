@@ -143,7 +143,12 @@ def main() -> None:
                 packed, backbone, given, asked.every, asked.epochs, seed, compute
             )
             first.setdefault(seed, right)
-            row = {"candidate": name, "changed": given, **row, **paired(right, first[seed]).to_json()}
+            row = {
+                "candidate": name,
+                "changed": given,
+                **row,
+                **paired(right, first[seed]).to_json(),
+            }
             rows.append(row)
             console.log(
                 f"{name}, seed {seed}: {row['top1']:.2%} ({row['low']:.2%} .. {row['high']:.2%}), "
@@ -183,9 +188,7 @@ def candidate(
     model.to(compute.device).train_only(stage.trainable)
     cache = FeatureCache(model, packed, compute)
     kept = thin(cache.train_features(split.train, stage, seed), every)
-    held = cache.view_features(
-        packed.train, split.holdout, lambda x: resize(x, stage.size), stage
-    )
+    held = cache.view_features(packed.train, split.holdout, lambda x: resize(x, stage.size), stage)
     steps = steps_per_epoch(len(kept.labels), stage.batch)
     training = Training(model.head, {"head": [model.head]}, stage, steps, compute)
     started = time.perf_counter()

@@ -900,9 +900,7 @@ def test_commands(archive_path, tmp_path):
     assert (made.returncode, made.stdout) == (0, f"{drawn}\n"), made.stderr
     checked = command("verify", "--data", drawn, "--json")
     assert checked.returncode == 0, checked.stderr
-    assert {row["check"]: row["found"] for row in json.loads(checked.stdout)}[
-        "train images"
-    ] == 12
+    assert {row["check"]: row["found"] for row in json.loads(checked.stdout)}["train images"] == 12
     packed = command("pack", "--data", drawn)
     assert packed.stdout == f"{tmp_path / 'cache' / f'd-{Archive(drawn).digest()[:8]}.packed'}\n"
     facts = {
@@ -958,9 +956,9 @@ def test_images_of_a_class_are_shown_by_part_of_its_name_and_as_they_are_learnt_
 
 def test_a_class_is_found_by_wnid_or_by_part_of_its_name():
     wnids, names = ["n01", "n02", "n03"], ["brain coral", "coral reef", "espresso"]
-    assert find_classes("Coral", wnids, names) == [0, 1] and find_classes(
-        "n03", wnids, names
-    ) == [2]
+    assert find_classes("Coral", wnids, names) == [0, 1] and find_classes("n03", wnids, names) == [
+        2
+    ]
     complaint(
         lambda: find_classes("expresso", wnids, names), "'expresso'", "similar names are espresso"
     )

@@ -62,6 +62,7 @@ def verdicts(tmp_path_factory):
     return {f"{row['kind']}/{row['case']}": row for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", SAMPLE)
 def test_a_hostile_file_is_refused_in_one_line_or_read_right(verdicts, title):
     row = verdicts[title]

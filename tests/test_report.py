@@ -289,8 +289,7 @@ def test_twins_under_two_names_are_shown_with_both(there, packed):
 def test_a_page_says_whose_images_it_shows(there, tmp_path):
     call(command, "runs/one", *there.flags)
     assert (
-        "24 images of\nofficial val, in float32"
-        in Page(there.folder / "runs/one/report.html").text
+        "24 images of\nofficial val, in float32" in Page(there.folder / "runs/one/report.html").text
     )
     shutil.copytree("runs/one", tmp_path / "one")
     for kept in (tmp_path / "one" / "base" / "probabilities").glob("val-*"):
@@ -298,8 +297,7 @@ def test_a_page_says_whose_images_it_shows(there, tmp_path):
     call(command, tmp_path / "one", *there.flags)
     page = Page(tmp_path / "one" / "report.html")
     assert (
-        "images of\nthe hold-out, in float32" in page.text
-        and "confidence on holdout" in page.html
+        "images of\nthe hold-out, in float32" in page.text and "confidence on holdout" in page.html
     )
 
 

@@ -50,7 +50,7 @@ class Gain:
     p: float | None = None
 
     def to_json(self, over: str = "") -> Json:
-        """Return keys `gain`, `gain_low`, `gain_high` and `p`; `over` adds an end: `gain_over_ten`."""
+        """The keys `gain`, `gain_low`, `gain_high` and `p`, with an ending like `_over_ten`."""
         end = f"_over_{over}" if over else ""
         values = {"gain": self.gain, "gain_low": self.low, "gain_high": self.high, "p": self.p}
         return {f"{key}{end}": value for key, value in values.items() if value is not MISSING}
