@@ -32,7 +32,6 @@ UNSTABLE = {
     "threads",
     "pid",
     "stamp",
-    "format",
 }
 # Fields of recipe.json that format 1 called otherwise.
 RENAMED = {"taps": "features", "learn": "trainable", "views": "cached_epochs"}
@@ -235,7 +234,7 @@ def stable_text(text: str) -> str:
 def present(results: dict[str, Any]) -> dict[str, Any]:
     """Results with the present names of fields, without what differs between two runs."""
     return {
-        name: stable(renamed(value) if name.endswith("recipe.json") else value)
+        name: stable(renamed(value | {"format": 2}) if name.endswith("recipe.json") else value)
         for name, value in results.items()
     }
 

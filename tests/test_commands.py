@@ -1140,7 +1140,7 @@ def test_what_is_no_run_is_not_resumed(elsewhere):
         assert refused(train, ["--resume", name], f"--resume {name}", "not a run") == 1
     assert (
         refused(
-            train, ["--resume", "runs/x", "--lr", "0.1"], "--lr", "keeps what it was started with"
+            train, ["--resume", "runs/x", "--lr", "0.1"], "--lr", "changed when a run is resumed"
         )
         == 1
     )

@@ -50,7 +50,7 @@ def in_place(path):
     with open(path, "r+b") as stream:
         yield stream
 
-checkpoint.whole_file = in_place
+checkpoint.atomic_file = in_place
 """,
         Strike("SIGKILL", change="open work/run/base/last.pt", number=4),
         "does not go on: status 2",

@@ -1424,7 +1424,7 @@ def test_a_resumed_run_keeps_its_recipe(whole_run):
         lambda: train.main(["--resume", str(whole_run), "--lr", "0.1", "--hidden", "8"]),
         "--hidden",
         "--lr",
-        "keeps what it was started with",
+        "cannot be changed when a run is resumed",
     )
 
 

@@ -571,7 +571,7 @@ def test_a_network_without_training_needs_classes_that_it_knows(
     monkeypatch.chdir(tmp_path)
     flags = ["--data", archive_path, "--cache", "cache", "--device", "cpu"]
     open_packed(archive_path, "cache")
-    refused(zero_shot_command, flags, "classes are none of ImageNet's 1,000")
+    refused(zero_shot_command, flags, "classes are not among ImageNet's 1,000")
     assert refused(zero_shot_command, [*flags, "--run", "runs/a"], "--run") == 1
 
 

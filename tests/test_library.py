@@ -142,3 +142,30 @@ def test_report_writes_a_page(run, tmp_path):
 def test_recipes_are_values():
     assert tinynet.recipes.TUNED.name == "tuned"
     assert tinynet.recipes.TUNED.override({"epochs": 4}).base.epochs == 4
+
+
+def test_fit_goes_on_with_data_that_has_moved(place, tmp_path):
+    (tmp_path / "moved.zip").write_bytes((place / "data.zip").read_bytes())
+    tinynet.fit(tmp_path / "run", tmp_path / "moved.zip", "base", epochs=1, **SMALL)
+    (tmp_path / "moved.zip").rename(tmp_path / "again.zip")
+    again = dict(epochs=1, **SMALL)
+    complaint(lambda: tinynet.fit(tmp_path / "run", None, "base", **again), "moved.zip", "data")
+    run = tinynet.fit(tmp_path / "run", tmp_path / "again.zip", "base", **again)
+    assert run.folder.finished
+
+
+def test_fit_drops_no_setting_in_silence(place, tmp_path):
+    data = place / "data.zip"
+    run = tmp_path / "run"
+    tinynet.fit(run, data, "base", epochs=1, **SMALL)
+    for changed in (dict(seed=7), dict(hidden=(8,)), dict(weights="IMAGENET1K_V1")):
+        settings = {**SMALL, "epochs": 1, **changed}
+        name = next(iter(changed))
+        complaint(lambda settings=settings: tinynet.fit(run, data, "base", **settings), name)
+        if name != "seed":  # finetune may have its own
+            complaint(
+                lambda settings=settings: tinynet.fit(run, data, "finetune", **settings), name
+            )
+    settings = {**SMALL, "epochs": 1, "crop_side": (28, 32), "seed": 7}
+    after = tinynet.fit(run, data, "finetune", cache=str(tmp_path / "other"), **settings)
+    assert after.config.seed == 7 and after.config.cache == str(tmp_path / "other")

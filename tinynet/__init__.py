@@ -1,9 +1,9 @@
-"""Transfer learning on small images, Tiny ImageNet first, with scores to rely on.
+"""Transfer learning on small images, Tiny ImageNet first, with reliable results.
 
     run = tinynet.fit("runs/first", data="tiny-imagenet-200.zip", stages="base", epochs=4)
     run.evaluate(tta="flip")
 
-The packages, in the order of the data, which is also the order of imports:
+The packages, in the order in which data flows and imports are allowed:
 
     data        archives and folders -> uint8 arrays -> splits -> batches in [0, 1]
     models      backbones, classifiers, checkpoints

@@ -1,4 +1,4 @@
-"""`tinynet COMMAND`, which is also `python -m tinynet COMMAND`."""
+"""Run `tinynet COMMAND`, or `python -m tinynet COMMAND`."""
 
 import sys
 from difflib import get_close_matches
@@ -9,23 +9,23 @@ from tinynet.flags import run_command
 
 # Name -> module and what it does.
 COMMANDS = {
-    "demo": ("tinynet.demo", "the whole pipeline on synthetic images, in two minutes"),
-    "data": ("tinynet.data.__main__", "download, check, pack, list and draw images"),
+    "demo": ("tinynet.demo", "run the whole pipeline on synthetic images, in two minutes"),
+    "data": ("tinynet.data.__main__", "download, check, pack, list and show images"),
     "train": ("tinynet.train", "train the head, fine-tune the network, adapt to a test size"),
-    "evaluate": ("tinynet.evaluate", "accuracies of a run, with intervals, over views and sizes"),
-    "compare": ("tinynet.compare", "runs or stored probabilities, in pairs and together"),
-    "soup": ("tinynet.soup", "the average of several runs' weights"),
-    "select-views": ("tinynet.select_views", "the test-time views that are worth their cost"),
-    "zero-shot": ("tinynet.zero_shot", "a pretrained network without training"),
-    "folder": ("tinynet.folder", "a pretrained network on any folder of images"),
-    "fixres": ("tinynet.fixres", "a run at other test sizes, and corrections"),
-    "predict": ("tinynet.predict", "classes of image files, or of the official test images"),
-    "report": ("tinynet.report.__main__", "one HTML page a run"),
+    "evaluate": ("tinynet.evaluate", "evaluate a run, over views and sizes, with intervals"),
+    "compare": ("tinynet.compare", "compare runs or stored probabilities, and their ensemble"),
+    "soup": ("tinynet.soup", "average the weights of several runs"),
+    "select-views": ("tinynet.select_views", "select the test-time views worth their cost"),
+    "zero-shot": ("tinynet.zero_shot", "evaluate a pretrained network without training"),
+    "folder": ("tinynet.folder", "evaluate a pretrained network on any folder"),
+    "fixres": ("tinynet.fixres", "evaluate a run at other test sizes, with corrections"),
+    "predict": ("tinynet.predict", "predict classes of image files or the official test set"),
+    "report": ("tinynet.report.__main__", "write one HTML page for each run"),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command that is named first; without one, list all."""
+    """Run the command that the first argument names; without arguments, list all commands."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
@@ -44,14 +44,14 @@ def _help() -> str:
     lines = [f"  {name:13} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
-            f"tinynet {__version__}: transfer learning on small images, with scores to rely on",
+            f"tinynet {__version__}: transfer learning on small images, with reliable results",
             "",
             "usage: tinynet COMMAND ..., or python -m tinynet COMMAND ...",
             "",
             "commands:",
             *lines,
             "",
-            "Each takes --help. Start with: tinynet demo",
+            "Each command has --help. Start with: tinynet demo",
         ]
     )
 

@@ -3,8 +3,8 @@
     python -m tinynet compare runs/a runs/b --tta flip
     python -m tinynet compare a.npz b.npz --merge mean gmean
 
-Each result has a row, and all of them together (an ensemble) have one. `gain` and `p` compare with
-the first (McNemar). Files are written by `tinynet evaluate --save-probabilities FILE`.
+Prints a row for each result, and one for the ensemble of all. `gain` and `p` compare each row with
+the first (McNemar's paired test). `tinynet evaluate --save-probabilities FILE` writes the files.
 """
 
 from pathlib import Path
@@ -19,13 +19,17 @@ def parser() -> Parser:
     """The command's flags."""
     parser = Parser("tinynet.compare", __doc__)
     parser.add_argument(
-        "sources", nargs="+", type=user_path, metavar="RUN|FILE.npz", help="what to compare"
+        "sources",
+        nargs="+",
+        type=user_path,
+        metavar="RUN|FILE.npz",
+        help="runs, or files of probabilities",
     )
     add_merge(parser)
     runs = parser.add_argument_group("runs")
     runs.add_argument("--stage", choices=STAGES, help="default: the last finished stage of each")
     runs.add_argument(
-        "--split", choices=("holdout", "val"), default="val", help="images (default: val)"
+        "--split", choices=("holdout", "val"), default="val", help="what to score (default: val)"
     )
     runs.add_argument(
         "--tta", default="none", metavar="VIEWS", help="one set of views (default: none)"

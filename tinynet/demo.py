@@ -2,8 +2,8 @@
 
     python -m tinynet.demo
 
-It draws a small archive in the official layout, trains both stages of a small version of the tuned
-recipe, evaluates the hold-out and val, and leaves an ordinary run in --out.
+The demo creates a small archive in the official layout, trains both stages of a small version of
+the tuned recipe, evaluates the hold-out and val, and saves an ordinary run in --out.
 """
 
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Score a trained run on its hold-out and on the official val, plain and over views.
+"""Evaluate a trained run on its hold-out and on the official val, with one view and with several.
 
     python -m tinynet.evaluate --tta flip                    the newest finished run
-    python -m tinynet.evaluate --run runs/a --calibrate      and at the best temperature
+    python -m tinynet.evaluate --run runs/a --calibrate      also at the best temperature
     python -m tinynet.evaluate --tta flip ten --size 64 80 --merge mean gmean    a grid
 
-Intervals are Wilson's, 95 %. `gain` and `p` compare with the plain result on the same images, in
-pairs (McNemar). Make every choice on the hold-out; val is for reporting.
+Intervals are Wilson's, 95 %. `gain` and `p` compare with the one-view result on the same
+images (McNemar's paired test). Make every choice on the hold-out; val is for reporting.
 
 See also: tinynet compare, soup, select-views, zero-shot, folder.
 """

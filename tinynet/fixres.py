@@ -63,7 +63,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--size",
         help=f"test sizes in pixels (default: {' '.join(map(str, SIZES))}); the training size is "
-        "always one",
+        "always included",
         **sizes,
     )
     parser.add_argument("--sizes", help=SUPPRESS, **sizes)  # its name in the first edition
@@ -77,7 +77,7 @@ def parser() -> Parser:
         "sizes)",
     )
     fit.add_argument(
-        "--no-fit", dest="fit", action="store_const", const=[], help="train the head at no size"
+        "--no-fit", dest="fit", action="store_const", const=[], help="do not train the head"
     )
     parser.add_argument(
         "--methods",
@@ -85,7 +85,8 @@ def parser() -> Parser:
         default=["antialias"],
         metavar="METHOD",
         help="how images are resized: antialias (bilinear), bilinear, bicubic, nearest, area, "
-        "lanczos; the first for everything, the others for comparison (default: antialias)",
+        "lanczos; the first is used throughout, the others are compared with it (default: "
+        "antialias)",
     )
     parser.add_argument(
         "--beside",
@@ -99,8 +100,8 @@ def parser() -> Parser:
         "--keep",
         type=user_path,
         metavar="DIR",
-        help="a new run with batch norm statistics of the size with the best hold-out accuracy; "
-        "evaluate and predict can use it",
+        help="save a new run in DIR, with batch norm statistics recomputed at the size with the "
+        "best hold-out accuracy; evaluate and predict can use it",
     )
     add_common(parser, "run", "data", "cache", "out", "device", "precision", "format", "json")
     _add_policy(parser)
@@ -112,21 +113,22 @@ def _add_policy(parser: Parser) -> None:
     group.add_argument(
         "--policy",
         action="store_true",
-        help="of the recipes, or of the crops below; needs no run",
+        help="show how large objects appear with the recipes, or with the crops below; needs no "
+        "run",
     )
     group.add_argument(
         "--train-scale",
         type=float,
         nargs=2,
         metavar="X",
-        help="least and greatest area of training crops (default: 1 1)",
+        help="smallest and largest area of training crops (default: 1 1)",
     )
     group.add_argument(
         "--train-ratio",
         type=float,
         nargs=2,
         metavar="X",
-        help="least and greatest aspect ratio of training crops (default: torchvision's 0.75 "
+        help="smallest and largest aspect ratio of training crops (default: torchvision's 0.75 "
         "1.3333)",
     )
     for flag, text in (

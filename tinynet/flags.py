@@ -189,7 +189,7 @@ def add_scoring(parser: Parser) -> None:
         help="test sizes in pixels (default: the training size, or the published one)",
     )
     parser.add_argument(
-        "--per-class", action="store_true", help="a row for each class in place of one for all"
+        "--per-class", action="store_true", help="print a row for each class, not one for all"
     )
     parser.add_argument(
         "--save-probabilities",
@@ -232,18 +232,18 @@ def add_pretrained(parser: argparse._ActionsContainer) -> None:
         "--resize",
         type=positive_int,
         metavar="N",
-        help="side before the crop (default: the published one)",
+        help="side of the image before the crop (default: the published one)",
     )
     parser.add_argument(
         "--resize-mode",
         choices=("shorter", "squash"),
-        help="the shorter side is resized and the aspect ratio kept, or both are (default: the "
-        "published one)",
+        help="shorter: resize the shorter side, keep the aspect ratio; squash: resize both sides "
+        "(default: the published one)",
     )
     parser.add_argument(
         "--interpolation",
         choices=("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
-        help="PIL's, of the resize (default: the published one)",
+        help="PIL's method for the resize (default: the published one)",
     )
 
 

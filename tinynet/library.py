@@ -1,10 +1,10 @@
-"""The library in front of the packages: `fit` trains a run, and `Run` is what can be done with one.
+"""The library: `fit` trains a run; `Run` evaluates it, predicts with it and reports on it.
 
-The commands do the same with flags.
+The commands call the same functions.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,15 @@ from tinynet.records import Json, ScoreRow
 from tinynet.runs import STAGES, WHOLE, StageFolder, finished_stage
 from tinynet.training.config import RunConfig, open_data
 from tinynet.training.plan import (
+    Device,
     Settings,
     plan_later,
     plan_new,
     recipe_fields,
     with_found_data,
+    with_new_places,
 )
+from tinynet.training.recipes import Network, SplitConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,15 +44,15 @@ def fit(
 ) -> "Run":
     """Train the stages of a run that are not finished yet, and return the run.
 
-    A run that was stopped continues where it stopped, to the same result on a CPU.
+    A stopped run continues where it stopped. On a CPU the result is bit-identical.
 
-    `run`: its folder. `data`: the archive (default: the official one, downloaded if needed).
-    `stages`: one or several of base, finetune, fixres; all: base and finetune. `recipe`: tuned
-    (default) or reference. `settings`: `weights`, `seed`, `cache`, `device`, `precision`,
-    `tensorboard`, and any field of the recipe, for instance `epochs=4`.
+    `run`: the folder of the run. `data`: the archive (default: the official one, downloaded if
+    needed). `stages`: one or more of base, finetune, fixres; "all" means base and finetune.
+    `recipe`: tuned (default) or reference. `settings`: `weights`, `seed`, `cache`, `device`,
+    `precision`, `tensorboard`, and any field of the recipe, for instance `epochs=4`.
 
-    Raises `InputError` for unusable input, and `KeyboardInterrupt` after Ctrl-C, when everything
-    is saved.
+    Raises `InputError` for invalid input. After Ctrl-C it saves the run and raises
+    `KeyboardInterrupt`.
 
     Examples:
         >>> run = tinynet.fit("runs/first", data="tiny-imagenet-200.zip", stages="base", epochs=4)
@@ -61,14 +64,18 @@ def fit(
 
     path = Path(run)
     names = _stage_names(stages)
-    compute = choose_compute(settings.pop("device", "auto"), settings.pop("precision", "auto"))
+    device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))
     observers: list[Observer] = [Curves()]
     if settings.pop("tensorboard", False):
         from tinynet.report.tensorboard import TensorBoard
 
         observers.append(TensorBoard())
-    asked = _settings(data, recipe, settings)
-    for config in _configs(path, names, asked):
+    for config in _configs(path, names, _settings(data, recipe, settings)):
+        folder = StageFolder(path, config.stages[0])
+        chosen = device.as_started(folder) if folder.started else device
+        compute = choose_compute(
+            chosen.device, chosen.precision, floats=chosen.floats, frozen=chosen.frozen
+        )
         train(path, config, compute, resume=True, observers=observers)
     return Run(path)
 
@@ -76,7 +83,7 @@ def fit(
 def _stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
     names = WHOLE if stages == "all" else (stages,) if isinstance(stages, str) else tuple(stages)
     if unknown := [name for name in names if name not in STAGES]:
-        raise InputError(f"stage {unknown[0]!r}: choose from {', '.join(STAGES)}, or all")
+        raise InputError(f"stage {unknown[0]!r}: unknown; use {', '.join(STAGES)} or all")
     return tuple(sorted(names, key=STAGES.index))
 
 
@@ -101,49 +108,51 @@ def _settings(data: str | Path | None, recipe: str | None, settings: dict[str, A
 
 
 def _configs(run: Path, stages: Sequence[str], settings: Settings) -> Iterable[RunConfig]:
-    """Yield a configuration a stage: new ones, and those of stages that were started before."""
+    """Yield the configuration of each stage: a new one, or the saved one of a started stage."""
     for stage in stages:
         folder = StageFolder(run, stage)
         if folder.started:
             _refuse_changes(folder, settings)
-            yield replace(RunConfig.of(folder), stages=(stage,))
+            config = with_new_places(RunConfig.of(folder), settings)
+            yield replace(config, stages=(stage,))
         elif stage == "base":
             yield with_found_data(plan_new(settings, (stage,)))
         else:
-            if runs.stage_before(run, stage) is None:
+            before = runs.stage_before(run, stage)
+            if before is None:
                 raise InputError(f"{run}: has no finished base for {stage}; add base to stages")
-            later = Settings(settings.recipe, _stage_fields(settings), settings.data)
+            names = {each.name for part in (SplitConfig, Network) for each in fields(part)}
+            shared = {name: settings.fields[name] for name in settings.fields.keys() & names}
+            _refuse_changes(before, Settings(fields=shared, weights=settings.weights))
+            own = {name: settings.fields[name] for name in settings.fields.keys() - names}
+            later = replace(settings, fields=own, weights=None)
             yield with_found_data(plan_later(later, stage, run, run))
 
 
-def _stage_fields(settings: Settings) -> dict[str, Any]:
-    """The fields of a stage; the split and the network are fixed by base."""
-    from tinynet.training.recipes import Stage
-
-    names = Stage.__dataclass_fields__
-    return {name: value for name, value in settings.fields.items() if name in names}
-
-
 def _refuse_changes(folder: StageFolder, settings: Settings) -> None:
-    """Raise `InputError` where a stage was started with other values of the recipe's fields."""
-    recipe = RunConfig.of(folder).recipe
-    parts = (recipe.stage(folder.stage), recipe.network, recipe.data)
-    for name, value in settings.fields.items():
-        before = next(getattr(part, name) for part in parts if hasattr(part, name))
+    """Raise `InputError` if a stage was started with other settings."""
+    config = RunConfig.of(folder)
+    parts = (config.recipe.stage(folder.stage), config.recipe.network, config.recipe.data)
+    pairs = {
+        name: (next(getattr(part, name) for part in parts if hasattr(part, name)), value)
+        for name, value in settings.fields.items()
+    }
+    if settings.recipe is not None:
+        pairs["recipe"] = config.recipe.name, settings.recipe
+    if settings.seed is not None:
+        pairs["seed"] = config.seed, settings.seed
+    if settings.weights is not None and not Path(settings.weights).is_file():
+        pairs["weights"] = config.weights, settings.weights  # files are compared by their digest
+    for name, (before, value) in pairs.items():
         if before != value:
             raise InputError(
                 f"{folder.path}: was started with {name}={before!r}, not {value!r}; use another "
                 "folder for another value"
             )
-    if settings.recipe not in (None, recipe.name):
-        raise InputError(
-            f"{folder.path}: was started with the recipe {recipe.name}, not {settings.recipe}; use "
-            "another folder for another recipe"
-        )
 
 
 class Rows(list[ScoreRow]):
-    """Score rows that print as a table, and show as a table in a notebook."""
+    """A list of score rows that prints as a table; a notebook shows a table and a figure."""
 
     def __repr__(self) -> str:
         from tinynet.report.tables import table
@@ -166,18 +175,18 @@ class Rows(list[ScoreRow]):
         return table + inline_svg(self.figure(), "top-1 with 95 % intervals")
 
     def to_json(self) -> list[Json]:
-        """The rows as JSON objects, with the keys of the result files."""
+        """Return the rows as JSON objects, with the keys of the result files."""
         return [row.to_json() for row in self]
 
     def figure(self) -> "Figure":
-        """Top-1 of every row with its 95 % interval."""
+        """Plot the top-1 accuracy of every row with its 95 % interval."""
         from tinynet.report.rows import top1_with_intervals
 
         return top1_with_intervals(self)
 
 
 class Predictions(list["Prediction"]):
-    """The most probable classes of images, as a table."""
+    """A list of the most probable classes of images, which prints as a table."""
 
     def __repr__(self) -> str:
         from tinynet.report.tables import table
@@ -189,8 +198,8 @@ class Predictions(list["Prediction"]):
 class Run:
     """A trained run in a folder.
 
-    `stage`: the stage to use (default: the last finished one). `path`: the folder. Raises
-    `InputError` where the folder contains no run.
+    `path`: the folder of the run. `stage`: the stage to use (default: the last finished one).
+    Raises `InputError` if the folder contains no run.
 
     Examples:
         >>> tinynet.Run("runs/first").evaluate(tta="flip")
@@ -207,18 +216,18 @@ class Run:
 
     @property
     def folder(self) -> StageFolder:
-        """The folder of the stage in use; raises `InputError` where none is finished."""
+        """The folder of the stage in use; raises `InputError` if no stage is finished."""
         return finished_stage(str(self.path), self._stage)
 
     @property
     def config(self) -> RunConfig:
-        """The configuration that the stage was trained by."""
+        """The configuration that the stage was trained with."""
         return RunConfig.of(self.folder)
 
     def predictor(
         self, data: str | None = None, device: str = "auto", precision: Any = "auto"
     ) -> "Predictor":
-        """The stage with its data, for probabilities of every view."""
+        """Return an object that computes the probabilities of every view on the data of the run."""
         from tinynet.evaluation.predictor import Predictor
 
         folder, compute = self.folder, _compute(device, precision)
@@ -233,11 +242,12 @@ class Run:
         calibrate: bool = False,
         **where: Any,
     ) -> Rows:
-        """Scores with 95 % intervals, the plain view first, with the paired gain of each set.
+        """Return accuracies with 95 % intervals: with one view first, then with each set of views.
 
         `tta`: sets of views, for instance "flip" or ["flip", "ten"]. `split`: holdout, val or both.
         `size`: test sizes in pixels. `merge`: mean, gmean, max, vote, sharpen. `calibrate`: add
-        rows at the temperature that fits the hold-out. `where`: `data`, `device`, `precision`.
+        rows for val at the temperature that fits the hold-out best. `where`: the keywords `data`,
+        `device` and `precision`.
 
         Examples:
             >>> run.evaluate(tta="flip")
@@ -260,9 +270,10 @@ class Run:
         top: int = 5,
         **where: Any,
     ) -> Predictions:
-        """The `top` most probable classes of image files and folders.
+        """Return the `top` most probable classes of image files, and of the images in folders.
 
-        `where`: `device`, `precision`. Raises `InputError` for a file that cannot be read.
+        `where`: the keywords `device` and `precision`. Raises `InputError` for a file that cannot
+        be read.
 
         Examples:
             >>> run.predict("photo.jpg", tta="ten")
@@ -276,13 +287,13 @@ class Run:
             expand([str(name) for name in names]), Preparation(tta), top, None
         )
         if unreadable:
-            raise InputError(unreadable[0])
+            raise InputError(f"{unreadable[0]}; replace this file, or leave it out")
         return Predictions(predictions)
 
     def model(self) -> "RunModel":
-        """The network in eval mode on the CPU: (N, 3, H, W) in [0, 1] -> (N, C) logits.
+        """Return the network in eval mode on the CPU: (N, 3, H, W) in [0, 1] -> (N, C) logits.
 
-        Attributes: `class_ids`, `class_names`, `image_size` (pixels).
+        Its attributes: `class_ids`, `class_names`, `image_size` (pixels).
 
         Examples:
             >>> run.model()(torch.rand(1, 3, 64, 64)).argmax(1)
@@ -309,11 +320,11 @@ def _compute(device: str = "auto", precision: Any = "auto") -> "Compute":
 
 
 def arrays(root: str | Path, split: str = "train", cache: str | None = None) -> "tuple[Any, Any]":
-    """Images (N, H, W, 3) uint8 and labels (N,) int64 of a split, for any framework.
+    """Return images (N, H, W, 3) uint8 and labels (N,) int64 of a split, for any framework.
 
-    `root`: the archive or its folder. `split`: train (all official training images), val, or test,
-    whose labels are None. The arrays are read-only and memory-mapped; they are decoded once into
-    the `cache` (default: beside the data).
+    `root`: the archive or its folder. `split`: train (all official training images), val, or test
+    (its labels are None). The images are decoded once into the folder `cache` (default: next to the
+    data). The arrays are read-only and memory-mapped.
 
     Examples:
         >>> images, labels = tinynet.arrays("data/tiny-imagenet-200.zip", "val")
@@ -322,7 +333,7 @@ def arrays(root: str | Path, split: str = "train", cache: str | None = None) -> 
     from tinynet.data.places import locate
 
     if split not in ("train", "val", "test"):
-        raise InputError(f"split {split!r}: choose train, val or test")
+        raise InputError(f"split {split!r}: unknown; use train, val or test")
     part = open_packed(locate(Path(root)), cache).part(split)
     return part.images, part.labels
 
@@ -330,10 +341,11 @@ def arrays(root: str | Path, split: str = "train", cache: str | None = None) -> 
 def tta(
     model: "nn.Module", views: str = "flip", merge: str = "mean", size: int | None = None
 ) -> Any:
-    """A classifier with test-time augmentation: averages its probabilities over views.
+    """Return a classifier with test-time augmentation: it merges probabilities of several views.
 
     `model`: images (N, 3, H, W) -> logits (N, C). `views`: for instance "flip+scales:64,80".
-    Returns a module: images -> (N, C) log-probabilities.
+    `merge`: mean, gmean, max, vote or sharpen. `size`: the network's image size in pixels (default:
+    the shorter side of the images). The result is a module: images -> (N, C) log-probabilities.
 
     Examples:
         >>> tinynet.tta(model, "flip+scales:64,80")(images)

@@ -5,8 +5,8 @@
     python -m tinynet.predict photo.jpg --tta ten --explain views.png     how each view votes
     python -m tinynet.predict --out predictions.txt           the official test images
 
-The last writes a line `FILE CLASS_ID` for every test image, the format of the course that published
-the data.
+The last command writes a line `FILE CLASS_ID` for every test image. The course that published the
+data uses this format.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@ Json = dict[str, Any]  # one JSON object
 
 
 class _Missing:
-    """The value of a field that a row does not have; None is a value, null in JSON."""
+    """Marks a field that a row does not have. None is different: it is null in JSON."""
 
     def __bool__(self) -> bool:
         return False
@@ -39,9 +39,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Gain:
-    """The difference of two top-1 accuracies on the same images; all None: not compared.
+    """The difference between two top-1 accuracies on the same images; all None if not compared.
 
-    `gain`: fraction. `low`, `high`: its 95 % interval. `p`: McNemar's exact test, two-sided.
+    `gain`: the difference, as a fraction. `low`, `high`: the 95 % interval of `gain`. `p`: the
+    two-sided p-value of McNemar's exact test.
     """
 
     gain: float | None = None
@@ -50,7 +51,7 @@ class Gain:
     p: float | None = None
 
     def to_json(self, over: str = "") -> Json:
-        """The keys `gain`, `gain_low`, `gain_high` and `p`, with an ending like `_over_ten`."""
+        """Return keys `gain`, `gain_low`, `gain_high` and `p`, with a suffix like `_over_ten`."""
         end = f"_over_{over}" if over else ""
         values = {"gain": self.gain, "gain_low": self.low, "gain_high": self.high, "p": self.p}
         return {f"{key}{end}": value for key, value in values.items() if value is not MISSING}
@@ -70,17 +71,20 @@ _KEYS = {"images_per_second": "pictures_per_second"}  # field -> key of JSON, wh
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """A score with what was scored and how; a field that does not apply is `MISSING`.
+    """A score, and what was scored and how. A field that does not apply is `MISSING`.
 
     `run`, `stage`, `split`: what was scored. `trained`, `size`: training and test size in pixels.
-    `views`, `merge`: test-time views and how their probabilities are merged. `method`: how images
-    are resized. `correction`: of features at another test size. `name`: of a class.
-    `temperature`: of calibration.
-    `forwards`: forward passes an image. `cost`: of all views, in forward passes at the training
-    size. `seconds`: of a forward pass of one image. `gain`: over one plain view; `over`: over the
-    run at its own size (`own`), over equal training at its own size (`control`), over ten-crop
-    (`ten`). `documented`: the published top-1; `apart`: the difference in half widths of the
-    interval. `taken`, `weights`: views that were selected, and their weights.
+    `views`, `merge`: the test-time views, and how their probabilities are merged. `method`: how
+    images are resized. `correction`: how features are corrected at another test size. `name`: the
+    class, in a row for one class. `temperature`: the temperature of calibration.
+
+    `n`, `top1`, `top5`, `loss`, `ece`, `low`, `high`: as in `Score`. `forwards`: forward passes per
+    image. `cost`: of all views, in forward passes at the training size. `seconds`: for a forward
+    pass of one image. `gain`: over one view. `over`: gains over the run at its training size
+    (`own`), over equal further training at that size (`control`), and over ten-crop (`ten`).
+
+    `documented`: the published top-1. `apart`: `top1` minus the published one, in half-widths of
+    the 95 % interval. `taken`, `weights`: the selected views, and their weights.
     """
 
     run: str = MISSING

@@ -2,8 +2,8 @@
 
     python -m tinynet select-views --tta flip+shift scales --most 10
 
-Views are selected and weighted on one half of the hold-out and reported on the other half and on
-val, compared with ten-crop at the same cost. Writes views.png, accuracy against cost.
+Views are selected and weighted on one half of the hold-out, and evaluated on the other half and on
+val, compared with ten-crop. The command also plots accuracy against cost in views.png.
 """
 
 from tinynet import console
@@ -21,7 +21,7 @@ def parser() -> Parser:
         type=positive_int,
         default=10,
         metavar="N",
-        help="the greatest number of views to select (default: 10)",
+        help="maximum number of views to select (default: 10)",
     )
     parser.add_argument(
         "--size", type=positive_int, metavar="N", help="test size in pixels (default: as trained)"

@@ -1,8 +1,8 @@
-"""Average the weights of several runs, and keep the result if it is better.
+"""Average the weights of several runs, and save the average if it is better.
 
     python -m tinynet soup runs/a runs/b --out runs/ab
 
-Each run and the average are scored on the hold-out; the average is written to --out if it is
+Each run and the average are evaluated on the hold-out. The average is saved in --out if it is
 better than the best run (model soups, Wortsman et al. 2022).
 """
 
@@ -14,7 +14,7 @@ from tinynet.training.config import RunConfig, open_data
 def parser() -> Parser:
     """The command's flags."""
     parser = Parser("tinynet.soup", __doc__)
-    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="two runs or more")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="two or more runs")
     parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
     add_common(parser, "data", "cache", "out", "device", "precision", "format", "json")
     return parser

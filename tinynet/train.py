@@ -19,13 +19,14 @@ from tinynet.flags import Parser, add_common, add_fields, flag_name, run_command
 from tinynet.runs import STAGES, WHOLE, stage_before
 from tinynet.training.config import RunConfig
 from tinynet.training.plan import (
+    Device,
     Settings,
-    absolute_weights,
     plan_later,
     plan_new,
     recipe_fields,
     refuse_started,
     with_found_data,
+    with_new_places,
 )
 from tinynet.training.recipes import RECIPES, TUNED, Network, SplitConfig, Stage
 
@@ -45,7 +46,9 @@ def parser() -> Parser:
         help="what to train (default: all, which is base and finetune)",
     )
     parser.add_argument(
-        "--recipe", choices=tuple(RECIPES), help="default: tuned; a later stage: that of its run"
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="default: tuned; for a later stage, the recipe of its run",
     )
     parser.add_argument(
         "--resume",
@@ -65,7 +68,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--compile",
         action=BooleanOptionalAction,
-        help="compile training steps, which takes a minute; for long training on a GPU",
+        help="compile the training steps (takes a minute; meant for long training on a GPU)",
     )
     parser.add_argument(
         "--tensorboard",
@@ -188,8 +191,8 @@ def _resumed(args: Any) -> tuple[Path, RunConfig]:
     names = [name for name in ("stage", "recipe", "seed", "out") if getattr(args, name) is not None]
     if flags := [flag_name(name) for name in [*names, *sorted(_fields(args))]]:
         raise InputError(
-            f"{', '.join(flags)}: a resumed run keeps what it was started with; "
-            "start another run for another value"
+            f"{', '.join(flags)}: cannot be changed when a run is resumed; start another run for "
+            "another value"
         )
     console.set_flags((console.command_flags() or frozenset()) - {"--out"})
     run = Path(args.resume)
@@ -200,32 +203,17 @@ def _resumed(args: Any) -> tuple[Path, RunConfig]:
         )
     # The last one, unless that is finished and one before it is not.
     folder = ([folder for folder in started if not folder.finished] or started)[-1]
-    device = folder.read_recipe()["device"]
     config = RunConfig.of(folder)
-    if args.device == "auto":
-        args.device = device["type"]
-    if args.device == device["type"]:
-        if args.precision == "auto":
-            args.precision = device["precision"]
-            args.floats, args.frozen = device.get("floats"), device.get("frozen")
-        if args.compile is None:
-            args.compile = device.get("compiled", False)
-    return run, _moved(config, run, args)
-
-
-def _moved(config: RunConfig, run: Path, args: Any) -> RunConfig:
-    """The configuration with the new places of files that have moved."""
-    if args.data:
-        config = replace(config, data=str(Path(args.data).resolve()))
-    if args.cache:
-        config = replace(config, cache=str(Path(args.cache).resolve()))
-    if args.weights:
-        config = replace(config, weights=absolute_weights(args.weights))
+    device = Device(args.device, args.precision, args.compile).as_started(folder)
+    args.device, args.precision, args.compile = device.device, device.precision, device.compiled
+    args.floats, args.frozen = device.floats, device.frozen
+    settings = Settings(data=args.data, weights=args.weights, cache=args.cache)
+    config = with_new_places(config, settings)
     if args.run:
         if config.start_run is None:
             raise InputError(f"--run {args.run}: {run} uses its own base stage; remove --run")
         config = replace(config, start_run=str(Path(args.run).resolve()))
-    return config
+    return run, config
 
 
 def _fields(args: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Score a pretrained ImageNet network on Tiny ImageNet, without any training.
+"""Evaluate a pretrained ImageNet network on Tiny ImageNet, without any training.
 
     python -m tinynet zero-shot --arch vgg16
     python -m tinynet zero-shot --arch timm/resnet50 --size 224 --tta flip

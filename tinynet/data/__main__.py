@@ -280,13 +280,13 @@ def parser() -> Parser:
     add("verify", _verify, text, "data")
     text = "decode every image once into arrays in the cache; print their folder"
     add("pack", _pack, text, "data", "cache")
-    add("info", _info, "path, digest, counts, and the digest of the default split", "data")
+    add("info", _info, "print path, digest, counts, and the digest of the default split", "data")
     text = "write a PNG of random images with their class names and boxes"
     _add_show_flags(add("show", _show, text, "data"))
     text = "write a small synthetic archive in the official layout"
     _add_synthetic_flags(add("synthetic", _synthetic, text))
     add("cache", _cache, "list the folders in the cache", "data", "cache").add_argument(
-        "--clear", action="store_true", help="remove these folders and print their size"
+        "--clear", action="store_true", help="delete these folders and print their size"
     )
     return result
 
@@ -297,13 +297,13 @@ def _add_show_flags(command: argparse.ArgumentParser) -> None:
         type=user_path,
         default="pictures.png",
         metavar="FILE",
-        help="default: pictures.png",
+        help="file to write (default: pictures.png)",
     )
     command.add_argument(
         "--split",
         default="train",
         choices=("train", "holdout", "val", "test"),
-        help="default: train",
+        help="images to choose from (default: train)",
     )
     command.add_argument(
         "--class",
@@ -327,7 +327,7 @@ def _add_show_flags(command: argparse.ArgumentParser) -> None:
 
 def _add_synthetic_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "out", type=user_path, metavar="OUT", help="a name ending in .zip, or else a folder"
+        "out", type=user_path, metavar="OUT", help="a file name that ends in .zip, or a folder"
     )
     for name, value, text in (
         ("classes", 10, "number of classes"),

@@ -81,7 +81,7 @@ def _class_folders(
     counts = Counter(name.split("/")[0] for name in inside)
     if not inside:
         raise InputError(
-            f"--data {root}: contains no folders of images; where all images lie in one folder, "
+            f"--data {root}: contains no folders of images; if all images are in one folder, "
             "name a file of labels with --labels"
         )
     unknown = [name for name in counts if name not in index]

@@ -44,7 +44,9 @@ def split_train(
     Raises `InputError` if an argument is out of range or a class has fewer than two images.
     """
     if not 0 < fraction < 1:
-        raise InputError(f"hold-out fraction {fraction}: it must be between 0 and 1, both excluded")
+        raise InputError(
+            f"hold-out fraction {fraction}: out of range; use a number above 0 and below 1"
+        )
     if kind == "random_split":
         if per_class is not None:
             raise InputError(

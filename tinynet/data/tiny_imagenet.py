@@ -199,11 +199,11 @@ class Archive:
             if pieces[1] in self._rank:
                 return pieces[1]
             raise InputError(
-                f"{self.path}: {file} is in {part}/{pieces[1]}, which wnids.txt does not list; "
-                f"every folder of {part}/ must be one of its {len(self.wnids)} classes"
+                f"{self.path}: {file} is in {part}/{pieces[1]}, which is not one of the "
+                f"{len(self.wnids)} classes in wnids.txt; remove it, or add it to wnids.txt"
             )
         raise InputError(
-            f"{self.path}: {file} is not in a class folder; expected {part}/<wnid>/images/*.JPEG"
+            f"{self.path}: {file} is not in a class folder; move it to {part}/<wnid>/images/"
         )
 
     def _read_val(self, files: list[str]) -> Part:

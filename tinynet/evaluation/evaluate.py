@@ -77,13 +77,13 @@ class ScoreRequest:
         several = [f"{count} {what}" for what, count in counts.items() if count > 1]
         if self.calibrate and self.per_class:
             raise InputError(
-                "--per-class and --calibrate: the first gives a row for each class, the second one "
-                "for all; name one of them"
+                "--per-class: a row for each class cannot be combined with --calibrate; use only "
+                "one of the two"
             )
         if self.calibrate and set(self.splits) == {"holdout"}:
             raise InputError(
-                "--calibrate: the temperature is fitted on the hold-out, and scored on another "
-                "split; name --split val or both"
+                "--calibrate: the temperature is fitted on the hold-out, so it must be scored on "
+                "another split; use --split val or both"
             )
         if self.save:
             check_writable(self.save)

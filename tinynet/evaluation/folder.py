@@ -68,7 +68,7 @@ class FolderRequest:
         for name in self.merges:
             merging.get(name)
         if self.workers < 0:
-            raise InputError(f"--workers {self.workers}: must be 0 or more")
+            raise InputError(f"--workers {self.workers}: out of range; use 0 or more")
         if self.save:
             check_writable(self.save)
         if self.save and len(self.tta) > 1:
@@ -79,7 +79,7 @@ class FolderRequest:
         if size > resize:
             raise InputError(
                 f"--size {size}: a crop of {size} pixels does not fit into images resized to "
-                f"{resize}; name a larger --resize, for instance {round(size * 8 / 7)}"
+                f"{resize}; use a larger --resize, for instance {round(size * 8 / 7)}"
             )
         sets = [view_set(text, size, prepared=True) for text in dict.fromkeys(("none", *self.tta))]
         for views in sets:
@@ -132,8 +132,8 @@ def refuse_dense(views: ViewSet) -> None:
     """Raise `InputError` for a dense set, which only the network of a run can evaluate."""
     if views.dense:
         raise InputError(
-            f"--tta {views.name}: dense is for runs of tinynet; other networks see views of any "
-            "size whole: scales:256,320"
+            f"--tta {views.name}: dense works only for runs of tinynet; use larger images instead, "
+            "for instance scales:256,320"
         )
 
 
@@ -163,7 +163,13 @@ def _digest(images: Images, folder: Path) -> str:
     """SHA-256 (first 16 hex digits) of the files' names, sizes and labels."""
     digest = hashlib.sha256()
     for file, label in zip(images.files, images.labels, strict=True):
-        line = f"{file.relative_to(folder)} {file.stat().st_size} {label}\n"
+        try:
+            size = file.stat().st_size
+        except OSError as error:
+            raise InputError(
+                f"{file}: cannot be read as an image ({error.strerror}); restore it or remove it"
+            ) from None
+        line = f"{file.relative_to(folder)} {size} {label}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
@@ -353,7 +359,7 @@ class _Evaluation:
             for batch in loader:
                 for _, image in batch:
                     if isinstance(image, str):
-                        raise InputError(image)
+                        raise InputError(f"{image}; replace or remove this file")
                 batch_images = [image for _, image in batch]
                 yield (
                     image_probabilities(self.network, batch_images, views, self.compute),

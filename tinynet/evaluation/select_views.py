@@ -107,8 +107,8 @@ def _pool(predictor: Predictor, tta: Sequence[str], size: int) -> ViewSet:
     for views in predictor.sets(("none", "ten", *tta), size):
         if views.dense:
             raise InputError(
-                f"--tta {views.name}: dense is another way of scoring, not a view that "
-                "can be averaged with others; leave it out"
+                f"--tta {views.name}: dense is not a view, so it cannot be averaged with "
+                "other views; leave it out"
             )
         names = {name for name, _ in pool.values()}
         # Crops of two resizes have one name and are different views.

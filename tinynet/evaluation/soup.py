@@ -131,11 +131,11 @@ def _compatible_models(
     loaded = [load_model(folder.best, packed.wnids, folder.origin) for folder in folders]
     shape, size = loaded[0][0].shape, loaded[0][1]
     for folder, (model, side) in zip(folders, loaded, strict=True):
-        for key, what in (("data_digest", "data"), ("split_digest", "split")):
+        for key, what in (("data_digest", "data set"), ("split_digest", "split")):
             if folder.read_recipe()[key] != recipe[key]:
                 raise InputError(
-                    f"{folder.run}: was trained on other {what} than {first.run}; name runs with "
-                    "the same hold-out"
+                    f"{folder.run}: was trained on a different {what} from {first.run}; use runs "
+                    "with the same hold-out"
                 )
         if folder.stage != first.stage:
             raise InputError(
@@ -144,7 +144,7 @@ def _compatible_models(
             )
         if (model.shape, side) != (shape, size):
             raise InputError(
-                f"{folder.run}: has another network or size than {first.run}; name runs of one "
-                "recipe"
+                f"{folder.run}: its network or size differs from that of {first.run}; use runs of "
+                "one recipe"
             )
     return [model for model, _ in loaded], size

@@ -38,16 +38,16 @@ class ZeroShot:
         if foreign:
             raise InputError(
                 f"{packed.manifest['source']}: {len(foreign)} of its {len(packed.wnids)} classes "
-                f"are none of ImageNet's 1,000 (first: {foreign[0]}); zero-shot needs a data set "
-                "with ImageNet's classes alone"
+                f"are not among ImageNet's 1,000 (first: {foreign[0]}); use data that has only "
+                "ImageNet's classes"
             )
         model, published = load_pretrained(
             arch, weights, [wnids.index(wnid) for wnid in packed.wnids]
         )
         if len(published.names) != len(wnids):
             raise InputError(
-                f"--arch {arch}: has {len(published.names)} classes; zero-shot needs a network "
-                "with the 1,000 of ILSVRC 2012"
+                f"--arch {arch}: has {len(published.names)} classes; use a network with the "
+                "1,000 classes of ILSVRC 2012"
             )
         self.packed, self.compute, self.size = packed, compute, published.size
         self._arch = arch

@@ -34,7 +34,7 @@ class Dense(nn.Module):
             (length - self.side) % self.step for length in (height, width)
         ):
             raise InputError(
-                f"dense: images of {width}x{height} pixels do not fit a network of {self.side}; "
+                f"dense: images of {width}x{height} pixels do not fit a network of {self.side} px; "
                 f"use {self.side} pixels plus a multiple of {self.step}, for instance "
                 f"dense:{self.side + self.step}"
             )

@@ -3,8 +3,8 @@
     python -m tinynet.report runs/a    runs/a/report.html
     python -m tinynet.report runs/a runs/b --out pages    a.html, b.html, comparison.html
 
-A page needs no network connection and no other file. It shows what the run has saved, and names the
-commands that create what is missing.
+Each page is one self-contained file. It shows the results that the run has saved, and gives the
+commands that compute missing results.
 """
 
 import webbrowser

@@ -59,8 +59,8 @@ def write_reports(
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names) or "comparison" in names:
         raise InputError(
-            f"runs {', '.join(names)}: their pages need different names, none of them comparison; "
-            "rename a run, so that no two have one name"
+            f"runs {', '.join(names)}: pages are named after their runs, so two runs cannot have "
+            "the same name, and none can be called comparison; rename a run"
         )
     reports = [gather(folder, data, cache, out) for folder in folders]
     pages = [
@@ -149,7 +149,9 @@ def _open_data(
     try:
         packed = open_data(data, cache, config)
         if packed.contents != folder.read_recipe()["data_digest"]:
-            raise InputError(f"{packed.manifest['source']} is not the data of this run")
+            raise InputError(
+                f"{packed.manifest['source']}: not the data of this run; name its data with --data"
+            )
         return packed
     except InputError as error:
         report.missing.append(f"No images: {error}")

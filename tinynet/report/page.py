@@ -179,7 +179,7 @@ def write_page(report: RunReport, path: Path) -> None:
 
 def _main_columns(rows: Sequence[Json]) -> list[str]:
     """The columns of the score table: the result, and what tells its rows apart."""
-    differing = [key for key in _DISTINGUISHING if len({row.get(key) for row in rows}) > 1]
+    differing = [key for key in _DISTINGUISHING if len({str(row.get(key)) for row in rows}) > 1]
     return [*differing, *_MAIN]
 
 

@@ -37,6 +37,7 @@ class TensorBoard(Observer):
     """
 
     flag = "--tensorboard"
+    wants_images = True
 
     def __init__(self) -> None:
         self._type = writer()

@@ -47,12 +47,12 @@ class Policy:
         ):
             if not 0 < low <= high <= most:
                 raise InputError(
-                    f"{name} of crops is {low:g} to {high:g}; name the least, then the greatest, "
-                    f"greater than 0{'' if most == math.inf else ' and at most 1'}"
+                    f"{name} of crops is {low:g} to {high:g}; give the smallest, then the largest, "
+                    f"above 0{'' if most == math.inf else ' and at most 1'}"
                 )
         if min(self.train, self.resize, self.test) < 1:
             raise InputError(
-                f"sides of {self.train}, {self.resize} and {self.test} pixels; each must be 1 or "
+                f"sides are {self.train}, {self.resize} and {self.test} pixels; each must be 1 or "
                 "more"
             )
         if self.test > self.resize:

@@ -59,7 +59,7 @@ class Probabilities:
         """(N,) int64 labels; raises `InputError` where there are none."""
         if self.labels is None:
             raise InputError(
-                "the images have no labels, so they cannot be scored; use val or the hold-out"
+                "the images have no labels, so they cannot be scored; use 'val' or 'holdout'"
             )
         return self.labels
 
@@ -169,21 +169,21 @@ def same_images(first: Probabilities, second: Probabilities, names: tuple[str, s
     splits = first.about.get("split"), second.about.get("split")
     if splits[0] != splits[1]:
         raise InputError(
-            f"{other}: is of split {splits[1]}, {one} of split {splits[0]}; {_COMPARE_SAME}"
+            f"{other}: has split {splits[1]}, {one} has split {splits[0]}; {_COMPARE_SAME}"
         )
     for what, a, b in (
         ("classes", first.wnids, second.wnids),
         ("data", first.about.get("data"), second.about.get("data")),
     ):
         if a != b:
-            raise InputError(f"{other}: is of other {what} than {one}; {_COMPARE_SAME}")
+            raise InputError(f"{other}: has other {what} than {one}; {_COMPARE_SAME}")
     if np.array_equal(first.rows, second.rows):
         if not _same_labels(first.labels, second.labels):
             raise InputError(f"{other}: has other labels than {one}; {_COMPARE_SAME}")
         return
     reordered = np.array_equal(np.sort(first.rows), np.sort(second.rows))
     difference = "the same images in another order" if reordered else "other images"
-    raise InputError(f"{other}: is of {difference} than {one}; {_COMPARE_SAME}")
+    raise InputError(f"{other}: has {difference} than {one}; {_COMPARE_SAME}")
 
 
 def _same_labels(first: np.ndarray | None, second: np.ndarray | None) -> bool:

@@ -286,7 +286,7 @@ def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
     """
     if not 0 < size <= MAX_SIDE:
         raise InputError(
-            f"{advice('--size') or 'size'} {size}: must be from 1 to {MAX_SIDE} pixels"
+            f"{advice('--size') or 'size'} {size}: out of range; use 1 to {MAX_SIDE} pixels"
         )
     steps = [_parse_step(step, text) for step in text.split("+")]
     names = [name for name, _ in steps]
@@ -342,7 +342,8 @@ def _parse_step(step: str, text: str) -> tuple[str, tuple[float, ...]]:
         ):
             raise ValueError
     except (ValueError, OverflowError):
-        kind = "numbers" if name in _FRACTIONS else "whole numbers"
-        allowed = f"{least} to {most} {kind} from {low:g} to {high:g}" if most else "no numbers"
-        raise InputError(f"{text!r}: {name} takes {allowed}") from None
+        kind = ("number" if name in _FRACTIONS else "whole number") + "s" * (most > 1)
+        count = most if least == most else f"{least} to {most}" if least else f"at most {most}"
+        allowed = f"{count} {kind} from {low:g} to {high:g}" if most else "no numbers"
+        raise InputError(f"{text!r}: wrong numbers for {name}; use {allowed}") from None
     return name, tuple(int(n) if n == int(n) else n for n in numbers)

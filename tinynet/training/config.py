@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import runs
+from tinynet.console import option
 from tinynet.errors import InputError
 from tinynet.training.recipes import Network, Recipe, SplitConfig, Stage, check_types
 
@@ -124,6 +125,11 @@ def upgrade(contents: dict[str, Any]) -> dict[str, Any]:
     recipe = dict(contents["recipe"])
     for name, kind in {"network": Network, **dict.fromkeys(runs.STAGES, Stage)}.items():
         names = _present_names(kind)
+        if both := [old for old, new in names.items() if {old, new} <= recipe[name].keys()]:
+            raise InputError(
+                f"{name} has both {both[0]} and {names[both[0]]}, which are one field; remove "
+                f"{both[0]}"
+            )
         recipe[name] = {names.get(key, key): value for key, value in recipe[name].items()}
     return {**contents, "format": FORMAT, "recipe": recipe}
 
@@ -158,7 +164,8 @@ def open_data(data: str | None, cache: str | None, config: RunConfig) -> "Packed
     path = data or (config.data if Path(config.data).exists() else None)
     if path is None and not os.environ.get("TINYNET_DATA"):
         raise InputError(
-            f"{config.data}: the data of this run no longer exists; pass its new path with --data"
+            f"{config.data}: the data of this run no longer exists; pass its new path as "
+            f"{option('data')}"
         )
     return open_packed(find_data(path), cache or config.cache)
 

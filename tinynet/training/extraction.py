@@ -120,7 +120,7 @@ def extract(
 def _check_range(greatest: Tensor, dtype: torch.dtype) -> None:
     """Raise `InputError` if the `greatest` absolute feature is not finite, or beyond `dtype`."""
     if not torch.isfinite(greatest):
-        raise InputError("features overflowed (inf or NaN); use --precision float32")
+        raise InputError(f"features overflowed ({greatest:g}); use --precision float32")
     if greatest > torch.finfo(dtype).max:
         raise InputError(
             f"features reach {greatest:.3g}, too large for {str(dtype).removeprefix('torch.')}; "

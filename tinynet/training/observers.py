@@ -17,6 +17,7 @@ class Observer:
     """
 
     flag = ""
+    wants_images = False  # whether `images` is called
 
     def start(self, folder: StageFolder, step: int) -> None:
         """Handle the start of a stage, or its continuation after `step` steps."""

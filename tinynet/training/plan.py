@@ -28,7 +28,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.recipe is not None and self.recipe not in RECIPES:
-            raise InputError(f"recipe {self.recipe!r}: choose one of {', '.join(RECIPES)}")
+            raise InputError(f"recipe {self.recipe!r}: unknown; use one of {', '.join(RECIPES)}")
 
 
 def recipe_fields() -> list[str]:
@@ -96,6 +96,41 @@ def refuse_started(run: Path, stages: tuple[str, ...], way_out: str) -> None:
             raise InputError(
                 f"{run}: already contains {started[0]}; use another folder with {option('out')}"
             )
+
+
+def with_new_places(config: RunConfig, settings: Settings) -> RunConfig:
+    """`config` with the new places of its data, cache and weights, if they have moved."""
+    return replace(
+        config,
+        data=str(Path(settings.data).resolve()) if settings.data else config.data,
+        cache=str(Path(settings.cache).resolve()) if settings.cache else config.cache,
+        weights=absolute_weights(settings.weights) if settings.weights else config.weights,
+    )
+
+
+@dataclass(frozen=True)
+class Device:
+    """What `choose_compute` takes, as a user or a started run has it."""
+
+    device: str = "auto"
+    precision: Any = "auto"
+    compiled: bool | None = None
+    floats: str | None = None
+    frozen: str | None = None
+
+    def as_started(self, folder: StageFolder) -> "Device":
+        """The device and the precision that a stage was started with, unless others are named."""
+        stored = folder.read_recipe()["device"]
+        if self.device not in ("auto", stored["type"]):
+            return self
+        same = self.precision == "auto"
+        return Device(
+            stored["type"],
+            stored["precision"] if same else self.precision,
+            stored.get("compiled", False) if self.compiled is None else self.compiled,
+            stored.get("floats") if same else self.floats,
+            stored.get("frozen") if same else self.frozen,
+        )
 
 
 def absolute_weights(name: str) -> str:

@@ -88,7 +88,7 @@ class Network:
 
     features: tuple[str, ...] = option(
         ("pool5:grid2",),
-        "features of the backbone that the head gets, as LAYER:POOLING, for instance relu4_3:mean",
+        "features of the backbone for the head, as LAYER:POOLING, for instance relu4_3:mean",
         was="taps",
     )
     hidden: tuple[int, ...] = option((1024, 1024), "widths of the head's hidden layers")
@@ -161,7 +161,7 @@ class Stage:
     )
     step_size_up: int | None = option(
         None,
-        "length of half a cycle in advances of the schedule, for cyclic; none: computed from "
+        "length of half a cycle in updates of the schedule, for cyclic; none: computed from "
         "cycles and pct_start",
     )
 
@@ -183,7 +183,7 @@ class Stage:
             if not value > 0:
                 raise InputError(f"{name} is {value}; it must be greater than 0")
         if self.batch < 2:
-            raise InputError("batch is 1; batch norm needs 2 images or more")
+            raise InputError(f"batch is {self.batch}; batch norm needs 2 images or more")
         if not self.trainable or set(self.trainable) - set(ALL_GROUPS):
             raise InputError(
                 f"trainable is {self.trainable}; it takes one or more of {', '.join(ALL_GROUPS)}"
@@ -278,7 +278,7 @@ class Recipe:
         return {"base": self.base, "finetune": self.finetune, "fixres": self.fixres}[name]
 
     def with_stage(self, name: str, stage: Stage, recipe: str | None = None) -> "Recipe":
-        """This recipe with another stage called `name`, under the name `recipe`."""
+        """Return this recipe with another stage called `name`, under the name `recipe`."""
         stages = {"base": self.base, "finetune": self.finetune, "fixres": self.fixres, name: stage}
         return Recipe(
             name=recipe or self.name,

@@ -96,9 +96,10 @@ def train_stage(
             # first: the recipe marks the stage as started.
             save_training(job.folder.last, training.state_dict(), job.packed.wnids, job.origin)
             write_json(job.folder.recipe, job.facts)
-        if observers and not training.total_steps:
+        viewers = [observer for observer in observers if observer.wants_images]
+        if viewers and not training.total_steps:
             images = next(job.images.epoch(0, torch.device("cpu"))).images
-            for observer in observers:
+            for observer in viewers:
                 observer.images(images)
         check = _check_fn(eval_fn, job.holdout_labels, training, observers)
         _run(job, training, fit(training, stream, check, stop), observers)
