@@ -632,7 +632,7 @@ def test_runs_that_make_no_soup_are_refused(there):
     copy_run("other", 0)
     recipe = Path("runs/other/finetune/recipe.json")
     recipe.write_text(recipe.read_text().replace('"split_digest": "', '"split_digest": "0'))
-    refused(soup_command, ["runs/done", "runs/other"], "runs/other", "other split")
+    refused(soup_command, ["runs/done", "runs/other"], "runs/other", "different split")
     copy_run("wide", 0)
     stored = torch.load("runs/wide/finetune/best.pt", weights_only=True)
     torch.save({**stored, "size": 48}, "runs/wide/finetune/best.pt")
@@ -679,6 +679,17 @@ def test_saved_probabilities_are_scored_without_the_run(there):
     assert [row["merge"] for row in grid] == ["max", "vote"]
 
 
+def test_runs_are_compared_in_pairs(there):
+    copy_run("copy", 0)
+    flags = ("--device", "cpu", "--precision", "float32", "--json")
+    rows = json.loads(call(compare, "runs/done", "runs/copy", "--tta", "flip", *flags).out)
+    assert [row["run"] for row in rows] == ["runs/done", "runs/copy", "all 2 together"]
+    assert rows[0]["gain"] is None and rows[1]["gain"] == 0 and rows[1]["p"] == 1
+    expected = json.loads(call(evaluate, "--split", "val", "--tta", "flip", *flags).out)[1]
+    assert rows[0]["top1"] == expected["top1"] == rows[2]["top1"]
+    assert {row["split"] for row in rows} == {"val"}
+
+
 def test_saved_probabilities_that_do_not_fit_are_refused(there):
     saved("val.npz")
     rows_of(
@@ -700,6 +711,9 @@ def test_saved_probabilities_that_do_not_fit_are_refused(there):
     refused(compare, ["nowhere.npz"], "nowhere.npz")
     refused(compare, ["val.npz", "--merge", "median"], "median", "gmean")
     refused(compare, ["val.npz", "--views", "flip"], "--views")
+    refused(compare, ["val.npz", "held.npz", "--tta", "flip"], "comparing files takes no --tta")
+    refused(compare, ["val.npz", "val.npz"], "val.npz", "twice")
+    refused(compare, ["val.npz", "runs/none"], "runs/none")
     relabelled = Probabilities.load(Path("val.npz"))
     dataclasses.replace(relabelled, labels=relabelled.labels[::-1]).save(Path("labels.npz"))
     refused(compare, ["val.npz", "labels.npz"], "labels.npz", "other labels")

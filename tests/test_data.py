@@ -490,8 +490,8 @@ def test_random_split_is_torchs():
 @pytest.mark.parametrize(
     ("given_", "words"),
     [
-        ({"fraction": 0.0}, ["0.0", "between 0 and 1"]),
-        ({"fraction": 1.0}, ["1.0", "between 0 and 1"]),
+        ({"fraction": 0.0}, ["0.0", "above 0 and below 1"]),
+        ({"fraction": 1.0}, ["1.0", "above 0 and below 1"]),
         ({"kind": "other"}, ["other", "stratified", "random_split"]),
         ({"per_class": 1}, ["--per-class 1", "2 to 4"]),
         ({"per_class": 5}, ["--per-class 5", "2 to 4"]),
@@ -550,7 +550,7 @@ def test_test_split_has_images_alone(archive_path):
 
 def test_unknown_split(archive_path):
     complaint(lambda: TinyImageNet(archive_path, "valid"), "'valid'", "train, holdout, val, test")
-    complaint(lambda: TinyImageNet(archive_path, "holdout", holdout=0), "between 0 and 1")
+    complaint(lambda: TinyImageNet(archive_path, "holdout", holdout=0), "above 0")
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])

@@ -302,7 +302,7 @@ def test_what_torchvision_sets_for_published_weights_is_set(tmp_path):
     assert load_pretrained("googlenet", "none")[0].network.transform_input
     complaint(
         lambda: load_pretrained("vgg16", "IMAGENET1K_FEATURES"),
-        "without a classifier",
+        "have no classifier",
         "IMAGENET1K_V1",
     )
 

@@ -169,3 +169,42 @@ def test_fit_drops_no_setting_in_silence(place, tmp_path):
     settings = {**SMALL, "epochs": 1, "crop_side": (28, 32), "seed": 7}
     after = tinynet.fit(run, data, "finetune", cache=str(tmp_path / "other"), **settings)
     assert after.config.seed == 7 and after.config.cache == str(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (dict(split="train"), ["train", "holdout, val or both"]),
+        (dict(split=["val"]), ["val", "both"]),
+        (dict(size="32"), ["'32'", "pixels"]),
+        (dict(size=[]), ["[]", "pixels"]),
+        (dict(tta=None), ["None", "string"]),
+        (dict(tta=["flip", 3]), ["flip", "string"]),
+        (dict(merge=[]), ["merge", "mean"]),
+        (dict(merge="median"), ["median", "gmean"]),
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_score(run, asked, words):
+    complaint(lambda: run.evaluate(**asked), *words)
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "words"),
+    [
+        ([], {}, ["[]", "folder"]),
+        ("", {}, ["''", "path"]),
+        ([3], {}, ["3", "path"]),
+        ("photo.jpg", dict(top=0), ["0", "greater than 0"]),
+        ("photo.jpg", dict(tta=["flip", "ten"]), ["ten", "one set"]),
+    ],
+)
+def test_predict_refuses_what_it_cannot_read(run, files, asked, words):
+    complaint(lambda: run.predict(files, **asked), *words)
+
+
+def test_all_stages_are_checked_before_one_is_trained(place, tmp_path):
+    small = {**SMALL, "epochs": 1}  # finetune's crops of 46 to 64 pixels do not fit
+    complaint(lambda: tinynet.fit(tmp_path / "run", place / "data.zip", **small), "crop")
+    assert not (tmp_path / "run").exists()
+    complaint(lambda: tinynet.fit(tmp_path / "run", place / "data.zip", [], **small), "empty")
+    complaint(lambda: tinynet.fit("", place / "data.zip", **small), "''", "path")

@@ -468,7 +468,7 @@ def test_half_a_run_shows_what_is_there(there, tmp_path):
 
 
 def test_what_is_no_run_is_refused_in_one_line(there, tmp_path):
-    for flags, word in (((tmp_path,), "not a run"), (("runs/one", "runs/one"), "one name")):
+    for flags, word in (((tmp_path,), "not a run"), (("runs/one", "runs/one"), "the same name")):
         ran = call(command, *flags, *there.flags)
         assert ran.status == 2 and word in ran.err and len(ran.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -183,7 +183,7 @@ def test_the_policy_of_every_recipe_is_read_from_its_stage():
     "wrong, words",
     [
         (dict(area=(1, 0.08)), ("area", "1 to 0.08")),
-        (dict(area=(0, 1)), ("area", "greater than 0")),
+        (dict(area=(0, 1)), ("area", "above 0")),
         (dict(area=(0.1, 1.2)), ("area", "at most 1")),
         (dict(ratio=(2, 1)), ("ratio", "2 to 1")),
         (dict(sides=(0.9, 0.5)), ("sides",)),

@@ -10,7 +10,15 @@ the first (McNemar's paired test). `tinynet evaluate --save-probabilities FILE` 
 from pathlib import Path
 from typing import Any
 
-from tinynet.flags import Parser, add_common, add_merge, positive_int, run_command, user_path
+from tinynet.flags import (
+    Parser,
+    add_common,
+    add_merge,
+    positive_int,
+    refuse_others,
+    run_command,
+    user_path,
+)
 from tinynet.runs import STAGES, finished_stage
 from tinynet.training.config import RunConfig, open_data
 
@@ -44,17 +52,24 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    args = parser().parse_args(argv)
+    flags = parser()
+    args = flags.parse_args(argv)
+    if len(set(args.sources)) < len(args.sources):
+        twice = next(one for one in args.sources if args.sources.count(one) > 1)
+        flags.error(f"{twice} is named twice; compare different results")
+    runs = [source for source in args.sources if Path(source).is_dir()]
+    if not runs:
+        refuse_others(flags, args, "comparing files", {"sources", "merge", "format"})
+    for run in runs:
+        finished_stage(run, args.stage)  # raises before anything is computed
     from tinynet.evaluation.ensemble import compare
     from tinynet.report.tables import show
     from tinynet.score import merges
 
     for name in args.merge:
-        merges.get(name)  # raises before anything is computed
-    show(
-        compare(args.sources, [_result(source, args) for source in args.sources], args.merge),
-        args.format,
-    )
+        merges.get(name)
+    results = [_result(source, args) for source in args.sources]
+    show(compare(args.sources, results, args.merge), args.format)
 
 
 def _result(source: str, args: Any) -> Any:

@@ -4,8 +4,8 @@
     python -m tinynet.evaluate --run runs/a --calibrate      also at the best temperature
     python -m tinynet.evaluate --tta flip ten --size 64 80 --merge mean gmean    a grid
 
-Intervals are Wilson's, 95 %. `gain` and `p` compare with the one-view result on the same
-images (McNemar's paired test). Make every choice on the hold-out; val is for reporting.
+Intervals are Wilson's, 95 %. `gain` and `p` compare with the one-view result on the same images
+(McNemar's paired test). Make every choice on the hold-out; val is for reporting.
 
 See also: tinynet compare, soup, select-views, zero-shot, folder.
 """

@@ -62,7 +62,7 @@ def fit(
     from tinynet.training.observers import Observer
     from tinynet.training.stages import train
 
-    path = Path(run)
+    path = _path(run, "run")
     names = _stage_names(stages)
     device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))
     observers: list[Observer] = [Curves()]
@@ -81,7 +81,9 @@ def fit(
 
 
 def _stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
-    names = WHOLE if stages == "all" else (stages,) if isinstance(stages, str) else tuple(stages)
+    names = WHOLE if stages == "all" else _texts(stages, "stages")
+    if not names:
+        raise InputError(f"stages is empty; use {', '.join(STAGES)} or all")
     if unknown := [name for name in names if name not in STAGES]:
         raise InputError(f"stage {unknown[0]!r}: unknown; use {', '.join(STAGES)} or all")
     return tuple(sorted(names, key=STAGES.index))
@@ -115,8 +117,9 @@ def _configs(run: Path, stages: Sequence[str], settings: Settings) -> Iterable[R
             _refuse_changes(folder, settings)
             config = with_new_places(RunConfig.of(folder), settings)
             yield replace(config, stages=(stage,))
-        elif stage == "base":
-            yield with_found_data(plan_new(settings, (stage,)))
+        elif stage == "base":  # with finetune, so that both are checked before either is trained
+            new = tuple(name for name in stages if name in WHOLE)
+            yield with_found_data(plan_new(settings, new))
         else:
             before = runs.stage_before(run, stage)
             if before is None:
@@ -127,6 +130,32 @@ def _configs(run: Path, stages: Sequence[str], settings: Settings) -> Iterable[R
             own = {name: settings.fields[name] for name in settings.fields.keys() - names}
             later = replace(settings, fields=own, weights=None)
             yield with_found_data(plan_later(later, stage, run, run))
+
+
+def _path(place: Any, name: str) -> Path:
+    if not isinstance(place, (str, Path)) or not str(place):
+        raise InputError(f"{name} is {place!r}; it must be a path")
+    return Path(place)
+
+
+def _texts(value: Any, name: str) -> tuple[str, ...]:
+    """One or several words; raises `InputError` for anything else."""
+    words = (value,) if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{name} is {value!r}; it must be a string or a list of strings")
+    return tuple(words)
+
+
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    """One or several sizes in pixels, or None."""
+    if value is None:
+        return None
+    sizes = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not sizes or not all(
+        isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes
+    ):
+        raise InputError(f"size is {value!r}; it must be a number of pixels or a list of them")
+    return sizes
 
 
 def _refuse_changes(folder: StageFolder, settings: Settings) -> None:
@@ -206,7 +235,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, stage: str | None = None):
-        self.path, self._stage = Path(path), stage
+        self.path, self._stage = _path(path, "path"), stage
         if not runs.started_stages(self.path):
             raise InputError(f"{path}: {runs.NOT_A_RUN}; name a folder that tinynet.fit wrote")
 
@@ -254,11 +283,16 @@ class Run:
         """
         from tinynet.evaluation.evaluate import ScoreRequest, evaluate
 
+        if split not in ("holdout", "val", "both"):
+            raise InputError(f"split is {split!r}; use holdout, val or both")
+        merges = _texts(merge, "merge")
+        if not merges:
+            raise InputError(f"merge is {merge!r}; use for instance mean")
         request = ScoreRequest(
             ("holdout", "val") if split == "both" else (split,),
-            [size] if isinstance(size, int) else size,
-            [tta] if isinstance(tta, str) else tta,
-            [merge] if isinstance(merge, str) else merge,
+            _sizes(size),
+            _texts(tta, "tta"),
+            merges,
             calibrate=calibrate,
         )
         return Rows(evaluate(self.predictor(**where), request))
@@ -281,7 +315,15 @@ class Run:
         from tinynet.data.image_folder import expand
         from tinynet.evaluation.predict import Preparation, run_predictor
 
-        names = [files] if isinstance(files, (str, Path)) else files
+        names = [files] if isinstance(files, (str, Path)) else list(files)
+        for name in names:
+            _path(name, "a file")
+        if not names:
+            raise InputError(f"files is {files!r}; name an image or a folder of images")
+        if not isinstance(top, int) or top < 1:
+            raise InputError(f"top is {top!r}; it must be an integer greater than 0")
+        if not isinstance(tta, str):
+            raise InputError(f"tta is {tta!r}; predict takes one set of views, for instance 'flip'")
         predictor = run_predictor(self.folder, _compute(**where))
         predictions, unreadable = predictor.predict(
             expand([str(name) for name in names]), Preparation(tta), top, None

@@ -8,14 +8,15 @@ val, compared with ten-crop. The command also plots accuracy against cost in vie
 
 from tinynet import console
 from tinynet.evaluate import open_run
-from tinynet.flags import Parser, add_common, positive_int, run_command
+from tinynet.flags import COMMON, Parser, add_common, positive_int, run_command
 from tinynet.runs import STAGES
 
 
 def parser() -> Parser:
     """The command's flags."""
     parser = Parser("tinynet.select_views", __doc__)
-    add_common(parser, "tta")
+    help_text = "sets of test-time views to select from, as for evaluate (required)"
+    parser.add_argument("--tta", **COMMON["tta"] | {"help": help_text})
     parser.add_argument(
         "--most",
         type=positive_int,

@@ -187,8 +187,8 @@ class Predictor:
         if len(names) == len(views):
             return views
         console.log(
-            f"note: only {len(names)} of the {len(views)} views of {views.name} differ at this "
-            "size; duplicates are skipped"
+            f"note: the {len(views)} views of {views.name} include only {len(names)} different "
+            "ones at this size; duplicates are skipped"
         )
         distinct = {name: view for name, view in views.views.items() if name in names.values()}
         return replace(views, views=distinct)

@@ -19,7 +19,13 @@ from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import paired, score_row
 from tinynet.evaluation.predictor import Predictor
-from tinynet.files import atomic_folder, refuse_existing, temporary_folder, write_json
+from tinynet.files import (
+    atomic_folder,
+    check_writable,
+    refuse_existing,
+    temporary_folder,
+    write_json,
+)
 from tinynet.models.checkpoint import load_model, save_model
 from tinynet.models.classifier import BN_IMAGES, Classifier, update_bn
 from tinynet.records import NOT_COMPARED, Gain, ScoreRow
@@ -38,6 +44,7 @@ def make_soup(
     """
     if out:
         refuse_existing("--out", out)
+        check_writable(out)
     models, size = _compatible_models(folders, packed)
     origin = {
         "soup": [str(folder.path) for folder in folders],

@@ -213,4 +213,4 @@ def check_feature_names(backbone: Backbone, feature_names: Sequence[str]) -> Non
                 f"{', '.join(backbone.channels)} and a pooling of {', '.join(POOLINGS)}"
             )
     if not feature_names:
-        raise InputError("features: the head needs at least one; use for instance 'pool5:grid2'")
+        raise InputError("no features: the head needs at least one; use for instance 'pool5:grid2'")

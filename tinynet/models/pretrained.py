@@ -115,7 +115,7 @@ def _torchvision(arch: str, weights: str) -> tuple[_Normalised, WeightsInfo]:
     source = member or members.DEFAULT  # a file of other weights has no metadata of its own
     if not source.meta.get("categories"):
         raise InputError(
-            f"--weights {weights}: have no classifier; use one of "
+            f"--weights {weights}: these weights have no classifier; use one of "
             f"{', '.join(m.name for m in members if m.meta.get('categories'))}"
         )
     transforms = source.transforms()

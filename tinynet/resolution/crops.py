@@ -23,9 +23,9 @@ TRIES = 10  # of torchvision's RandomResizedCrop, before it crops the centre
 class Policy:
     """How images are cropped in training, and resized and cropped in testing.
 
-    `area`: least and greatest area of a crop, as fractions of the image; `ratio`: least and
-    greatest width over height. `sides`: instead of both, least and greatest side of square crops,
-    as fractions of the image's side. Without any of them training uses whole images.
+    `area`: smallest and largest area of a crop, as fractions of the image; `ratio`: smallest
+    and largest width over height. `sides`: instead of both, smallest and largest side of square
+    crops, as fractions of the image's side. Without any of them training uses whole images.
 
     `train`: side in pixels that crops are resized to. `resize`, `test`: sides in pixels of the
     whole test image, and of the crop in its centre. Raises `InputError` for an inverted range, or a
@@ -96,7 +96,7 @@ class Policy:
 
     @property
     def cure(self) -> float:
-        """The factor to enlarge test images by, so that objects are as large as in training."""
+        """The factor to enlarge test images by to make objects as large as in training."""
         return 1 / self.object_ratio
 
     @property

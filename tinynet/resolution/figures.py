@@ -113,7 +113,7 @@ def crop_shares(shares: Sequence[tuple[str, np.ndarray, float]], title: str) -> 
 
 
 def accuracy_against_seconds(rows: Sequence[ScoreRow], title: str) -> "Figure":
-    """Plot top-1 against milliseconds an image: a colour for each run, a panel for each split.
+    """Plot top-1 against milliseconds per image: a colour for each run, a panel for each split.
 
     The grey line joins the numbered points that no cheaper point beats. `rows`: with `seconds`, the
     set of `views`, and the `correction` ("as is" for test-time views).
@@ -149,12 +149,12 @@ def accuracy_against_seconds(rows: Sequence[ScoreRow], title: str) -> "Figure":
 
 
 def _times(rows: Sequence[ScoreRow]) -> tuple[list[float], list[float]]:
-    """Milliseconds an image, and top-1."""
+    """Milliseconds per image, and top-1."""
     return [row.seconds * 1000 for row in rows], [row.top1 for row in rows]
 
 
 def _number_points(panel: Any, rows: Sequence[ScoreRow], runs: Sequence[str]) -> None:
-    """Write a number next to each point, and what it is into the legend."""
+    """Write a number next to each point, and its meaning in the legend."""
     for number, row in enumerate(rows, 1):
         label = row.views if row.correction == "as is" else row.correction
         panel.annotate(

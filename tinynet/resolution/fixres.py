@@ -68,7 +68,7 @@ class SizeRequest:
 class Findings:
     """The results of a run at several test sizes.
 
-    `rows`: of the run. `others`: of other runs, as they are. `methods`: of ways to resize.
+    `rows`: of the run. `others`: of other runs, uncorrected. `methods`: of ways to resize.
     `activations`: of features. `costs`: of time. `conclusions`: sentences.
     """
 
@@ -80,7 +80,7 @@ class Findings:
     conclusions: list[str]
 
     def to_json(self) -> Json:
-        """Everything as a JSON object."""
+        """Return all findings as a JSON object."""
         return {
             "rows": to_json(self.rows),
             "beside": to_json(self.others),
@@ -103,7 +103,7 @@ class _SavedScore:
 def investigate(
     predictors: Sequence[Predictor], request: SizeRequest, observers: Sequence[Observer] = ()
 ) -> Findings:
-    """Study the first of `predictors` at several test sizes, compared with the others as they are.
+    """Study the first of `predictors` at several test sizes, compared with the others, uncorrected.
 
     The best size is the one with the best hold-out accuracy. `observers`: notified of the training
     of heads. Raises `InputError`, before anything is computed, for an unknown method, for another
@@ -181,7 +181,7 @@ def _check(request: SizeRequest, study: Study, sizes: Sequence[int]) -> None:
 
 
 def _save_run(study: Study, rows: Sequence[ScoreRow], keep: Path) -> None:
-    """Save the run with the batch norms of the size at which they are best on the hold-out."""
+    """Save the run with the batch norms recomputed at the size with the best hold-out accuracy."""
     best = max(
         (row for row in rows if (row.split, row.correction) == ("holdout", NORMS)),
         key=lambda row: row.top1,
@@ -216,7 +216,7 @@ def _fitted(
     out: Path,
     observers: Sequence[Observer],
 ) -> dict[int, Study]:
-    """The run with its head fine-tuned at each size, from the run `out/<size>`.
+    """Return the run with its head fine-tuned, for each size, from the run `out/<size>`.
 
     A run that does not exist is trained; one that was stopped is continued.
     """
@@ -245,7 +245,7 @@ def _fitted(
 
 
 def _best(rows: Sequence[ScoreRow]) -> int:
-    """The test size at which the run as it is has the highest hold-out accuracy."""
+    """The test size at which the uncorrected run has the highest hold-out accuracy."""
     holdout = [row for row in rows if (row.split, row.correction) == ("holdout", AS_IS)]
     return max(holdout, key=lambda row: row.top1).size
 
@@ -253,7 +253,7 @@ def _best(rows: Sequence[ScoreRow]) -> int:
 def _cost(
     predictors: Sequence[Predictor], sizes: Sequence[int], saved: Sequence[_SavedScore]
 ) -> Cost:
-    """Seconds an image at every side that the runs are scored at, now or before."""
+    """Seconds per image at every side that the runs are scored at, in this study or earlier."""
     cost = {}
     for predictor in predictors:
         sides = {side for score in saved if score.predictor is predictor for side in score.sides}
@@ -331,7 +331,7 @@ def _sides(row: ScoreRow, predictor: Predictor) -> list[int]:
 def _cost_rows(
     rows: Sequence[ScoreRow], saved: Sequence[_SavedScore], cost: Cost
 ) -> Iterator[ScoreRow]:
-    """Yield accuracy and seconds an image of every size, correction and set of views.
+    """Yield accuracy and seconds per image of every size, correction and set of views.
 
     The time that a correction adds to a forward pass is too short to measure. Controls are left
     out.

@@ -151,11 +151,11 @@ def _mapped(features: Tensor, mappings: Sequence[_WidthAndMapping]) -> Tensor:
 def sweep(
     study: Study, sizes: Sequence[int], fitted: dict[int, Study], corrections: Sequence[str]
 ) -> Iterator[ScoreRow]:
-    """Yield a row for every split, size and correction; the run as it is comes first.
+    """Yield a row for every split, size and correction; the uncorrected run comes first.
 
     `fitted`: studies of the run with its head fine-tuned, by the size of that training. The one at
     the training size is the control: equal further training at the old size. `gain` of a row is
-    over the run as it is at the same size. `over`: `own`, the run as it is at its training size;
+    over the uncorrected run at the same size. `over`: `own`, the uncorrected run at its own size;
     `control`, for a head fine-tuned at the test size, the control at its own size.
     """
     for split in ("holdout", "val"):
