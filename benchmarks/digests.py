@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ def tinynet(folder: Path, words: list[str]) -> str:
             [sys.executable, "-m", f"tinynet.{words[0]}", *words[1:]],
             cwd=folder,
             env=environment(),
+            # A shell in the background ignores SIGINT, and its children would too.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,

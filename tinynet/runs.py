@@ -11,6 +11,7 @@ from typing import Any
 from tinynet.console import command_flags, shell_command
 from tinynet.errors import InputError
 from tinynet.files import locked, read_json, read_text, write_text
+from tinynet.records import Json
 
 ROOT = Path("runs")
 STAGES = ("base", "finetune", "fixres")
@@ -37,7 +38,7 @@ _IN_SCORES = {"split": str, "views": str, "merge": str, "size": int, "top1": flo
 # Optional keys of a row of scores.
 _NUMBERS = {"n": int, "ece": float, "forwards": int, **_SCORES}
 _IN_LOG = {"kind": str, "step": int, "epoch": int}
-_IN_KIND: dict[str, dict[str, Any]] = {
+_IN_KIND: dict[str, Json] = {
     "step": {"lr": float, "loss": float},
     "epoch": {"loss": float, "seconds": float, "holdout": _SCORES},
 }
@@ -113,7 +114,7 @@ class StageFolder:
         origin = self.read_recipe({}).get("origin")
         return origin if isinstance(origin, str) else ""
 
-    def read_recipe(self, keys: dict[str, Any] = _IN_RECIPE) -> dict[str, Any]:
+    def read_recipe(self, keys: Json = _IN_RECIPE) -> Json:
         """Read `recipe.json`.
 
         `keys`: the required keys, with their types. Raises `InputError` if the file cannot be read
@@ -130,7 +131,7 @@ class StageFolder:
             raise InputError(f"{self.recipe}: {problem}; choose a run that tinynet.train wrote")
         return recipe
 
-    def read_log(self) -> list[dict[str, Any]]:
+    def read_log(self) -> list[Json]:
         """Read the rows of `log.jsonl`; raises `InputError` for an invalid line."""
         rows = read_rows(self.log, _IN_LOG)
         for number, row in enumerate(rows, 1):
@@ -138,7 +139,7 @@ class StageFolder:
                 raise InputError(f"{self.log}, line {number}: {problem}; {_RESTORE}")
         return rows
 
-    def read_scores(self) -> list[dict[str, Any]]:
+    def read_scores(self) -> list[Json]:
         """Read the rows of `scores.jsonl`, from the stage's own folder and from `results`.
 
         Raises `InputError` for an invalid line.
@@ -242,17 +243,17 @@ def _start_time(run: Path) -> float:
 # --- JSON-lines files ---
 
 
-def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def append_rows(path: Path, rows: Iterable[Json]) -> None:
     """Append rows to a JSON-lines file in one write."""
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(_lines(rows))
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> str:
+def _lines(rows: Iterable[Json]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def read_rows(path: Path, keys: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def read_rows(path: Path, keys: Json | None = None) -> list[Json]:
     """Read the rows of a JSON-lines file; an incomplete last line is ignored.
 
     `keys`: the required keys of each row, with their types. Returns no rows if the file does not
@@ -283,7 +284,7 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or reasons.get(type(error).__name__, "not JSON")
 
 
-def _mismatch(row: Any, keys: dict[str, Any]) -> str:
+def _mismatch(row: Any, keys: Json) -> str:
     """The first difference between `row` and a dict with `keys` of these types; empty for none."""
     if not isinstance(row, dict):
         return f"is a {type(row).__name__}, not a JSON object"
@@ -307,7 +308,7 @@ def _has_type(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def put_scores(path: Path, rows: Iterable[Json]) -> None:
     """Add rows to a file of scores, completely or not at all.
 
     A row replaces an earlier row of the same split, views, merge, size and precision.
@@ -317,7 +318,7 @@ def put_scores(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         write_text(path, _lines(scores.values()))
 
 
-def _score_rows(path: Path) -> list[dict[str, Any]]:
+def _score_rows(path: Path) -> list[Json]:
     rows = read_rows(path, _IN_SCORES)
     for number, row in enumerate(rows, 1):
         kinds = {name: kind for name, kind in _NUMBERS.items() if name in row}
@@ -326,7 +327,7 @@ def _score_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _score_key(row: dict[str, Any]) -> tuple[Any, ...]:
+def _score_key(row: Json) -> tuple[Any, ...]:
     """What distinguishes a score from the other scores of its stage."""
     values = tuple(row[name] for name in ("split", "views", "merge", "size"))
     return (*values, row.get("precision"), "temperature" in row)

@@ -12,6 +12,7 @@ from tinynet.console import log
 from tinynet.errors import InputError
 from tinynet.files import read_json
 from tinynet.flags import Parser, add_common, run_command, user_path
+from tinynet.records import Json
 from tinynet.report.tables import columns, show_paths
 from tinynet.runs import STAGES
 
@@ -214,7 +215,7 @@ def _cache(arguments: argparse.Namespace) -> None:
     )
 
 
-def _cache_rows(folder: Path) -> Iterator[dict[str, Any]]:
+def _cache_rows(folder: Path) -> Iterator[Json]:
     """Name, kind, size in MB and date of every folder in the cache that tinynet wrote."""
     for path in sorted(folder.glob("*/manifest.json")):
         if path.parent.is_symlink():  # --clear must not remove what a link leads to
@@ -233,7 +234,7 @@ def _cache_rows(folder: Path) -> Iterator[dict[str, Any]]:
         yield {"name": path.parent.name, "kind": kind, "MB": round(size / 1e6, 1), "date": date}
 
 
-def _show_rows(rows: list[dict[str, Any]], form: str) -> None:
+def _show_rows(rows: list[Json], form: str) -> None:
     """Print rows as one JSON array or as columns."""
     if form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol
 from tinynet.data.parquet import ParquetSource, parquet_files
 from tinynet.data.walk import SkippedFiles, skip_reason, walk
 from tinynet.errors import InputError
+from tinynet.records import Json
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _TAR_BLOCK = 2**20  # bytes to decompress at once
@@ -110,7 +111,7 @@ class ZipSource:
             self.__dict__.pop("_members", None)
         return self._zip
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Json:
         return {"path": self.path, "skipped": self.skipped, "_zip": None, "_pid": 0}
 
     @cached_property

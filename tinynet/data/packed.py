@@ -4,7 +4,6 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from tinynet.files import (
     read_json,
     write_json,
 )
+from tinynet.records import Json
 
 FORMAT = 4  # format 3 had white instead of images of more than 8 bits
 # The required keys of a manifest, and the types of their values.
@@ -95,7 +95,7 @@ class Packed:
                 f"{folder}: contains no packed images of format {FORMAT}; pack them with "
                 "`python -m tinynet.data pack`"
             )
-        self.manifest: dict[str, Any] = manifest
+        self.manifest: Json = manifest
         self.wnids: tuple[str, ...] = tuple(self.manifest["wnids"])
         self.names: tuple[str, ...] = tuple(self.manifest["names"])
         self.side: int = self.manifest["side"]
@@ -149,7 +149,7 @@ def _damaged(path: Path, problem: str) -> InputError:
     )
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> Json | None:
     """Read the manifest of a packed copy; None if there is none of this format."""
     try:
         manifest = read_json(folder / "manifest.json")
@@ -161,7 +161,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if complete and _is_plausible(manifest) else None
 
 
-def _is_plausible(manifest: dict[str, Any]) -> bool:
+def _is_plausible(manifest: Json) -> bool:
     """Whether the values of a manifest can be those of a packed copy."""
     texts = all(isinstance(text, str) for text in (*manifest["wnids"], *manifest["names"]))
     counts = [manifest["counts"].get(name) for name in SPLITS]
@@ -228,7 +228,7 @@ def _unchanged_copy(source: Path, cache: Path) -> Path | None:
     return None
 
 
-def _stamp(source: Path) -> dict[str, Any]:
+def _stamp(source: Path) -> Json:
     """Path, size and modification time of a zip; no time for folders, which do not record edits."""
     stat = source.stat()
     stamp = [stat.st_size, stat.st_mtime_ns] if source.is_file() else None

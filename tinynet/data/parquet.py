@@ -15,6 +15,7 @@ from typing import Any
 from tinynet.data.annotations import ANNOTATIONS
 from tinynet.data.walk import SkippedFiles
 from tinynet.errors import InputError
+from tinynet.records import Json
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAME = re.compile(rf"({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
@@ -61,7 +62,7 @@ class ParquetSource:
         self._group: tuple[Path, int] | None = None
         self._images: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Json:
         return {
             "path": self.path,
             "skipped": self.skipped,
@@ -132,7 +133,7 @@ class ParquetSource:
         return {file: [0, *accumulate(numbers)] for file, numbers in counts.items()}
 
     @cached_property
-    def _features(self) -> dict[str, Any]:
+    def _features(self) -> Json:
         """The metadata of the columns of images and labels, which must be equal in all files."""
         first = self._files["train"][0]
         features = self._features_of(first)
@@ -150,7 +151,7 @@ class ParquetSource:
             self._readers[file].schema_arrow.metadata or {}
         )
 
-    def _features_of(self, file: Path) -> dict[str, Any]:
+    def _features_of(self, file: Path) -> Json:
         metadata = self._readers[file].schema_arrow.metadata
         try:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]

@@ -14,6 +14,7 @@ from tinynet.models.classifier import MAX_SIDE, Classifier
 from tinynet.models.state_dicts import check_numbers, load
 from tinynet.models.vgg import MIN_SIDE, Backbone
 
+State = dict[str, Any]  # plain values and tensors of a checkpoint
 FORMAT = 1
 
 
@@ -70,17 +71,17 @@ def load_model(path: Path, class_ids: tuple[str, ...], origin: str = "") -> tupl
     return model.eval(), size
 
 
-def _to_file_keys(shape: dict[str, Any]) -> dict[str, Any]:
+def _to_file_keys(shape: State) -> State:
     """Rename the arguments of `Classifier` to the keys of format 1, where features are taps."""
     return {"taps" if name == "feature_names" else name: value for name, value in shape.items()}
 
 
-def _from_file_keys(network: dict[str, Any]) -> dict[str, Any]:
+def _from_file_keys(network: State) -> State:
     """Invert `_to_file_keys`."""
     return {"feature_names" if name == "taps" else name: value for name, value in network.items()}
 
 
-def _check_shape(shape: dict[str, Any], class_ids: tuple[str, ...], size: Any) -> None:
+def _check_shape(shape: State, class_ids: tuple[str, ...], size: Any) -> None:
     """Raise `ValueError` if the arguments cannot be those of a classifier of these classes."""
     if shape["classes"] != len(class_ids):
         raise ValueError(f"{shape['classes']} outputs for {len(class_ids)} classes")
@@ -93,7 +94,7 @@ def _check_shape(shape: dict[str, Any], class_ids: tuple[str, ...], size: Any) -
         raise ValueError(f"a dropout of {shape['dropout']}")
 
 
-def _check_weights(shape: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
+def _check_weights(shape: State, weights: dict[str, Tensor], path: Path) -> None:
     """Raise `ValueError` or `InputError` if the weights do not fit, before memory is allocated."""
     # The meta device needs no memory, and the fork leaves torch's random state unchanged.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -121,14 +122,12 @@ def class_order(path: Path) -> tuple[str, ...]:
     return tuple(_class_ids(_read(path, "model"), path))
 
 
-def save_training(
-    path: Path, state: dict[str, Any], class_ids: tuple[str, ...], origin: str = ""
-) -> None:
+def save_training(path: Path, state: State, class_ids: tuple[str, ...], origin: str = "") -> None:
     """Write a training state (`Training.state_dict()`); `origin` as in `save_model`."""
     _save(path, {"kind": "training", "state": state, "origin": origin}, class_ids)
 
 
-def load_training(path: Path, class_ids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
+def load_training(path: Path, class_ids: tuple[str, ...], origin: str = "") -> State:
     """Read a training state; raise `InputError` as `load_model` does."""
     state = _load(path, "training", class_ids, origin).get("state")
     if not isinstance(state, dict):
@@ -152,7 +151,7 @@ def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(value, f"{name}.{key}")
 
 
-def _save(path: Path, content: dict[str, Any], class_ids: tuple[str, ...]) -> None:
+def _save(path: Path, content: State, class_ids: tuple[str, ...]) -> None:
     try:
         with postponed(), atomic_file(path) as stream:
             torch.save({"format": FORMAT, "wnids": list(class_ids), **content}, stream)
@@ -163,7 +162,7 @@ def _save(path: Path, content: dict[str, Any], class_ids: tuple[str, ...]) -> No
         raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
-def _read(path: Path, kind: str) -> dict[str, Any]:
+def _read(path: Path, kind: str) -> State:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; `python -m tinynet.train` writes one")
     try:
@@ -182,7 +181,7 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
     return content
 
 
-def _load(path: Path, kind: str, class_ids: tuple[str, ...], origin: str = "") -> dict[str, Any]:
+def _load(path: Path, kind: str, class_ids: tuple[str, ...], origin: str = "") -> State:
     content = _read(path, kind)
     # checkpoints of early versions have no origin
     if origin and content.get("origin") and content["origin"] != origin:
@@ -204,7 +203,7 @@ def _load(path: Path, kind: str, class_ids: tuple[str, ...], origin: str = "") -
     return content
 
 
-def _class_ids(content: dict[str, Any], path: Path) -> list[str]:
+def _class_ids(content: State, path: Path) -> list[str]:
     class_ids = content.get("wnids")
     if (
         not isinstance(class_ids, list)

@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from tinynet.compute import AutoBatch
 from tinynet.data.batches import Batch
 from tinynet.errors import InputError
 from tinynet.files import atomic_file, regular_file
+from tinynet.records import Json
 from tinynet.score.merges import Merge
 from tinynet.score.views import View, identity
 
@@ -52,7 +52,7 @@ class Probabilities:
     labels: np.ndarray | None
     wnids: tuple[str, ...]
     seconds: np.ndarray
-    about: dict[str, Any] = field(default_factory=dict)
+    about: Json = field(default_factory=dict)
 
     @property
     def required_labels(self) -> np.ndarray:
@@ -65,7 +65,7 @@ class Probabilities:
 
     def save(self, path: Path) -> None:
         """Write a compressed `.npz` file atomically."""
-        arrays: dict[str, Any] = dict(
+        arrays: Json = dict(
             views=np.array(self.views),
             log_probabilities=self.log_probabilities,
             rows=self.rows,

@@ -3,11 +3,12 @@
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinynet import runs
 from tinynet.console import option
 from tinynet.errors import InputError
+from tinynet.records import Json
 from tinynet.training.recipes import Network, Recipe, SplitConfig, Stage, check_types
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class RunConfig:
             ) from None
 
     @classmethod
-    def read(cls, contents: dict[str, Any]) -> "RunConfig":
+    def read(cls, contents: Json) -> "RunConfig":
         """Return the configuration in the `contents` of a `recipe.json` of any format.
 
         Raises `InputError` if they are invalid, or of a newer version of tinynet.
@@ -108,7 +109,7 @@ class RunConfig:
         )
 
 
-def upgrade(contents: dict[str, Any]) -> dict[str, Any]:
+def upgrade(contents: Json) -> Json:
     """Convert the contents of a `recipe.json` of any earlier format to the present format.
 
     Format 1 has no key `format`, and other names for some fields. Raises `InputError` for a newer
@@ -134,7 +135,7 @@ def upgrade(contents: dict[str, Any]) -> dict[str, Any]:
     return {**contents, "format": FORMAT, "recipe": recipe}
 
 
-def in_format_1(section: Network | Stage) -> dict[str, Any]:
+def in_format_1(section: Network | Stage) -> Json:
     """Return a recipe's section with the field names of format 1, which digests depend on."""
     names = {present: old for old, present in _present_names(type(section)).items()}
     return {names.get(name, name): value for name, value in asdict(section).items()}
@@ -145,7 +146,7 @@ def _present_names(kind: type[Network] | type[Stage]) -> dict[str, str]:
     return {field.metadata["was"]: field.name for field in fields(kind) if field.metadata["was"]}
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+def _tuples(fields: Json) -> Json:
     """Fields from JSON, with tuples for lists."""
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
 from tinynet.files import locked, map_array, read_json, write_json
 from tinynet.models.classifier import Classifier, feature_count
+from tinynet.records import Json
 from tinynet.training.extraction import Source, extract, feature_file, frozen_backbone
 from tinynet.training.inputs import TrainingImages, augment_images, epoch_order
 from tinynet.training.recipes import Stage
@@ -112,7 +112,7 @@ class FeatureCache:
         They have `stage.cached_epochs` epochs.
         """
         train, device = self.packed.train, self.compute.device
-        settings: dict[str, Any] = dict(
+        settings: Json = dict(
             flip=stage.flip,
             crop_side=stage.crop_side,
             crop_area=stage.crop_area,
@@ -180,7 +180,7 @@ class FeatureCache:
         )
         return self._features(source, dict(view=effect(view, self.packed.side)))
 
-    def _features(self, source: Source, settings: dict[str, Any]) -> Features:
+    def _features(self, source: Source, settings: Json) -> Features:
         """Read features from the cache, after extracting those that are missing.
 
         `settings`: everything else that they depend on.
@@ -211,7 +211,7 @@ class FeatureCache:
         )
         return Features(arrays, labels)
 
-    def _manifest(self, source: Source, settings: dict[str, Any]) -> dict[str, Any]:
+    def _manifest(self, source: Source, settings: Json) -> Json:
         """Everything that the features depend on, as plain JSON values."""
         manifest = {
             "kind": "features",
@@ -256,7 +256,7 @@ def _read(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 def _from_longer_cache(
-    cache: Path, manifest: dict[str, Any], shapes: dict[str, tuple[int, int, int]]
+    cache: Path, manifest: Json, shapes: dict[str, tuple[int, int, int]]
 ) -> tuple[np.ndarray, ...] | None:
     """The first epochs of a cache that has more epochs and is otherwise the same; None without one.
 

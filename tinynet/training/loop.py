@@ -13,7 +13,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinynet.compute import Compute
 from tinynet.console import advice
+from tinynet.models.checkpoint import State
 from tinynet.models.classifier import BN_IMAGES, update_bn
+from tinynet.records import Json
 from tinynet.training.recipes import ALL_GROUPS, Stage
 from tinynet.training.schedules import make_schedule
 
@@ -62,7 +64,7 @@ class Training:
             self._live_tensors = _tensors(module)
         self.epoch = self.step = self.stale = self.seen = 0
         self.loss_sum = self.seconds = 0.0
-        self.best: dict[str, Any] | None = None
+        self.best: Json | None = None
 
     @property
     def result(self) -> nn.Module:
@@ -77,12 +79,12 @@ class Training:
     _PLAIN = ("epoch", "step", "stale", "seen", "loss_sum", "seconds", "best")
     _STATEFUL = ("module", "optimizer", "schedule", "scaler", "average")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return tensors and plain values that continue this training, random state included.
 
         On a CPU the continued training is bit-identical. A GPU may add in another order.
         """
-        state: dict[str, Any] = {name: getattr(self, name) for name in self._PLAIN}
+        state: State = {name: getattr(self, name) for name in self._PLAIN}
         state |= {
             name: getattr(self, name).state_dict()
             for name in self._STATEFUL
@@ -93,7 +95,7 @@ class Training:
             state["device_rng"] = {self.compute.device.type: source.get_rng_state()}
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue from `state`.
 
         Raises `ValueError`, `KeyError` and others if the state belongs to another training.
@@ -115,7 +117,7 @@ class Training:
         if random is not None:  # None: saved on another kind of device
             self._device_random().set_rng_state(random)
 
-    def _check(self, state: dict[str, Any]) -> None:
+    def _check(self, state: State) -> None:
         """Raise `ValueError` unless the plain values of `state` are possible for this stage."""
         for name in ("epoch", "step", "stale", "seen"):
             if not isinstance(state[name], int) or isinstance(state[name], bool) or state[name] < 0:
@@ -149,7 +151,7 @@ class Training:
                             f"the optimizer's {name} does not have the shape of its weights"
                         )
 
-    def _schedule_state(self, state: dict[str, Any]) -> dict[str, Any]:
+    def _schedule_state(self, state: State) -> State:
         """The state of this stage's schedule, at the step of `state`.
 
         Raises `ValueError` if the schedule in `state` is at another step.
@@ -232,9 +234,9 @@ def _tensors(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 def fit(
     training: Training,
     stream: EpochInputs,
-    check: Callable[[nn.Module], dict[str, Any]],
+    check: Callable[[nn.Module], Json],
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Json]:
     """Train to the end of the stage; yield the rows of the log.
 
     `stream(epoch, start)` yields the inputs and labels of an epoch from batch `start` on.
@@ -263,14 +265,12 @@ def fit(
             return
 
 
-def _run_epoch(
-    training: Training, stream: EpochInputs, stop: Callable[[], bool]
-) -> Iterator[dict[str, Any]]:
+def _run_epoch(training: Training, stream: EpochInputs, stop: Callable[[], bool]) -> Iterator[Json]:
     """Train the remaining steps of an epoch; yield their rows in bursts."""
-    pending: list[dict[str, Any]] = []  # rows whose losses are still on the device
+    pending: list[Json] = []  # rows whose losses are still on the device
     since = time.perf_counter()
 
-    def flush() -> list[dict[str, Any]]:
+    def flush() -> list[Json]:
         nonlocal since
         rows = pending.copy()
         pending.clear()
@@ -303,7 +303,7 @@ def _run_epoch(
     yield from flush()
 
 
-def _fetch_losses(rows: Sequence[dict[str, Any]], training: Training) -> None:
+def _fetch_losses(rows: Sequence[Json], training: Training) -> None:
     """Replace the losses in `rows` by numbers, and add them to the epoch's sum."""
     losses = torch.stack([row["loss"] for row in rows]).tolist() if rows else []
     for row, loss in zip(rows, losses, strict=True):
@@ -317,9 +317,7 @@ def _fetch_losses(rows: Sequence[dict[str, Any]], training: Training) -> None:
         training.loss_sum += loss * row.pop("n")
 
 
-def _finish_epoch(
-    training: Training, check: Callable[[nn.Module], dict[str, Any]]
-) -> dict[str, Any]:
+def _finish_epoch(training: Training, check: Callable[[nn.Module], Json]) -> Json:
     """Evaluate the network and return the row of the epoch."""
     if training.stage.schedule_every == "epoch":
         training.schedule.step()
@@ -347,7 +345,7 @@ def _make_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer with the rate of each group; biases and batch norms have no weight decay."""
     factors = dict(zip(ALL_GROUPS, stage.lr_factors, strict=True))
-    settings: list[dict[str, Any]] = []
+    settings: list[Json] = []
     for name, modules in groups.items():
         trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
         for decayed in (True, False):

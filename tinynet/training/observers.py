@@ -1,7 +1,8 @@
 """The interface through which curves, TensorBoard or a notebook follow a training."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tinynet.records import Json
 from tinynet.runs import StageFolder
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Observer:
     def images(self, images: "Tensor") -> None:
         """Handle the first batch of a new stage: (N, 3, H, W) in [0, 1], augmented."""
 
-    def row(self, row: dict[str, Any]) -> None:
+    def row(self, row: Json) -> None:
         """Handle a row of the log: a step, an epoch or a stop."""
 
     def holdout(self, log_probabilities: "np.ndarray", labels: "np.ndarray", step: int) -> None:

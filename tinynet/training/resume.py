@@ -4,7 +4,6 @@ import hashlib
 import json
 import platform
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 import torchvision
@@ -16,6 +15,7 @@ from tinynet.data.splits import Split
 from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.models.checkpoint import load_model, load_training
+from tinynet.records import Json
 from tinynet.runs import StageFolder
 from tinynet.training.config import FORMAT, RunConfig, in_format_1
 from tinynet.training.loop import Training
@@ -32,7 +32,7 @@ _INPUT_FLAGS = {
 
 def stage_facts(
     folder: StageFolder, config: RunConfig, packed: Packed, split: Split, compute: Compute
-) -> dict[str, Any]:
+) -> Json:
     """Return the contents of a stage's `recipe.json`: all that is needed to repeat the stage.
 
     The caller adds `start_digest` and `origin`.
@@ -56,7 +56,7 @@ def stage_facts(
     }
 
 
-def origin_digest(stage: str, config: RunConfig, facts: dict[str, Any]) -> str:
+def origin_digest(stage: str, config: RunConfig, facts: Json) -> str:
     """Return the digest of everything that decides a stage's weights, except its epochs.
 
     The stage's checkpoints contain this digest. `facts`: the three digests of `stage_facts`.
@@ -75,7 +75,7 @@ def origin_digest(stage: str, config: RunConfig, facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_inputs(folder: StageFolder, facts: dict[str, Any]) -> None:
+def check_inputs(folder: StageFolder, facts: Json) -> None:
     """Check that `folder` was trained on the inputs in `facts`.
 
     Raises `InputError` if the data, the split or the starting weights differ. Logs a note if the
@@ -102,7 +102,7 @@ def check_inputs(folder: StageFolder, facts: dict[str, Any]) -> None:
         )
 
 
-def check_resumable(folder: StageFolder, config: RunConfig, facts: dict[str, Any]) -> None:
+def check_resumable(folder: StageFolder, config: RunConfig, facts: Json) -> None:
     """Raise `InputError` unless `folder` was started with the same inputs, recipe and seed."""
     check_inputs(folder, {key: facts[key] for key in (*_INPUTS, "device", "versions")})
     check_config(folder, config)
@@ -145,9 +145,7 @@ def note_epochs(folder: StageFolder, config: RunConfig) -> None:
         )
 
 
-def load_last_checkpoint(
-    folder: StageFolder, wnids: tuple[str, ...], origin: str
-) -> dict[str, Any]:
+def load_last_checkpoint(folder: StageFolder, wnids: tuple[str, ...], origin: str) -> Json:
     """Return the training state in a stage's last checkpoint, after checking the other files.
 
     A stage writes its first checkpoint before its recipe, so a missing checkpoint is a lost one.
@@ -180,7 +178,7 @@ def update_paths(folder: StageFolder, config: RunConfig) -> None:
         write_json(folder.recipe, recipe | paths)
 
 
-def restore(training: Training, state: dict[str, Any], folder: StageFolder) -> None:
+def restore(training: Training, state: Json, folder: StageFolder) -> None:
     """Load `state` into `training`; raises `InputError` if it belongs to another training."""
     try:
         training.load_state_dict(state)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from tinynet.data.splits import Split
 from tinynet.files import write_json
 from tinynet.models.checkpoint import save_model, save_training
 from tinynet.models.classifier import Classifier
+from tinynet.records import Json
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities, view_probabilities
@@ -46,7 +46,7 @@ class StageJob:
     split: Split
     model: Classifier
     compute: Compute
-    facts: dict[str, Any]
+    facts: Json
 
     @property
     def stage(self) -> Stage:
@@ -73,9 +73,7 @@ class StageJob:
         return labels[self.split.holdout]
 
 
-def train_stage(
-    job: StageJob, state: dict[str, Any] | None, observers: Sequence[Observer]
-) -> dict[str, Any]:
+def train_stage(job: StageJob, state: Json | None, observers: Sequence[Observer]) -> Json:
     """Train one stage and return its row of `scores.jsonl`: the hold-out score of its best epoch.
 
     `state`: the training state to continue from; None: start from the beginning. Raises
@@ -188,10 +186,10 @@ def _image_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
 
 def _check_fn(
     eval_fn: EvalFn, labels: np.ndarray, training: Training, observers: Sequence[Observer]
-) -> Callable[[nn.Module], dict[str, Any]]:
+) -> Callable[[nn.Module], Json]:
     """A function that evaluates a network on the hold-out and informs the observers."""
 
-    def check(module: nn.Module) -> dict[str, Any]:
+    def check(module: nn.Module) -> Json:
         log_probabilities = eval_fn(module)
         for observer in observers:
             observer.holdout(log_probabilities, labels, training.total_steps)
@@ -201,14 +199,14 @@ def _check_fn(
 
 
 def _run(
-    job: StageJob, training: Training, rows: Iterator[dict[str, Any]], observers: Sequence[Observer]
+    job: StageJob, training: Training, rows: Iterator[Json], observers: Sequence[Observer]
 ) -> None:
     """Consume the `rows` of `fit`: write the log, the checkpoints and the progress bar."""
     folder = job.folder
     runs.cut_log(folder.log, training.total_steps)
     last_save = time.monotonic()
     # Rows arrive in bursts: collect them, and open the log once a burst.
-    pending: list[dict[str, Any]] = []
+    pending: list[Json] = []
     total = training.stage.epochs * training.steps
     with console.progress(
         total=total, done=training.total_steps, label=folder.stage, unit="steps"
@@ -243,7 +241,7 @@ def _save_best(job: StageJob, result: nn.Module) -> None:
     save_model(job.folder.best, model, job.packed.wnids, job.stage.size, head, job.origin)
 
 
-def _epoch_line(row: dict[str, Any], stage: Stage) -> str:
+def _epoch_line(row: Json, stage: Stage) -> str:
     scores = row["holdout"]
     return (
         f"epoch {row['epoch'] + 1}/{stage.epochs}: loss {row['loss']:.3f}, hold-out top-1 "

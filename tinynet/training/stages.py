@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from tinynet.models.classifier import Classifier
 from tinynet.models.digests import weights_digest
 from tinynet.models.vgg import check_side
 from tinynet.models.weights import load_backbone
+from tinynet.records import Json
 from tinynet.runs import StageFolder
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.inputs import check_crops
@@ -52,7 +52,7 @@ def train(
     resume: bool = False,
     restart: bool = False,
     observers: Sequence[Observer] = (),
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Train the unfinished stages of `config`; return the hold-out score of every stage.
 
     `run`: the run's folder. `resume`: continue the stages in the folder, which must have the same
@@ -90,9 +90,7 @@ def summary(run: Path, config: RunConfig) -> str:
     return str(table)
 
 
-def _train(
-    run: Path, config: RunConfig, compute: Compute, options: _Options
-) -> list[dict[str, Any]]:
+def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) -> list[Json]:
     for name in config.stages:
         check_side(config.recipe.stage(name).size)
     packed = open_data(None, None, config)
@@ -129,7 +127,7 @@ def _check_finished(folder: StageFolder, config: RunConfig, packed: Packed) -> N
 
 def _train_locked(
     folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
-) -> dict[str, Any]:
+) -> Json:
     """Train one stage to its end while holding its lock; return the score of its best epoch."""
     job = _make_job(folder, config, packed, compute)
     resumed = options.resume and folder.started
