@@ -891,7 +891,7 @@ def test_notebooks_run(there, tmp_path, monkeypatch):
         "01_data": r"val as it is: batches",
         "02_transfer": r"everything learnt: .*\n.*same pictures: [+-]\d",
         "03_views": r"Ten-crop: [+-]\d",
-        "04_resolution": r"the hold-out chooses \d+ px.*\n+Of corrections",
+        "04_resolution": r"hold-out accuracy .* is at \d+ px.*\n+The best correction",
         "05_errors": r"\d+ of 160 pictures are wrong",
     }.items():
         assert "Pretend GPU, float16" in outputs[name] and re.search(answer, outputs[name]), (
