@@ -23,7 +23,7 @@ ANSWERS = {
     "01_data": r"val as it is: batches \(64, 3, 32, 32\), 8 labels, 20 to 20 pictures each",
     "02_transfer": r"everything learnt: \d+\.\d% of val \(\d.*\n.*same pictures: [+-]\d",
     "03_views": r"Ten-crop: [+-]\d",
-    "04_resolution": r"accuracy of 32, 40, 48 px is at \d+ px.*\n+The best correction on the hold-out",
+    "04_resolution": r"of 32, 40, 48 px is at \d+ px.*\n+The best correction on the hold-out",
     "05_errors": r"\d+ of 160 pictures are wrong",
 }
 
