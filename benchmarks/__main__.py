@@ -88,9 +88,9 @@ class Bench:
 
     def network(self, compute: Compute) -> Any:
         """The tuned network as it runs fastest on a device."""
-        made = self.frozen.for_inference(compute.device, compute.dtype)
-        made.backbone = ours.frozen_backbone(self.frozen, self.packed, SIZE, compute)
-        return made
+        network = self.frozen.for_inference(compute.device, compute.dtype)
+        network.backbone = ours.frozen_backbone(self.frozen, self.packed, SIZE, compute)
+        return network
 
     def rates(
         self, jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int | None = None
@@ -341,7 +341,7 @@ def main() -> None:
         type=positive_int,
         default=320,
         metavar="N",
-        help="pictures that a job does in a turn (default: 320)",
+        help="images that a job processes in a turn (default: 320)",
     )
     parser.add_argument(
         "--repeats", type=positive_int, default=3, metavar="N", help="turns (default: 3)"

@@ -47,9 +47,9 @@ def main() -> None:
         folder, scores, right = finished_stage(run, "base"), {}, {}
         for name, device in kinds.items():
             predictor = Predictor(folder, packed, device)
-            found = predictor.predict("holdout", *predictor.sets(["none"], predictor.size))
-            scores[name] = score(found.log_probabilities[0], found.labels)
-            right[name] = found.log_probabilities[0].argmax(1) == found.labels
+            probabilities = predictor.predict("holdout", *predictor.sets(["none"], predictor.size))
+            scores[name] = score(probabilities.log_probabilities[0], probabilities.labels)
+            right[name] = probabilities.log_probabilities[0].argmax(1) == probabilities.labels
         rows.append(
             {
                 "run": folder.run.name,

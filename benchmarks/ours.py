@@ -104,17 +104,17 @@ class _EmptyCache:
 def head_epoch(
     model: Classifier, packed: Packed, stage: Stage, compute: Compute, count: int
 ) -> Work:
-    """An epoch of the head on kept features of `count` pictures."""
+    """An epoch of the head on cached features of `count` images."""
     rows = spread(len(packed.train), count)
     with _EmptyCache(packed) as apart:
         cache = FeatureCache(model, apart, compute)
-        kept = cache.view_features(packed.train, rows, _as_they_are, stage)
-        arrays = tuple(np.array(array) for array in kept.arrays)
-    kept = type(kept)(arrays, kept.labels)
+        on_disk = cache.view_features(packed.train, rows, _as_they_are, stage)
+        arrays = tuple(np.array(array) for array in on_disk.arrays)
+    in_memory = type(on_disk)(arrays, on_disk.labels)
     training = _training(model, stage, compute, module=model.head)
 
     def work() -> None:
-        for features, labels in kept.epoch(0, 0, stage.batch, compute.device):
+        for features, labels in in_memory.epoch(0, 0, stage.batch, compute.device):
             training.train_batch(features, labels)
 
     return work

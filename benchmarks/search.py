@@ -187,39 +187,42 @@ def candidate(
     )
     model.to(compute.device).train_only(stage.trainable)
     cache = FeatureCache(model, packed, compute)
-    kept = thin(cache.train_features(split.train, stage, seed), every)
-    held = cache.view_features(packed.train, split.holdout, lambda x: resize(x, stage.size), stage)
-    steps = steps_per_epoch(len(kept.labels), stage.batch)
+    features = thin(cache.train_features(split.train, stage, seed), every)
+    holdout = cache.view_features(
+        packed.train, split.holdout, lambda x: resize(x, stage.size), stage
+    )
+    steps = steps_per_epoch(len(features.labels), stage.batch)
     training = Training(model.head, {"head": [model.head]}, stage, steps, compute)
     started = time.perf_counter()
-    found = []
+    results = []
 
     def check(head: torch.nn.Module) -> dict[str, Any]:
-        found.append(head_probabilities(head.eval(), held.in_order(compute.device)))
-        return score(found[-1], held.labels)
+        results.append(head_probabilities(head.eval(), holdout.in_order(compute.device)))
+        return score(results[-1], holdout.labels)
 
     for _ in fit(
         training,
-        lambda epoch, start: kept.epoch(seed, epoch, stage.batch, compute.device, start),
+        lambda epoch, start: features.epoch(seed, epoch, stage.batch, compute.device, start),
         check,
     ):
         pass
     # The last epoch, not the best: the best of several looks at the hold-out would flatter.
     row = {
         "seed": seed,
-        "features": sum(a.shape[2] for a in kept.arrays),
-        **score(found[-1], held.labels),
+        "features": sum(a.shape[2] for a in features.arrays),
+        **score(results[-1], holdout.labels),
         "seconds": time.perf_counter() - started,
     }
-    return row, found[-1].argmax(1) == held.labels
+    return row, results[-1].argmax(1) == holdout.labels
 
 
-def thin(kept: Features, every: int) -> Features:
-    """Every Nth picture of kept features, in memory."""
+def thin(features: Features, every: int) -> Features:
+    """Every Nth picture of cached features, in memory."""
     if every == 1:
-        return kept
+        return features
     return Features(
-        tuple(np.ascontiguousarray(a[:, ::every]) for a in kept.arrays), kept.labels[::every]
+        tuple(np.ascontiguousarray(a[:, ::every]) for a in features.arrays),
+        features.labels[::every],
     )
 
 

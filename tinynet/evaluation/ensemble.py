@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import paired, score_row
-from tinynet.records import NOT_COMPARED, ScoreRow
+from tinynet.evaluation.evaluate import GainsOverFirst, score_row
+from tinynet.records import ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.probabilities import Probabilities, same_images
 
@@ -30,7 +30,7 @@ def compare(
             )
         same_images(results[0], probabilities, (names[0], file))
     rows: list[ScoreRow] = []
-    first = None
+    gains = GainsOverFirst()
     for name, merge in functions.items():
         merged = [probabilities.merged(merge) for probabilities in results]
         sources = [_source(file, one) for file, one in zip(names, results, strict=True)]
@@ -42,8 +42,7 @@ def compare(
             sources.append(ScoreRow(run=f"all {len(names)} together"))
         for source, probabilities, values in zip(sources, scored, merged, strict=True):
             right = values.argmax(1) == probabilities.labels
-            gain = NOT_COMPARED if first is None else paired(right, first)
-            first = right if first is None else first
+            gain = gains.gain(right)
             row = replace(source, split=results[0].about.get("split"), merge=name)
             rows.append(score_row(row, probabilities, values, gain))
     return rows

@@ -176,6 +176,20 @@ def paired(right: np.ndarray, other: np.ndarray) -> Gain:
     return Gain(test["gain"], test["gain_low"], test["gain_high"], test["p"])
 
 
+class GainsOverFirst:
+    """Paired gains of several results on the same images over the first of them."""
+
+    def __init__(self) -> None:
+        self._first: np.ndarray | None = None
+
+    def gain(self, right: np.ndarray) -> Gain:
+        """The gain of `right`, (N,) bool; the first result has none."""
+        if self._first is None:
+            self._first = right
+            return NOT_COMPARED
+        return paired(right, self._first)
+
+
 def _class_rows(
     row: ScoreRow, merged: np.ndarray, labels: np.ndarray, packed: Packed
 ) -> Iterator[ScoreRow]:

@@ -24,10 +24,10 @@ from tinynet.compute import AutoBatch, Compute
 from tinynet.data.image_folder import Images, imagenet_wnids, labelled_images, open_image
 from tinynet.data.workers import can_start
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import paired
+from tinynet.evaluation.evaluate import GainsOverFirst
 from tinynet.files import check_writable, new_array, temporary_folder
 from tinynet.models.pretrained import WeightsInfo, load_pretrained
-from tinynet.records import NOT_COMPARED, Json, ScoreRow
+from tinynet.records import Json, ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.metrics import Tally
 from tinynet.score.probabilities import Probabilities, log_softmax
@@ -293,7 +293,7 @@ class _Evaluation:
 
     def rows(self, sets: Sequence[ViewSet], source: ScoreRow, digest: str) -> Iterator[ScoreRow]:
         """Yield a row for each set of views and merge; gains are over the first row."""
-        first = None
+        gains = GainsOverFirst()
         for views in sets:
             about = {
                 "run": source.run,
@@ -308,8 +308,7 @@ class _Evaluation:
             rate = len(self.images.files) / (time.perf_counter() - start)
             for merge, tally in tallies.items():
                 right = tally.right
-                gain = NOT_COMPARED if first is None else paired(right, first)
-                first = right if first is None else first
+                gain = gains.gain(right)
                 row = replace(
                     source,
                     views=views.name,

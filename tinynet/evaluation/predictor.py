@@ -26,7 +26,12 @@ from tinynet.models.dense import Dense
 from tinynet.models.vgg import Backbone, check_side
 from tinynet.records import Json, ScoreRow
 from tinynet.runs import StageFolder
-from tinynet.score.probabilities import Probabilities, head_probabilities, view_probabilities
+from tinynet.score.probabilities import (
+    Probabilities,
+    head_probabilities,
+    same_labels,
+    view_probabilities,
+)
 from tinynet.score.views import PLAIN, View, ViewSet, view_set
 from tinynet.training.config import RunConfig, split_of
 from tinynet.training.extraction import frozen_backbone
@@ -70,15 +75,9 @@ class _View:
         about = {key: self.about[key] for key in keys}
         return (
             np.array_equal(probabilities.rows, self.rows)
-            and _equal_labels(probabilities.labels, self.labels)
+            and same_labels(probabilities.labels, self.labels)
             and about.items() <= probabilities.about.items()
         )
-
-
-def _equal_labels(first: np.ndarray | None, second: np.ndarray | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return np.array_equal(first, second)
 
 
 class Predictor:

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class _Gallery:
     def labels(self) -> np.ndarray:
         return self.plain.required_labels
 
-    @property
+    @cached_property
     def predictions(self) -> np.ndarray:
         return self.log_probabilities.argmax(1)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tinynet.console import log
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import paired
+from tinynet.evaluation.evaluate import GainsOverFirst, paired
 from tinynet.evaluation.predictor import Predictor
 from tinynet.models.classifier import Classifier, update_bn
 from tinynet.records import NOT_COMPARED, Json, ScoreRow
@@ -227,17 +227,15 @@ def _rows(
 def compare_methods(predictor: Predictor, methods: Sequence[str], size: int) -> Iterator[ScoreRow]:
     """Yield a row of the hold-out at `size` for each way to resize; gains are over the first."""
     labels = predictor.packed.train.required_labels[predictor.images("holdout")[1]]
-    first = None
+    gains = GainsOverFirst()
     for method in methods:
         log_probabilities = Study(predictor, method).predict("holdout", size)
         right = log_probabilities.argmax(1) == labels
-        gain = NOT_COMPARED if first is None else paired(right, first)
-        first = right if first is None else first
         yield replace(
             predictor.source,
             split="holdout",
             size=size,
             method=method,
             **score(log_probabilities, labels),
-            gain=gain,
+            gain=gains.gain(right),
         )

@@ -178,7 +178,7 @@ def same_images(first: Probabilities, second: Probabilities, names: tuple[str, s
         if a != b:
             raise InputError(f"{other}: has other {what} than {one}; {_COMPARE_SAME}")
     if np.array_equal(first.rows, second.rows):
-        if not _same_labels(first.labels, second.labels):
+        if not same_labels(first.labels, second.labels):
             raise InputError(f"{other}: has other labels than {one}; {_COMPARE_SAME}")
         return
     reordered = np.array_equal(np.sort(first.rows), np.sort(second.rows))
@@ -186,7 +186,8 @@ def same_images(first: Probabilities, second: Probabilities, names: tuple[str, s
     raise InputError(f"{other}: has {difference} than {one}; {_COMPARE_SAME}")
 
 
-def _same_labels(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+def same_labels(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    """Whether two arrays of labels are equal, or both are missing."""
     if first is None or second is None:
         return first is second
     return np.array_equal(first, second)

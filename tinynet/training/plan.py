@@ -120,16 +120,16 @@ class Device:
 
     def as_started(self, folder: StageFolder) -> "Device":
         """The device and the precision that a stage was started with, unless others are named."""
-        stored = folder.read_recipe()["device"]
-        if self.device not in ("auto", stored["type"]):
+        settings = folder.read_recipe()["device"]
+        if self.device not in ("auto", settings["type"]):
             return self
         same = self.precision == "auto"
         return Device(
-            stored["type"],
-            stored["precision"] if same else self.precision,
-            stored.get("compiled", False) if self.compiled is None else self.compiled,
-            stored.get("floats") if same else self.floats,
-            stored.get("frozen") if same else self.frozen,
+            settings["type"],
+            settings["precision"] if same else self.precision,
+            settings.get("compiled", False) if self.compiled is None else self.compiled,
+            settings.get("floats") if same else self.floats,
+            settings.get("frozen") if same else self.frozen,
         )
 
 

@@ -48,6 +48,10 @@ class StageJob:
     compute: Compute
     facts: Json
 
+    def view(self, images: Tensor) -> Tensor:
+        """Images of the hold-out as the network sees them: resized, not augmented."""
+        return resize(images, self.stage.size)
+
     @property
     def stage(self) -> Stage:
         """The stage's settings."""
@@ -68,9 +72,7 @@ class StageJob:
     @property
     def holdout_labels(self) -> np.ndarray:
         """The labels (N,) of the held-out images."""
-        labels = self.packed.train.labels
-        assert labels is not None  # train has labels
-        return labels[self.split.holdout]
+        return self.packed.train.required_labels[self.split.holdout]
 
 
 def train_stage(job: StageJob, state: Json | None, observers: Sequence[Observer]) -> Json:
@@ -141,12 +143,9 @@ def _feature_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
     """The head, with cached features to train and evaluate it on."""
     stage, device, seed = job.stage, job.compute.device, job.config.seed
 
-    def view(images: Tensor) -> Tensor:
-        return resize(images, stage.size)
-
     cache = FeatureCache(job.model, job.packed, job.compute)
     features = cache.train_features(job.split.train, stage, seed)
-    holdout = cache.view_features(job.packed.train, job.split.holdout, view, stage)
+    holdout = cache.view_features(job.packed.train, job.split.holdout, job.view, stage)
 
     def stream(epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         return features.epoch(seed, epoch, stage.batch, device, start)
@@ -160,9 +159,6 @@ def _feature_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
 def _image_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
     """The whole network, with images to train and evaluate it on."""
     stage, compute = job.stage, job.compute
-
-    def view(images: Tensor) -> Tensor:
-        return resize(images, stage.size)
 
     def stream(epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in job.images.epoch(epoch, compute.device, start):
@@ -178,7 +174,7 @@ def _image_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
             device=compute.device,
         )
         return view_probabilities(
-            network.for_inference(compute.device, compute.for_frozen().dtype), holdout, view
+            network.for_inference(compute.device, compute.for_frozen().dtype), holdout, job.view
         )
 
     return job.model, stream, evaluate
