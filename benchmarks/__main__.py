@@ -1,11 +1,11 @@
-"""tinynet beside its peers on the same pictures, in one process, in turn (A B A B ...).
+"""Measure the speed of tinynet and its peers on the same images, interleaved (A B A B ...).
 
     python -m benchmarks --what data base evaluate whole --data data/tiny-imagenet-200.zip
     python -m benchmarks --what finetune --peers "as written" --images 128
 
-Peers: the published loop as written, the same at its best flags, timm's loader and step, and ttach
-for views; see `benchmarks/peers.py`. What needs hours at a peer's rate is computed from the rate,
-and marked so.
+Peers: the published loop as written, the same loop with its best settings, timm's loader and
+optimizer, and ttach for views; see `benchmarks/peers.py`. All run in one process. Times of hours
+are computed from measured rates; the result says so.
 """
 
 import functools
@@ -40,28 +40,28 @@ from tinynet.report.tables import columns
 from tinynet.training.config import WEIGHTS
 from tinynet.training.recipes import REFERENCE, TUNED
 
-SIZE, ALL = 64, 95_000  # pictures that are learnt from
+SIZE, ALL = 64, 95_000  # pixels, and training images without the hold-out
 SIZES = (64, 96, 128, 160, 224)
-# What the published system reached of its own hold-out, and the stages that it took.
+# Accuracy of the published system on its own hold-out, and the stages that it was trained for.
 PUBLISHED = {0.4706: ("base",), 0.5218: ("base", "finetune")}
 COMMANDS = ("train", "evaluate", "predict", "fixres", "report", "demo", "data")
 
 
 class Bench:
-    """What all measurements share: pictures packed and as files, weights, devices, peers."""
+    """What all measurements share: packed images and image files, weights, devices, peers."""
 
-    def __init__(self, asked: Any, room: Path):
-        self.asked, self.room = asked, room
+    def __init__(self, options: Any, folder: Path):
+        self.options, self.folder = options, folder
         # whole batches: timm's loader drops the rest
-        self.count = -(-asked.images // ours.BATCH) * ours.BATCH
-        self.compute = choose_compute(asked.device, asked.precision)
-        # In the floats that peers run in too, and as tinynet runs by itself; often the same.
+        self.count = -(-options.images // ours.BATCH) * ours.BATCH
+        self.compute = choose_compute(options.device, options.precision)
+        # The peers' precision, and tinynet's default; often the same.
         floats = replace(self.compute, int8=False)
         self.devices = {device.precision: device for device in (floats, self.compute)}
-        self.source = locate(find_data(asked.data))
-        self.packed = open_packed(self.source, asked.cache)
+        self.source = locate(find_data(options.data))
+        self.packed = open_packed(self.source, options.cache)
         self.classes = len(self.packed.wnids)
-        self.backbone = functools.partial(load_backbone, asked.weights or WEIGHTS)
+        self.backbone = functools.partial(load_backbone, options.weights or WEIGHTS)
 
     @functools.cached_property
     def frozen(self) -> Any:
@@ -69,25 +69,25 @@ class Bench:
 
     def peers(self, part: str) -> dict[str, Peer]:
         rows = ours.spread(len(self.packed.part(part)), self.count)
-        folder = unpack(self.source, part, rows, self.room)
+        folder = unpack(self.source, part, rows, self.folder)
         return {
             kind: Peer(kind, folder, self.backbone(), self.classes, self.compute)
-            for kind in self.asked.peers
+            for kind in self.options.peers
             if self.compiles or "compiled" not in kind
         }
 
     @functools.cached_property
     def compiles(self) -> bool:
-        """Whether anything can be compiled here."""
+        """Whether this machine can compile networks."""
         try:
-            choose_compute(self.asked.device, self.asked.precision, compiled=True)
+            choose_compute(self.options.device, self.options.precision, compiled=True)
         except InputError as error:
-            console.log(f"what is compiled is left out: {error}")
+            console.log(f"skipped the compiled networks: {error}")
             return False
         return True
 
     def network(self, compute: Compute) -> Any:
-        """The tuned network as it runs fastest on a device."""
+        """The tuned network in its fastest form on a device."""
         network = self.frozen.for_inference(compute.device, compute.dtype)
         network.backbone = ours.frozen_backbone(self.frozen, self.packed, SIZE, compute)
         return network
@@ -95,11 +95,11 @@ class Bench:
     def rates(
         self, jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int | None = None
     ) -> dict[str, Any]:
-        return in_turn(jobs, counts or self.count, self.compute, self.asked.repeats)
+        return in_turn(jobs, counts or self.count, self.compute, self.options.repeats)
 
 
 def data(bench: Bench) -> dict[str, Any]:
-    """Pictures into memory: decoding alone, packing, and what loaders give to training."""
+    """Images into memory: decoding alone, packing, and the loaders' training batches."""
     pack, whole = ours.packing(bench.source)
     jobs = {"decoding alone, all cores": ours.decoding(bench.source), "tinynet, packing": pack}
     counts = dict.fromkeys(jobs, whole)
@@ -110,7 +110,7 @@ def data(bench: Bench) -> dict[str, Any]:
 
 
 def base(bench: Bench) -> dict[str, Any]:
-    """The head alone learns: peers run the whole network in every epoch, tinynet once."""
+    """Train the head alone: peers run the whole network in every epoch, tinynet once."""
     stage, views = TUNED.base, TUNED.base.cached_epochs
     head = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
     peers = bench.peers("train")
@@ -132,37 +132,36 @@ def base(bench: Bench) -> dict[str, Any]:
     extraction = _fixed_cost(rates, counts)
     warm = stage.epochs * ALL / rates["tinynet, head"]["median"]
     first = warm + extraction["seconds once"] + views * ALL / extraction["pictures/s after that"]
-    takes = {kind: REFERENCE.base.epochs * ALL / rates[kind]["median"] for kind in peers}
+    durations = {kind: REFERENCE.base.epochs * ALL / rates[kind]["median"] for kind in peers}
     return {
         "rates": rates,
         "extraction": extraction,
         "seconds of the whole stage, from the rates": {
-            **takes,
+            **durations,
             "tinynet, first run": first,
             "tinynet, warm": warm,
         },
-        "times faster, first run": {kind: taken / first for kind, taken in takes.items()},
-        "times faster, warm": {kind: taken / warm for kind, taken in takes.items()},
+        "times faster, first run": {kind: time / first for kind, time in durations.items()},
+        "times faster, warm": {kind: time / warm for kind, time in durations.items()},
     }
 
 
 def _fixed_cost(rates: dict[str, Any], counts: dict[str, int]) -> dict[str, float]:
-    """What extraction does once, such as measuring ranges for integers, apart from what it does for
-    every picture.
+    """The seconds that extraction takes once (such as calibrating int8), and its rate after that.
 
-    Each the median of the turns, as ratios are.
+    Each number is the median of the turns, like the ratios.
     """
     names = (
         "tinynet, extraction",
         "tinynet, extraction of a quarter",
         "tinynet, frozen forward alone",
     )
-    found = []
+    values = []
     for whole, quarter, bare in zip(*(rates[name]["turns"] for name in names), strict=True):
         seconds = counts[names[0]] / whole
         rate = (counts[names[0]] - counts[names[1]]) / (seconds - counts[names[1]] / quarter)
-        found.append((seconds - counts[names[0]] / rate, rate, rate / bare))
-    once, rate, share = (statistics.median(values) for values in zip(*found, strict=True))
+        values.append((seconds - counts[names[0]] / rate, rate, rate / bare))
+    once, rate, share = (statistics.median(column) for column in zip(*values, strict=True))
     return {
         "seconds once": once,
         "pictures/s after that": rate,
@@ -171,22 +170,20 @@ def _fixed_cost(rates: dict[str, Any], counts: dict[str, int]) -> dict[str, floa
 
 
 def finetune(bench: Bench) -> dict[str, Any]:
-    """All of the network learns; the reference network is the peers', the tuned one has a smaller
-    head.
-    """
+    """Train the whole network; `reference` is the peers' network, `tuned` has a smaller head."""
     jobs = {kind: peer.train(all_of_it=True) for kind, peer in bench.peers("train").items()}
     for recipe in (REFERENCE, TUNED):
-        made = ours.classifier(bench.backbone(), recipe.network, bench.classes)
+        model = ours.classifier(bench.backbone(), recipe.network, bench.classes)
         jobs[f"tinynet, {recipe.name}"] = ours.train_step(
-            made, bench.packed, recipe.finetune, bench.compute, bench.count
+            model, bench.packed, recipe.finetune, bench.compute, bench.count
         )
     compiled = (
         [("compiled", replace(bench.compute, compiled=True), False)] if bench.compiles else []
     )
     for name, device, resident in (*compiled, ("one resident batch", bench.compute, True)):
-        made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
+        model = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
         jobs[f"tinynet, tuned, {name}"] = ours.train_step(
-            made, bench.packed, TUNED.finetune, device, bench.count, resident
+            model, bench.packed, TUNED.finetune, device, bench.count, resident
         )
     return {"rates": bench.rates(jobs)}
 
@@ -202,13 +199,14 @@ def evaluate(bench: Bench) -> dict[str, Any]:
 
 
 def tta(bench: Bench) -> dict[str, Any]:
-    """Ten-crop of val beside ttach, both in the same floats, then tinynet in integers; that they
-    agree is measured.
+    """Ten-crop of val: ttach and tinynet in the same precision, then tinynet in int8.
+
+    The result has the greatest difference between their probabilities.
     """
-    said: dict[str, torch.Tensor] = {}
+    probabilities: dict[str, torch.Tensor] = {}
 
     def keeping(name: str, work: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        return lambda: said.__setitem__(name, work())
+        return lambda: probabilities.__setitem__(name, work())
 
     works = {
         f"ttach, {name}": (ours.ten_crop_of_ttach, device)
@@ -224,18 +222,17 @@ def tta(bench: Bench) -> dict[str, Any]:
     return {
         "rates": rates,
         "greatest difference of a probability to ttach's": {
-            name: (found - next(iter(said.values()))).abs().max().item()
-            for name, found in said.items()
+            name: (values - next(iter(probabilities.values()))).abs().max().item()
+            for name, values in probabilities.items()
         },
     }
 
 
 def whole(bench: Bench) -> dict[str, Any]:
-    """From the zip, with nothing kept, to a head that has learnt: one view, four epochs; 1 %, 10 %
-    and all pictures.
+    """From the zip, with an empty cache, to a trained head: one cached epoch, four epochs in all.
 
-    What the published system reaches takes peers all of its epochs, whose time is computed from
-    their rates.
+    With 1 %, 10 % and all images. The peers need all epochs of the published system to reach its
+    accuracy; their time is computed from their rates.
     """
     peers = bench.peers("train")
     jobs = {
@@ -245,13 +242,13 @@ def whole(bench: Bench) -> dict[str, Any]:
     }
     rates = bench.rates(jobs)
     rows = [
-        ours.from_the_zip(bench.source, bench.asked.weights or WEIGHTS, each, bench.compute)
+        ours.from_the_zip(bench.source, bench.options.weights or WEIGHTS, each, bench.compute)
         for each in (5, 50, None)
     ]
     reached, seconds = rows[-1]["holdout"], rows[-1]["packing"] + rows[-1]["rest"]
     targets = {}
     for share, stages in PUBLISHED.items():
-        takes = {
+        durations = {
             kind: sum(
                 REFERENCE.stage(stage).epochs * ALL / rates[f"{kind}, {stage}"]["median"]
                 for stage in stages
@@ -261,8 +258,8 @@ def whole(bench: Bench) -> dict[str, Any]:
         targets[f"{share:.2%}"] = (
             {
                 "tinynet": seconds,
-                "peers, computed from their rates": takes,
-                "times faster": {kind: taken / seconds for kind, taken in takes.items()},
+                "peers, computed from their rates": durations,
+                "times faster": {kind: time / seconds for kind, time in durations.items()},
             }
             if reached >= share
             else "not reached"
@@ -275,7 +272,7 @@ def whole(bench: Bench) -> dict[str, Any]:
 
 
 def sizes(bench: Bench) -> dict[str, Any]:
-    """How cost grows with the size of pictures: the frozen forward, and a step of finetune."""
+    """How cost grows with the image size: the frozen forward pass, and a step of finetune."""
     jobs, counts = {}, {}
     for size in SIZES:
         name = f"frozen forward, {size} px"
@@ -285,18 +282,19 @@ def sizes(bench: Bench) -> dict[str, Any]:
         jobs[name] = ours.frozen_forward(
             bench.frozen, bench.packed, size, bench.compute, counts[name]
         )
-        made = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
+        model = ours.classifier(bench.backbone(), TUNED.network, bench.classes)
         name = f"finetune, {size} px"
         counts[name] = ours.BATCH
         jobs[name] = ours.train_step(
-            made, bench.packed, replace(TUNED.finetune, size=size), bench.compute, ours.BATCH
+            model, bench.packed, replace(TUNED.finetune, size=size), bench.compute, ours.BATCH
         )
     return {"rates": bench.rates(jobs, counts)}
 
 
 def start(bench: Bench) -> dict[str, Any]:
-    """Seconds of `--help`, the median of five, and from packed data to the first batch, imports
-    left out.
+    """Seconds of `--help` (median of five), and from packed data to the first batch.
+
+    The latter are without imports.
     """
     program = (
         "import sys, time; from tinynet.data.packed import open_packed; "
@@ -304,11 +302,11 @@ def start(bench: Bench) -> dict[str, Any]:
         "next(batches(open_packed(sys.argv[1], sys.argv[2] or None).train)); "
         "print(time.perf_counter() - started)"
     )
-    given = [sys.executable, "-c", program, str(bench.source), bench.asked.cache or ""]
+    words = [sys.executable, "-c", program, str(bench.source), bench.options.cache or ""]
     return {
         "rates": {},
         "seconds from packed data to the first batch": float(
-            subprocess.run(given, check=True, capture_output=True).stdout
+            subprocess.run(words, check=True, capture_output=True).stdout
         ),
         "seconds of --help": {
             command: statistics.median(_help_seconds(command) for _ in range(5))
@@ -326,68 +324,79 @@ def _help_seconds(command: str) -> float:
 
 
 WHAT = {work.__name__: work for work in (data, base, finetune, evaluate, tta, start, whole, sizes)}
-# Forward passes that a picture costs; a training step costs three.
+# Forward passes per image; a training step costs three.
 _PASSES = {"base": 1, "finetune": 3, "evaluate": 1, "tta": 10}
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = Parser("benchmarks", __doc__)
     parser.add_argument(
-        "--what", nargs="+", choices=tuple(WHAT), default=list(WHAT), help="default: all of it"
+        "--what",
+        nargs="+",
+        choices=tuple(WHAT),
+        default=list(WHAT),
+        metavar="NAME",
+        help=f"measurements: {', '.join(WHAT)} (default: all)",
     )
     parser.add_argument(
         "--images",
         type=positive_int,
         default=320,
         metavar="N",
-        help="images that a job processes in a turn (default: 320)",
+        help="images that each job processes in one turn (default: 320)",
     )
     parser.add_argument(
-        "--repeats", type=positive_int, default=3, metavar="N", help="turns (default: 3)"
+        "--repeats", type=positive_int, default=3, metavar="N", help="number of turns (default: 3)"
     )
     parser.add_argument(
-        "--peers", nargs="*", choices=KINDS, default=list(KINDS), help="default: all of them"
+        "--peers",
+        nargs="*",
+        choices=KINDS,
+        default=list(KINDS),
+        metavar="NAME",
+        help=f"peers: {'; '.join(map(repr, KINDS))} (default: all)",
     )
-    add_common(parser, "data", "cache", "weights", "out", "device", "precision")
-    asked = parser.parse_args()
-    for name, needed in (("timm", "timm" in asked.peers), ("ttach", "tta" in asked.what)):
-        if needed and importlib.util.find_spec(name) is None:
+    out = "folder for the result files (default: benchmarks/results)"
+    add_common(parser, "data", "cache", "weights", "out", "device", "precision", out=out)
+    options = parser.parse_args()
+    for name, required in (("timm", "timm" in options.peers), ("ttach", "tta" in options.what)):
+        if required and importlib.util.find_spec(name) is None:
             raise InputError(
-                f"{name} is not installed, which tinynet is compared with; pip install -e "
+                f"{name} is not installed, but tinynet is compared with it; run pip install -e "
                 '".[bench]"'
             )
-    with tempfile.TemporaryDirectory() as room:
-        bench = Bench(asked, Path(room))
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, Path(folder))
         one = bench.frozen.backbone.to(bench.compute.device)
         cost = flop(one, torch.zeros(1, 3, SIZE, SIZE, device=bench.compute.device), ["pool5"])
         dtypes = {torch.float32, bench.compute.dtype} | (
             {torch.int8} if bench.compute.int8 else set()
         )
         best = {dtype: ceiling(bench.compute, dtype) for dtype in dtypes}
-        for what in asked.what:
-            console.log(f"{what}: {WHAT[what].__doc__}")
-            found = WHAT[what](bench)
+        for what in options.what:
+            title = (WHAT[what].__doc__ or "").split("\n")[0]
+            console.log(f"{what}: {title}")
+            measured = WHAT[what](bench)
             _share(
-                found["rates"],
+                measured["rates"],
                 cost * _PASSES.get(what, 0),
                 best,
                 what == "base" and bench.compute.int8,
             )
             sides = "" if what == "sizes" else f" at {SIZE} px"
             result = {
-                "what": f"{what}: pictures/s{sides}, batch {ours.BATCH}, in turn; "
-                f"{WHAT[what].__doc__}",
+                "what": f"{what}: images/s{sides}, batch {ours.BATCH}, interleaved; {title}",
                 "machine": facts(bench.compute),
                 "images": bench.count,
-                "repeats": asked.repeats,
+                "repeats": options.repeats,
                 "FLOP of a forward pass": cost,
                 "FLOP/s of the fastest matrix product": {
                     str(dtype): rate for dtype, rate in best.items()
                 },
-                **found,
+                **measured,
             }
-            out = Path(asked.out or "benchmarks/results") / f"{what}.json"
+            out = Path(options.out or "benchmarks/results") / f"{what}.json"
             write_json(out, result)
             print(_table(result), f"-> {out}\n", sep="\n")
 
@@ -395,10 +404,9 @@ def main() -> None:
 def _share(
     rates: dict[str, Any], cost: int, best: dict[torch.dtype, float], integers: bool
 ) -> None:
-    """Put FLOP/s beside the rates that come from the network, and their share of the ceiling, of
-    integers or floats.
+    """Add FLOP/s to the rates of network passes, and their share of the fastest matrix product.
 
-    `integers`: whether tinynet's are in integers where their names do not say so.
+    `integers`: whether tinynet runs in int8 in the jobs whose names do not give the precision.
     """
     floats = max(rate for dtype, rate in best.items() if dtype.is_floating_point)
     for name, rate in rates.items():
@@ -411,12 +419,12 @@ def _share(
 def _table(result: dict[str, Any]) -> str:
     head = [
         "",
-        "pictures/s",
+        "images/s",
         "range",
         "GFLOP/s",
-        "of the ceiling",
-        "memory taken, GB",
-        "to the first",
+        "of the fastest product",
+        "memory, GB",
+        "ratio to the first",
     ]
     lines = [
         [

@@ -5,9 +5,9 @@
     python -m benchmarks.digests --compare before.json after.json
 
 Run the first command at the old commit and the second at the new one, on the same machine. The
-third exits with status 1 if the results differ. The file contains the rows that the commands print
-and log, and digests of weights, cached features, stored probabilities, predictions and reports.
-Times and paths are left out.
+third exits with status 1 if the results differ. The files contain the rows that the commands print
+and log, and digests of weights, cached features, stored probabilities, predictions and reports, but
+no times and paths.
 """
 
 import argparse
@@ -34,13 +34,13 @@ UNSTABLE = {
     "pid",
     "stamp",
 }
-# Fields of recipe.json that format 1 called otherwise.
+# Fields of recipe.json that have other names in format 1.
 RENAMED = {"taps": "features", "learn": "trainable", "views": "cached_epochs"}
 
 _ON = "--data data.zip --cache cache --json"
 _RUN = f"--run run {_ON}"
 _VIEWS = "none flip five ten shift rotate zoom scales:48,64 resize:72 dense:96 flip+scales:48,64"
-# One command a line, behind its name in the results.
+# One command per line, after its name in the results.
 STEPS = f"""
 demo            demo --out demo --json
 synthetic       data synthetic data.zip --classes 6 --train 40 --val 20 --test 5
@@ -71,24 +71,28 @@ report          report run second --out pages {_ON}
 
 
 def main() -> None:
-    """The script."""
+    """Run the script."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.digests",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", nargs="?", type=Path)
-    parser.add_argument("--weights", type=Path, help="VGG16's, as for tinynet.train --weights")
+    parser.add_argument("out", nargs="?", type=Path, help="file to write")
+    parser.add_argument("--weights", type=Path, help="weights of VGG16, as for tinynet train")
     parser.add_argument(
         "--folder",
         type=Path,
-        help="a new folder to work in, which stays (default: a temporary one)",
+        help="a new folder for the work, which is not deleted (default: a temporary one)",
     )
-    parser.add_argument("--compare", nargs=2, type=Path, metavar="FILE")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar="FILE", help="two files to compare"
+    )
     options = parser.parse_args()
     if options.compare:
         before, after = (json.loads(file.read_text()) for file in options.compare)
-        raise SystemExit(compare(present(before), present(after)))
+        raise SystemExit(compare(current(before), current(after)))
     if not options.out or not options.weights:
-        parser.error("takes a file to write and --weights")
+        parser.error("needs a file to write, and --weights")
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     options.out.write_text(
@@ -99,7 +103,7 @@ def main() -> None:
 
 
 def collect(folder: Path, weights: Path) -> dict[str, Any]:
-    """Run all steps in `folder`; what they printed, and what lies there in the end."""
+    """Run all steps in `folder`; return their output and the contents of all files."""
     results: dict[str, Any] = {}
     for line in STEPS.replace("\\\n", "").strip().splitlines():
         name, *words = line.split()
@@ -117,7 +121,7 @@ def collect(folder: Path, weights: Path) -> dict[str, Any]:
 
 
 def tinynet(folder: Path, words: list[str]) -> str:
-    """Standard output of one command; a finetune of two epochs is stopped after its first."""
+    """Return the standard output of a command; a finetune of two epochs is stopped after one."""
     print(*words, file=sys.stderr, flush=True)
     stopped = "--stage finetune --run second" in " ".join(words)
     messages = []
@@ -126,7 +130,7 @@ def tinynet(folder: Path, words: list[str]) -> str:
             [sys.executable, "-m", f"tinynet.{words[0]}", *words[1:]],
             cwd=folder,
             env=environment(),
-            # A shell in the background ignores SIGINT, and its children would too.
+            # A background job of a shell ignores SIGINT, and so would its children.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             stdout=output,
             stderr=subprocess.PIPE,
@@ -145,7 +149,7 @@ def tinynet(folder: Path, words: list[str]) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Commands of this checkout, whatever is installed."""
+    """An environment in which Python imports this checkout, not an installed tinynet."""
     return {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
@@ -154,7 +158,7 @@ def environment() -> dict[str, str]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Some images of the archive as files."""
+    """Write five test images of the archive as files."""
     import zipfile
 
     with zipfile.ZipFile(archive) as source:
@@ -164,7 +168,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def content(path: Path) -> Any:
-    """What must stay the same of one file, or None."""
+    """The part of a file that must not change, or None."""
     if path.suffix in (".pt", ".npz", ".npy"):
         return tensors(path)
     if path.suffix == ".jsonl":
@@ -179,7 +183,7 @@ def content(path: Path) -> Any:
 
 
 def tensors(path: Path) -> Any:
-    """A digest for each array of a file."""
+    """A digest of each array in a file."""
     import numpy as np
     import torch
 
@@ -194,7 +198,7 @@ def tensors(path: Path) -> Any:
 
 
 def digests(value: Any) -> Any:
-    """`value`, with a digest in place of each array."""
+    """`value`, with each array replaced by its digest."""
     import numpy as np
     import torch
 
@@ -211,7 +215,7 @@ def digests(value: Any) -> Any:
 
 
 def stable(value: Any) -> Any:
-    """`value` without what differs between two runs of one program."""
+    """`value` without times, paths and other parts that differ between two runs."""
     if isinstance(value, dict):
         return {key: stable(inner) for key, inner in value.items() if key not in UNSTABLE}
     if isinstance(value, list):
@@ -220,7 +224,7 @@ def stable(value: Any) -> Any:
 
 
 def stable_text(text: str) -> str:
-    """`text` without times and temporary places."""
+    """`text` without times and temporary folders."""
     text = re.sub(
         r"/[\w./-]*?/(?=(run|second|ref|demo|data\.zip|cache|kept|soup|pages|pictures|data)\b)",
         "",
@@ -234,8 +238,8 @@ def stable_text(text: str) -> str:
     )
 
 
-def present(results: dict[str, Any]) -> dict[str, Any]:
-    """Results with the present names of fields, without what differs between two runs."""
+def current(results: dict[str, Any]) -> dict[str, Any]:
+    """Results with the names of format 2, without the parts that differ between two runs."""
     return {
         name: stable(renamed(value | {"format": 2}) if name.endswith("recipe.json") else value)
         for name, value in results.items()
@@ -243,14 +247,14 @@ def present(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed(value: Any) -> Any:
-    """A recipe with the present names of its fields."""
+    """A recipe with the field names of format 2."""
     if isinstance(value, dict):
         return {RENAMED.get(key, key): renamed(inner) for key, inner in value.items()}
     return value
 
 
 def compare(before: Any, after: Any, place: str = "") -> int:
-    """Print where the two differ; 1 where they do."""
+    """Print the differences; return 1 if there are any."""
     if isinstance(before, dict) and isinstance(after, dict):
         only = sorted(before.keys() ^ after.keys())
         for key in only:

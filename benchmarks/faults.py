@@ -1,18 +1,19 @@
-"""Whether anything is lost when a process is ended at any moment.
+"""Kill commands at random moments, resume them, and check that no result is lost.
 
     python -m benchmarks.faults --kills 200 --out results.json
     python -m benchmarks.faults --short    one kill for each moment and signal
     python -m benchmarks.faults --moments pack --signals SIGKILL --kills 10 --parts
 
-Commands of tinynet run in small on drawn images: a thin network, frequent saving. They are ended by
-signals at random moments, half of them just before a change to a file, and run again, by the line
-that they printed to go on with if they did. What they leave in the end is compared with an
-undisturbed run: bits of weights, features, probabilities and packed images, rows of log and scores
-without times and rates, pages; no temporary file, lock or process may be left. Parts: a full disk,
-failing workers, two processes at once, signals to the group, a second signal.
+The commands of tinynet run on synthetic images, with a thin network that is saved often. Signals
+end them at random moments, half of these just before a change to a file. Then they run again, with
+the command line that they printed, if they did. The final files are compared with those of an
+undisturbed run: the bits of weights, features, probabilities and packed images, the rows of log and
+scores (without times and rates), and the pages. No temporary file, lock or process may remain.
+Other parts: a full disk, failing workers, two processes at once, signals to the process group, a
+second signal.
 
-Forks of a process that has imported torch stand for most processes; every tenth is started by
-`python -m`. Needs Linux.
+Most processes are forks of one that has imported torch; every tenth is started with `python -m`.
+Needs Linux.
 """
 
 import json
@@ -44,18 +45,18 @@ from tinynet.flags import Parser, positive_int, run_command
 from tinynet.report.tables import columns
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
-_LONGEST = 3  # kills of a chain
+_LONGEST = 3  # kills in a chain
 _DRAWS = 3  # trials of a part at a moment
 _SHORT = ("full disk", "worker killed", "SIGTERM group")  # parts of --short
-_SHORT_SECONDS = 50.0  # after which --short begins nothing more
+_SHORT_SECONDS = 50.0  # --short begins no trial after this time
 
 
 @dataclass
 class Book:
-    """The trials so far, by moment and kind; a room is kept for every kind of fault, others are
-    removed.
+    """The trials so far, by moment and kind.
 
-    `end`: the time after which no trial begins.
+    The folder of a trial is deleted unless it is the first one with its kind of fault. `end`: the
+    time after which no trial begins.
     """
 
     bar: Any
@@ -65,29 +66,29 @@ class Book:
     _lock: Any = field(default_factory=threading.Lock)
 
     def add(self, trial: Trial, progress: int) -> None:
-        """Write down a trial, by which there is so much less to do."""
+        """Add a trial; the progress bar advances by `progress`."""
         with self._lock:
             self.trials[trial.moment, trial.kind].append(trial)
-            news = {alike(fault) for fault in trial.faults} - self._known
-            self._known |= news
+            new_faults = {alike(fault) for fault in trial.faults} - self._known
+            self._known |= new_faults
             self.bar.update(progress)
-        if not news:
+        if not new_faults:
             shutil.rmtree(trial.room.path, ignore_errors=True)
 
     @property
     def closed(self) -> bool:
-        """Whether no trial may begin any more."""
+        """Whether the time for new trials is over."""
         return time.monotonic() > self.end
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command; exits with status 1 where anything differs."""
+    """Run the command; exits with status 1 if there are faults."""
     flags = _parser().parse_args(argv)
     if not Path("/proc/self/stat").is_file():
         raise InputError(
-            "benchmarks.faults: needs Linux, whose /proc says which processes are left"
+            "benchmarks.faults: needs /proc, to find the processes that remain; run it on Linux"
         )
-    # A job in the background of a shell ignores SIGINT, and what it starts would ignore it too.
+    # A background job of a shell ignores SIGINT, and its children would ignore it too.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     root = Path(flags.keep or tempfile.mkdtemp(prefix="tinynet-faults-")).resolve()
@@ -98,18 +99,18 @@ def main(argv: list[str] | None = None) -> None:
     with closing(Processes(root)) as processes, closing(Scene(root, processes)) as scene:
         with ThreadPoolExecutor(flags.jobs) as pool:
             list(pool.map(scene.go, [MOMENTS[name] for name in flags.moments]))
-        if flags.also:  # what is compared with is not broken
+        if flags.also:  # only now: the undisturbed runs must not be broken
             processes.environment["FAULTS_ALSO"] = str(Path(flags.also).resolve())
         trials = _try(scene, flags)
     result = _result(scene, flags, trials, time.monotonic() - started)
     if flags.out:
-        # The room is gone with this run, and its path is of this machine.
+        # The folder will be deleted, and its path is one of this machine.
         write_json(
             flags.out, json.loads(json.dumps(result).replace(json.dumps(str(root))[1:-1], "ROOM"))
         )
     print(_table(result["rows"]), "", _table(result["parts"]), sep="\n")
     if not result["kills"]:
-        raise InputError(f"no process was ended, so nothing is shown; see {root}")
+        raise InputError(f"no process was killed, so nothing was tested; see {root}")
     if result["faults"]:
         print(
             _faults(result["faults"]),
@@ -127,48 +128,59 @@ def _parser() -> Parser:
         "--kills",
         type=positive_int,
         metavar="N",
-        help="how often a process is ended (default: 200)",
+        help="number of kills (default: 200)",
     )
     parser.add_argument(
         "--short",
         action="store_true",
-        help=f"about a minute: a kill for each moment and signal; {', '.join(_SHORT)} at one "
-        "moment each; what there is no time for is left out",
+        help="stop after about a minute: one kill for each moment and signal, and "
+        f"{', '.join(_SHORT)} at one moment each",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of all moments (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed of all random moments (default: 0)"
     )
     parser.add_argument(
-        "--moments", nargs="+", choices=tuple(MOMENTS), default=list(MOMENTS), help="default: all"
+        "--moments",
+        nargs="+",
+        choices=tuple(MOMENTS),
+        default=list(MOMENTS),
+        metavar="NAME",
+        help=f"commands to kill: {', '.join(MOMENTS)} (default: all)",
     )
     parser.add_argument(
-        "--signals", nargs="+", choices=SIGNALS, default=list(SIGNALS), help="default: all"
+        "--signals",
+        nargs="+",
+        choices=SIGNALS,
+        default=list(SIGNALS),
+        metavar="NAME",
+        help=f"signals to send: {', '.join(SIGNALS)} (default: all)",
     )
     parser.add_argument(
         "--parts",
         nargs="*",
         choices=tuple(PARTS),
         default=list(PARTS),
-        help="what else is tried, at the moments that are named (default: all of it)",
+        metavar="NAME",
+        help=f"other faults to try at these moments: {'; '.join(map(repr, PARTS))} (default: all)",
     )
     parser.add_argument(
-        "--jobs", type=positive_int, default=2, metavar="N", help="chains at once (default: 2)"
+        "--jobs", type=positive_int, default=2, metavar="N", help="trials at once (default: 2)"
     )
     parser.add_argument(
-        "--keep", metavar="DIR", help="a new folder for evidence (default: a temporary one)"
+        "--keep", metavar="DIR", help="a new folder for the trials (default: a temporary one)"
     )
     parser.add_argument(
         "--also",
         metavar="FILE",
-        help="a Python file that every ended process runs first, to break "
-        "something and see that it is reported",
+        help="a Python file that every process runs first, to break something and see that it is "
+        "reported",
     )
     parser.add_argument("--out", metavar="FILE", help="write the result as JSON")
     return parser
 
 
 def _try(scene: Scene, flags: Any) -> dict[tuple[str, str], list[Trial]]:
-    """Everything that the flags name, `--jobs` at once; the trials by moment and kind."""
+    """Run all trials that the flags ask for, `--jobs` at once; the trials by moment and kind."""
     cells = [(moment, kind) for moment in flags.moments for kind in flags.signals]
     parts = [
         (part, moment)
@@ -187,7 +199,7 @@ def _try(scene: Scene, flags: Any) -> dict[tuple[str, str], list[Trial]]:
     kills, draws = flags.kills or (len(cells) if flags.short else 200), 1 if flags.short else _DRAWS
     with (
         console.progress(
-            total=kills + draws * len(parts), label="ending processes", unit="kills"
+            total=kills + draws * len(parts), label="killing processes", unit="kills"
         ) as bar,
         ThreadPoolExecutor(flags.jobs) as pool,
     ):
@@ -204,19 +216,18 @@ def _try(scene: Scene, flags: Any) -> dict[tuple[str, str], list[Trial]]:
             book.end = 0.0
             pool.shutdown(cancel_futures=True)
             raise
-    struck = sum(trial.kills for cell in cells for trial in book.trials[cell])
-    if struck < kills:
+    count = sum(trial.kills for cell in cells for trial in book.trials[cell])
+    if count < kills:
         console.log(
-            f"{struck} of {kills} kills: for the rest there was no time, or the commands ended "
-            "before they came"
+            f"{count} of {kills} kills: the time was over, or commands ended before their signal"
         )
     return book.trials
 
 
 def _cell(scene: Scene, book: Book, cell: tuple[str, str], seed: int, kills: int) -> None:
-    """Chains of one moment and signal, until there are as many kills as there should be."""
+    """Run chains of one moment and signal until they have `kills` kills in all."""
     name, kind = cell
-    number, most = 0, 10 + 4 * kills  # some chains end before they are struck
+    number, most = 0, 10 + 4 * kills  # some chains end before their signal
     while kills > 0 and number < most and not book.closed:
         key = f"{seed}, {number}"
         length = min(kills, random.Random(f"{key}: {name}, {kind}, length").randint(1, _LONGEST))
@@ -228,7 +239,7 @@ def _cell(scene: Scene, book: Book, cell: tuple[str, str], seed: int, kills: int
 
 
 def _part(scene: Scene, book: Book, part: tuple[str, str], seed: int, draws: int) -> None:
-    """Trials of one part at one moment."""
+    """Run the trials of one part at one moment."""
     name, moment = part
     for number in range(draws):
         if not book.closed:
@@ -238,9 +249,7 @@ def _part(scene: Scene, book: Book, part: tuple[str, str], seed: int, draws: int
 def _result(
     scene: Scene, flags: Any, trials: dict[tuple[str, str], list[Trial]], seconds: float
 ) -> dict[str, Any]:
-    """Everything as plain values: a row a moment and signal, a row a part and moment, faults by
-    kind.
-    """
+    """The result as plain values: rows by moment and signal, rows by part and moment, faults."""
     rows = [
         {
             "moment": moment,
@@ -273,13 +282,13 @@ def _result(
         for moment in PARTS[part][1]
         if (moment, part) in trials
     ]
-    everything = [trial for some in trials.values() for trial in some]
+    all_trials = [trial for group in trials.values() for trial in group]
     undisturbed = {
         name: {"seconds": one.ending.seconds, "changes": len(one.ending.traced)}
         for name, one in scene.undisturbed.items()
     }
     return {
-        "what": "commands of tinynet ended at random moments, gone on with, and compared with "
+        "what": "commands of tinynet, killed at random moments, resumed, and compared with "
         "undisturbed ones",
         "machine": facts(choose_compute("cpu", "float32")),
         "seed": flags.seed,
@@ -288,14 +297,14 @@ def _result(
         "undisturbed": undisturbed,
         "rows": rows,
         "parts": parts,
-        "kills of what is no fork": sum(
+        "kills of processes that are no forks": sum(
             bool(ending.struck)
-            for trial in everything
+            for trial in all_trials
             if trial.kind in SIGNALS
             for ending in trial.endings
             if ending.real
         ),
-        "faults": _by_kind(everything),
+        "faults": _by_kind(all_trials),
         "trials": [
             {
                 "moment": trial.moment,
@@ -304,26 +313,26 @@ def _result(
                 "faults": trial.faults,
                 "note": trial.note,
             }
-            for trial in everything
+            for trial in all_trials
         ],
     }
 
 
 def _by_kind(trials: list[Trial]) -> list[dict[str, Any]]:
-    """The faults, each kind once, those first that most trials have."""
+    """Each kind of fault once, the most frequent first."""
     kinds: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         for kind in dict.fromkeys(map(alike, trial.faults)):
             kinds[kind].append(trial)
     faults = []
-    for kind, some in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        example = next((trial for trial in some if trial.room.path.exists()), some[0])
+    for kind, group in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        example = next((trial for trial in group if trial.room.path.exists()), group[0])
         faults.append(
             {
                 "fault": kind,
-                "trials": len(some),
-                "moments": sorted({trial.moment for trial in some}),
-                "by": sorted({trial.kind for trial in some}),
+                "trials": len(group),
+                "moments": sorted({trial.moment for trial in group}),
+                "by": sorted({trial.kind for trial in group}),
                 "lines": example.lines,
                 "evidence": str(example.room.path),
             }
@@ -340,7 +349,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _faults(faults: list[dict[str, Any]]) -> str:
-    """Every kind of fault with the command lines of one trial that showed it."""
+    """Every kind of fault, with the command lines of one trial that has it."""
     lines = []
     for fault in faults:
         lines += [

@@ -1,4 +1,4 @@
-"""Accuracy against time on two CPU cores, drawn from the result files."""
+"""A figure of accuracy against time on two CPU cores, from the result files."""
 
 import json
 import statistics
@@ -26,7 +26,7 @@ class Point:
 
 
 def points(folder: Path) -> list[Point]:
-    """tinynet's points, all of one machine; minutes are computed from the measured rates."""
+    """tinynet's points, all from one machine; minutes are computed from the measured rates."""
     base = _read(folder, "base")["seconds of the whole stage, from the rates"]
     first = base["tinynet, first run"] / 60
     settings = _read(folder, "finetune-64")["settings"]
@@ -50,7 +50,7 @@ def published_minutes(folder: Path) -> float:
 
 
 def description(folder: Path) -> str:
-    """The numbers of the figure as text, which the PNG carries."""
+    """The numbers of the figure as text, which is stored in the PNG."""
     lines = [
         f"{point.name}: {point.minutes:.1f} min, {point.none[0]:.2%}, with flip {point.flip[0]:.2%}"
         for point in points(folder)
@@ -92,7 +92,7 @@ def figure(folder: Path) -> Figure:
         markerfacecolor="white",
         label="published code, NVIDIA T4",
     )
-    for point, offset, place in zip(
+    for point, offset, side in zip(
         rows, ((10, 0), (-10, -4), (-10, 4)), ("left", "right", "right"), strict=True
     ):
         axes.annotate(
@@ -100,7 +100,7 @@ def figure(folder: Path) -> Figure:
             (point.minutes, 100 * point.none[0]),
             xytext=offset,
             textcoords="offset points",
-            ha=place,
+            ha=side,
             va="center",
         )
     axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""What stands beside every measurement: the machine and the versions."""
+"""The machine and the versions, which every result file names."""
 
 import os
 import platform

@@ -1,5 +1,6 @@
-"""Rates, measured in turn (A B A B ...), so that their ratios hold on a noisy machine; ceilings;
-memory.
+"""Rates, fastest matrix products and memory.
+
+Jobs are interleaved (A B A B ...), so that the ratios of their rates hold on a noisy machine.
 """
 
 import statistics
@@ -21,27 +22,26 @@ from tinynet.console import progress
 def in_turn(
     jobs: dict[str, Callable[[], Any]], counts: dict[str, int] | int, compute: Compute, repeats: int
 ) -> dict[str, dict[str, Any]]:
-    """Pictures a second of each job, after one turn that is not counted: median, least, greatest,
-    and each turn.
+    """Images per second of each job: `median`, `low`, `high` and the `turns`.
 
-    `counts`: pictures that a job does, one number for all or one each. `ratio`: to the first job,
-    the median over turns of the ratio within a turn. `memory`: GB by which this process grew at
-    most while the job ran, page cache and worker processes aside. A temporary folder that a job
-    returns is removed when its time is taken.
+    `counts`: the images that a job processes, one number for all jobs or one each. The first turn
+    is a warm-up and not counted. `ratio`: to the first job, the median over turns of the ratio
+    within a turn. `memory`: the largest growth of this process in GB during the job, without page
+    cache and worker processes. A temporary folder that a job returns is removed afterwards.
     """
-    found: dict[str, list[float]] = {name: [] for name in jobs}
-    held = dict.fromkeys(jobs, 0.0)
+    job_rates: dict[str, list[float]] = {name: [] for name in jobs}
+    peaks = dict.fromkeys(jobs, 0.0)
     with progress(total=(repeats + 1) * len(jobs), label="measuring", unit="jobs") as bar:
         for turn in range(repeats + 1):
             for name, job in jobs.items():
                 count = counts if isinstance(counts, int) else counts[name]
                 with PeakMemory(compute) as memory:
                     seconds = _seconds(job, compute)
-                held[name] = max(held[name], memory.gigabytes)
+                peaks[name] = max(peaks[name], memory.gigabytes)
                 if turn:
-                    found[name].append(count / seconds)
+                    job_rates[name].append(count / seconds)
                 bar.update()
-    first = next(iter(found.values()), [])
+    first = next(iter(job_rates.values()), [])
     return {
         name: {
             "median": statistics.median(rates),
@@ -49,33 +49,34 @@ def in_turn(
             "high": max(rates),
             "turns": rates,
             "ratio": statistics.median(r / f for r, f in zip(rates, first, strict=True)),
-            "memory": held[name],
+            "memory": peaks[name],
         }
-        for name, rates in found.items()
+        for name, rates in job_rates.items()
     }
 
 
 def _seconds(job: Callable[[], Any], compute: Compute) -> float:
     started = time.perf_counter()
-    made = job()
+    result = job()
     if compute.device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    if isinstance(made, tempfile.TemporaryDirectory):
-        made.cleanup()
+    if isinstance(result, tempfile.TemporaryDirectory):
+        result.cleanup()
     return seconds
 
 
 def ceiling(
     compute: Compute, dtype: torch.dtype, sides: tuple[int, ...] = (1024, 2048, 4096)
 ) -> float:
-    """FLOP/s of the fastest of several square matrix products, multiply and add counted as two;
-    int8: into int32.
+    """FLOP/s of the fastest of several square matrix products; int8 is accumulated in int32.
+
+    A multiplication and an addition count as two operations.
     """
     best, product = 0.0, torch._int_mm if dtype == torch.int8 else torch.mm
     for side in sides:
-        # Up to 100, for as integers numbers below 1 would all be 0, which some chips multiply
-        # faster.
+        # Numbers up to 100: as integers, numbers below 1 would all be 0, and some processors
+        # multiply zeros faster.
         a, b = ((100 * torch.rand(side, side, device=compute.device)).to(dtype) for _ in range(2))
         for _ in range(4):
             best = max(best, 2 * side**3 / _seconds(lambda a=a, b=b: product(a, b), compute))
@@ -83,15 +84,16 @@ def ceiling(
 
 
 def flop(network: nn.Module, *inputs: Any) -> int:
-    """FLOP of one forward pass, multiply and add counted as two."""
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
+    """FLOP of one forward pass; a multiplication and an addition count as two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(*inputs)
-    return counted.get_total_flops()
+    return counter.get_total_flops()
 
 
 class PeakMemory(threading.Thread):
-    """Watches by how much this process grows: on a GPU there, else what is resident, mapped files
-    aside (Linux).
+    """Measure the growth of this process in GB: the GPU's memory, else the resident memory (Linux).
+
+    Mapped files are not counted.
     """
 
     def __init__(self, compute: Compute) -> None:
@@ -118,7 +120,7 @@ class PeakMemory(threading.Thread):
 
 
 def _resident() -> float:
-    """GB of memory that is no page cache; 0 where the system does not say."""
+    """Resident memory in GB without page cache; 0 if the system does not tell."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return 0.0

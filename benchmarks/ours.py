@@ -1,4 +1,4 @@
-"""tinynet's own steps, each a function that does all of its pictures once."""
+"""tinynet's own steps; each function returned here processes all of its images once."""
 
 import copy
 import tempfile
@@ -34,9 +34,7 @@ Work = Callable[[], Any]
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """(count,) rows of a part of `total` pictures, from all over it: the pictures of every job here
-    and of peers.
-    """
+    """(count,) evenly spaced rows of a part with `total` images; all jobs and peers use them."""
     return np.linspace(0, total - 1, count).astype(np.int64)
 
 
@@ -55,7 +53,7 @@ def classifier(backbone: Backbone, network: Network, classes: int) -> Classifier
 def frozen_forward(
     model: Classifier, packed: Packed, size: int, compute: Compute, count: int
 ) -> Work:
-    """The bare backbone on one batch that is there already, as large as extraction has it."""
+    """The backbone alone on one batch in memory, of the size that extraction uses."""
     frozen = frozen_backbone(model, packed, size, compute)
     at_once = default_batch_size(size, compute.device)
     images = torch.rand(at_once, size, size, 3, device=compute.device).permute(0, 3, 1, 2)
@@ -72,20 +70,18 @@ def frozen_forward(
 def extraction(
     model: Classifier, packed: Packed, stage: Stage, compute: Compute, count: int
 ) -> Work:
-    """The features of `count` views of train pictures, as a recipe keeps them, from packed pictures
-    to disk.
-    """
+    """The features of `count` views of training images, from packed images to the cache on disk."""
     rows = spread(len(packed.train), count // stage.cached_epochs)
 
     def work() -> None:
-        with _EmptyCache(packed) as apart:
-            FeatureCache(model, apart, compute).train_features(rows, stage, seed=0)
+        with _EmptyCache(packed) as packed_alone:
+            FeatureCache(model, packed_alone, compute).train_features(rows, stage, seed=0)
 
     return work
 
 
 class _EmptyCache:
-    """The same packed pictures beside a cache that holds nothing else."""
+    """The same packed images with a cache that contains nothing else."""
 
     def __init__(self, packed: Packed):
         self.packed, self.folder = packed, tempfile.TemporaryDirectory()
@@ -93,9 +89,9 @@ class _EmptyCache:
     def __enter__(self) -> Packed:
         link = Path(self.folder.name) / self.packed.folder.name
         link.symlink_to(self.packed.folder.resolve())
-        apart = copy.copy(self.packed)  # with its parts, which may be on the device already
-        apart.folder = link
-        return apart
+        packed = copy.copy(self.packed)  # with its parts, which may be on the device already
+        packed.folder = link
+        return packed
 
     def __exit__(self, *_: Any) -> None:
         self.folder.cleanup()
@@ -106,9 +102,9 @@ def head_epoch(
 ) -> Work:
     """An epoch of the head on cached features of `count` images."""
     rows = spread(len(packed.train), count)
-    with _EmptyCache(packed) as apart:
-        cache = FeatureCache(model, apart, compute)
-        on_disk = cache.view_features(packed.train, rows, _as_they_are, stage)
+    with _EmptyCache(packed) as packed_alone:
+        cache = FeatureCache(model, packed_alone, compute)
+        on_disk = cache.view_features(packed.train, rows, _unchanged, stage)
         arrays = tuple(np.array(array) for array in on_disk.arrays)
     in_memory = type(on_disk)(arrays, on_disk.labels)
     training = _training(model, stage, compute, module=model.head)
@@ -128,10 +124,9 @@ def train_step(
     count: int,
     resident: bool = False,
 ) -> Work:
-    """Steps of a stage that learns from pictures; `resident`: on one batch that is there already,
-    unchanged.
+    """Training steps on images; `resident`: always on the same batch in memory, not augmented.
 
-    `count` is a multiple of the batch.
+    `count` is a multiple of the batch size.
     """
     training, rows = _training(model, stage, compute), spread(len(packed.train), count)
     fixed = next(batches(packed.train, rows, batch_size=stage.batch, device=compute.device))
@@ -149,7 +144,7 @@ def train_step(
 
 
 def load(packed: Packed, stage: Stage, compute: Compute, count: int) -> Work:
-    """An epoch's batches of a stage, changed as it says, and no network."""
+    """The augmented batches of one epoch, without a network."""
 
     def work() -> None:
         rows = spread(len(packed.train), count)
@@ -174,7 +169,7 @@ def _training(
 
 
 def one_view(network: nn.Module, packed: Packed, compute: Compute, count: int) -> Work:
-    """One view of pictures of val, scored; `network` in eval mode."""
+    """Probabilities of one view of images of val; `network` is in eval mode."""
     rows = spread(len(packed.val), count)
     return lambda: view_probabilities(network, batches(packed.val, rows, device=compute.device))
 
@@ -182,7 +177,7 @@ def one_view(network: nn.Module, packed: Packed, compute: Compute, count: int) -
 def ten_crop(
     network: nn.Module, packed: Packed, size: int, compute: Compute, count: int
 ) -> Callable[[], Tensor]:
-    """Ten-crop of pictures of val: (N, C) probabilities."""
+    """Ten-crop of images of val: (N, C) probabilities."""
     views, rows = view_set("ten", size).views, spread(len(packed.val), count)
 
     def work() -> Tensor:
@@ -198,7 +193,7 @@ def ten_crop(
 def ten_crop_of_ttach(
     network: nn.Module, packed: Packed, size: int, compute: Compute, count: int
 ) -> Callable[[], Tensor]:
-    """The same by ttach, which is given probabilities: it averages whatever a model returns."""
+    """The same with ttach, which averages the output of the model: here probabilities."""
     import ttach
 
     rows = spread(len(packed.val), count)
@@ -221,9 +216,7 @@ def ten_crop_of_ttach(
 
 
 def packing(source: Path) -> tuple[Work, int]:
-    """The whole archive into packed arrays, in a temporary folder that is returned, and its number
-    of pictures.
-    """
+    """A job that packs the archive into a temporary folder and returns it; the number of images."""
     archive = Archive(source)
 
     def work() -> tempfile.TemporaryDirectory:
@@ -237,10 +230,9 @@ def packing(source: Path) -> tuple[Work, int]:
 def from_the_zip(
     source: Path, weights: str, per_class: int | None, compute: Compute
 ) -> dict[str, Any]:
-    """A whole base of one view and four epochs with nothing kept: seconds, GB, and what it reaches
-    of the hold-out.
+    """A whole base (one cached epoch, four epochs) with an empty cache: seconds, GB and accuracy.
 
-    `per_class`: pictures of each class that are used, None: all.
+    `per_class`: the number of images of each class, None: all. The accuracy is on the hold-out.
     """
     recipe = TUNED.override(dict(per_class=per_class, cached_epochs=1, epochs=4), ("base",))
     with tempfile.TemporaryDirectory() as place, PeakMemory(compute) as memory:
@@ -253,21 +245,21 @@ def from_the_zip(
             compute,
         )
         ended = time.perf_counter()
-    used = len(packed.train) if per_class is None else per_class * len(packed.wnids)
+    count = len(packed.train) if per_class is None else per_class * len(packed.wnids)
     return {
-        "pictures": used,
+        "pictures": count,
         "packing": between - started,
         "rest": ended - between,
         "memory": memory.gigabytes,
-        "holdout": row["top1"],
-        "low": row["low"],
-        "high": row["high"],
-        "n": row["n"],
+        "holdout": row.top1,
+        "low": row.low,
+        "high": row.high,
+        "n": row.n,
     }
 
 
 def decoding(source: Path) -> Work:
-    """Every picture decoded on all cores and thrown away."""
+    """Decode every image on all cores, and discard it."""
     archive = Archive(source)
     files = [file for name in ("train", "val", "test") for file in archive.part(name).files]
 
@@ -286,5 +278,5 @@ def _decode_only(read: Callable[[str], bytes], files: list[str]) -> int:
     return len(files)
 
 
-def _as_they_are(images: Tensor) -> Tensor:
+def _unchanged(images: Tensor) -> Tensor:
     return images

@@ -1,10 +1,9 @@
-"""What others do with the same pictures, in our own words: the published loop, the same at its
-best, timm's.
+"""The peers: the published loop, the same loop with its best settings, and timm.
 
-The published loop (derwind 2024): `ImageFolder`, PIL, torchvision's transforms on one picture after
-another, batches of 64, VGG16 with a classifier of 25,088-512-512-200, Adam. At its best: worker
-processes that stay, channels last, autocast where the processor has bfloat16, a fused optimizer,
-and compiled too. timm: its loader and its optimizer, the same network.
+The published loop (derwind 2024), written again: `ImageFolder`, PIL, torchvision's transforms one
+image at a time, batches of 64, VGG16 with a classifier of 25,088-512-512-200, Adam. Best settings:
+persistent workers, channels last, autocast if the processor supports bfloat16, a fused optimizer,
+with and without torch.compile. timm: its loader and its optimizer, with the same network.
 """
 
 import copy
@@ -33,27 +32,23 @@ KINDS = ("as written", "best flags", "best flags, compiled", "timm")
 
 
 def unpack(source: Path, part: str, rows: np.ndarray, folder: Path) -> Path:
-    """The pictures of a part at `rows` as JPEG files in class folders below `folder`."""
+    """Write the images of a part at `rows` as JPEG files in class folders below `folder`."""
     archive = Archive(source)
-    chosen = archive.part(part)
+    images = archive.part(part)
     for row in rows:
-        place = folder / part / archive.wnids[chosen.labels[row]] / Path(chosen.files[row]).name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(archive.read(chosen.files[row]))
+        path = folder / part / archive.wnids[images.labels[row]] / Path(images.files[row]).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(archive.read(images.files[row]))
     return folder / part
 
 
-def _as_torch_has_it() -> AbstractContextManager:
-    """Float32 convolutions on a GPU round to TF32 unless told otherwise, as tinynet's --precision
-    float32 does.
-    """
+def _with_tf32() -> AbstractContextManager:
+    """torch's default: float32 convolutions on a GPU round to TF32, unlike in tinynet's float32."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=True)
 
 
 class Peer:
-    """One of `KINDS` on pictures in class folders: training, scoring and loading go through all of
-    them once.
-    """
+    """One of `KINDS` on images in class folders; each method processes all of them once."""
 
     def __init__(self, kind: str, folder: Path, backbone: Backbone, classes: int, compute: Compute):
         self.kind, self.compute = kind, compute
@@ -61,57 +56,59 @@ class Peer:
         self._half = kind != "as written" and compute.dtype != torch.float32
         if kind != "as written":
             self.network.to(memory_format=torch.channels_last)
-        self._runs = torch.compile(self.network) if kind == "best flags, compiled" else self.network
+        self._forward = (
+            torch.compile(self.network) if kind == "best flags, compiled" else self.network
+        )
         self._norm = v2.Normalize(backbone.mean.flatten().tolist(), backbone.std.flatten().tolist())
         self._folder = folder
         self._loaders: dict[bool, Iterable] = {}
 
     def train(self, all_of_it: bool) -> Callable[[], None]:
-        """An epoch of the first stage (the head alone learns), or of the second (all of it)."""
+        """An epoch that trains the head, or with `all_of_it` the whole network."""
         self.network[0].requires_grad_(all_of_it)
-        learning = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = self._optimizer(learning)
+        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = self._optimizer(trainable)
         scaler = self.compute.scaler()
 
-        @_as_torch_has_it()
+        @_with_tf32()
         def epoch() -> None:
             self.network[0].requires_grad_(all_of_it)
             self.network.train()
-            seen = 0.0
+            total = 0.0
             for images, labels in self._batches(train=True):
                 with self._autocast():
-                    loss = F.cross_entropy(self._runs(images), labels)
+                    loss = F.cross_entropy(self._forward(images), labels)
                 optimizer.zero_grad()
                 scaler.scale(loss).backward()
                 scaler.step(optimizer)
                 scaler.update()
-                seen += loss.item() if self.kind == "as written" else 0
+                total += loss.item() if self.kind == "as written" else 0
 
         return epoch
 
-    @_as_torch_has_it()
+    @_with_tf32()
     def evaluate(self) -> None:
-        """One view of every picture, its right answers counted."""
+        """Classify every image once, and count the correct predictions."""
         self.network.eval()
-        right = 0
+        hits = 0
         with torch.inference_mode(), self._autocast():
             for images, labels in self._batches(train=False):
-                right += int((self._runs(images).argmax(1) == labels).sum())
+                hits += int((self._forward(images).argmax(1) == labels).sum())
 
     def _autocast(self) -> AbstractContextManager:
         return self.compute.autocast() if self._half else nullcontext()
 
     def load(self) -> None:
-        """The pictures alone, as training sees them."""
+        """Load the augmented training images, without a network."""
         for _ in self._batches(train=True):
             pass
 
-    def _optimizer(self, learning: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def _optimizer(self, trainable: list[nn.Parameter]) -> torch.optim.Optimizer:
         if self.kind == "timm":
             from timm.optim import create_optimizer_v2
 
-            return create_optimizer_v2(learning, opt="adam", lr=1e-4)
-        return torch.optim.Adam(learning, lr=1e-4, fused=self.kind != "as written")
+            return create_optimizer_v2(trainable, opt="adam", lr=1e-4)
+        return torch.optim.Adam(trainable, lr=1e-4, fused=self.kind != "as written")
 
     def _batches(self, train: bool) -> Iterable[tuple[Tensor, Tensor]]:
         if train not in self._loaders:
@@ -171,9 +168,7 @@ class Peer:
 
 
 def _network(backbone: Backbone, classes: int) -> nn.Sequential:
-    """The published one: its normalisation is in the loader, so the backbone's layers stand
-    alone.
-    """
+    """The published network; its loader normalises the images, so the backbone does not."""
     return nn.Sequential(
         copy.deepcopy(backbone.features),
         nn.AdaptiveAvgPool2d(7),

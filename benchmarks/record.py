@@ -1,12 +1,12 @@
 """Save the scores of runs as result files, and write the tables and figures of docs/ from them.
 
-    python -m benchmarks.record runs/a runs/b --label "tuned, base" --name base-64    one run a seed
-    python -m benchmarks.record --story runs/a/base/sizes --name resolution-64    of tinynet.fixres
-    python -m benchmarks.record --table    the tables of docs/ and its figures
+    python -m benchmarks.record runs/a runs/b --label "tuned, base" --name base-64    a run per seed
+    python -m benchmarks.record --story runs/a/base/sizes --name resolution-64        from fixres
+    python -m benchmarks.record --table                          the tables and figures of docs/
 
-`--table` writes between the marks in docs/results.md and docs/speed.md; a test compares the pages
-with the result files. `speed.py` makes the tables of speed, `frontier.py` draws accuracy against
-time.
+`--table` replaces the tables between the marks in docs/results.md and docs/speed.md; a test
+compares the pages with the result files. `speed.py` writes the tables of speed, `frontier.py` plots
+accuracy against time.
 """
 
 import itertools
@@ -38,15 +38,15 @@ PUBLISHED = (
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = Parser("benchmarks.record", __doc__)
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="finished and evaluated runs of one recipe"
+        "runs", nargs="*", metavar="RUN", help="evaluated runs of one recipe, one per seed"
     )
-    parser.add_argument("--label", help="their name in the table")
+    parser.add_argument("--label", help="name of these runs in the table")
     parser.add_argument("--name", help="name of the file in benchmarks/results")
     parser.add_argument(
-        "--story", metavar="DIR", help="instead of runs: a folder written by tinynet.fixres"
+        "--story", metavar="DIR", help="instead of runs: a folder that tinynet fixres wrote"
     )
     parser.add_argument(
         "--table", action="store_true", help="write the tables and figures of docs/"
@@ -83,8 +83,8 @@ def record(names: list[str], label: str) -> dict[str, Any]:
     size = recipes[0]["recipe"][stage]["size"]
     same = ("recipe", "data_digest", "split_digest", "versions", "device")
     rows = []
-    for folder, stored in zip(folders, recipes, strict=True):
-        if (folder.stage, *(stored[key] for key in same)) != (
+    for folder, recipe in zip(folders, recipes, strict=True):
+        if (folder.stage, *(recipe[key] for key in same)) != (
             stage,
             *(recipes[0][key] for key in same),
         ):
@@ -97,7 +97,7 @@ def record(names: list[str], label: str) -> dict[str, Any]:
             for row in runs.read_rows(folder.scores)
             if (row["merge"], row["size"]) == ("mean", size)
             and "temperature" not in row
-            and row.get("precision", stored["device"]["precision"]) == stored["device"]["precision"]
+            and row.get("precision", recipe["device"]["precision"]) == recipe["device"]["precision"]
         }
         for split, views in SCORES:
             if (split, views) not in scores:
@@ -105,7 +105,7 @@ def record(names: list[str], label: str) -> dict[str, Any]:
                     f"{folder.path}: has no scores; run python -m tinynet.evaluate --run "
                     f"{folder.run} --tta flip"
                 )
-            rows.append({**scores[split, views], "run": folder.run.name, "seed": stored["seed"]})
+            rows.append({**scores[split, views], "run": folder.run.name, "seed": recipe["seed"]})
     seconds = [
         sum(row["seconds"] for row in runs.read_rows(folder.log) if row["kind"] == "epoch")
         for folder in folders
@@ -114,7 +114,7 @@ def record(names: list[str], label: str) -> dict[str, Any]:
         "label": label,
         "stage": stage,
         "size": size,
-        "command": _command(recipes[0]["command"]),
+        "command": without_paths(recipes[0]["command"]),
         **{key: recipes[0][key] for key in same[1:]},
         "settings": {key: recipes[0]["recipe"][key] for key in ("data", "network", stage)},
         "seconds of training": seconds,
@@ -123,27 +123,27 @@ def record(names: list[str], label: str) -> dict[str, Any]:
 
 
 def story(folder: Path) -> dict[str, Any]:
-    """The results of `tinynet.fixres`, with names of runs and without the points of its curves."""
+    """The results of `tinynet fixres`, with names of runs, without paths and points of curves."""
     results = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
     for row in results["activations"]:
         del row["curve"]
     for row in itertools.chain(*(results[name] for name in ("rows", "beside", "methods", "costs"))):
         row["run"] = Path(row["run"]).name
-    return {**results, "command": _command(results["command"], keep=("--run",))}
+    return {**results, "command": without_paths(results["command"], keep=("--run",))}
 
 
-def _command(words: list[str], keep: tuple[str, ...] = ()) -> str:
-    """The command without paths, which hold for one machine only."""
-    places = {"--data", "--cache", "--weights", "--run", "--out", "--seed"} - set(keep)
+def without_paths(words: list[str], keep: tuple[str, ...] = ()) -> str:
+    """The command without paths, which are those of one machine."""
+    paths = {"--data", "--cache", "--weights", "--run", "--out", "--seed"} - set(keep)
     return shlex.join(
         word
         for before, word in zip(["", *words], words, strict=False)
-        if not {before, word} & places
+        if not {before, word} & paths
     )
 
 
 def accuracies(folder: Path) -> str:
-    """The table of all files with a label, smallest size first: a line per seed, and the mean."""
+    """The table of all files with a label, by size: a line per seed, and the mean."""
     lines = [
         "| recipe and stage | seed | hold-out top-1 | with flip | val top-1 | with flip | val "
         "top-5, with flip | training | result file |",

@@ -1,11 +1,10 @@
-"""Search the tuned recipe's `base` on the hold-out: depths, head, rate, schedule. Val is never
-looked at.
+"""Compare settings of the tuned `base` on the hold-out: layers, head, learning rate, schedule.
 
     python -m benchmarks.search depths --data DATA --weights data/vgg16-features.pth
 
-Every candidate is the tuned recipe with some fields changed, trained on the same kept features of
-every fifth picture (all with --every 1). The first candidate of a group is what the others are
-compared with, by the exact paired McNemar test on the same held-out pictures.
+Every candidate is the tuned recipe with some fields changed, trained on the same cached features of
+every fifth image (all images with --every 1). All candidates of a group are compared with its first
+one on the same held-out images (McNemar's exact paired test). Val is not used.
 """
 
 import time
@@ -21,12 +20,13 @@ from tinynet.data.batches import seeded_generator
 from tinynet.data.download import find_data
 from tinynet.data.packed import Packed, open_packed
 from tinynet.data.splits import split_train
-from tinynet.evaluation.evaluate import paired
 from tinynet.files import write_json
-from tinynet.flags import Parser, add_common, run_command
+from tinynet.flags import Parser, add_common, run_command, user_path
 from tinynet.models.classifier import Classifier
 from tinynet.models.vgg import Backbone
 from tinynet.models.weights import load_backbone
+from tinynet.records import Score
+from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
@@ -38,7 +38,7 @@ from tinynet.training.recipes import TUNED
 
 
 def both(*nodes: str) -> list[str]:
-    """Mean and maximum of each depth."""
+    """Mean and maximum of each layer."""
     return [f"{node}:{statistic}" for node in nodes for statistic in ("mean", "max")]
 
 
@@ -105,49 +105,57 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = Parser("benchmarks.search", __doc__)
-    parser.add_argument("group", choices=tuple(GROUPS))
+    parser.add_argument("group", choices=tuple(GROUPS), help="what to compare")
     parser.add_argument(
         "--every",
         type=int,
         default=5,
         metavar="N",
-        help="learn from every Nth picture (default: 5)",
+        help="train on every Nth image (default: 5)",
     )
-    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="default: 8")
     parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="seeds of each candidate (default: 1)"
+        "--epochs", type=int, default=8, metavar="N", help="number of epochs (default: 8)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="seeds per candidate (default: 1)"
     )
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
-        help="candidates to try, after the first (default: all)",
+        help="candidates to compare with the first (default: all)",
     )
-    add_common(parser, "data", "cache", "weights", "out", "device", "precision")
-    asked = parser.parse_args()
-    compute = choose_compute(asked.device, asked.precision)
+    add_common(parser, "data", "cache", "weights", "device", "precision")
+    parser.add_argument(
+        "--out",
+        type=user_path,
+        metavar="FILE",
+        help="file for the result (default: benchmarks/results/search-GROUP.json)",
+    )
+    options = parser.parse_args()
+    compute = choose_compute(options.device, options.precision)
     packed, backbone = (
-        open_packed(find_data(asked.data), asked.cache),
-        load_backbone(asked.weights or WEIGHTS),
+        open_packed(find_data(options.data), options.cache),
+        load_backbone(options.weights or WEIGHTS),
     )
-    if asked.group == "depths":  # all of them in one pass, not one for each candidate
+    if options.group == "depths":  # extract the features of all layers in one pass
         candidate(packed, backbone, dict(features=SUPERSET), 50, 1, 0, compute)
     rows, first = [], {}
-    for name, given in GROUPS[asked.group].items():
-        if asked.only and rows and name not in asked.only:
+    for name, changes in GROUPS[options.group].items():
+        if options.only and rows and name not in options.only:
             continue
-        for seed in range(asked.seeds):
-            row, right = candidate(
-                packed, backbone, given, asked.every, asked.epochs, seed, compute
+        for seed in range(options.seeds):
+            row, hits = candidate(
+                packed, backbone, changes, options.every, options.epochs, seed, compute
             )
-            first.setdefault(seed, right)
+            first.setdefault(seed, hits)
             row = {
                 "candidate": name,
-                "changed": given,
+                "changed": changes,
                 **row,
-                **paired(right, first[seed]).to_json(),
+                **mcnemar(hits, first[seed]).to_json(),
             }
             rows.append(row)
             console.log(
@@ -155,25 +163,24 @@ def main() -> None:
                 f"{row['gain']:+.2%} (p = {row['p']:.2g}), {row['features']:,} numbers, "
                 f"{row['seconds']:.0f} s"
             )
-    out = asked.out or f"benchmarks/results/search-{asked.group}.json"
-    what = (
-        f"tuned base, every {asked.every}th picture, {asked.epochs} epochs, judged on the hold-out"
-    )
-    write_json(out, {"what": what, "machine": facts(compute), "rows": rows})
-    print(out)
+    path = options.out or f"benchmarks/results/search-{options.group}.json"
+    images = f"every {options.every}th image"
+    what = f"tuned base, {images}, {options.epochs} epochs, accuracy on the hold-out"
+    write_json(path, {"what": what, "machine": facts(compute), "rows": rows})
+    print(path)
 
 
 def candidate(
     packed: Packed,
     backbone: Backbone,
-    given: dict[str, Any],
+    changes: dict[str, Any],
     every: int,
     epochs: int,
     seed: int,
     compute: Compute,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """The hold-out's score of one candidate, and which held-out pictures it gets right."""
-    recipe = TUNED.override({"epochs": epochs, **given}, ("base",))
+    """The hold-out score of one candidate, and (N,) booleans: is each prediction correct?"""
+    recipe = TUNED.override({"epochs": epochs, **changes}, ("base",))
     stage, network = recipe.base, recipe.network
     split = split_train(packed.train.labels)
     torch.manual_seed(seeded_generator("cpu", seed, "search").initial_seed())
@@ -196,7 +203,7 @@ def candidate(
     started = time.perf_counter()
     results = []
 
-    def check(head: torch.nn.Module) -> dict[str, Any]:
+    def check(head: torch.nn.Module) -> Score:
         results.append(head_probabilities(head.eval(), holdout.in_order(compute.device)))
         return score(results[-1], holdout.labels)
 
@@ -206,18 +213,18 @@ def candidate(
         check,
     ):
         pass
-    # The last epoch, not the best: the best of several looks at the hold-out would flatter.
+    # The last epoch, not the best: choosing the best epoch on the hold-out would overestimate it.
     row = {
         "seed": seed,
         "features": sum(a.shape[2] for a in features.arrays),
-        **score(results[-1], holdout.labels),
+        **score(results[-1], holdout.labels).to_json(),
         "seconds": time.perf_counter() - started,
     }
     return row, results[-1].argmax(1) == holdout.labels
 
 
 def thin(features: Features, every: int) -> Features:
-    """Every Nth picture of cached features, in memory."""
+    """Every Nth image of cached features, in memory."""
     if every == 1:
         return features
     return Features(

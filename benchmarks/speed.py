@@ -18,7 +18,7 @@ Result = dict[str, Any]
 def table(folder: Path) -> str:
     """How many times faster tinynet is than each peer, from the files that exist."""
     lines = [
-        "| on the same images, in turn | tinynet | vs. the published loop | vs. the loop, tuned "
+        "| what | tinynet | vs. the published loop | vs. the loop, tuned "
         "| vs. timm or ttach | result file |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
@@ -122,14 +122,14 @@ def cost_figure(folder: Path) -> Figure | None:
 def _base(result: Result) -> Iterator[tuple[str, str, Result]]:
     seconds = result["seconds of the whole stage, from the rates"]
     for work, run in (
-        ("base, all of it, first run", "first run"),
+        ("base, first run", "first run"),
         ("base again, features cached", "warm"),
     ):
         yield work, f"{seconds[f'tinynet, {run}'] / 60:.1f} min", result[f"times faster, {run}"]
 
 
 def _finetune(result: Result) -> Iterator[tuple[str, str, Result]]:
-    yield "a step of finetune", *_beside(result["rates"], "tinynet, tuned")
+    yield "finetune, training", *_beside(result["rates"], "tinynet, tuned")
 
 
 def _evaluate(result: Result, work: str = "val, one view") -> Iterator[tuple[str, str, Result]]:
@@ -148,7 +148,7 @@ def _data(result: Result) -> Iterator[tuple[str, str, Result]]:
     share = _ratio(rates["tinynet, packing"], rates["decoding alone, all cores"])
     yield (
         "packing the zip",
-        f"{rates['tinynet, packing']['median']:,.0f}/s, {share:.0%} of decoding alone",
+        f"{rates['tinynet, packing']['median']:,.0f} images/s, {share:.0%} of decoding alone",
         {},
     )
 
@@ -165,7 +165,7 @@ def _whole(result: Result) -> Iterator[tuple[str, str, Result]]:
 
 def _beside(rates: Result, name: str) -> tuple[str, Result]:
     """The rate of a job, and its ratio to the rate of each other job."""
-    return f"{rates[name]['median']:,.1f}/s ({name.removeprefix('tinynet, ')})", {
+    return f"{rates[name]['median']:,.1f} images/s ({name.removeprefix('tinynet, ')})", {
         other: _ratio(rates[name], rate) for other, rate in rates.items()
     }
 

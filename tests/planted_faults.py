@@ -1,5 +1,5 @@
-"""Break a copy of tinynet, one way at a time, and see whether `test_gpu.py` fails: else it would
-prove nothing.
+"""Break a copy of tinynet, one way at a time, and see whether the tests in `tests/gpu` fail:
+else they would prove nothing.
 
     python -m tests.planted_faults    all: fault, outcome, seconds, first line of the failure
     python -m tests.planted_faults scaler average    those whose names hold one of these words
@@ -132,7 +132,7 @@ FAULTS = [
     ),
     Fault(
         "images that are timed stay on the CPU",
-        "resolution/fixres.py",
+        "resolution/costs.py",
         "batch_size=default_batch_size(side, compute.device),\n            device=compute.device,",
         "batch_size=default_batch_size(side, compute.device),",
     ),
@@ -144,10 +144,10 @@ FAULTS = [
     ),
     Fault(
         "a report's heat maps are on the GPU",
-        "report/gallery.py",
-        "gradcam(network, resize(images, size), classes, _LAYER)",
+        "score/gradcam.py",
+        "gradcam(network, pixels, torch.from_numpy(classes[batch]), node)",
         'gradcam(*(x.to("cuda" if torch.cuda.is_available() else "cpu") for x in '
-        "(network, resize(images, size), classes)), _LAYER)",
+        "(network, pixels, torch.from_numpy(classes[batch]))), node)",
     ),
     Fault(
         "images of files stay on the CPU",
@@ -461,7 +461,7 @@ def run_tests(fault):
                 "no:cacheprovider",
                 "-x",
                 "--tb=short",
-                "tests/test_gpu.py",
+                "tests/gpu",
             ],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": folder},

@@ -2,8 +2,11 @@
 have.
 """
 
+import errno
 import io
+import os
 import re
+import shlex
 import sys
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
@@ -15,37 +18,33 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from tinynet import console
 from tinynet.__main__ import COMMANDS
-from tinynet.compute import has_vnni
+from tinynet.compute import Compute, has_vnni
 from tinynet.errors import InputError
 from tinynet.flags import Parser, run_command
 from tinynet.models import vgg
+from tinynet.report.curves import Curves
 
 # VGG16's layers with a sixteenth of the channels: what is tested with it does not depend on their
 # number.
 THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 
 
+def argv(line):
+    """The words of a command line, as a shell reads them."""
+    return shlex.split(line)
+
+
+ON_CPU = ("--device", "cpu", "--precision", "float32")
 # Flags of a base that trains in a second, with that network, on the drawn archive.
 SMALL = (
-    "--weights",
-    "none",
-    "--hidden",
-    "16",
-    "--holdout",
-    "0.25",
-    "--size",
-    "32",
-    "--batch",
-    "16",
-    "--epochs",
-    "1",
-    "--device",
-    "cpu",
-    "--precision",
-    "float32",
+    *argv("--weights none --hidden 16 --holdout 0.25 --size 32 --batch 16 --epochs 1"),
+    *ON_CPU,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -62,17 +61,16 @@ needs_vnni = pytest.mark.skipif(
 
 
 @contextmanager
-def thin_network():
-    """VGG16 is thin, runs on one thread and draws no progress bars; yields a MonkeyPatch for
-    more.
+def thin_network(curves=False):
+    """VGG16 is thin; no progress bars and, without `curves`, no learning curves are drawn, which
+    take longer than a small training. Yields a MonkeyPatch for more.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more are of use to large networks only
     with pytest.MonkeyPatch.context() as patch:
+        if not curves:
+            patch.setattr(Curves, "finish", lambda self, folder, title: folder.curves.touch())
         patch.setitem(vgg.cfgs, "D", THIN)
         patch.setenv("TINYNET_PROGRESS", "0")
         yield patch
-    torch.set_num_threads(threads)
 
 
 def complaint(action, *words):
@@ -91,7 +89,7 @@ def in_floats(images):
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
 
 
-def call(command, *words):
+def call(command, *arguments):
     """Run a command as the shell would, here: its exit status and what it wrote. Its advice must be
     possible.
     """
@@ -99,7 +97,7 @@ def call(command, *words):
 
     def main():
         try:
-            command.main([str(word) for word in words])
+            command.main([str(word) for word in arguments])
         finally:
             flags.append(console.command_flags())
 
@@ -113,6 +111,13 @@ def call(command, *words):
     for line in err.getvalue().splitlines() if flags[0] else ():
         assert not (impossible := impossible_flags(line, flags[0])), (impossible, line)
     return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
+
+
+def succeed(command, *arguments):
+    """Run a command, which must end with status 0: what it wrote."""
+    ran = call(command, *arguments)
+    assert ran.status == 0, ran.err
+    return ran
 
 
 def impossible_flags(line, current):
@@ -178,3 +183,71 @@ def refused(command, flags, *words):
         assert str(word) in line, line
     assert files() == before
     return len(said) + 1
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+def val_annotations(contents):
+    """val's file name -> wnid, read here without tinynet."""
+    rows = [line.split("\t") for line in contents["val/val_annotations.txt"].decode().splitlines()]
+    return {f"val/images/{row[0]}": row[1] for row in rows}
+
+
+def rgb_pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def same_data(archive, packed):
+    assert archive.wnids == packed.wnids
+    for name in ("train", "val"):
+        ours, theirs = archive.part(name), packed.part(name)
+        stems = [[Path(file).stem for file in files] for files in (ours.files, theirs.files)]
+        assert stems[0] == stems[1] and np.array_equal(ours.labels, theirs.labels)
+
+
+# Depth -> how many of torchvision's layers make it, and its channels: table 1 of Simonyan &
+# Zisserman, column D.
+DEPTHS = {
+    "relu1_1": (2, 64),
+    "relu1_2": (4, 64),
+    "pool1": (5, 64),
+    "relu2_1": (7, 128),
+    "relu2_2": (9, 128),
+    "pool2": (10, 128),
+    "relu3_1": (12, 256),
+    "relu3_2": (14, 256),
+    "relu3_3": (16, 256),
+    "pool3": (17, 256),
+    "relu4_1": (19, 512),
+    "relu4_2": (21, 512),
+    "relu4_3": (23, 512),
+    "pool4": (24, 512),
+    "relu5_1": (26, 512),
+    "relu5_2": (28, 512),
+    "relu5_3": (30, 512),
+    "pool5": (31, 512),
+}
+
+
+PLENTY = settings(max_examples=300, deadline=None)
+
+
+plain_values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["adam", "cyclic", "flip", "head"])
+)
+any_value = (
+    plain_values
+    | st.lists(plain_values, max_size=3)
+    | st.dictionaries(st.text(max_size=3), plain_values, max_size=2)
+)

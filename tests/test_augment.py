@@ -1,4 +1,4 @@
-"""Changes to a batch against torchvision's functional on each picture alone, and the draws behind
+"""Changes to a batch against torchvision's functional on each image alone, and the draws behind
 them.
 """
 
@@ -21,7 +21,7 @@ def generator(seed):
 
 
 def drawn_images(seed, side=12):
-    """Ten pictures, (10, 3, side, side) in [0, 1]: noise, bytes, and all that makes hue and
+    """Ten images, (10, 3, side, side) in [0, 1]: noise, bytes, and all that makes hue and
     saturation hard.
     """
     draw = generator(seed)
@@ -40,7 +40,7 @@ def drawn_images(seed, side=12):
 
 
 def check_each(batch_result, images, alone, tolerance=2e-5):
-    """What the batch became is what `alone(i, picture)` makes of each picture by itself."""
+    """What the batch became is what `alone(i, image)` makes of each image by itself."""
     for i, image in enumerate(images):
         torch.testing.assert_close(batch_result[i], alone(i, image), rtol=0, atol=tolerance)
 

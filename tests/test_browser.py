@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from support import SMALL, call, thin_network
+from support import SMALL, succeed, thin_network
 
 from tinynet import evaluate, train
 from tinynet.data.packed import open_packed
@@ -33,11 +33,9 @@ def page(tmp_path_factory, archive_path):
     flags = ("--data", archive_path, "--cache", folder / "cache")
     with thin_network() as patch:
         patch.chdir(folder)
-        assert call(train, "--stage", "base", "--out", "run", *SMALL, *flags).status == 0
-        assert (
-            call(evaluate, "--run", "run", "--tta", "flip", "--device", "cpu", *flags).status == 0
-        )
-        assert call(command, "run", *flags).status == 0
+        succeed(train, "--stage", "base", "--out", "run", *SMALL, *flags)
+        succeed(evaluate, "--run", "run", "--tta", "flip", "--device", "cpu", *flags)
+        succeed(command, "run", *flags)
     return folder / "run" / "report.html", open_packed(archive_path, folder / "cache").names
 
 

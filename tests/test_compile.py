@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch._dynamo
-from support import SMALL, call, thin_network
+from support import SMALL, argv, call, thin_network
 from torch._dynamo.utils import counters
 
 from tinynet import train
@@ -31,12 +31,18 @@ def nothing_compiled_yet():
     counters.clear()
 
 
+def flags(archive_path):
+    """Of a small base in compiled steps."""
+    data = ("--data", archive_path, "--cache", "cache")
+    return [*argv("--stage base --out run --compile"), *SMALL, *data]
+
+
 def compiled_graphs():
     return counters["stats"]["unique_graphs"]
 
 
 def training(compiled, precision="float32"):
-    """A training of a thin network, always from the same weights, in steps of six pictures."""
+    """A training of a thin network, always from the same weights, in steps of six images."""
     stage = replace(TUNED.finetune, epochs=1, size=64, crop_side=(46, 64), batch=6)
     torch.manual_seed(0)
     model = Classifier(
@@ -53,7 +59,7 @@ def training(compiled, precision="float32"):
 
 
 def losses(of, first=0, last=5):
-    """Of steps of 6, 6, 4, 6, 6 pictures, always the same ones."""
+    """Of steps of 6, 6, 4, 6, 6 images, always the same ones."""
     draw = torch.Generator().manual_seed(0)
     steps = [
         (torch.rand(n, 3, 64, 64, generator=draw), torch.randint(0, 5, (n,), generator=draw))
@@ -64,7 +70,7 @@ def losses(of, first=0, last=5):
 
 @needs_compiler
 @pytest.mark.parametrize("precision, apart", [("float32", 1e-3), ("bfloat16", 5e-2)])
-def test_compiled_steps_learn_the_same(precision, apart):
+def test_compiled_steps_train_the_same(precision, apart):
     with thin_network():
         plain = losses(training(False, precision))
         assert compiled_graphs() == 0
@@ -90,19 +96,7 @@ def test_compiled_training_goes_on_exactly():
 def test_a_run_says_that_it_was_compiled(archive_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with thin_network():
-        ran = call(
-            train,
-            "--stage",
-            "base",
-            "--out",
-            "run",
-            *SMALL,
-            "--data",
-            archive_path,
-            "--cache",
-            "cache",
-            "--compile",
-        )
+        ran = call(train, *flags(archive_path))
         again = call(train, "--resume", "run")
         plain = call(train, "--resume", "run", "--no-compile")
     assert again.status == 0 and "compiled" in again.err
@@ -113,23 +107,8 @@ def test_a_run_says_that_it_was_compiled(archive_path, tmp_path, monkeypatch):
 
 
 def test_without_a_compiler_nothing_begins(archive_path, tmp_path):
-    given = [
-        sys.executable,
-        "-m",
-        "tinynet.train",
-        "--stage",
-        "base",
-        "--out",
-        "run",
-        *SMALL,
-        "--data",
-        archive_path,
-        "--cache",
-        "cache",
-        "--compile",
-    ]
     ran = subprocess.run(
-        given,
+        [sys.executable, "-m", "tinynet.train", *flags(archive_path)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -166,8 +166,8 @@ def test_sizes_beyond_reason_are_refused_and_large_photos_are_read(tmp_path, mon
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert open_image(large).size == (3_000, 2_250)  # 108 megapixels, a quarter of the sides
-    monkeypatch.setattr(module, "_REDUCE_ABOVE", 6000)
-    monkeypatch.setattr(module, "_STRIP", 1000)
+    monkeypatch.setattr(module, "REDUCE_ABOVE", 6000)
+    monkeypatch.setattr(module, "STRIP", 1000)
     # several strips, and an odd last row
     ramp = np.linspace(20, 220, 91 * 120).reshape(91, 120).astype(np.uint8)
     for mode, name in (

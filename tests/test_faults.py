@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from support import ROOT, call
+from support import ROOT, argv, call
 
 from benchmarks import faults
 from benchmarks.killing import launch
@@ -62,7 +62,7 @@ runs.cut_log = lambda path, step: None
 """,
         Strike(
             "SIGKILL",
-            change=launch.alike(f"open work/run/base/.last.pt.tinynet-{files._HOST}-1234.partial"),
+            change=launch.alike(f"open work/run/base/.last.pt.tinynet-{files.HOST}-1234.partial"),
             number=4,
         ),
         "run/base/log.jsonl: differs",
@@ -160,14 +160,7 @@ def test_the_command_ends_with_status_1_and_names_lines_and_evidence(scene, tmp_
     )
     ran = call(
         faults,
-        "--moments",
-        "download",
-        "--signals",
-        "SIGINT",
-        "--kills",
-        "1",
-        "--parts",
-        "--also",
+        *argv("--moments download --signals SIGINT --kills 1 --parts --also"),
         tmp_path / "broken.py",
         "--out",
         tmp_path / "out.json",

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import SMALL, call, thin_network
+from support import ON_CPU, SMALL, argv, call, thin_network
 
 from tinynet import evaluate, runs, train
 from tinynet.errors import InputError
@@ -14,7 +14,6 @@ from tinynet.report import __main__ as report
 from tinynet.training.config import FORMAT, RunConfig, upgrade
 
 FIRST = Path(__file__).parent / "data" / "first-edition"
-ON_CPU = ("--device", "cpu", "--precision", "float32", "--json")
 
 
 @pytest.fixture
@@ -49,9 +48,8 @@ def test_a_newer_format_is_refused():
 def test_a_run_is_scored_as_before_from_its_cached_features(here):
     before = folders()
     shutil.rmtree("run/base/probabilities")
-    ran = call(
-        evaluate, "--run", "run", "--data", "data.zip", "--cache", "cache", "--tta", "flip", *ON_CPU
-    )
+    flags = argv("--run run --data data.zip --cache cache --tta flip --json")
+    ran = call(evaluate, *flags, *ON_CPU)
     assert ran.status == 0, ran.err
     assert folders() == before
     rows, expected = json.loads(ran.out), json.loads(Path("scores.json").read_text())
@@ -65,19 +63,13 @@ def test_a_run_is_scored_as_before_from_its_cached_features(here):
 )
 def test_training_from_its_cached_features_is_the_same_training(here):
     before = folders()
-    flags = ["--stage", "base", *SMALL, "--hidden", "4", "--batch", "8", "--epochs", "2"]
+    small = list(SMALL)
+    small[small.index("--hidden") + 1] = "4"
+    flags = ["--stage", "base", *small, "--batch", "8", "--epochs", "2"]
     ran = call(
         train,
         *flags,
-        "--taps",
-        "pool5:grid2",
-        "relu4_3:mean",
-        "--out",
-        "again",
-        "--data",
-        "data.zip",
-        "--cache",
-        "cache",
+        *argv("--taps pool5:grid2 relu4_3:mean --out again --data data.zip --cache cache"),
     )
     assert ran.status == 0, ran.err
     assert folders() == before
@@ -92,12 +84,12 @@ def test_training_from_its_cached_features_is_the_same_training(here):
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_run_is_continued_and_reported(here):
+def test_a_run_is_continued_and_reported(here, no_figures):
     ran = call(train, "--resume", "run", "--data", "data.zip", "--cache", "cache")
     assert ran.status == 0, ran.err
     flags = ("--stage", "finetune", "--run", "run", "--data", "data.zip", "--cache", "cache")
     small = ("--epochs", "1", "--batch", "8", "--size", "32", "--crop-side", "28", "32")
-    ran = call(train, *flags, *small, *ON_CPU)
+    ran = call(train, *flags, *small, *ON_CPU, "--json")
     assert ran.status == 0, ran.err
     assert json.loads(Path("run/finetune/recipe.json").read_text())["format"] == FORMAT
     ran = call(report, "run", "--data", "data.zip", "--cache", "cache")

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 from support import PROGRAMS, ROOT
@@ -11,7 +12,17 @@ import tinynet
 from tinynet.__main__ import COMMANDS
 
 ROOMS = ("data", "models", "score", "training", "evaluation", "resolution", "report")
-LEAVES = ("errors", "interrupts", "files", "console", "compute", "plotting", "records", "runs")
+LEAVES = (
+    "errors",
+    "values",
+    "interrupts",
+    "files",
+    "console",
+    "compute",
+    "plotting",
+    "records",
+    "runs",
+)
 SOURCES = sorted((ROOT / "tinynet").rglob("*.py"))
 
 
@@ -62,10 +73,22 @@ def imports(code, package):
             yield node.lineno, "an import whose name is computed", id(node) in later
 
 
+@cache
+def library_names():
+    """Public name of the package -> its module, read from the imports for type checkers."""
+    tree = ast.parse((ROOT / "tinynet" / "__init__.py").read_text())
+    return {
+        name.name: _inside(node.module, name.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("tinynet.")
+        for name in node.names
+    }
+
+
 def _inside(source, name):
     """What `from source import name` reaches: a module of its own, or something in `source`."""
-    if source == "tinynet" and name in tinynet._NAMES:
-        return tinynet._NAMES[name]  # the package imports it when it is used
+    if source == "tinynet" and name in library_names():
+        return library_names()[name]  # the package imports it when it is used
     place = ROOT.joinpath(*source.split("."), name)
     return f"{source}.{name}" if place.is_dir() or place.with_suffix(".py").is_file() else source
 
@@ -102,7 +125,8 @@ def test_importing_the_package_imports_none_of_its_modules():
 
 
 def test_the_names_of_commands_and_of_the_library_lead_to_modules():
-    places = [*(module for module, _ in COMMANDS.values()), *tinynet._NAMES.values()]
+    assert sorted(library_names()) == tinynet.__all__
+    places = [*(module for module, _ in COMMANDS.values()), *library_names().values()]
     for module in places:
         path = ROOT.joinpath(*module.split("."))
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module

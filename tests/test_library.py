@@ -86,7 +86,9 @@ def test_fit_refuses_what_it_cannot_do(place, tmp_path):
     complaint(lambda: tinynet.fit(tmp_path / "a", data, "base", epoch=3), "epoch", "epochs")
     complaint(lambda: tinynet.fit(tmp_path / "a", data, "finetune"), "no finished base")
     complaint(lambda: tinynet.fit(tmp_path / "a", data, recipe="tunde"), "tunde", "reference")
+    complaint(lambda: tinynet.fit(tmp_path / "a", data, "base", cache=5), "cache is 5", "path")
     complaint(lambda: tinynet.Run(tmp_path / "nowhere"), "nowhere", "not a run")
+    complaint(lambda: tinynet.Run(place / "run", "bse"), "bse", "finetune")
     assert not (tmp_path / "a").exists()
 
 
@@ -132,6 +134,84 @@ def test_arrays_and_dataset_agree(place):
     assert np.array_equal(np.asarray(dataset[5][0]), images[5]) and dataset[5][1] == labels[5]
     assert tinynet.arrays(place / "data.zip", "test")[1] is None
     complaint(lambda: tinynet.arrays(place / "data.zip", "valid"), "valid", "test")
+
+
+def test_a_recipe_may_be_a_value(place, tmp_path):
+    """All of its fields count, and a started stage refuses another one."""
+    data, names = place / "data.zip", {"weights", "device", "precision"}
+    recipe = tinynet.recipes.TUNED.override(
+        {"epochs": 1, **{key: SMALL[key] for key in SMALL if key not in names}}, ("base",)
+    )
+    rest = {key: SMALL[key] for key in names}
+    run = tinynet.fit(tmp_path / "run", data, "base", recipe, **rest)
+    assert run.config.recipe.base == recipe.base and run.config.recipe.network == recipe.network
+    assert repr(tinynet.fit(tmp_path / "run", data, "base", recipe, **rest)) == repr(run)
+    longer = recipe.override({"epochs": 2}, ("base",))
+    complaint(lambda: tinynet.fit(tmp_path / "run", data, "base", longer, **rest), "epochs=1", "2")
+    wider = recipe.override({"hidden": (8,), "crop_side": (28, 32)}, ("finetune",))
+    complaint(lambda: tinynet.fit(tmp_path / "run", data, "finetune", wider, **rest), "hidden")
+    complaint(lambda: tinynet.fit(tmp_path / "b", data, recipe=recipe.base, **rest), "recipe")
+
+
+def test_fit_returns_the_run_at_the_stage_that_was_asked_for(place, tmp_path):
+    settings = dict(epochs=1, crop_side=(28, 32), **SMALL)
+    base = tinynet.fit(tmp_path / "run", place / "data.zip", "base", **settings)
+    tinynet.fit(tmp_path / "run", place / "data.zip", **settings)
+    assert base.folder.stage == "base"
+
+
+ON_CPU = dict(device="cpu", precision="float32")
+
+
+def test_probabilities_are_those_of_the_score(run):
+    result = run.probabilities("val", tta="flip", **ON_CPU)
+    assert result.log_probabilities.shape == (2, 24, 6) and len(result.labels) == 24
+    rows = run.evaluate(tta="flip", split="val", **ON_CPU)
+    assert (result.merged().argmax(1) == result.labels).mean() == rows[1].top1
+    complaint(lambda: run.probabilities("val", tta=["flip", "ten"]), "ten", "one set")
+    complaint(lambda: run.probabilities("val", size=[32, 64]), "64", "one size")
+    complaint(lambda: run.probabilities("train"), "train", "holdout, val or test")
+
+
+def test_views_are_selected(run):
+    rows = run.select_views("flip", most=2, **ON_CPU)
+    assert {"ten", "greedy 2"} <= {row.views for row in rows} and "over ten-crop" in repr(rows)
+    complaint(lambda: run.select_views("flip", most=0), "most", "greater than 0")
+
+
+def test_other_sizes_are_studied(run, tmp_path):
+    findings = run.resolution([32, 40], out=tmp_path / "sizes", **ON_CPU)
+    assert {row.size for row in findings.rows} == {32, 40} and findings.conclusions
+    assert "correction" in repr(tinynet.Rows(findings.rows)) and (tmp_path / "sizes").is_dir()
+    complaint(lambda: run.resolution([]), "sizes", "pixels")
+    complaint(lambda: run.resolution(16), "16", "32")
+
+
+def test_figures_are_drawn(place, run):
+    assert len(run.curves().axes) >= 3
+    figure = run.explain(place / "photo.jpg", tta="ten", **ON_CPU)
+    assert len(figure.axes) == 10
+    complaint(lambda: run.explain(place / "nothing.jpg"), "nothing.jpg")
+
+
+def test_heat_maps_are_of_the_images(run):
+    images, labels = run.data.val.images[:3], run.data.val.labels[:3]
+    heat = run.heat_maps(images, labels)
+    assert heat.shape == (3, 32, 32) and (heat >= 0).all()
+    assert all(total == pytest.approx(1, abs=0.05) or total == 0 for total in heat.sum((1, 2)))
+    complaint(lambda: run.heat_maps(images, labels, "relu9_9"), "relu9_9", "relu4_3")
+    complaint(lambda: run.heat_maps(images, None), "classes", "3 images")
+    complaint(lambda: run.heat_maps(images / 255, labels), "float64", "uint8")
+
+
+def test_an_archive_that_is_there_is_not_downloaded_or_written_again(place):
+    before = (place / "data.zip").stat().st_mtime_ns
+    assert tinynet.download(place / "data.zip") == place / "data.zip"
+    assert tinynet.synthetic(place / "data.zip", exist_ok=True) == place / "data.zip"
+    assert (place / "data.zip").stat().st_mtime_ns == before
+    complaint(lambda: tinynet.synthetic(place / "data.zip"), "exists")
+    complaint(lambda: tinynet.synthetic(place / "new.zip", valid=3), "valid", "val")
+    complaint(lambda: tinynet.TinyImageNet(place / "data.zip", held=0.1), "held", "holdout")
 
 
 def test_report_writes_a_page(run, tmp_path):
@@ -194,6 +274,7 @@ def test_evaluate_refuses_what_it_cannot_score(run, asked, words):
         ([], {}, ["[]", "folder"]),
         ("", {}, ["''", "path"]),
         ([3], {}, ["3", "path"]),
+        (5, {}, ["5", "folder"]),
         ("photo.jpg", dict(top=0), ["0", "greater than 0"]),
         ("photo.jpg", dict(tta=["flip", "ten"]), ["ten", "one set"]),
     ],

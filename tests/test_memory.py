@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support import SMALL, call, complaint, thin_network
+from support import ON_CPU, SMALL, argv, call, complaint, succeed, thin_network
 
 from tinynet import train
 from tinynet.compute import AutoBatch, out_of_memory
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def scarce(most):
-    """A function of pictures that runs out of memory where there are more than `most`, and the
+    """A function of images that runs out of memory where there are more than `most`, and the
     sizes it was given.
     """
     seen = []
@@ -82,13 +82,13 @@ def test_scores_are_the_same_in_parts(packed, capsys):
     )
 
 
-def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(
+def test_a_step_of_training_that_does_not_fit_is_reported_in_one_line(
     archive_path, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     flags = (*SMALL, "--data", archive_path, "--cache", tmp_path / "cache")
     with thin_network() as patch:
-        assert call(train, "--stage", "base", "--out", "run", *flags).status == 0
+        succeed(train, "--stage", "base", "--out", "run", *flags)
 
         def fail(*_):
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -96,28 +96,14 @@ def test_a_step_of_training_that_does_not_fit_is_told_in_one_line(
         patch.setattr(loop.Training, "train_batch", fail)
         ran = call(
             train,
-            "--stage",
-            "finetune",
-            "--run",
-            "run",
-            "--epochs",
-            "1",
-            "--batch",
-            "16",
-            "--crop-side",
-            "28",
-            "32",
-            "--size",
-            "32",
-            "--device",
-            "cpu",
-            "--precision",
-            "float32",
+            *argv("--stage finetune --run run --epochs 1"),
+            *argv("--batch 16 --crop-side 28 32 --size 32"),
+            *ON_CPU,
         )
     assert ran.status == 2 and "--batch" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
 
 
-def test_images_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
+def test_images_that_fit_are_sent_once_and_are_the_same(packed, monkeypatch):
     again = Packed(packed.folder)
     stage = TUNED.finetune
     rows = np.random.RandomState(0).permutation(len(packed.train))[:40]
@@ -125,8 +111,8 @@ def test_images_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
     from_disk, whole = list(images.epoch(0, CPU)), module.send_whole
     assert module.resident(again.train, CPU) is None
     sent = []
-    monkeypatch.setattr(module, "_free_bytes", lambda device: 4 * again.train.images.nbytes + 4)
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 5000)  # so that several chunks are sent
+    monkeypatch.setattr(module, "free_bytes", lambda device: 4 * again.train.images.nbytes + 4)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 5000)  # so that several chunks are sent
     monkeypatch.setattr(
         module, "send_whole", lambda array, device: sent.append(array.shape) or whole(array, device)
     )
@@ -139,16 +125,16 @@ def test_images_that_fit_are_sent_once_and_say_the_same(packed, monkeypatch):
 
 def test_images_that_do_not_fit_stay_where_they_are(packed, monkeypatch):
     again = Packed(packed.folder)
-    monkeypatch.setattr(module, "_free_bytes", lambda device: 4 * again.train.images.nbytes)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 4 * again.train.images.nbytes)
     assert module.resident(again.train, CPU) is None
 
 
-def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
+def test_features_that_fit_are_sent_once_and_are_the_same(monkeypatch):
     draw = np.random.RandomState(0)
     arrays = tuple(draw.rand(2, 30, width).astype("float16") for width in (3, 5))
     kept = features.Features(arrays, draw.randint(0, 4, 30))
     sent = []
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 50)  # so that several chunks are sent
+    monkeypatch.setattr(module, "CHUNK_BYTES", 50)  # so that several chunks are sent
     monkeypatch.setattr(
         features,
         "send_whole",
@@ -161,7 +147,7 @@ def test_features_that_fit_are_sent_once_and_say_the_same(monkeypatch):
     from_disk = all_said(kept)
     assert not sent
     monkeypatch.setattr(
-        module, "_free_bytes", lambda device: 4 * sum(array.nbytes for array in arrays) + 4
+        module, "free_bytes", lambda device: 4 * sum(array.nbytes for array in arrays) + 4
     )
     again = features.Features(arrays, kept.labels)
     for one, other in zip(from_disk, all_said(again), strict=True):

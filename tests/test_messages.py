@@ -16,7 +16,7 @@ EXCEPTIONS = {
     ("data/decode.py", "{}: out of memory while decoding"),
     ("data/decode.py", "{}: cannot be read as an image ({})"),
     # They put the name of a file before a message that has a way out.
-    ("data/labels.py", "--labels {}: {}"),
+    ("data/labels.py", "{} {}: {}"),
     ("models/checkpoint.py", "{}: {}"),
     ("training/config.py", "{}: {}"),
     ("training/recipes.py", "{}: {}"),
@@ -37,14 +37,14 @@ def texts(node):
 
 
 def messages(source):
-    """The texts of all `InputError(...)`, and of the `_error(...)` of `data.labels`."""
+    """The texts of all `InputError(...)`, and of the `label_error(...)` of `data.labels`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and node.args:
             name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
             if name == "InputError":
                 yield from texts(node.args[0])
-            elif name == "_error":
-                yield from (f"--labels {{}}: {text}" for text in texts(node.args[0]))
+            elif name == "label_error":
+                yield from (f"labels {{}}: {text}" for text in texts(node.args[0]))
 
 
 def faults(text):

@@ -1,5 +1,5 @@
-"""Notebooks: alike where they should be, with outputs of the real data; and each runs on drawn
-pictures, without network or weights.
+"""Notebooks: alike where they should be, short, with outputs on the real data; and each runs on
+synthetic images, without downloads.
 """
 
 import ast
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -17,15 +18,16 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 execute = __import__("execute")
 pytestmark = pytest.mark.slow
 
-# What the last cell says on drawn pictures too: that the notebook came to its end, with figures of
-# its own.
+# What the last cell prints on synthetic images too: the notebook ran to its end and has results.
 ANSWERS = {
-    "01_data": r"val as it is: batches \(64, 3, 32, 32\), 8 labels, 20 to 20 pictures each",
-    "02_transfer": r"everything learnt: \d+\.\d% of val \(\d.*\n.*same pictures: [+-]\d",
+    "01_data": r"val: uint8 \(160, 32, 32, 3\), 8 labels\n20 to 20 images per label",
+    "02_transfer": r"finetune: \d+\.\d% of val \(\d.*\nfinetune - base, .*: [+-]\d",
     "03_views": r"Ten-crop: [+-]\d",
     "04_resolution": r"of 32, 40, 48 px is at \d+ px.*\n+The best correction on the hold-out",
-    "05_errors": r"\d+ of 160 pictures are wrong",
+    "05_errors": r"\d+ of 160 images are wrong",
 }
+FREE = ("torch", "matplotlib", "matplotlib_inline")  # packages that every notebook may import
+MOST_IMPORTS, MOST_WORDS = 4, 850
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,11 @@ def folder(tmp_path_factory):
 
 def cells(path, kind="code"):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def tree(cell):
+    """The syntax tree of a code cell, whose magics are calls."""
+    return ast.parse(TransformerManager().transform_cell(cell.source))
 
 
 def printed(notebook):
@@ -93,12 +100,27 @@ def test_all_begin_alike():
 
 @NOTEBOOKS
 def test_it_defines_nothing(path):
-    """Whatever trains, scores or draws is imported; a notebook only calls it."""
+    """What trains, evaluates or draws is in the library; a notebook only calls it."""
     for cell in cells(path):
-        for node in ast.walk(ast.parse(cell.source)):
+        for node in ast.walk(tree(cell)):
             assert not isinstance(node, (ast.FunctionDef, ast.ClassDef)), cell.source
             if isinstance(node, ast.Attribute):
                 assert node.attr not in ("backward", "zero_grad", "optim"), cell.source
+
+
+@NOTEBOOKS
+def test_it_is_short(path):
+    """Few imports, because the library does the work, and few words."""
+    names = [
+        alias.name
+        for cell in cells(path)
+        for node in ast.walk(tree(cell))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and (getattr(node, "module", None) or node.names[0].name).split(".")[0] not in FREE
+        for alias in node.names
+    ]
+    assert len(set(names)) <= MOST_IMPORTS, names
+    assert sum(len(cell.source.split()) for cell in cells(path, "markdown")) <= MOST_WORDS
 
 
 @NOTEBOOKS

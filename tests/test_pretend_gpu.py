@@ -309,7 +309,7 @@ def learnt(device):
     return torch.cat([p.detach().cpu().flatten() for p in network.parameters()])
 
 
-def test_it_learns_what_the_cpu_learns(gpu):
+def test_it_trains_as_the_cpu_does(gpu):
     assert torch.equal(learnt("cuda"), learnt("cpu"))
 
 

@@ -1,11 +1,21 @@
-"""Rows of scores: written with the keys of the result files, and read back."""
+"""Rows of scores and of logs: written with the keys of their files, and read back."""
 
 import json
 
 import pytest
 from support import ROOT
 
-from tinynet.records import MISSING, NOT_COMPARED, Gain, ScoreRow
+from tinynet.records import (
+    MISSING,
+    NOT_COMPARED,
+    EpochRow,
+    Gain,
+    Score,
+    ScoreRow,
+    StepRow,
+    StopRow,
+)
+from tinynet.runs import StageFolder, append_rows
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
 
@@ -58,3 +68,48 @@ def test_gains_over_several_references_have_keys_of_their_own():
     assert written["gain"] == 0.1 and written["gain_low_over_ten"] == -0.2
     assert written["p_over_own"] is None
     assert ScoreRow.from_json(written) == row
+
+
+SCORE = Score(n=8, top1=0.25, top5=1.0, loss=1.5, ece=0.125, low=0.07, high=0.59)
+LOG = """\
+{"kind": "step", "epoch": 0, "step": 1, "lr": 0.001, "loss": 2.5}
+{"kind": "epoch", "epoch": 0, "step": 1, "loss": 2.5, "seconds": 0.5, "pictures_per_second": 16.0, \
+"improved": true, "holdout": {"n": 8, "top1": 0.25, "top5": 1.0, "loss": 1.5, "ece": 0.125, \
+"low": 0.07, "high": 0.59}}
+{"kind": "stopped", "epoch": 1, "step": 1}
+"""
+
+
+def test_a_log_has_the_keys_that_it_always_had(tmp_path):
+    folder = StageFolder(tmp_path, "base")
+    folder.make()
+    rows = [
+        StepRow(epoch=0, step=1, lr=0.001, loss=2.5),
+        EpochRow(0, 1, loss=2.5, seconds=0.5, images_per_second=16.0, improved=True, holdout=SCORE),
+        StopRow(epoch=1, step=1),
+    ]
+    append_rows(folder.log, rows[:1])
+    append_rows(folder.log, rows[1:])
+    assert folder.log.read_text() == LOG
+    assert folder.read_log() == rows
+
+
+def test_a_log_of_another_version_is_read(tmp_path):
+    """Early logs have fewer keys; later ones may have other keys and other kinds of rows."""
+    folder = StageFolder(tmp_path, "base")
+    folder.make()
+    scores = {"top1": 0.25, "top5": 1.0, "loss": 1.5, "low": 0.07, "high": 0.59, "later": 1}
+    early = {"kind": "epoch", "epoch": 0, "step": 2, "loss": 2.5, "seconds": 0.5, "holdout": scores}
+    later = {"kind": "later", "epoch": 0, "step": 2}
+    folder.log.write_text("".join(json.dumps(row) + "\n" for row in (early, later)))
+    (row,) = folder.read_log()
+    assert isinstance(row, EpochRow) and row.holdout.top1 == 0.25
+    assert row.images_per_second is MISSING and row.holdout.ece is MISSING
+    del scores["later"]
+    assert row.to_json() == early
+
+
+def test_a_row_takes_all_of_a_score():
+    row = ScoreRow(run="a", precision="float32").with_score(SCORE)
+    assert list(row.to_json()) == ["run", *SCORE.to_json(), "precision"]
+    assert ScoreRow.from_json(row.to_json()) == row and row.to_json()["loss"] == 1.5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from support import SMALL, call, complaint, refused, thin_network
+from support import SMALL, argv, complaint, refused, succeed, thin_network
 
 from tinynet import evaluate, train
 from tinynet.models.checkpoint import load_model
@@ -267,25 +267,14 @@ def test_a_checkpoint_of_tinynet_gives_its_backbone_and_its_normalisation(
     small.setattr(
         "tinynet.models.weights.Backbone", lambda *given: Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     )
-    assert (
-        call(
-            train,
-            "--stage",
-            "all",
-            "--data",
-            archive_path,
-            *SMALL,
-            "--crop-side",
-            "28",
-            "32",
-            "--learn",
-            "head",
-            "--views",
-            "0",
-            "--out",
-            "run",
-        ).status
-        == 0
+    succeed(
+        train,
+        "--stage",
+        "all",
+        "--data",
+        archive_path,
+        *SMALL,
+        *argv("--crop-side 28 32 --learn head --views 0 --out run"),
     )
     small.undo()
     with thin_network():
@@ -400,7 +389,7 @@ def test_a_nan_neither_trains_nor_scores(archive_path, tmp_path, monkeypatch, sm
                 "features.5.weight",
                 "NaN",
             )
-        assert call(train, "--stage", "base", *flags).status == 0
+        succeed(train, "--stage", "base", *flags)
         stored = torch.load("run/base/best.pt", weights_only=True)
         stored["weights"]["head.0.running_mean"][2] = float("nan")
         torch.save(stored, "run/base/best.pt")

@@ -1,6 +1,6 @@
 """Transfer learning on small images, Tiny ImageNet first, with reliable results.
 
-    run = tinynet.fit("runs/first", data="tiny-imagenet-200.zip", stages="base", epochs=4)
+    run = tinynet.fit("runs/first", data="data/tiny-imagenet-200.zip", epochs=4)
     run.evaluate(tta="flip")
 
 The packages, in the order in which data flows and imports are allowed:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from tinynet.data.dataset import TinyImageNet
     from tinynet.data.synthetic import synthetic
     from tinynet.errors import InputError
-    from tinynet.library import Rows, Run, arrays, fit, tta
+    from tinynet.library.fitting import fit
+    from tinynet.library.results import Rows
+    from tinynet.library.run import Run, arrays, download, tta
     from tinynet.models.pretrained import load_pretrained
     from tinynet.records import ScoreRow
     from tinynet.score.compare import mcnemar
@@ -34,17 +36,18 @@ __version__ = "0.1.0"
 # Public names, imported when they are first used: torch takes seconds to import.
 _NAMES = {
     "InputError": "tinynet.errors",
-    "Rows": "tinynet.library",
-    "Run": "tinynet.library",
+    "Rows": "tinynet.library.results",
+    "Run": "tinynet.library.run",
     "ScoreRow": "tinynet.records",
     "TinyImageNet": "tinynet.data.dataset",
-    "arrays": "tinynet.library",
-    "fit": "tinynet.library",
+    "arrays": "tinynet.library.run",
+    "download": "tinynet.library.run",
+    "fit": "tinynet.library.fitting",
     "load_pretrained": "tinynet.models.pretrained",
     "mcnemar": "tinynet.score.compare",
     "recipes": "tinynet.training.recipes",
     "synthetic": "tinynet.data.synthetic",
-    "tta": "tinynet.library",
+    "tta": "tinynet.library.run",
 }
 __all__ = [
     "InputError",
@@ -53,6 +56,7 @@ __all__ = [
     "ScoreRow",
     "TinyImageNet",
     "arrays",
+    "download",
     "fit",
     "load_pretrained",
     "mcnemar",

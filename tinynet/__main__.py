@@ -4,7 +4,7 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
-from tinynet import __version__
+from tinynet import __version__, console
 from tinynet.flags import run_command
 
 # Name -> module and what it does.
@@ -27,7 +27,9 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> None:
     """Run the command that the first argument names; without arguments, list all commands."""
     words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"] and words[1:]:
+        main([words[1], "--help"])
+    elif not words or words[0] in ("-h", "--help", "help"):
         print(_help())
     elif words[0] == "--version":
         print(f"tinynet {__version__}")
@@ -36,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         near = get_close_matches(words[0], COMMANDS, 1, 0.5)
         hint = f"did you mean {near[0]}? " if near else ""
-        print(f"tinynet: unknown command {words[0]!r}; {hint}see tinynet --help", file=sys.stderr)
+        see = f"{hint}see {console.program()} --help"
+        print(f"tinynet: unknown command {words[0]!r}; {see}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -46,20 +49,22 @@ def _help() -> str:
         [
             f"tinynet {__version__}: transfer learning on small images, with reliable results",
             "",
-            "usage: tinynet COMMAND ..., or python -m tinynet COMMAND ...",
+            f"usage: {console.program()} COMMAND ...",
             "",
             "commands:",
             *lines,
             "",
-            "Each command has --help. Start with: tinynet demo",
+            f"Each command has --help. Start with: {console.program()} demo",
         ]
     )
 
 
 def script() -> None:
-    """The console script."""
+    """Run the console script `tinynet`."""
+    console.set_program("tinynet")
     run_command(main)
 
 
 if __name__ == "__main__":
+    console.set_program("python -m tinynet")
     run_command(main)

@@ -1,21 +1,24 @@
 """Compare runs or stored probabilities on the same images, in pairs.
 
-    python -m tinynet compare runs/a runs/b --tta flip
-    python -m tinynet compare a.npz b.npz --merge mean gmean
+    python -m tinynet.compare runs/a runs/b --tta flip
+    python -m tinynet.compare a.npz b.npz --merge mean gmean
 
 Prints a row for each result, and one for the ensemble of all. `gain` and `p` compare each row with
-the first (McNemar's paired test). `tinynet evaluate --save-probabilities FILE` writes the files.
+the first (McNemar's paired test). `python -m tinynet.evaluate --save-probabilities FILE` writes
+the files.
 """
 
 from pathlib import Path
 from typing import Any
 
 from tinynet.flags import (
+    OF_RUN,
     Parser,
     add_common,
     add_merge,
     positive_int,
     refuse_others,
+    refuse_twice,
     run_command,
     user_path,
 )
@@ -31,13 +34,16 @@ def parser() -> Parser:
         nargs="+",
         type=user_path,
         metavar="RUN|FILE.npz",
-        help="runs, or files of probabilities",
+        help="runs, or files of stored probabilities",
     )
     add_merge(parser)
     runs = parser.add_argument_group("runs")
     runs.add_argument("--stage", choices=STAGES, help="default: the last finished stage of each")
     runs.add_argument(
-        "--split", choices=("holdout", "val"), default="val", help="what to score (default: val)"
+        "--split",
+        choices=("holdout", "val"),
+        default="val",
+        help="the images: the hold-out, or the official val (default: val)",
     )
     runs.add_argument(
         "--tta", default="none", metavar="VIEWS", help="one set of views (default: none)"
@@ -45,7 +51,7 @@ def parser() -> Parser:
     runs.add_argument(
         "--size", type=positive_int, metavar="N", help="test size in pixels (default: as trained)"
     )
-    add_common(runs, "data", "cache", "device", "precision")
+    add_common(runs, "data", "cache", "device", "precision", data=OF_RUN)
     add_common(parser, "format", "json")
     return parser
 
@@ -54,9 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     flags = parser()
     args = flags.parse_args(argv)
-    if len(set(args.sources)) < len(args.sources):
-        twice = next(one for one in args.sources if args.sources.count(one) > 1)
-        flags.error(f"{twice} is named twice; compare different results")
+    refuse_twice(args.sources)
     runs = [source for source in args.sources if Path(source).is_dir()]
     if not runs:
         refuse_others(flags, args, "comparing files", {"sources", "merge", "format"})

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from tinynet.console import log
+from tinynet.console import advice, log, option
 from tinynet.errors import InputError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -119,8 +119,8 @@ def choose_compute(
     }
     if precision not in supported[device]:
         raise InputError(
-            f"--precision {precision}: not supported on {device}; choose from "
-            f"{', '.join(supported[device])} with --precision"
+            f"{option('precision')} {precision}: not supported on {device}; choose from "
+            f"{', '.join(supported[device])}" + advice(" with --precision")
         )
     if device == "cuda" and precision == "float32":
         # By default the convolutions would round to TF32, which has ten bits.
@@ -147,10 +147,11 @@ def _choose_device(device: str) -> str:
     }
     if device == "auto":
         return "cuda" if available["cuda"] else "cpu"
-    if not available.get(device):
+    if not isinstance(device, str) or not available.get(device):
         names = ", ".join(name for name, present in available.items() if present)
         raise InputError(
-            f"--device {device}: not available on this machine; choose from {names} with --device"
+            f"{option('device')} {device}: not available on this machine; choose from {names}"
+            + advice(" with --device")
         )
     return device
 
@@ -169,8 +170,8 @@ def _try_compiler(device: torch.device) -> None:
             else "a C++ compiler such as g++"
         )
         raise InputError(
-            f"--compile: this machine cannot compile ({reason[:160]}); install {requirement}, or "
-            "remove --compile"
+            f"{option('compile')}: this machine cannot compile ({reason[:160]}); install "
+            f"{requirement}, or remove {option('compile')}"
         ) from None
 
 

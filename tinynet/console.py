@@ -15,13 +15,19 @@ from tinynet.interrupts import ENDING, Interrupted, interrupted_by
 
 @dataclass
 class _Console:
-    """`flags`: the flags of the running command, which advice may name; None: no command runs."""
+    """`flags`: the flags of the running command, which advice may name; None: no command runs.
+
+    `program`: how the user started tinynet: `tinynet`, `python -m tinynet`, or, if it is empty,
+    one command as a module: `python -m tinynet.train`.
+    """
 
     quiet: bool = False
     flags: frozenset[str] | None = None
+    program: str = ""
 
 
 _console = _Console()
+_FLAG = re.compile(r"--[a-z][a-z-]*")
 
 
 def set_quiet(quiet: bool) -> None:
@@ -39,11 +45,37 @@ def command_flags() -> frozenset[str] | None:
     return _console.flags
 
 
+def set_program(program: str) -> None:
+    """Set how the user started tinynet: `tinynet`, `python -m tinynet`, or empty for a module."""
+    _console.program = program
+
+
+def program() -> str:
+    """Return how the user starts any command: `tinynet` or `python -m tinynet`."""
+    return _console.program or "python -m tinynet"
+
+
+def as_started(text: str) -> str:
+    """Return `text` with its commands written as the user started this one.
+
+    Texts name commands as modules: `python -m tinynet.select_views`. For a user of `tinynet`, this
+    becomes `tinynet select-views`.
+    """
+    if not _console.program:
+        return text
+
+    def command(match: re.Match[str]) -> str:
+        return f"{_console.program} {match[1].replace('_', '-')}"
+
+    return re.sub(r"\bpython -m tinynet\.([a-z_]+)", command, text)
+
+
 def advice(text: str) -> str:
-    """Return `text`, or an empty string if it names a flag that the running command lacks."""
-    flags = _console.flags
-    text_flags = re.findall(r"--[a-z][a-z-]*", text)
-    return text if flags is None or flags.issuperset(text_flags) else ""
+    """Return `text`, or an empty string if it names a flag that the running command lacks.
+
+    In Python no command runs, and no flag exists.
+    """
+    return text if (_console.flags or set()).issuperset(_FLAG.findall(text)) else ""
 
 
 def option(name: str) -> str:
@@ -52,8 +84,8 @@ def option(name: str) -> str:
 
 
 def shell_command(*words: Any) -> str:
-    """Return the command line `python -m` and `words`, quoted for a shell."""
-    return shlex.join(["python", "-m", *map(str, words)])
+    """Return the command line that runs a module, `words[0]`, quoted for a shell."""
+    return as_started(shlex.join(["python", "-m", *map(str, words)]))
 
 
 def current_command() -> list[str]:
@@ -73,7 +105,7 @@ def log(line: str) -> None:
     """Print a message on standard error, above any progress bars; nothing with `--quiet`."""
     if _console.quiet:
         return
-    line = "\n".join(map(printable, line.split("\n")))
+    line = "\n".join(map(printable, as_started(line).split("\n")))
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
     else:

@@ -13,9 +13,9 @@ from tinynet.errors import InputError
 from tinynet.flags import Parser, add_common, run_command
 from tinynet.runs import StageFolder
 from tinynet.training.config import RunConfig, open_data
-from tinynet.training.recipes import TUNED, Recipe
+from tinynet.training.recipes import DEMO
 
-CLASSES, SIDE = 8, 32
+CLASSES = 8
 _NEXT = """The network started from random weights, on synthetic images: this only tests tinynet.
 Look at the run:
   {report} --open
@@ -27,25 +27,14 @@ With real data:
   python -m tinynet.train --stage finetune      train the whole network"""
 
 
-def small_recipe() -> Recipe:
-    """The tuned recipe for synthetic images and a backbone with random weights."""
-    recipe = TUNED.override(dict(holdout=0.2, hidden=(128,), batch=16, size=SIDE))
-    recipe = recipe.override(dict(epochs=20), ("base",))
-    # Random convolutions have more to learn than pretrained ones, so all groups get one rate.
-    one_rate = dict(lr=5e-4, lr_factors=(1.0,) * 6)
-    return recipe.override(
-        dict(epochs=8, batch=32, crop_side=(28, SIDE), ema=0.9, **one_rate), ("finetune",)
-    )
-
-
 def demo_config(run: Path, seed: int = 0) -> RunConfig:
-    """Both stages of `small_recipe`, on synthetic images that are drawn below `run` if needed."""
+    """Both stages of `DEMO`, on synthetic images that are drawn below `run` if needed."""
     from tinynet.data.synthetic import synthetic
 
     source = run / "data" / f"drawn-{seed}.zip"
     if not source.exists():
-        synthetic(source, classes=CLASSES, train=40, val=20, test=5, side=SIDE, seed=seed)
-    return RunConfig(small_recipe(), str(source.resolve()), weights="none", seed=seed)
+        synthetic(source, classes=CLASSES, train=40, val=20, test=5, side=DEMO.base.size, seed=seed)
+    return RunConfig(DEMO, str(source.resolve()), weights="none", seed=seed)
 
 
 def main(argv: list[str] | None = None) -> None:

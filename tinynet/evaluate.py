@@ -1,30 +1,33 @@
-"""Evaluate a trained run on its hold-out and on the official val, with one view and with several.
+"""Evaluate a run on its hold-out and on the official val, with and without test-time augmentation.
 
     python -m tinynet.evaluate --tta flip                    the newest finished run
-    python -m tinynet.evaluate --run runs/a --calibrate      also at the best temperature
+    python -m tinynet.evaluate --run runs/a --calibrate      also with calibrated probabilities
     python -m tinynet.evaluate --tta flip ten --size 64 80 --merge mean gmean    a grid
 
 Intervals are Wilson's, 95 %. `gain` and `p` compare with the one-view result on the same images
 (McNemar's paired test). Make every choice on the hold-out; val is for reporting.
 
-See also: tinynet compare, soup, select-views, zero-shot, folder.
+See also the commands compare, soup, select-views, zero-shot and folder.
 """
 
 from typing import Any
 
 from tinynet import console
-from tinynet.flags import Parser, add_common, add_scoring, run_command
+from tinynet.errors import InputError
+from tinynet.files import can_write
+from tinynet.flags import OF_RUN, Parser, add_common, add_scoring, run_command
 from tinynet.runs import STAGES, finished_stage
 from tinynet.training.config import RunConfig, open_data
 
 # Flags of the first edition -> the command that has replaced them.
 _MOVED = {
-    "--from-probabilities": "compare A.npz B.npz",
-    "--soup": "soup RUN RUN",
-    "--choose": "select-views --tta VIEWS --most N",
-    "--head": "zero-shot --arch NAME",
-    "--dataset": "folder --data DIR --arch NAME",
-    "--arch": "zero-shot --arch NAME, or folder --data DIR --arch NAME",
+    "--from-probabilities": "python -m tinynet.compare A.npz B.npz",
+    "--soup": "python -m tinynet.soup RUN RUN",
+    "--choose": "python -m tinynet.select_views --tta VIEWS --most N",
+    "--head": "python -m tinynet.zero_shot --arch NAME",
+    "--dataset": "python -m tinynet.folder --data DIR --arch NAME",
+    "--arch": "python -m tinynet.zero_shot --arch NAME, or python -m tinynet.folder --data DIR "
+    "--arch NAME",
 }
 
 
@@ -32,13 +35,14 @@ def parser() -> Parser:
     """The command's flags."""
     parser = Parser("tinynet.evaluate", __doc__, moved=_MOVED)
     parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
-    add_scoring(parser)
+    add_scoring(parser, "the training size")
     parser.add_argument(
         "--calibrate",
         action="store_true",
         help="add a row for val at the temperature that fits the hold-out best",
     )
-    add_common(parser, "split", "run", "data", "cache", "out")
+    out = "folder for scores and probabilities (default: that of the run)"
+    add_common(parser, "split", "run", "data", "cache", "out", data=OF_RUN, out=out)
     add_common(parser, "device", "precision", "format", "json")
     return parser
 
@@ -75,6 +79,10 @@ def open_run(args: Any, compute: Any) -> Any:
     from tinynet.evaluation.predictor import Predictor
 
     folder = finished_stage(args.run, args.stage).with_results(args.out)
+    if args.out and not can_write(folder.results):
+        raise InputError(
+            f"--out {args.out}: is not a folder that can be written to; name another folder"
+        )
     console.log(f"evaluating {folder.path} on {compute}")
     return Predictor(folder, open_data(args.data, args.cache, RunConfig.of(folder)), compute)
 

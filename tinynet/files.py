@@ -110,7 +110,7 @@ def _machine_id() -> str:
     return re.sub(r"\W", "-", "-".join(words))
 
 
-_HOST = _machine_id()
+HOST = _machine_id()
 _OWNER = re.compile(r"\..+\.tinynet-(?P<host>[\w-]+)-(?P<process>\d+)\.partial")
 _LOCK = re.compile(r"\..+\.tinynet\.lock")
 # Seconds without a change after which a partial file of another machine counts as abandoned.
@@ -129,7 +129,7 @@ def _partial_path(path: Path) -> Path:
         number = file.name.removeprefix(f".{path.name}.").removesuffix("partial").rstrip(".")
         if not number or (number.isdecimal() and not _is_running(int(number))):
             _remove(file)
-    temporary = path.with_name(f".{path.name}.tinynet-{_HOST}-{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.tinynet-{HOST}-{os.getpid()}.partial")
     _own_partials.add((os.getpid(), temporary))
     return temporary
 
@@ -164,9 +164,9 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _is_owned(path: Path, host: str, process: int) -> bool:
-    if host == _HOST and process == os.getpid():
+    if host == HOST and process == os.getpid():
         return (process, path) in _own_partials  # else of an earlier process with this id
-    if host == _HOST and os.name != "nt":
+    if host == HOST and os.name != "nt":
         return _is_running(process)
     newest = max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
     return time.time() - newest < _ABANDONED_AFTER

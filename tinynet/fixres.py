@@ -1,9 +1,9 @@
 """Evaluate a run at other image sizes: accuracy, cost, feature statistics, corrections.
 
-    python -m tinynet.fixres --size 64 80 96 128             the newest finished run
-    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger    save the best size
-    python -m tinynet.fixres --run runs/a --beside runs/b --size 64 96   compare two runs
-    python -m tinynet.fixres --policy                        how large objects appear, per recipe
+    python -m tinynet.fixres --size 64 80 96 128                          the newest finished run
+    python -m tinynet.fixres --run runs/a --no-fit --keep runs/larger     save it for a larger size
+    python -m tinynet.fixres --run runs/a --beside runs/b --size 64 96    compare two runs
+    python -m tinynet.fixres --policy                                     sizes of objects
     python -m tinynet.fixres --policy --train-scale 0.08 1 --train-size 224 --test-resize 256
 
 Touvron et al. 2019, "Fixing the train-test resolution discrepancy". Sizes and corrections are
@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet import console
 from tinynet.errors import InputError
-from tinynet.flags import Parser, add_common, positive_int, refuse_others, run_command, user_path
+from tinynet.flags import (
+    OF_RUN,
+    Parser,
+    add_common,
+    positive_int,
+    refuse_others,
+    refuse_twice,
+    run_command,
+    user_path,
+)
 from tinynet.records import Json, ScoreRow
 from tinynet.runs import STAGES, WHOLE, finished_stage
 
@@ -94,7 +103,7 @@ def parser() -> Parser:
         type=user_path,
         default=[],
         metavar="RUN",
-        help="other runs to compare with, without corrections",
+        help="other runs to compare with; they are not corrected",
     )
     parser.add_argument(
         "--keep",
@@ -103,18 +112,20 @@ def parser() -> Parser:
         help="save a new run in DIR, with batch norm statistics recomputed at the size with the "
         "best hold-out accuracy; evaluate and predict can use it",
     )
-    add_common(parser, "run", "data", "cache", "out", "device", "precision", "format", "json")
+    out = "folder for the results (default: sizes/ in the folder of the stage)"
+    add_common(parser, "run", "data", "cache", "out", data=OF_RUN, out=out)
+    add_common(parser, "device", "precision", "format", "json")
     _add_policy(parser)
     return parser
 
 
 def _add_policy(parser: Parser) -> None:
-    group = parser.add_argument_group("--policy: the size of objects in training and in testing")
+    group = parser.add_argument_group("size of objects in training and in testing")
     group.add_argument(
         "--policy",
         action="store_true",
-        help="show how large objects appear with the recipes, or with the crops below; needs no "
-        "run",
+        help="show how large objects appear with the recipes, or with the crops of the flags "
+        "below; needs no run",
     )
     group.add_argument(
         "--train-scale",
@@ -133,7 +144,7 @@ def _add_policy(parser: Parser) -> None:
     )
     for flag, text in (
         ("--train-size", "side of a resized training crop"),
-        ("--test-resize", "side of the whole test image (default: --test-size)"),
+        ("--test-resize", "side of the test image before the crop (default: --test-size)"),
         ("--test-size", "side of the test crop (default: --train-size)"),
     ):
         group.add_argument(flag, type=positive_int, metavar="N", help=text)
@@ -223,6 +234,7 @@ def _study(args: Any) -> list[ScoreRow]:
 
     compute = choose_compute(args.device, args.precision)
     folders = [finished_stage(run, args.stage) for run in (args.run, *args.beside)]
+    refuse_twice([str(folder.run) for folder in folders])
     packed = open_data(args.data, args.cache, RunConfig.of(folders[0]))
     predictors = [Predictor(folder, packed, compute) for folder in folders]
     own = predictors[0].size

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from tinynet.console import command_flags, printable, set_flags, set_quiet
+from tinynet.console import as_started, command_flags, printable, set_flags, set_quiet
 from tinynet.errors import InputError
 from tinynet.interrupts import ENDING, Interrupted, interrupt, interrupted_by, write_always
 
@@ -42,17 +42,19 @@ def user_path(text: str) -> str:
     return os.path.expanduser(text)
 
 
+_DATA = "a zip, a tar, an extracted folder or parquet files"
+OF_RUN = f"{_DATA} (default: the data of the run)"  # the help of --data for a finished run
 COMMON: dict[str, dict[str, Any]] = {
     "data": dict(
         type=user_path,
         metavar="PATH",
-        help="a zip, a tar, an extracted folder or parquet files (default: the run's data, else "
-        "$TINYNET_DATA, else data/tiny-imagenet-200.zip, downloaded if absent)",
+        help=f"{_DATA} (default: $TINYNET_DATA, else data/tiny-imagenet-200.zip, which is "
+        "downloaded if absent)",
     ),
     "cache": dict(
         type=user_path,
         metavar="DIR",
-        help="folder for decoded images and features (default: cache, next to the data)",
+        help="folder for decoded images and features (default: the folder cache next to the data)",
     ),
     "weights": dict(
         type=user_path,
@@ -60,16 +62,20 @@ COMMON: dict[str, dict[str, Any]] = {
         help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none",
     ),
     "run": dict(
-        type=user_path, metavar="DIR", help="the run to use (default: the newest suitable one)"
+        type=user_path, metavar="DIR", help="the run to use (default: the newest finished one)"
     ),
-    "out": dict(type=user_path, metavar="DIR", help="folder or file to write to"),
+    "out": dict(
+        type=user_path, metavar="DIR", help="folder of the new run (default: one below runs/)"
+    ),
     "seed": dict(
         type=int,
         metavar="N",
-        help="seed of weights, order, augmentation and dropout (default: 0, or the run's)",
+        help="seed of weights, order, augmentation and dropout (default: that of the run, else 0)",
     ),
     "split": dict(
-        default="both", choices=("holdout", "val", "both"), help="what to score (default: both)"
+        default="both",
+        choices=("holdout", "val", "both"),
+        help="the images: the hold-out, the official val, or both (default: both)",
     ),
     "device": dict(
         default="auto",
@@ -107,20 +113,23 @@ COMMON: dict[str, dict[str, Any]] = {
 class Parser(argparse.ArgumentParser):
     """An argument parser with the flag `--quiet`, whose errors take one line.
 
-    `moved`: flags of earlier versions, and the command line that replaces each.
+    `module`: the module that the command runs as; its name, and the commands in the `description`,
+    are printed as the user started tinynet. `moved`: flags of earlier versions, and the command
+    line that replaces each. `prog`: the name of a subcommand, from argparse.
     """
 
     def __init__(
         self,
-        module: str,
-        description: str | None,
+        module: str = "",
+        description: str | None = None,
         moved: Mapping[str, str] | None = None,
+        prog: str | None = None,
         **kwargs: Any,
     ):
         self._moved = moved or {}
         super().__init__(
-            prog=f"python -m {module}",
-            description=description,
+            prog=prog or as_started(f"python -m {module}"),
+            description=description and as_started(description),
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **kwargs,
@@ -142,11 +151,43 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse a command line and become the parser of the running command."""
         set_flags(self._option_string_actions)  # a subcommand's parser is the last to do so
-        words = args[0] if args and args[0] is not None else sys.argv[1:]
-        for flag in (str(word).partition("=")[0] for word in words):
+        words = list(map(str, args[0] if args and args[0] is not None else sys.argv[1:]))
+        for flag in (word.partition("=")[0] for word in words):
             if flag in self._moved:
-                self.error(f"{flag} has moved; use: python -m tinynet {self._moved[flag]}")
+                self.error(f"{flag} has moved; use: {as_started(self._moved[flag])}")
+        self._refuse_empty(words)
+        self._refuse_repeated(words[: words.index("--")] if "--" in words else words)
         return super().parse_known_args(*args, **kwargs)
+
+    def _refuse_empty(self, words: Sequence[str]) -> None:
+        """Exit with status 2 for an empty value: an empty path would mean the current folder."""
+        for before, word in zip(("", *words), words, strict=False):
+            flag = word.removesuffix("=") or before
+            if flag in self._option_string_actions and word in ("", f"{flag}="):
+                self.error(f"{flag} is empty; write a value, or leave it out")
+            if not word and not before.startswith("--"):
+                self.error("an argument is empty; write a value, or leave it out")
+
+    def _refuse_repeated(self, words: Sequence[str]) -> None:
+        """Exit with status 2 where a flag silently replaces the values of an earlier one.
+
+        These are two flags for one value, such as a flag and its old name, and a flag of several
+        values that is given twice.
+        """
+        flags: dict[str, str] = {}  # destination -> the flag that sets it
+        for flag in (word.partition("=")[0] for word in words):
+            action = self._option_string_actions.get(flag)
+            if action is None or action.dest == argparse.SUPPRESS:
+                continue
+            repeated = action.dest in flags
+            before = flags.setdefault(action.dest, flag)
+            if action is not self._option_string_actions[before]:
+                self.error(
+                    f"argument {flag}: not allowed with argument {before}, which sets the same "
+                    "value; use one of them"
+                )
+            if repeated and action.nargs in ("+", "*"):
+                self.error(f"{flag} is given twice; write all its values after one {flag}")
 
     def error(self, message: str) -> NoReturn:
         """Print one line, with the nearest flag for an unknown one, and exit with status 2."""
@@ -171,14 +212,21 @@ def _available(*names: str) -> list[str]:
     return [flag for flag in map(flag_name, names) if flag in (command_flags() or ())]
 
 
-def add_common(parser: argparse._ActionsContainer, *names: str) -> None:
-    """Add the flags called `names`, the same on every command that has them."""
+def add_common(parser: argparse._ActionsContainer, *names: str, **texts: str) -> None:
+    """Add the flags called `names`, the same on every command that has them.
+
+    `texts`: a help text of the command's own, by the name of the flag.
+    """
     for name in names:
-        parser.add_argument(f"--{name}", **COMMON[name])
+        text = {"help": texts[name]} if name in texts else {}
+        parser.add_argument(f"--{name}", **COMMON[name] | text)
 
 
-def add_scoring(parser: Parser) -> None:
-    """Add the flags of a grid of scores: views, merges, sizes, classes and stored probabilities."""
+def add_scoring(parser: Parser, size: str) -> None:
+    """Add the flags of a grid of scores: views, merges, sizes, classes and stored probabilities.
+
+    `size`: the default of `--size`, in words.
+    """
     add_common(parser, "tta")
     add_merge(parser)
     parser.add_argument(
@@ -186,7 +234,7 @@ def add_scoring(parser: Parser) -> None:
         type=positive_int,
         nargs="+",
         metavar="N",
-        help="test sizes in pixels (default: the training size, or the published one)",
+        help=f"test sizes in pixels (default: {size})",
     )
     parser.add_argument(
         "--per-class", action="store_true", help="print a row for each class, not one for all"
@@ -249,7 +297,10 @@ def add_pretrained(parser: argparse._ActionsContainer) -> None:
 
 def positive_int(text: str) -> int:
     """A whole number greater than 0, for argparse."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
     return number
@@ -260,6 +311,16 @@ def refuse_others(parser: Parser, args: argparse.Namespace, use: str, allowed: s
     names = {name for name in vars(args) if getattr(args, name) != parser.get_default(name)}
     if wrong := sorted(names - allowed):
         parser.error(f"{use} takes no {', '.join(map(flag_name, wrong))}")
+
+
+def refuse_twice(paths: Sequence[str]) -> None:
+    """Raise `InputError` if two of the paths are one file or folder."""
+    places = [os.path.realpath(path) for path in paths]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            path, first = paths[number], paths[places.index(place)]
+            names = f"{path} is named twice" if path == first else f"{path} is the same as {first}"
+            raise InputError(f"{names}; name different ones")
 
 
 def flag_name(field: str) -> str:
@@ -295,7 +356,7 @@ def add_fields(
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none given"
+        return " ".join(map(str, value)) or "no values"
     return "none" if value is None else str(value)
 
 
@@ -425,5 +486,5 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _end(line: str, status: int) -> NoReturn:
     # over a progress bar; in a file it would be a line of its own
     start = "\r" if sys.stderr.isatty() else ""
-    print(start + printable(" ".join(line.split())), file=sys.stderr)
+    print(start + printable(" ".join(as_started(line).split())), file=sys.stderr)
     raise SystemExit(status)

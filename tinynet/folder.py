@@ -1,7 +1,7 @@
 """Evaluate a pretrained network on a folder of images, with its published resize and crop.
 
-    python -m tinynet folder --data val --arch resnet50 --tta ten
-    python -m tinynet folder --data flat --labels val_labels.txt --arch timm/resnet50
+    python -m tinynet.folder --data val --arch resnet50 --tta ten
+    python -m tinynet.folder --data flat --labels val_labels.txt --arch timm/resnet50
 
 The folder contains a folder for each class, or images whose labels are in --labels. The result is
 compared with the published accuracy.

@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tinynet.console import printable
+from tinynet.errors import InputError
 from tinynet.files import atomic_file
 from tinynet.interrupts import postponed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def figure_path(path: str | Path) -> Path:
+    """Return the path of a figure; raises `InputError` unless it is that of a PNG or an SVG."""
+    ending = Path(path).suffix
+    if ending.lower() not in ("", ".png", ".svg"):
+        raise InputError(f"{path}: a figure cannot be a {ending} file; use .png or .svg")
+    return Path(path)
 
 
 def save_figure(figure: "Figure", path: str | Path, description: str = "") -> None:
@@ -26,7 +35,7 @@ def save_figure(figure: "Figure", path: str | Path, description: str = "") -> No
         _save(
             figure,
             stream,
-            format="svg" if Path(path).suffix == ".svg" else "png",
+            format="svg" if Path(path).suffix.lower() == ".svg" else "png",
             dpi=110,
             metadata={"Description": text} if text else {},
         )

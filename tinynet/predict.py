@@ -2,7 +2,7 @@
 
     python -m tinynet.predict photo.jpg holiday/              the newest finished run
     python -m tinynet.predict photo.jpg --arch resnet18       a pretrained ImageNet network
-    python -m tinynet.predict photo.jpg --tta ten --explain views.png     how each view votes
+    python -m tinynet.predict photo.jpg --tta ten --explain views.png     a figure of the views
     python -m tinynet.predict --out predictions.txt           the official test images
 
 The last command writes a line `FILE CLASS_ID` for every test image. The course that published the
@@ -10,12 +10,12 @@ data uses this format.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import console
 from tinynet.files import check_writable, write_text
 from tinynet.flags import (
+    OF_RUN,
     Parser,
     add_common,
     add_pretrained,
@@ -64,13 +64,13 @@ def parser() -> Parser:
         "--tta",
         default="none",
         metavar="VIEWS",
-        help="one set of test-time views, as for evaluate (default: none)",
+        help="one set of test-time views (default: none); see evaluate --help",
     )
     parser.add_argument(
         "--merge",
         default="mean",
         metavar="MERGE",
-        help="how the probabilities of views are merged (default: mean)",
+        help="how the probabilities of views are merged (default: mean); see evaluate --help",
     )
     parser.add_argument(
         "--size",
@@ -83,16 +83,24 @@ def parser() -> Parser:
         type=positive_int,
         default=5,
         metavar="K",
-        help="the number of classes to list for each image (default: 5)",
+        help="number of classes to list for each image (default: 5)",
     )
     parser.add_argument(
         "--explain",
         type=user_path,
         metavar="FILE.png",
-        help="draw the views of the first image and how each votes",
+        help="write a figure of the first image's views and the classes that they predict",
     )
     parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
-    add_common(parser, "run", "data", "cache", "out", "device", "precision", "format", "json")
+    add_common(parser, "run", "data", "cache", data=OF_RUN)
+    parser.add_argument(
+        "--out",
+        type=user_path,
+        metavar="FILE",
+        help="file for the predictions of the test images (default: test-predictions.txt in the "
+        "folder of the stage)",
+    )
+    add_common(parser, "device", "precision", "format", "json")
     add_pretrained(parser.add_argument_group("pretrained networks"))
     return parser
 
@@ -140,8 +148,9 @@ def _drawing(place: str | None) -> "Callable[[Explanation], None] | None":
     """A function that draws an explanation, if there is a place for it."""
     if place is None:
         return None
-    path = Path(place)
-    check_writable(path)
+    from tinynet.plotting import figure_path
+
+    path = check_writable(figure_path(place))
 
     def draw(explanation: "Explanation") -> None:
         from tinynet.plotting import save_figure

@@ -1,8 +1,8 @@
-"""Rows of results, as dataclasses and as JSON objects."""
+"""Rows of results and of logs, as dataclasses and as JSON objects."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 Json = dict[str, Any]  # one JSON object
 
@@ -35,6 +35,15 @@ class Score:
     ece: float
     low: float
     high: float
+
+    def to_json(self) -> Json:
+        """Return the score as a JSON object, with the names of the fields as keys."""
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Score":
+        """Read a score from a JSON object; what it lacks is `MISSING`."""
+        return cls(**_values(cls, row))
 
 
 @dataclass(frozen=True)
@@ -78,10 +87,12 @@ class ScoreRow:
     images are resized. `correction`: how features are corrected at another test size. `name`: the
     class, in a row for one class. `temperature`: the temperature of calibration.
 
-    `n`, `top1`, `top5`, `loss`, `ece`, `low`, `high`: as in `Score`. `forwards`: forward passes per
-    image. `cost`: of all views, in forward passes at the training size. `seconds`: for a forward
-    pass of one image. `gain`: over one view. `over`: gains over the run at its training size
-    (`own`), over equal further training at that size (`control`), and over ten-crop (`ten`).
+    `n`: number of images. `top1`, `top5`: fractions. `loss`: mean negative log-likelihood in nats.
+    `ece`: expected calibration error. `low`, `high`: the 95 % interval of `top1`. `forwards`:
+    forward passes per image. `cost`: of all views, in forward passes at the training size.
+    `seconds`: for a forward pass of one image. `gain`: over one view. `over`: gains over the run at
+    its training size (`own`), over equal further training at that size, or, for a soup, over runs
+    with recomputed batch norms (`control`), and over ten-crop (`ten`).
 
     `documented`: the published top-1. `apart`: `top1` minus the published one, in half-widths of
     the 95 % interval. `taken`, `weights`: the selected views, and their weights.
@@ -118,6 +129,10 @@ class ScoreRow:
     seconds: float = MISSING
     other: Mapping[str, Any] = field(default_factory=dict)  # keys of files that no field has
 
+    def with_score(self, score: Score) -> "ScoreRow":
+        """Return the row with the accuracy and the loss of `score`."""
+        return replace(self, **vars(score))
+
     def to_json(self) -> Json:
         """Return the row as a JSON object, with the keys of the result files."""
         row: Json = {}
@@ -151,8 +166,88 @@ class ScoreRow:
         return cls(**values, over=over, other=rest)
 
 
+_Row = TypeVar("_Row", bound="LogRow")
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """A row of the log of a stage.
+
+    `epoch`: counted from 0. `step`: the number of finished steps of the stage.
+    """
+
+    kind: ClassVar[str]  # the key `kind` in JSON
+    epoch: int
+    step: int
+
+    def to_json(self) -> Json:
+        """Return the row as a JSON object, with the keys of `log.jsonl`."""
+        return {"kind": self.kind, **_to_json(self)}
+
+    @classmethod
+    def from_json(cls: type[_Row], row: Mapping[str, Any]) -> _Row:
+        """Read a row from a JSON object; what it lacks is `MISSING`, and other keys are ignored."""
+        return cls(**_values(cls, row))
+
+
+@dataclass(frozen=True)
+class StepRow(LogRow):
+    """A step: its learning rate `lr`, and the mean `loss` of its batch in nats."""
+
+    kind = "step"
+    lr: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class EpochRow(LogRow):
+    """The end of an epoch.
+
+    `loss`: the mean over the images of the epoch, in nats. `seconds`: of training, without
+    evaluation. `images_per_second`: in these seconds. `improved`: whether the epoch is the best so
+    far. `holdout`: the score of the hold-out.
+    """
+
+    kind = "epoch"
+    loss: float
+    seconds: float
+    images_per_second: float
+    improved: bool
+    holdout: Score
+
+    def to_json(self) -> Json:
+        """Return the row as a JSON object, with the keys of `log.jsonl`."""
+        return {**super().to_json(), "holdout": self.holdout.to_json()}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "EpochRow":
+        """Read a row from a JSON object; what it lacks is `MISSING`, and other keys are ignored."""
+        return cls(**{**_values(cls, row), "holdout": Score.from_json(row["holdout"])})
+
+
+@dataclass(frozen=True)
+class StopRow(LogRow):
+    """The end of a training that was stopped before its last epoch."""
+
+    kind = "stopped"
+
+
+LOG_ROWS: dict[str, type[LogRow]] = {row.kind: row for row in (StepRow, EpochRow, StopRow)}
+
+
 def _key(name: str) -> str:
     return _KEYS.get(name, name)
+
+
+def _to_json(record: Any) -> Json:
+    """The fields of a dataclass by their keys of JSON, without missing ones."""
+    values = {_key(each.name): getattr(record, each.name) for each in fields(record)}
+    return {key: value for key, value in values.items() if value is not MISSING}
+
+
+def _values(record: Any, row: Mapping[str, Any]) -> Json:
+    """The values in a JSON object by the names of the fields of a dataclass."""
+    return {each.name: row.get(_key(each.name), MISSING) for each in fields(record)}
 
 
 def to_json(rows: Iterable[ScoreRow]) -> list[Json]:

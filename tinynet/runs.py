@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tinynet.console import command_flags, shell_command
+from tinynet.console import advice, command_flags, shell_command
 from tinynet.errors import InputError
 from tinynet.files import locked, read_json, read_text, write_text
-from tinynet.records import Json
+from tinynet.records import LOG_ROWS, Json, LogRow, ScoreRow
 
 ROOT = Path("runs")
 STAGES = ("base", "finetune", "fixres")
@@ -94,8 +94,8 @@ class StageFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"{self.path}: cannot be created ({error.strerror}); choose a writable folder with "
-                "--out"
+                f"{self.path}: cannot be created ({error.strerror}); choose a writable folder"
+                + advice(" with --out")
             ) from None
 
     @property
@@ -124,28 +124,34 @@ class StageFolder:
             recipe = read_json(self.recipe)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{self.recipe}: cannot be read ({_reason(error)}); choose a run that "
-                "tinynet.train wrote"
+                f"{self.recipe}: cannot be read ({_reason(error)}); restore the file, or choose "
+                "another run"
             ) from None
         if problem := _mismatch(recipe, keys):
-            raise InputError(f"{self.recipe}: {problem}; choose a run that tinynet.train wrote")
+            raise InputError(f"{self.recipe}: {problem}; restore the file, or choose another run")
         return recipe
 
-    def read_log(self) -> list[Json]:
-        """Read the rows of `log.jsonl`; raises `InputError` for an invalid line."""
-        rows = read_rows(self.log, _IN_LOG)
-        for number, row in enumerate(rows, 1):
+    def read_log(self) -> list[LogRow]:
+        """Read the rows of `log.jsonl`; raises `InputError` for an invalid line.
+
+        Rows of an unknown kind are left out.
+        """
+        rows = []
+        for number, row in enumerate(read_rows(self.log, _IN_LOG), 1):
             if problem := _mismatch(row, _IN_KIND.get(row["kind"], {})):
                 raise InputError(f"{self.log}, line {number}: {problem}; {_RESTORE}")
+            if row["kind"] in LOG_ROWS:
+                rows.append(LOG_ROWS[row["kind"]].from_json(row))
         return rows
 
-    def read_scores(self) -> list[Json]:
+    def read_scores(self) -> list[ScoreRow]:
         """Read the rows of `scores.jsonl`, from the stage's own folder and from `results`.
 
         Raises `InputError` for an invalid line.
         """
         files = dict.fromkeys((self.path / "scores.jsonl", self.scores))
-        return list({_score_key(row): row for file in files for row in _score_rows(file)}.values())
+        rows = {_score_key(row): row for file in files for row in _score_rows(file)}
+        return [ScoreRow.from_json(row) for row in rows.values()]
 
 
 def new_run(out: str | None, recipe: str, root: Path = ROOT) -> Path:
@@ -206,7 +212,7 @@ def finished_stage(run: str | None, stage: str | None) -> StageFolder:
         run,
         lambda path: any(StageFolder(path, name).finished for name in names),
         f"a finished {stage} stage" if stage else "a finished stage",
-        f"train one first: python -m tinynet.train --stage {names[0]}",
+        f"train one first: {shell_command('tinynet.train', '--stage', names[0])}",
     )
     return [StageFolder(path, name) for name in names if StageFolder(path, name).finished][-1]
 
@@ -243,10 +249,10 @@ def _start_time(run: Path) -> float:
 # --- JSON-lines files ---
 
 
-def append_rows(path: Path, rows: Iterable[Json]) -> None:
-    """Append rows to a JSON-lines file in one write."""
+def append_rows(path: Path, rows: Iterable[LogRow]) -> None:
+    """Append rows to a log in one write."""
     with open(path, "a", encoding="utf-8") as stream:
-        stream.write(_lines(rows))
+        stream.write(_lines(row.to_json() for row in rows))
 
 
 def _lines(rows: Iterable[Json]) -> str:
@@ -308,13 +314,14 @@ def _has_type(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def put_scores(path: Path, rows: Iterable[Json]) -> None:
+def put_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
     """Add rows to a file of scores, completely or not at all.
 
     A row replaces an earlier row of the same split, views, merge, size and precision.
     """
     with locked(path, lambda: None):  # another command may evaluate the same run
-        scores = {_score_key(row): row for row in (*_score_rows(path), *rows)}
+        added = (row.to_json() for row in rows)
+        scores = {_score_key(row): row for row in (*_score_rows(path), *added)}
         write_text(path, _lines(scores.values()))
 
 

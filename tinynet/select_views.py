@@ -1,6 +1,6 @@
 """Select the test-time views that are worth their cost.
 
-    python -m tinynet select-views --tta flip+shift scales --most 10
+    python -m tinynet.select_views --tta flip+shift scales --most 10
 
 Views are selected and weighted on one half of the hold-out, and evaluated on the other half and on
 val, compared with ten-crop. The command also plots accuracy against cost in views.png.
@@ -8,14 +8,14 @@ val, compared with ten-crop. The command also plots accuracy against cost in vie
 
 from tinynet import console
 from tinynet.evaluate import open_run
-from tinynet.flags import COMMON, Parser, add_common, positive_int, run_command
+from tinynet.flags import COMMON, OF_RUN, Parser, add_common, positive_int, run_command
 from tinynet.runs import STAGES
 
 
 def parser() -> Parser:
     """The command's flags."""
     parser = Parser("tinynet.select_views", __doc__)
-    help_text = "sets of test-time views to select from, as for evaluate (required)"
+    help_text = "sets of test-time views to select from (required); see evaluate --help"
     parser.add_argument("--tta", **COMMON["tta"] | {"help": help_text})
     parser.add_argument(
         "--most",
@@ -28,7 +28,9 @@ def parser() -> Parser:
         "--size", type=positive_int, metavar="N", help="test size in pixels (default: as trained)"
     )
     parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
-    add_common(parser, "run", "data", "cache", "out", "device", "precision", "format", "json")
+    out = "folder for views.png, scores and probabilities (default: that of the run)"
+    add_common(parser, "run", "data", "cache", "out", data=OF_RUN, out=out)
+    add_common(parser, "device", "precision", "format", "json")
     return parser
 
 

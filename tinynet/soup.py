@@ -1,12 +1,14 @@
 """Average the weights of several runs, and save the average if it is better.
 
-    python -m tinynet soup runs/a runs/b --out runs/ab
+    python -m tinynet.soup runs/a runs/b --out runs/ab
 
-Each run and the average are evaluated on the hold-out. The average is saved in --out if it is
-better than the best run (model soups, Wortsman et al. 2022).
+Each run and the average are evaluated on the hold-out (model soups, Wortsman et al. 2022). The
+batch norms of the average are recomputed, so each run is also evaluated with its batch norms
+recomputed in the same way: `over control` is the gain of the average over the best of these. The
+average is saved in --out if it is better than each run, as it is and with these batch norms.
 """
 
-from tinynet.flags import Parser, add_common, run_command, user_path
+from tinynet.flags import OF_RUN, Parser, add_common, refuse_twice, run_command, user_path
 from tinynet.runs import STAGES, finished_stage
 from tinynet.training.config import RunConfig, open_data
 
@@ -16,7 +18,9 @@ def parser() -> Parser:
     parser = Parser("tinynet.soup", __doc__)
     parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="two or more runs")
     parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
-    add_common(parser, "data", "cache", "out", "device", "precision", "format", "json")
+    out = "folder of a new run for the average (default: it is not saved)"
+    add_common(parser, "data", "cache", "out", data=OF_RUN, out=out)
+    add_common(parser, "device", "precision", "format", "json")
     return parser
 
 
@@ -26,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     args = flags.parse_args(argv)
     if len(args.runs) < 2:
         flags.error(f"takes two runs or more, not {len(args.runs)}")
+    refuse_twice(args.runs)
     from tinynet.compute import choose_compute
     from tinynet.evaluation.soup import make_soup
     from tinynet.report.tables import show

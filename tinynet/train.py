@@ -48,7 +48,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        help="default: tuned; for a later stage, the recipe of its run",
+        help="tuned, or reference: the published baseline (default: that of the run, else tuned)",
     )
     parser.add_argument(
         "--resume",
@@ -75,7 +75,9 @@ def parser() -> Parser:
         action="store_true",
         help="write events for TensorBoard: tensorboard --logdir RUN",
     )
-    add_common(parser, "data", "cache", "weights", "run", "out", "seed")
+    run = "the run that finetune or fixres starts from (default: the newest suitable one)"
+    out = "folder of the run (default: one below runs/; for finetune and fixres, that of --run)"
+    add_common(parser, "data", "cache", "weights", "run", "out", "seed", run=run, out=out)
     add_common(parser, "device", "precision", "json")
     parser.set_defaults(floats=None, frozen=None)  # those of a resumed run
     _add_recipe(parser, hidden=True)
@@ -86,9 +88,9 @@ def _add_recipe(parser: Parser, hidden: bool) -> None:
     """Add a flag for every field of the recipe; hidden ones are not in the help."""
     stages = [TUNED.stage(stage) for stage in STAGES]
     titles: dict[type, tuple[str, list[Any]]] = {
-        SplitConfig: ("split: shared by all stages", [TUNED.data]),
-        Network: ("network: shared by all stages", [TUNED.network]),
-        Stage: (f"stage: values are those of {' / '.join(STAGES)}", stages),
+        SplitConfig: ("split (the same in all stages)", [TUNED.data]),
+        Network: ("network (the same in all stages)", [TUNED.network]),
+        Stage: (f"stage (values: {' / '.join(STAGES)})", stages),
     }
     for kind, (title, values) in titles.items():
         group = parser if hidden else parser.add_argument_group(title)
@@ -198,9 +200,7 @@ def _resumed(args: Any) -> tuple[Path, RunConfig]:
     run = Path(args.resume)
     started = runs.started_stages(run)
     if not started:
-        raise InputError(
-            f"--resume {run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote"
-        )
+        raise InputError(f"--resume {run}: {runs.NOT_A_RUN}; name the folder of a run")
     # The last one, unless that is finished and one before it is not.
     folder = ([folder for folder in started if not folder.finished] or started)[-1]
     config = RunConfig.of(folder)

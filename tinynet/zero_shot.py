@@ -1,7 +1,7 @@
 """Evaluate a pretrained ImageNet network on Tiny ImageNet, without any training.
 
-    python -m tinynet zero-shot --arch vgg16
-    python -m tinynet zero-shot --arch timm/resnet50 --size 224 --tta flip
+    python -m tinynet.zero_shot --arch vgg16
+    python -m tinynet.zero_shot --arch timm/resnet50 --size 224 --tta flip
 
 The network's own classifier is restricted to the 200 classes of the data.
 """
@@ -14,7 +14,7 @@ def parser() -> Parser:
     """The command's flags."""
     parser = Parser("tinynet.zero_shot", __doc__)
     add_network(parser)
-    add_scoring(parser)
+    add_scoring(parser, "the published one")
     add_common(parser, "split", "data", "cache", "device", "precision", "format", "json")
     return parser
 

@@ -1,1 +1,1 @@
-"""Hostile files by script, and what each command of tinynet makes of them."""
+"""Create hostile files, and check what each command of tinynet does with them."""

@@ -1,4 +1,4 @@
-"""Cases of the official layout, as a zip or a folder: what each command must make of them."""
+"""Cases of the official layout, as a zip or a folder, with the right outcome of each command."""
 
 import zlib
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from benchmarks.hostile.world import ROOT
 
 ZIP, FOLDER = "in/archive.zip", f"in/{ROOT}"
 MODULE = "tinynet.data.__main__"
-# An image whose name is known, for the cases that damage one.
+# The image that cases damage.
 IMAGE = f"{ROOT}/val/images/val_3.JPEG"
 NAME = "val_3.JPEG"
 
 
 @dataclass(frozen=True)
 class Way:
-    """What is right for `data pack` and for `data verify`."""
+    """The right outcomes of `data pack` and `data verify`."""
 
     pack: Right
     verify: Right
@@ -28,7 +28,7 @@ EITHER = Way(
     right.either(right.part_packed),
     right.any_of(right.refused(), right.faults, right.gives(right.rows)),
 )
-# An image that can be passed over as well as named.
+# The command may skip this image or name it.
 PASSED_OR_NAMED = Way(
     right.either(right.without_boxes, NAME),
     right.any_of(right.refused(NAME), right.faults, right.gives(right.rows)),
@@ -37,12 +37,12 @@ UNREADABLE = Way(right.refused(NAME), right.any_of(right.refused(NAME), right.fa
 
 
 def refusal(*words: str) -> Way:
-    """Both commands refuse it."""
+    """Both commands must refuse the input."""
     return Way(right.refused(*words), right.refused(*words))
 
 
 def either(*words: str, boxes: bool = True) -> Way:
-    """Refused, or the images that the maker returned, all of them."""
+    """The command must refuse the input, or give all images that the maker returned."""
     check = right.packed if boxes else right.without_boxes
     return Way(
         right.either(check, *words),
@@ -51,13 +51,13 @@ def either(*words: str, boxes: bool = True) -> Way:
 
 
 def pack(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Case:
-    """`data pack` of the source."""
+    """A case of `data pack`."""
     flags = ("pack", "--data", source, "--cache", "out/cache", "--quiet")
     return Case(kind, f"{name}-pack", MODULE, flags, make, way.pack)
 
 
 def verify(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Case:
-    """`data verify` of the source."""
+    """A case of `data verify`."""
     return Case(
         kind,
         f"{name}-verify",
@@ -69,7 +69,7 @@ def verify(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Ca
 
 
 def info(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Case:
-    """`data info` of the source, which reads one image."""
+    """A case of `data info`, which reads one image."""
     expected = (
         right.gives(right.counted)
         if way is SAME
@@ -86,8 +86,8 @@ def info(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Case
 
 
 def both(kind: str, name: str, make: Maker, way: Way, source: str = ZIP) -> Iterator[Case]:
-    """`data pack`, which reads everything, and for some of the cases `data verify` or `data info`
-    too.
+    """A case of `data pack`, which reads everything; for some inputs also one of `data verify` or
+    `data info`.
     """
     yield pack(kind, name, make, way, source)
     turn = zlib.crc32(name.encode()) % 6

@@ -1,6 +1,4 @@
-"""Hostile caches: packed arrays and features that are not what their names say, and folders that
-are not tinynet's.
-"""
+"""Hostile caches: wrong arrays of images and features, and folders that tinynet did not write."""
 
 import json
 import os
@@ -20,7 +18,7 @@ from benchmarks.hostile.damage import altered, damaged
 KIND = "caches"
 Change = Callable[[Path], Any]
 _SOURCE = ("--data", f"{WORLD}/drawn.zip", "--cache", "out/cache")
-# Each command, and what is right: what cannot be used is made again, or refused.
+# Each command and its right outcome: an unusable folder is written again, or refused.
 _COMMANDS: dict[str, tuple[str, tuple[str, ...], Right]] = {
     "evaluate": (
         "tinynet.evaluate",
@@ -40,7 +38,7 @@ _PACKED, _FEATURES = "*.packed", "features-*"
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each, for one of the commands that read the file, in turn."""
+    """Yield a case for each idea; the commands that read the file take turns."""
     for part in ("val", "train"):
         for kind in ("pictures", "labels"):
             readers = ("evaluate",) if part == "val" else ("train",)
@@ -68,7 +66,7 @@ def designed() -> Iterator[Case]:
 
 
 def random(number: int) -> Case:
-    """Damage at a place that chance chooses: in the head of an array, or anywhere in a text."""
+    """A case with random damage: in the header of an array, or anywhere in a text."""
     patterns = (
         *(
             f"{_PACKED}/{file}"
@@ -85,11 +83,11 @@ def random(number: int) -> Case:
             content = path.read_bytes()
             if path.suffix == ".json" and draw.random() < 0.5:
                 path.write_text(json.dumps(altered(json.loads(content), draw)))
-            else:  # pixels and features are as good as any others
+            else:  # damaged pixels and features would still be valid ones
                 path.write_bytes(damaged(content, [(0, min(128, len(content)))], draw))
 
     module, flags, expected = _COMMANDS[command]
-    # Another manifest may be of other classes or images, which gives another result.
+    # A damaged manifest may have other classes or images, which give another result.
     loose = (
         right.either(right.rows)
         if command == "evaluate" and patterns[number % len(patterns)].startswith(_PACKED)
@@ -104,7 +102,7 @@ def _in_turn(pattern: str, changes: dict[str, Change], readers: Sequence[str]) -
 
 
 def _copied(place: Place) -> None:
-    """The run without what it has kept, so that the cache is read."""
+    """Copy the run without its stored probabilities, so that commands read the cache."""
     shutil.copytree(
         place.world / "run", place.out / "run", ignore=shutil.ignore_patterns("probabilities")
     )
@@ -131,14 +129,14 @@ def _case(pattern: str, name: str, change: Change, command: str) -> Case:
 
 
 def _only_ours_is_gone(expected: Right) -> Right:
-    """`data cache --clear` removes what tinynet made, and nothing else."""
+    """`data cache --clear` must remove only the folders that tinynet wrote."""
 
     def check(ended: Ended) -> str:
         outcome = expected(ended)
         others = ended.place.inputs / "precious"
         right.need(
             not others.exists() or (others / "manifest.json").exists(),
-            "what a link leads to is gone",
+            "the target of a link was deleted",
         )
         return outcome
 
@@ -264,7 +262,7 @@ _MANIFESTS: dict[str, Change] = {
 
 
 def _link_to_others(path: Path) -> None:
-    """A link in the cache leads to a folder that looks like one of tinynet's."""
+    """Add a link to a folder that looks like one of tinynet's."""
     others = path.parents[1] / "in/precious"
     others.mkdir()
     (others / "manifest.json").write_text('{"format": 3, "kind": "packed"}')
@@ -278,7 +276,7 @@ def _others_beside(path: Path) -> None:
 
 
 def _named(name: str) -> Change:
-    """A folder of tinynet's with a strange name."""
+    """Add a folder of tinynet with a strange name."""
 
     def change(path: Path) -> None:
         (path / name).mkdir()

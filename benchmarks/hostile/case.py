@@ -1,6 +1,4 @@
-"""The values that everything here passes around: a case, the place where it happens, and how its
-command ended.
-"""
+"""A case, its folders, and the end of its command."""
 
 import shlex
 from collections.abc import Callable
@@ -9,15 +7,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-WORLD = "../../../world"  # the good inputs, as a command sees them from the folder of its case
+WORLD = "../../../world"  # the good inputs, relative to the folder of a case
 
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of one case; a command may write below `out` alone, and to `tmp` if it tidies up.
+    """The folders of one case. A command may write to `out`, and temporary files to `tmp`.
 
-    `world`: the good inputs that all cases share. `trap`: a file that code makes which must not
-    run.
+    `world`: the good inputs that all cases share. `trap`: a file that appears if hostile code runs.
     """
 
     folder: Path
@@ -44,7 +41,7 @@ class Place:
         return self.folder / "executed"
 
     def make(self) -> None:
-        """Make the folders."""
+        """Create the folders."""
         for path in (self.inputs, self.out, self.home, self.tmp):
             path.mkdir(parents=True)
 
@@ -53,10 +50,10 @@ class Place:
 class Ended:
     """How a command ended.
 
-    `status`: of its exit, None where it had to be stopped. `memory`: its peak in bytes. `events`:
-    what it wrote to outside its folders, and what it executed, as (`wrote` or `executed`, what).
-    `fresh`: files that it left below `out` and its temporary folder. `truth`: what the maker of the
-    case returned.
+    `status`: its exit status, None if it had to be stopped. `memory`: its peak in bytes. `events`:
+    what it wrote outside its folders and what it executed, as (`wrote` or `executed`, what).
+    `fresh`: the new files in `out` and in its temporary folder. `truth`: the value that the maker
+    of the case returned.
     """
 
     status: int | None
@@ -71,7 +68,7 @@ class Ended:
 
 
 class Unlike(Exception):
-    """The outcome is not what it must be: the name of the outcome, and the reason in words."""
+    """The outcome is wrong: its name, and the reason."""
 
     def __init__(self, outcome: str, reason: str):
         super().__init__(reason)
@@ -84,10 +81,10 @@ Right = Callable[[Ended], str]  # the outcome's name; raises `Unlike`
 
 @dataclass(frozen=True)
 class Case:
-    """A hostile input, the command that reads it, and what is right.
+    """A hostile input, the command that reads it, and the check of the result.
 
-    `make(place, draw)` writes the input and returns plain values that `right` needs. `flags` are
-    those of the shell, seen from the folder of the case.
+    `make(place, draw)` writes the input and returns plain values for `right`. `flags` are those of
+    the command line, with paths relative to the folder of the case.
     """
 
     kind: str
@@ -103,5 +100,5 @@ class Case:
 
     @property
     def line(self) -> str:
-        """What one would type."""
+        """The command line."""
         return f"python -m {self.command.removesuffix('.__main__')} {shlex.join(self.flags)}"

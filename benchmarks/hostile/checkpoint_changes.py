@@ -1,4 +1,4 @@
-"""What is changed in a checkpoint: the table of cases, and how each change is made."""
+"""Changes of a checkpoint: the tables of cases, and the functions that make the changes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def _set(*path: str, to: Any) -> Change:
-    """Another value somewhere inside."""
+    """Replace a value somewhere inside."""
 
     def change(content: dict[str, Any]) -> dict[str, Any]:
         holder = content
@@ -160,7 +160,7 @@ BEST: dict[str, Change] = {
     },
 }
 OTHERS = _set("wnids", to=["a", "b", "c", "d"])
-# Of a prediction other names are no fault: the classes are those that the checkpoint says.
+# A prediction may have other class names: it takes the classes of the checkpoint.
 BEST_DOUBTFUL = {
     "one-more-key": lambda content: {**content, "more": 3},
     "tensor-float64": _tensor(_LAYER, lambda tensor: tensor.double()),
@@ -178,7 +178,7 @@ def _state(*path: Any, to: Any) -> Change:
 
 
 def _moments(change: Callable[[torch.Tensor], Any]) -> Change:
-    """What the optimizer remembers of the first weights, changed."""
+    """Change the optimizer's moments of the first weights."""
 
     def changed(content: dict[str, Any]) -> dict[str, Any]:
         states = content["state"]["optimizer"]["state"]
@@ -260,7 +260,7 @@ LAST_DOUBTFUL: dict[str, Change] = {
         f"scaler-{title}": _state("scaler", to=value)
         for title, value in {"none": None, "text": "x", "list": [1], "number": 3}.items()
     },
-    # an epoch begins with 0
+    # an epoch sets these to 0
     **{f"{name}-text": _state(name, to="x") for name in ("seen", "loss_sum", "seconds")},
     "best-none": _state("best", to=None),
     "epoch-huge": _state("epoch", to=10**9),

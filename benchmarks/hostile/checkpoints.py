@@ -1,6 +1,4 @@
-"""Hostile checkpoints of a run: best.pt, which names and scores, and last.pt, from which training
-continues.
-"""
+"""Hostile checkpoints: best.pt, for predictions and scores, and last.pt, for resuming."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +17,7 @@ _PAYLOADS = ("system", "eval", "popen")
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each."""
+    """Yield a case for each idea."""
     for name in _PAYLOADS:
         for form in ("bare", "zipped", "legacy"):
             yield _best(f"code-{name}-{form}", _code(name, form), right.refused("best.pt"))
@@ -54,7 +52,7 @@ def designed() -> Iterator[Case]:
 
 
 def random(number: int) -> Case:
-    """Damage at a place that chance chooses, half of it in the pickle."""
+    """A case with random damage, half of it in the pickle."""
     structure = ("central directory", "local header", "data", "end record")[number % 4]
 
     def data(place: Place, content: dict[str, Any], draw: Random) -> bytes:

@@ -1,20 +1,20 @@
-"""The command lines that several kinds of cases share."""
+"""Command lines that several kinds of cases share."""
 
 from benchmarks.hostile.case import WORLD
 from benchmarks.hostile.world import ON, SIDE, SQUEEZE
 
-# Every class is named, so that the colours can be computed from the probabilities; not quiet,
-# because then it would not name unreadable files.
-_SEEING = ("--size", str(SIDE), "--top", "13", "--json", *ON)
+# All classes, so that the colours can be computed from their probabilities; not quiet, because
+# then the names of unreadable files would be missing.
+_ALL_CLASSES = ("--size", str(SIDE), "--top", "13", "--json", *ON)
 
 
 def predict(*files: str, run: str = f"{WORLD}/probe") -> tuple[str, ...]:
-    """Flags of `tinynet.predict` with the network that says what it sees."""
-    return (*files, "--run", run, *_SEEING)
+    """Flags of `tinynet.predict` with the probe, whose output gives the colours of an image."""
+    return (*files, "--run", run, *_ALL_CLASSES)
 
 
 def evaluate_folder(data: str, *more: str, weights: str = f"{WORLD}/squeeze.pt") -> tuple[str, ...]:
-    """Flags of `tinynet.folder`, which keeps what it says of each image."""
+    """Flags of `tinynet.folder`, with the probabilities of each image saved."""
     return (
         "--data",
         data,
@@ -38,7 +38,7 @@ def evaluate_folder(data: str, *more: str, weights: str = f"{WORLD}/squeeze.pt")
 
 
 def evaluate_run(run: str, *more: str) -> tuple[str, ...]:
-    """Flags of `tinynet.evaluate` of a run on the drawn archive."""
+    """Flags of `tinynet.evaluate` for a run on the synthetic archive."""
     return (
         "--run",
         run,
@@ -54,12 +54,12 @@ def evaluate_run(run: str, *more: str) -> tuple[str, ...]:
 
 
 def predict_run(run: str) -> tuple[str, ...]:
-    """Flags of `tinynet.predict` of the red image with a run on the drawn archive."""
+    """Flags of `tinynet.predict` for the red image, with a run on the synthetic archive."""
     return (f"{WORLD}/red.png", "--run", run, "--json", *ON)
 
 
 def predict_pretrained(weights: str) -> tuple[str, ...]:
-    """Flags of `tinynet.predict` of the red image with SqueezeNet; all classes are named."""
+    """Flags of `tinynet.predict` for the red image, with SqueezeNet and all classes."""
     return (
         f"{WORLD}/red.png",
         "--arch",
@@ -78,7 +78,7 @@ def predict_pretrained(weights: str) -> tuple[str, ...]:
 
 
 def resume(run: str) -> tuple[str, ...]:
-    """Flags of `tinynet.train` that continue a run on the drawn archive."""
+    """Flags of `tinynet.train` to resume a run on the synthetic archive."""
     return (
         "--resume",
         run,
@@ -93,7 +93,7 @@ def resume(run: str) -> tuple[str, ...]:
 
 
 def train(weights: str) -> tuple[str, ...]:
-    """Flags of `tinynet.train` of a base from these weights, in one epoch on the drawn archive."""
+    """Flags of `tinynet.train`: one epoch of base from these weights, on the synthetic archive."""
     return (
         "--stage",
         "base",
@@ -122,7 +122,7 @@ def train(weights: str) -> tuple[str, ...]:
 
 
 def report(run: str) -> tuple[str, ...]:
-    """Flags of `tinynet.report` of a run on the drawn archive."""
+    """Flags of `tinynet.report` for a run on the synthetic archive."""
     return (
         run,
         "--data",

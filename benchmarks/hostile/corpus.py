@@ -1,4 +1,4 @@
-"""All cases, by kind: those of one idea each, and damage by chance to fill up."""
+"""All cases by kind: designed ones, and random damage for the rest."""
 
 import re
 from itertools import islice
@@ -35,14 +35,14 @@ KINDS: tuple[ModuleType, ...] = (
 NAMES = tuple(kind.KIND for kind in KINDS)
 
 
-_DAMAGE = 6  # one case in so many is damage by chance
+_DAMAGE = 6  # one case in six is random damage
 
 
 def corpus(count: int, seed: int, only: str | None = None) -> list[Case]:
-    """`count` cases over all kinds, or over `only` one, which may be the title of one case too.
+    """Return `count` cases of all kinds, or of the kind `only`, or the one case with this title.
 
-    Of each kind come as many ideas as it has its share of all, drawn by the seed where there is no
-    room for all of them, and damage by chance for the rest.
+    Each kind gets its share of designed cases; if there is no room for all of them, the seed draws
+    a sample. The rest is random damage.
     """
     if only and "/" in only:
         return [_called(only)]
@@ -64,7 +64,7 @@ def corpus(count: int, seed: int, only: str | None = None) -> list[Case]:
 
 
 def _called(title: str) -> Case:
-    """The case of this title; damage by chance has its number in it."""
+    """The case with this title; the title of random damage contains its number."""
     kind = next(kind for kind in KINDS if title.split("/")[0] == kind.KIND)
     numbers = re.findall(r"-(\d{4})(?!\d)", title)
     cases = (*kind.designed(), *(kind.random(int(number)) for number in numbers))

@@ -1,4 +1,4 @@
-"""Bytes and JSON values become damaged ones, by chance."""
+"""Damage bytes and JSON values at random."""
 
 import copy
 import struct
@@ -35,8 +35,8 @@ VALUES: tuple[Any, ...] = (
 
 
 def damaged(data: bytes, spans: Sequence[Span], draw: Random) -> bytes:
-    """One change of `data` within one of `spans`: bits, a byte, a number of four bytes, a cut,
-    bytes less or more.
+    """Change `data` once within one of `spans`: a bit, a byte, four bytes, a cut, fewer or more
+    bytes.
     """
     start, end = draw.choice(spans)
     place = draw.randrange(start, max(end, start + 1))
@@ -62,7 +62,7 @@ def damaged(data: bytes, spans: Sequence[Span], draw: Random) -> bytes:
 
 
 def zip_spans(data: bytes) -> dict[str, list[Span]]:
-    """Where the structures of a zip without a comment lie."""
+    """The positions of the structures of a zip without a comment."""
     _, _, _, _, count, size, start, _ = struct.unpack("<4s4H2LH", data[-22:])
     spans: dict[str, list[Span]] = {
         "central directory": [],
@@ -84,7 +84,7 @@ def zip_spans(data: bytes) -> dict[str, list[Span]]:
 
 
 def altered(value: Any, draw: Random) -> Any:
-    """A JSON value of which one part, somewhere inside, is another value or is not there."""
+    """A JSON value with one part replaced or removed."""
     whole = copy.deepcopy(value)
     places = [
         (holder, key)

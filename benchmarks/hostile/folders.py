@@ -1,6 +1,4 @@
-"""Hostile folders: links, pipes, sockets, folders that machines leave behind, names that are no
-text.
-"""
+"""Hostile folders: links, pipes, sockets, folders of other programs, names that are not text."""
 
 import json
 import os
@@ -24,7 +22,7 @@ _GOOD = ("a.png", "b.png", "c.png")
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each, for an archive, a folder for each class, and files to name."""
+    """Yield cases for each idea: an archive, class folders, and files to predict."""
     for name, obstacle in obstacles.UNREADABLE.items():
         yield from _archives(
             name,
@@ -91,12 +89,12 @@ def designed() -> Iterator[Case]:
 
 
 def random(number: int) -> Case:
-    """Several obstacles at once, all of which are passed over."""
+    """A case with several obstacles that must be skipped."""
 
     def several(folder: Path, image: bytes) -> None:
         draw = Random(number)
         for obstacle in draw.sample(list(obstacles.PASSED_OVER.values()), draw.randint(2, 5)):
-            with suppress(FileExistsError):  # some have one name
+            with suppress(FileExistsError):  # some have the same name
                 obstacle(folder, image)
 
     name = f"several-{number:04d}"
@@ -108,7 +106,7 @@ def random(number: int) -> Case:
 
 
 def _archives(name: str, obstacle: obstacles.Obstacle, way: Way, *more: str) -> Iterator[Case]:
-    """The obstacle stands among the train images of the first class; `more`: the images that it
+    """Put the obstacle among the training images of the first class; `more`: the images that it
     adds.
     """
     yield from archives.both(KIND, f"archive-{name}", _archive_maker(obstacle, *more), way, FOLDER)
@@ -144,7 +142,7 @@ def _changed(change: Callable[[Path], Any]) -> Callable[[Place, Random], None]:
 
 
 def _classes(name: str, obstacle: obstacles.Obstacle, expected: Right) -> Case:
-    """The obstacle stands in the folder of the third class, so that what it holds comes last."""
+    """Put the obstacle into the folder of the third class, so that its images come last."""
 
     def change(root: Path) -> None:
         obstacle(root / imagenet_wnids()[2], encoded(flat(HUES[2])))
@@ -160,7 +158,7 @@ def _classes(name: str, obstacle: obstacles.Obstacle, expected: Right) -> Case:
 
 
 def _tree(change: Callable[[Path], Any]) -> Callable[[Place, Random], Any]:
-    """A folder for each of three classes, with an image of its colour in it."""
+    """Three class folders with an image each, in the colour of the class."""
 
     def make(place: Place, draw: Random) -> Any:
         for wnid, hue in zip(imagenet_wnids(), HUES, strict=False):
@@ -172,7 +170,7 @@ def _tree(change: Callable[[Path], Any]) -> Callable[[Place, Random], Any]:
 
 
 def _answered(more: int = 0) -> right.Check:
-    """The three images are seen, and `more` of the last class."""
+    """The result has the three images, and `more` images of the last class."""
     return right.answered((0, 1, 2, *[2] * more), (*HUES, *[HUES[2]] * more))
 
 
@@ -193,7 +191,7 @@ def _predicted(*more: str) -> Right:
 
 
 def _replaced(inner: str, put: Callable[[Path], Any]) -> Callable[[Path], None]:
-    """Something else stands where a file or folder of the archive stood."""
+    """Replace a file or folder of the archive."""
 
     def change(root: Path) -> None:
         path = root / inner
@@ -204,7 +202,7 @@ def _replaced(inner: str, put: Callable[[Path], Any]) -> Callable[[Path], None]:
 
 
 def _moved(inner: str, link: bool = True) -> Callable[[Path], None]:
-    """A part of the archive lies elsewhere, and a link leads there."""
+    """Move a part of the archive, and put a link to it in its place."""
 
     def change(root: Path) -> None:
         target = root.parent / "moved"

@@ -1,4 +1,4 @@
-"""Bytes of image files that are larger than they look, and of others without an area."""
+"""Image files that are larger than they look, and image files without an area."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ _GIGABYTE = 1 << 30
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """A chunk of a PNG."""
+    """A PNG chunk."""
     return struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body))
 
 
@@ -27,13 +27,13 @@ def png(
     rows: bytes = b"",
     more: bytes = b"",
 ) -> bytes:
-    """A PNG with this header, packed rows, and chunks between both."""
+    """A PNG with this header, these packed rows, and chunks between them."""
     header = chunk(b"IHDR", struct.pack(">2L5B", width, height, node, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def zeros(count: int) -> bytes:
-    """So many zero bytes, packed for a PNG."""
+    """`count` zero bytes, packed for a PNG."""
     packer, block = zlib.compressobj(1), bytes(1 << 20)
     parts = [
         packer.compress(block[: min(len(block), count - at)]) for at in range(0, count, len(block))
@@ -42,7 +42,7 @@ def zeros(count: int) -> bytes:
 
 
 def black(width: int, height: int, bits: int = 8, colour: int = 0) -> bytes:
-    """A black PNG that is what it says."""
+    """A valid black PNG."""
     channels = 3 if colour == 2 else 1
     return png(
         width,
@@ -54,7 +54,7 @@ def black(width: int, height: int, bits: int = 8, colour: int = 0) -> bytes:
 
 
 def bombs() -> Named:
-    """Small files that say that they are larger than memory."""
+    """Small files that declare sizes larger than memory."""
     yield "bomb-png", partial(black, 50_000, 50_000, bits=1)
     yield "bomb-png-111-megapixels", partial(black, 11_100, 10_000, bits=1)
     yield "bomb-png-without-data", png(2**31 - 1, 2**31 - 1, rows=zeros(100))
@@ -106,16 +106,14 @@ def _beside(kind: bytes, head: bytes) -> bytes:
 
 
 def _many_scans() -> bytes:
-    """A progressive JPEG in which one scan comes 5,000 times: each goes over all of its 16
-    megapixels.
-    """
+    """A progressive JPEG with one scan repeated 5,000 times; each scan covers all 16 megapixels."""
     jpeg = saved(Image.new("RGB", (4000, 4000), GOOD[0]), "JPEG", progressive=True, quality=50)
     last, end = jpeg.rindex(b"\xff\xda"), jpeg.rindex(b"\xff\xd9")
     return jpeg[:end] + jpeg[last:end] * 5000 + jpeg[end:]
 
 
 def sides() -> Named:
-    """Sides of nothing, and lines."""
+    """Images with sides of 0, and lines."""
     for width, height in ((0, 0), (0, 32), (32, 0)):
         yield f"side-{width}x{height}-png", png(width, height, rows=zeros(100))
     for width, height in (
@@ -147,7 +145,7 @@ def sides() -> Named:
 
 
 def large() -> Named:
-    """As many pixels as are read, in files as small as possible."""
+    """Images of the largest accepted size, in small files."""
     yield "large-108-megapixels-grey", partial(black, 12_000, 9_000)
     yield "large-108-megapixels-rgb", partial(black, 12_000, 9_000, colour=2)
     yield "large-108-megapixels-bilevel", partial(black, 9_000, 12_000, bits=1)

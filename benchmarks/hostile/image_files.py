@@ -1,6 +1,4 @@
-"""Bytes of image files: all modes and formats that Pillow writes, and files that no program would
-write.
-"""
+"""Image files: all modes and formats that Pillow writes, and files that no program would write."""
 
 import io
 import struct
@@ -14,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from benchmarks.hostile.drawing import GOOD, quartered
 from benchmarks.hostile.world import SIDE
 
-# A name, and the bytes of a file or what makes them.
+# A name, and the bytes of a file or a function that returns them.
 Named = Iterator[tuple[str, bytes | Callable[[], bytes]]]
 
 # The values of the four quarters in each mode.
@@ -76,7 +74,7 @@ WRITTEN = {
 
 
 def image_of(mode: str, values: Sequence[Any] | None = None) -> Image.Image:
-    """An image of four quarters in this mode."""
+    """An image in this mode with four quarters."""
     usual, dtype = _VALUES[mode]
     pixels = quartered(usual if values is None else values, SIDE, dtype)
     if mode == "1":
@@ -92,19 +90,19 @@ def image_of(mode: str, values: Sequence[Any] | None = None) -> Image.Image:
 
 
 def one_colour(mode: str) -> Sequence[Any]:
-    """The values for an image of this mode that is the same all over."""
+    """The values of an image in one colour in this mode."""
     return [_VALUES[mode][0][1]] * 4
 
 
 def saved(image: Image.Image, form: str, **options: Any) -> bytes:
-    """A file of the image."""
+    """The image as the bytes of a file."""
     target = io.BytesIO()
     image.save(target, form, **options)
     return target.getvalue()
 
 
 def transparent() -> Named:
-    """Files whose transparency is no channel of its own."""
+    """Files with transparency outside an alpha channel."""
     yield "png-p-one-index", partial(saved, image_of("P"), "PNG", transparency=2)
     yield (
         "png-p-all-indices",
@@ -120,7 +118,7 @@ def transparent() -> Named:
 
 
 def floats() -> Named:
-    """Floats that are not in [0, 1], and some that are."""
+    """Floats within and outside [0, 1]."""
     for name, values in {
         "0-to-255": (0, 64, 128, 255),
         "negative": (-1, 0, 0.5, 1),
@@ -141,7 +139,7 @@ def floats() -> Named:
 
 
 def first_frames() -> Named:
-    """Files of several images, of which the first is meant."""
+    """Files with several images; the first one counts."""
     others = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("black", "white")]
     first = image_of("RGB")
     for form in ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO"):
@@ -165,7 +163,7 @@ def first_frames() -> Named:
 
 
 def tiffs() -> Named:
-    """Compressions and layouts."""
+    """Compressions and layouts of TIFF."""
     for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4"):
         yield (
             f"tiff-{name.removeprefix('tiff_')}",
@@ -187,7 +185,7 @@ def tiffs() -> Named:
 
 
 def exif(block: bytes) -> bytes:
-    """A JPEG with this block of EXIF data."""
+    """A JPEG with this EXIF block."""
     jpeg = saved(image_of("RGB"), "JPEG", quality=95, subsampling=0)
     return (
         jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block + jpeg[2:]
@@ -195,12 +193,12 @@ def exif(block: bytes) -> bytes:
 
 
 def orientation(value: int, kind: int = 3, count: int = 1, after: int = 0) -> bytes:
-    """EXIF data of one entry, the orientation."""
+    """EXIF data with one entry: the orientation."""
     return b"II*\0" + struct.pack("<LH2HLLL", 8, 1, 0x112, kind, count, value, after)
 
 
 def exifs() -> Named:
-    """JPEGs, and others, with EXIF data that are right or wrong."""
+    """JPEGs and other files with valid and broken EXIF data."""
     for value in (*range(10), 65_535):
         yield f"exif-turned-{value}", partial(exif, orientation(value))
     broken = {
@@ -231,7 +229,7 @@ def exifs() -> Named:
 
 
 def _xmp() -> PngImagePlugin.PngInfo:
-    """Entities within entities, ten to the ninth of them, where the orientation may stand too."""
+    """XMP data with nested entities (ten to the ninth of them), next to the orientation."""
     entities = "".join(f'<!ENTITY l{at} "{f"&l{at - 1};" * 10}">' for at in range(1, 10))
     more = PngImagePlugin.PngInfo()
     more.add_itxt(
@@ -242,12 +240,14 @@ def _xmp() -> PngImagePlugin.PngInfo:
 
 
 def foreign() -> Named:
-    """Files that are no images, or none that anybody means by one."""
-    drawn = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
-    yield "postscript", drawn
+    """Files that are not images, or that nobody would call images."""
+    postscript = (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    yield "postscript", postscript
     yield (
         "postscript-dos",
-        b"\xc5\xd0\xd3\xc6" + struct.pack("<2L", 30, len(drawn)) + bytes(18) + drawn,
+        b"\xc5\xd0\xd3\xc6" + struct.pack("<2L", 30, len(postscript)) + bytes(18) + postscript,
     )
     yield "text", b"no image\n"
     yield "empty", b""

@@ -1,6 +1,4 @@
-"""Hostile images: named by a network that says what it sees, in a folder that is scored, and inside
-an archive.
-"""
+"""Hostile images: predicted by the probe, evaluated in a folder, and inside an archive."""
 
 from collections.abc import Callable, Iterator
 from random import Random
@@ -20,9 +18,9 @@ from benchmarks.hostile.zipping import entry, zip_bytes
 from tinynet.data.image_folder import imagenet_wnids
 
 KIND = "images"
-_TOLERANCE = 3.0  # of 255: decoders of JPEG may round in another way
+_TOLERANCE = 3.0  # of 255: JPEG decoders round differently
 Bytes = Callable[[Place, Random], bytes]
-# The good files that chance damages.
+# The good files for random damage.
 _DAMAGED: dict[str, Callable[[], bytes]] = {
     "jpeg": lambda: saved(image_of("RGB"), "JPEG", quality=95),
     "png": lambda: saved(image_of("RGB"), "PNG"),
@@ -77,8 +75,8 @@ _EVERYWHERE = (
 )
 
 
-def _known(name: str) -> dict[str, Any] | None:
-    """The truth of a file that would take the oracle too long."""
+def _slow_truth(name: str) -> dict[str, Any] | None:
+    """The truth of a file for which the oracle would take too long."""
     if name == "bomb-scans":
         return {"quarters": [GOOD[0]] * 4, "doubtful": True}
     if name.startswith("large-"):
@@ -90,7 +88,7 @@ def _known(name: str) -> dict[str, Any] | None:
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each."""
+    """Yield a case for each idea."""
     for form, modes in WRITTEN.items():
         for mode in modes:
             data = _lazily(lambda form=form, mode=mode: saved(image_of(mode), form))
@@ -101,7 +99,7 @@ def designed() -> Iterator[Case]:
         yield from _elsewhere(mode, "TIFF")
     for files in _FILES:
         for name, data in files():
-            yield _predicted(name, _lazily(data), truth=_known(name))
+            yield _predicted(name, _lazily(data), truth=_slow_truth(name))
             if name in _EVERYWHERE:
                 yield _packed(name, _lazily(data))
                 yield _scored(name, _lazily(data))
@@ -114,16 +112,14 @@ def designed() -> Iterator[Case]:
 
 
 def _elsewhere(mode: str, form: str) -> Iterator[Case]:
-    """An image of this mode in an archive, and one of a single colour among files that are
-    scored.
-    """
+    """An image in this mode in an archive, and one in a single colour in an evaluated folder."""
     name = f"mode-{mode.replace(';', '')}".lower()
     yield _packed(name, _lazily(lambda: saved(image_of(mode), form)))
     yield _scored(name, _lazily(lambda: saved(image_of(mode, one_colour(mode)), form)))
 
 
 def random(number: int) -> Case:
-    """Damage at a place that chance chooses, most of it near the start of the file."""
+    """A case with random damage, most of it near the start of the file."""
     names = list(_DAMAGED)
     name = names[number % len(names)]
 
@@ -140,7 +136,7 @@ def _lazily(data: bytes | Callable[[], bytes]) -> Bytes:
 
 
 def _trapped(place: Place, data: bytes) -> None:
-    """Whoever starts Ghostscript for a file that draws starts this instead."""
+    """Put a trap in the place of Ghostscript, which Pillow could start for a PostScript file."""
     if b"%!PS" in data:
         program = place.inputs / "bin/gs"
         program.parent.mkdir()
@@ -149,7 +145,9 @@ def _trapped(place: Place, data: bytes) -> None:
 
 
 def _predicted(name: str, data: Bytes, file: str = "strange.png", truth: Any = None) -> Case:
-    """`predict` of it and of a good image; `truth`: where the oracle would take too long."""
+    """A case of `predict` with this image and a good one; `truth`: if the oracle would take too
+    long.
+    """
 
     def make(place: Place, draw: Random) -> Any:
         content = data(place, draw)
@@ -179,7 +177,7 @@ def _predicted(name: str, data: Bytes, file: str = "strange.png", truth: Any = N
 
 
 def _packed(name: str, data: Bytes) -> Case:
-    """`data pack` of an archive in which it is an image of val."""
+    """A case of `data pack` with this image in val."""
 
     def make(place: Place, draw: Random) -> Any:
         content = data(place, draw)
@@ -188,11 +186,11 @@ def _packed(name: str, data: Bytes) -> Case:
             zip_bytes(entry(*member) for member in members.items())
         )
         _trapped(place, content)
-        known = oracle.meaning(content)
-        square = known.pixels is not None and known.pixels.shape == (32, 32, 3)
+        image = oracle.meaning(content)
+        square = image.pixels is not None and image.pixels.shape == (32, 32, 3)
         return {
-            "quarters": oracle.quarters(known.pixels) if square else None,
-            "doubtful": known.doubtful,
+            "quarters": oracle.quarters(image.pixels) if square else None,
+            "doubtful": image.doubtful,
         }
 
     def expected(ended: Ended) -> str:
@@ -209,17 +207,17 @@ def _packed(name: str, data: Bytes) -> Case:
 def _image_packed(ended: Ended) -> None:
     (folder,) = (ended.place.out / "cache").glob("*.packed")
     place = (folder / "val.files.txt").read_text().splitlines().index(IMAGE.split("/", 1)[1])
-    got = oracle.quarters(np.load(folder / "val.pictures.npy")[place].astype(float))
-    difference = np.abs(np.array(got) - np.array(ended.truth["quarters"])).max()
+    colours = oracle.quarters(np.load(folder / "val.pictures.npy")[place].astype(float))
+    difference = np.abs(np.array(colours) - np.array(ended.truth["quarters"])).max()
     right.need(
         difference <= _TOLERANCE,
-        f"the quarters are {np.round(got).tolist()}, not "
+        f"the quarters are {np.round(colours).tolist()}, not "
         f"{np.round(ended.truth['quarters']).tolist()}",
     )
 
 
 def _scored(name: str, data: Bytes) -> Case:
-    """`tinynet folder` of a tree in which it is the last image."""
+    """A case of `tinynet folder` with this image as the last one."""
 
     def make(place: Place, draw: Random) -> Any:
         content = data(place, draw)
@@ -228,13 +226,13 @@ def _scored(name: str, data: Bytes) -> Case:
             (place.inputs / "tree" / wnid / "a.png").write_bytes(encoded(flat(hue)))
         (place.inputs / "tree" / imagenet_wnids()[2] / "strange.png").write_bytes(content)
         _trapped(place, content)
-        known = oracle.meaning(content)
-        readable = known.pixels is not None
-        even = readable and np.ptp(known.pixels, (0, 1)).max() < 1
+        image = oracle.meaning(content)
+        readable = image.pixels is not None
+        even = readable and np.ptp(image.pixels, (0, 1)).max() < 1
         return {
             "readable": readable,
-            "doubtful": known.doubtful,
-            "colour": known.pixels[0, 0].tolist() if even else None,
+            "doubtful": image.doubtful,
+            "colour": image.pixels[0, 0].tolist() if even else None,
         }
 
     def expected(ended: Ended) -> str:
@@ -251,11 +249,11 @@ def _scored(name: str, data: Bytes) -> Case:
 
 
 def _image_scored(ended: Ended) -> None:
-    """Four images are seen; the colours of one that has several are none that this network could
-    tell.
+    """The result has four images. The colour is checked only if the image has one: SqueezeNet
+    cannot tell several.
     """
     (row,) = right.rows(ended)
-    right.need(row["n"] == 4, f"{row['n']} images in place of 4")
+    right.need(row["n"] == 4, f"{row['n']} images, not 4")
     hues = [*HUES, *([ended.truth["colour"]] if ended.truth["colour"] else [])]
     with np.load(ended.place.out / "saved.npz") as saved_file:
         labels, logs = (
@@ -266,5 +264,5 @@ def _image_scored(ended: Ended) -> None:
     colours = (logs[:, :3] - logs[:, 999:]) / SHARPNESS * 255
     right.need(
         np.abs(colours - np.array(hues)).max() <= _TOLERANCE,
-        f"colours {np.round(colours).tolist()} in place of {np.round(hues).tolist()}",
+        f"colours {np.round(colours).tolist()}, not {np.round(hues).tolist()}",
     )

@@ -28,7 +28,7 @@ Content = str | bytes | Callable[[Path], Any]
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each."""
+    """Yield a case for each idea."""
     wnids = [imagenet_wnids()[label] for label in _LABELS]
     by_name = "".join(f"{file} {wnid}\n" for file, wnid in zip(_FILES, wnids, strict=True))
     by_place = "".join(f"{wnid}\n" for wnid in wnids)
@@ -38,7 +38,7 @@ def designed() -> Iterator[Case]:
         yield _case(name, content, right.refused("in/labels"))
     for name, content in _doubtful(by_place, by_name).items():
         yield _case(name, content, right.either(_answered(), "in/labels"))
-    # The first file of these is not the first label for everybody.
+    # Sorting by text and by number gives different orders, so the first label is ambiguous.
     yield _case("numbers-by-place", by_place, right.refused("in/labels"), _NUMBERS)
     yield _case(
         "numbers-by-place-indices",
@@ -64,7 +64,7 @@ def designed() -> Iterator[Case]:
 
 
 def random(number: int) -> Case:
-    """Damage at a place that chance chooses: of the devkit's table, or of a list."""
+    """A case with random damage: in the table of the devkit, or in a list."""
     if number % 2:
         return _devkit(f"damaged-{number:04d}", None, right.either(_counted, "in/devkit"))
     wnids = [imagenet_wnids()[label] for label in _LABELS]
@@ -113,13 +113,13 @@ def _answered(files: Sequence[str] = _FILES) -> right.Check:
 
 
 def _counted(ended: right.Ended) -> None:
-    """Damage may give another label that is allowed, never another number of images."""
+    """Damage may change labels, but not the number of images."""
     (row,) = right.rows(ended)
-    right.need(row["n"] == len(_LABELS), f"{row['n']} images in place of {len(_LABELS)}")
+    right.need(row["n"] == len(_LABELS), f"{row['n']} images, not {len(_LABELS)}")
 
 
 def _read(by_place: str, by_name: str) -> dict[str, Content]:
-    """What is read as it is meant."""
+    """Files that must be read as intended."""
     return {
         "by-place": by_place,
         "by-name": by_name,
@@ -152,7 +152,7 @@ def _read(by_place: str, by_name: str) -> dict[str, Content]:
 
 
 def _refused(by_place: str, by_name: str) -> dict[str, Content]:
-    """What has no one meaning."""
+    """Ambiguous files, which must be refused."""
     last = by_place.splitlines()[-1]
     return {
         "empty": "",
@@ -191,7 +191,7 @@ def _refused(by_place: str, by_name: str) -> dict[str, Content]:
 
 
 def _doubtful(by_place: str, by_name: str) -> dict[str, Content]:
-    """What may be read as it is meant, and may be refused."""
+    """Files that may be read as intended, or refused."""
     comma = by_name.replace(" ", ",")
     return {
         "csv": comma,
@@ -221,7 +221,7 @@ def _doubtful(by_place: str, by_name: str) -> dict[str, Content]:
 
 
 def _devkit(name: str, change: Callable[[Path], Any] | None, expected: Right) -> Case:
-    """`change` of a good devkit; None: damage at a place that chance chooses in its table."""
+    """A case with `change` of a good devkit; None: random damage in its table."""
 
     def make(place: Place, draw: Random) -> None:
         _images(place, _FILES)
@@ -239,7 +239,7 @@ def _devkit(name: str, change: Callable[[Path], Any] | None, expected: Right) ->
 
 
 def _meta(names: Sequence[str] | None = None, packed: bool = True, **fields: Any) -> bytes:
-    """The devkit's table; its numbers are not the order of the classes."""
+    """The table of the devkit; its numbers are not in the order of the classes."""
     from scipy.io import savemat
 
     table = np.zeros(1000, dtype=[("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("words", "O")])
@@ -260,7 +260,7 @@ def _table(data: Callable[[], bytes]) -> Callable[[Path], Any]:
 
 
 def _inflating() -> bytes:
-    """A table whose one element inflates to two gigabytes of zeros."""
+    """A table with an element that inflates to two gigabytes of zeros."""
     packer, block = zlib.compressobj(9), bytes(1 << 20)
     body = packer.compress(struct.pack("<2L", 14, 2**31 - 8)) + b"".join(
         packer.compress(block) for _ in range(2048)

@@ -1,6 +1,4 @@
-"""What stands in the way in a folder of images: the tables of cases, and how each obstacle is
-made.
-"""
+"""Obstacles in a folder of images: the tables of cases, and the functions that create them."""
 
 import os
 import socket
@@ -8,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# puts something into a folder of images, of which it has one
+# puts something into a folder with one image
 Obstacle = Callable[[Path, bytes], Any]
 STRANGE = "zz_strange.JPEG"
 
@@ -19,7 +17,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def socket_at(path: Path) -> None:
-    """A socket's name may not be long, so it is bound from its folder."""
+    """Create a socket; from its folder, because the name of a socket must be short."""
     before = os.getcwd()
     os.chdir(path.parent)
     with socket.socket(socket.AF_UNIX) as endpoint:
@@ -28,7 +26,7 @@ def socket_at(path: Path) -> None:
 
 
 def _elsewhere(folder: Path, image: bytes, *names: str) -> Path:
-    """A folder beside everything that is walked through, with images in it."""
+    """A folder outside the searched one, with images."""
     top = next(parent for parent in folder.parents if parent.name == "in")
     for name in names:
         write(top / "elsewhere" / name, image)
@@ -36,7 +34,7 @@ def _elsewhere(folder: Path, image: bytes, *names: str) -> Path:
 
 
 def _deep(folder: Path, image: bytes, levels: int) -> None:
-    """An image below so many folders; below more of them than a path may name."""
+    """An image in deeply nested folders; in deeper ones than a path can name."""
     before = os.getcwd()
     os.chdir(folder)
     for _ in range(levels):
@@ -47,7 +45,7 @@ def _deep(folder: Path, image: bytes, levels: int) -> None:
 
 
 def _many_links(folder: Path, image: bytes) -> None:
-    """Each of twelve folders links to all: paths through them would be without number."""
+    """Twelve folders that all link to each other, so that the number of paths is infinite."""
     for number in range(12):
         (folder / f"links{number}").mkdir()
         for other in range(12):
@@ -72,7 +70,7 @@ UNREADABLE: dict[str, Obstacle] = {
 
 def _sparse(path: Path, size: int) -> None:
     with open(path, "wb") as stream:
-        stream.truncate(min(size, 5 << 30))  # what a process here may write
+        stream.truncate(min(size, 5 << 30))  # the disk space that a process here may use
 
 
 UNCLEAR: dict[str, Obstacle] = {
@@ -121,7 +119,7 @@ PASSED_OVER: dict[str, Obstacle] = {
     "broken-link-without-ending": lambda folder, image: (folder / "link").symlink_to("nowhere"),
 }
 
-# What is put there, and the images that it adds.
+# The function, and the images that it adds.
 FOLLOWED: dict[str, tuple[Any, ...]] = {
     "link-to-a-file": (
         lambda folder, image: (folder / "zz_x.png").symlink_to(

@@ -1,7 +1,7 @@
-"""What an image file is to a network, by the rules that tinynet has to follow, without tinynet.
+"""The pixels of an image file by tinynet's rules, computed without tinynet.
 
-16 bits become 8 by dividing by 257, floats in [0, 1] are scaled by 255, transparent pixels lie on
-white. Other floats have no one meaning, and are refused, as are more than 110 megapixels.
+16 bits become 8 by dividing by 257, floats in [0, 1] are scaled by 255, transparency is composited
+over white. Other floats are ambiguous and refused, and so are more than 110 megapixels.
 """
 
 import io
@@ -16,16 +16,16 @@ from benchmarks.hostile.world import SIDE
 
 MOST = 110_000_000  # pixels
 _PHOTOMETRIC = 262  # a tag of TIFF
-_ROUNDED = 1e-4  # beyond 0 and 1, which rounding may have left
-# programs that draw, and foreign containers
+_ROUNDED = 1e-4  # rounding errors beyond 0 and 1
+# page descriptions, and containers of other programs
 _NO_IMAGES = ("EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS")
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """The pixels of an image, (H, W, 3) float from 0 to 255; None where it is to be refused.
+    """The pixels of an image, (H, W, 3) float from 0 to 255; None: the image must be refused.
 
-    `doubtful`: whether it may be refused all the same.
+    `doubtful`: the image may be refused too.
     """
 
     pixels: np.ndarray | None
@@ -36,7 +36,7 @@ REFUSED = Meaning(None)
 
 
 def meaning(data: bytes, upright: bool = False) -> Meaning:
-    """Of the bytes of a file; `upright`: turned as its EXIF data say."""
+    """The pixels of a file; `upright`: rotated according to its EXIF data."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter("ignore")
@@ -46,16 +46,16 @@ def meaning(data: bytes, upright: bool = False) -> Meaning:
                 return REFUSED
             image.load()
             turned, doubtful = _upright(image) if upright else (image, False)
-            turned.tag_v2 = getattr(image, "tag_v2", {})  # which a turned image has lost
-            known = of(turned)
-            return Meaning(known.pixels, known.doubtful or doubtful)
+            turned.tag_v2 = getattr(image, "tag_v2", {})  # a rotated image has lost these
+            pixel_data = of(turned)
+            return Meaning(pixel_data.pixels, pixel_data.doubtful or doubtful)
     except Exception:  # a decoder may raise anything
         return REFUSED
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image turned as its EXIF data say; as it is where those are broken, which may be refused
-    too.
+    """The image rotated according to its EXIF data; unchanged if these are broken, and then
+    doubtful.
     """
     try:
         return ImageOps.exif_transpose(image), False
@@ -64,13 +64,13 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def of(image: Image.Image) -> Meaning:
-    """Of an image that is decoded."""
+    """The pixels of a decoded image."""
     inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # white is zero
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.float64) / 257
         return Meaning(_grey(255 - grey if inverted else grey))
     if image.mode == "I":
-        # 32 bits usually hold 16; whoever refuses them is right too.
+        # 32 bits usually contain 16; refusing them is right too.
         values = np.asarray(image)
         return (
             Meaning(_grey(values / 257), doubtful=True)
@@ -101,9 +101,7 @@ def _on_white(image: Image.Image) -> np.ndarray:
 
 
 def quarters(pixels: np.ndarray) -> list[list[float]]:
-    """Means over the four quarters of the square of `SIDE` pixels that a network sees of an
-    image.
-    """
+    """The mean colours of the four quarters of the centre crop of `SIDE` pixels."""
     height, width = pixels.shape[:2]
     if min(height, width) != SIDE:
         scale = SIDE / min(height, width)
@@ -120,9 +118,11 @@ def quarters(pixels: np.ndarray) -> list[list[float]]:
 
 
 def truth(data: bytes, upright: bool = True) -> dict[str, Any]:
-    """What the maker of a case hands on: the quarters, or None, and whether it may be refused."""
-    known = meaning(data, upright)
+    """What the maker of a case returns: the quarters, or None, and whether the image may be
+    refused.
+    """
+    pixel_data = meaning(data, upright)
     return {
-        "quarters": None if known.pixels is None else quarters(known.pixels),
-        "doubtful": known.doubtful,
+        "quarters": None if pixel_data.pixels is None else quarters(pixel_data.pixels),
+        "doubtful": pixel_data.doubtful,
     }

@@ -1,4 +1,4 @@
-"""Files of torch that hold more than tensors: code, objects, bombs."""
+"""Files of torch that contain more than tensors: code, objects, bombs."""
 
 import builtins
 import io
@@ -16,7 +16,7 @@ from benchmarks.hostile.case import Place
 
 
 class Calls:
-    """What calls a function with arguments when it is unpickled."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function: Callable, *arguments: Any):
         self._call = function, arguments
@@ -26,7 +26,7 @@ class Calls:
 
 
 def payloads(place: Place) -> dict[str, Calls]:
-    """Objects that leave the trap behind where they are unpickled."""
+    """Objects that create the trap file when they are unpickled."""
     touch, opened = f"touch '{place.trap}'", f"open({str(place.trap)!r}, 'w').close()"
     return {
         "system": Calls(os.system, touch),
@@ -42,7 +42,7 @@ def payloads(place: Place) -> dict[str, Calls]:
 
 
 def _hub(place: Place) -> str:
-    """A folder that torch.hub would run code of."""
+    """A folder whose code torch.hub would run."""
     folder = place.inputs / "hub"
     folder.mkdir(exist_ok=True)
     (folder / "hubconf.py").write_text(f"open({str(place.trap)!r}, 'w').close()\n")
@@ -61,25 +61,25 @@ def bare(value: Any, protocol: int = 2) -> bytes:
 
 
 def zipped(value: Any) -> bytes:
-    """As torch writes it now."""
+    """The content as torch saves it now."""
     target = io.BytesIO()
     torch.save(value, target)
     return target.getvalue()
 
 
 def legacy(value: Any) -> bytes:
-    """As torch wrote it before version 1.6."""
+    """The content as torch saved it before version 1.6."""
     target = io.BytesIO()
     torch.save(value, target, _use_new_zipfile_serialization=False)
     return target.getvalue()
 
 
 def rewritten(data: bytes, change: Callable[[str, bytes], zipping.Entry | None]) -> bytes:
-    """A file of torch whose members are written anew: `change(name, content)`, None leaves the
+    """Write a file of torch again with `change(name, content)` of every member; None leaves the
     member out.
     """
-    with zipfile.ZipFile(io.BytesIO(data)) as stored:
-        entries = [change(name, stored.read(name)) for name in stored.namelist()]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = [change(name, archive.read(name)) for name in archive.namelist()]
     return zipping.zip_bytes(one for one in entries if one is not None)
 
 
@@ -95,7 +95,7 @@ def script() -> bytes:
 
 
 def safetensors(state: dict[str, torch.Tensor]) -> bytes:
-    """Another format for the same."""
+    """The same content in another format."""
     from safetensors.torch import save
 
     return save({name: value.contiguous() for name, value in state.items()})

@@ -1,4 +1,4 @@
-"""What is changed in a text of a run: the tables of cases, and how each change is made."""
+"""Changes of the text files of a run: tables of cases, and the functions for the changes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def _instead(put: Change) -> Change:
 
 
 def _set(*keys: Any, to: Any) -> Change:
-    """Another value somewhere inside a JSON file."""
+    """Replace a value somewhere in a JSON file."""
 
     def change(path: Path) -> None:
         value = json.loads(path.read_text())
@@ -46,7 +46,7 @@ def _without(*keys: Any) -> Change:
 
 
 def _row(change: Callable[[dict[str, Any]], Any], kind: str | None = None) -> Change:
-    """The last row of that kind, changed."""
+    """Change the last row of that kind."""
 
     def changed(path: Path) -> None:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -61,7 +61,7 @@ def _row(change: Callable[[dict[str, Any]], Any], kind: str | None = None) -> Ch
 
 
 def _more(line: bytes | str) -> Change:
-    """A line more, at the end."""
+    """Add a line at the end."""
     encoded = line if isinstance(line, bytes) else line.encode()
     return lambda path: path.write_bytes(path.read_bytes() + encoded + b"\n")
 
@@ -133,7 +133,7 @@ RECIPES: dict[str, Change] = {
     "trainable-unknown": _set("recipe", "base", "trainable", to=["conv9"]),
     "data-number": _set("recipe", "data", to=3),
 }
-# What only some commands read, or what may be another value.
+# Values that only some commands read, or that may differ.
 RECIPES_DOUBTFUL: dict[str, Change] = {
     **{f"without-{name}": _without(name) for name in _FACTS},
     **{

@@ -1,4 +1,4 @@
-"""Hostile texts of a run: recipe.json, log.jsonl and scores.jsonl."""
+"""Hostile text files of a run: recipe.json, log.jsonl and scores.jsonl."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from benchmarks.hostile.case import Case, Place, Right
 from benchmarks.hostile.damage import altered, damaged
 
 KIND = "records"
-# Each command with the run that it reads, and what is right where it gives a result.
+# Each command, the run that it reads, and the check of its result.
 _COMMANDS: dict[str, tuple[str, tuple[str, ...], str, right.Check]] = {
     "evaluate": (
         "tinynet.evaluate",
@@ -32,11 +32,11 @@ _READS = {
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each, for one of the commands that read the file, in turn."""
+    """Yield a case for each idea; the commands that read the file take turns."""
     for file, readers in _READS.items():
         for number, (name, change) in enumerate(changes.ANY_FILE.items()):
             for command in {readers[0], readers[number % len(readers)]}:
-                # A file without a whole row says nothing, and one that is no file is none.
+                # Without a complete row a file counts as empty; if it is no file, as missing.
                 doubtful = file != "recipe.json" and name in (
                     "empty",
                     "blank",
@@ -79,7 +79,7 @@ def _in_turn(
 
 
 def random(number: int) -> Case:
-    """A value somewhere inside is another one, or bytes are."""
+    """A case with random damage: of a value, or of bytes."""
     file = ("recipe.json", "recipe.json", "log.jsonl", "scores.jsonl")[number % 4]
     command = _READS[file][number // 4 % len(_READS[file])]
 
@@ -97,8 +97,7 @@ def random(number: int) -> Case:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     module, flags, _, check = _COMMANDS[command]
-    # A recipe of other numbers is another recipe: what it gives has to be a result, not the same
-    # one.
+    # A recipe with other numbers is another recipe, which gives another result.
     expected = right.either(right.rows if command in ("evaluate", "resume") else check)
     return Case(
         KIND, f"damaged-{file.split('.')[0]}-{number:04d}-{command}", module, flags, make, expected
@@ -117,7 +116,7 @@ def _copied(place: Place, command: str) -> Path:
 def _case(file: str, name: str, change: changes.Change, command: str, expected: Right) -> Case:
     def make(place: Place, draw: Random) -> None:
         path = _copied(place, command) / file
-        if not path.exists():  # a stopped run has no scores yet
+        if not path.exists():  # an unfinished run has no scores yet
             path.write_text("")
         change(path)
 

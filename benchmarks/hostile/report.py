@@ -1,4 +1,4 @@
-"""Verdicts become a table and JSON."""
+"""A table of the verdicts, and the verdicts as JSON."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from tinynet.report.tables import columns
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """Kinds and outcomes, as text; outcomes that are wrong stand in columns of their own where
-    there are any.
+    """Counts of outcomes by kind, as text; wrong outcomes have columns of their own if there are
+    any.
     """
     counts = Counter((verdict.case.kind, verdict.outcome) for verdict in verdicts)
     kinds = list(dict.fromkeys(verdict.case.kind for verdict in verdicts))
@@ -27,9 +27,9 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def results(verdicts: Sequence[Verdict], options: dict[str, Any]) -> dict[str, Any]:
-    """Every case with its command line and outcome, for programs."""
+    """Every case with its command line and outcome."""
     return {
-        "what": "hostile files, and what the commands of tinynet make of them",
+        "what": "hostile files, and the outcome of the tinynet command that reads each",
         "cases": options["cases"],
         "seed": options["seed"],
         "wrong": sum(verdict.wrong for verdict in verdicts),

@@ -1,4 +1,4 @@
-"""What is right: a refusal in one line, or a result that is checked number by number."""
+"""The right outcomes: a refusal in one line, or a result that is checked number by number."""
 
 import json
 import signal
@@ -28,23 +28,23 @@ WRONG = (
     "left over",
     "not run",
 )
-NOT_RUN = WRONG[-1]  # the input could not be made, which is a fault of this package
+NOT_RUN = WRONG[-1]  # the input could not be created, which is a fault of this package
 _JUDGING = 20  # seconds
-_LONGEST = 5000  # characters of a line that someone is to read
+_LONGEST = 5000  # characters of a readable line
 _NOTES = ("predicting with ", "evaluating ", "note: ")
 Check = Callable[[Ended], None]
 
 
 def judge(case: Case, ended: Ended, limits: Limits) -> tuple[str, str]:
-    """The outcome and, where it is one of `WRONG`, the reason."""
+    """The outcome, and the reason if it is one of `WRONG`."""
     usual = signal.signal(signal.SIGALRM, _give_up)
-    signal.alarm(_JUDGING)  # the result may be a pipe too
+    signal.alarm(_JUDGING)  # the result may be a pipe
     try:
         _behaved(ended, limits)
         return case.right(ended), ""
     except Unlike as unlike:
         return unlike.outcome, unlike.reason
-    except Exception as error:  # results of another shape than that of results
+    except Exception as error:  # results of another shape
         return "wrong result", f"the result cannot be checked: {type(error).__name__}: {error}"
     finally:
         signal.alarm(0)
@@ -56,7 +56,7 @@ def _give_up(*_: Any) -> None:
 
 
 def _behaved(ended: Ended, limits: Limits) -> None:
-    """Raise `Unlike` for what is wrong whatever the input is."""
+    """Raise `Unlike` for faults that are wrong for every input."""
     for kind, outcome in (("executed", "executed"), ("wrote", "wrote outside")):
         if events := [what for name, what in ended.events if name == kind]:
             raise Unlike(outcome, "; ".join(events[:3]))
@@ -80,16 +80,16 @@ def _last_line(text: str) -> str:
 
 
 def refused(*words: str) -> Right:
-    """Status 2 and one line of error, which holds all `words`; nothing on standard output."""
+    """Status 2, one line of error that contains all `words`, and no standard output."""
 
     def right(ended: Ended) -> str:
         _need(
             ended.status == 2,
             "wrong status",
-            f"{ended.status} in place of 2: {_last_line(ended.err)}",
+            f"{ended.status}, not 2: {_last_line(ended.err)}",
         )
         _need(len(_errors(ended)) == 1, "not one line", ended.err[:300])
-        _need(not ended.out, "wrong result", f"printed beside the error: {ended.out[:100]}")
+        _need(not ended.out, "wrong result", f"printed in addition to the error: {ended.out[:100]}")
         line = _errors(ended)[0]
         for word in words:
             _need(
@@ -103,13 +103,13 @@ def refused(*words: str) -> Right:
 
 
 def gives(check: Check) -> Right:
-    """Status 0, no line of error, and a result that `check` finds right."""
+    """Status 0, no error, and a result that passes `check`."""
 
     def right(ended: Ended) -> str:
         _need(
             ended.status == 0,
             "wrong status",
-            f"{ended.status} in place of 0: {_last_line(ended.err)}",
+            f"{ended.status}, not 0: {_last_line(ended.err)}",
         )
         _need(not _errors(ended), "not one line", ended.err[:300])
         check(ended)
@@ -119,7 +119,7 @@ def gives(check: Check) -> Right:
 
 
 def either(check: Check, *words: str) -> Right:
-    """Refused, or a right result."""
+    """A refusal, or a right result."""
 
     def right(ended: Ended) -> str:
         return (refused(*words) if ended.status == 2 else gives(check))(ended)
@@ -128,15 +128,13 @@ def either(check: Check, *words: str) -> Right:
 
 
 def names(check: Check, *unreadable: str) -> Right:
-    """Status 1: a line of error for each file of `unreadable`, beside results of the others that
-    are right.
-    """
+    """Status 1, an error for each file of `unreadable`, and right results for the other files."""
 
     def right(ended: Ended) -> str:
         _need(
             ended.status == 1,
             "wrong status",
-            f"{ended.status} in place of 1: {_last_line(ended.err)}",
+            f"{ended.status}, not 1: {_last_line(ended.err)}",
         )
         lines = _errors(ended)
         _need(len(lines) == len(unreadable), "not one line", ended.err[:300])
@@ -153,7 +151,7 @@ def names(check: Check, *unreadable: str) -> Right:
 
 
 def any_of(*rights: Right) -> Right:
-    """The first that agrees; where none does, what that one says whose status it is."""
+    """The first outcome that agrees; if none does, the error of the one with the same status."""
 
     def right(ended: Ended) -> str:
         complaints = []
@@ -173,12 +171,12 @@ def _need(condition: Any, outcome: str, reason: str) -> None:
 
 
 def need(condition: Any, reason: str) -> None:
-    """Raise `Unlike` where a result is not right."""
+    """Raise `Unlike` if a result is wrong."""
     _need(condition, "wrong result", reason)
 
 
 def _errors(ended: Ended) -> list[str]:
-    """The lines of error; all other lines must be notes of tinynet's, none of a library's."""
+    """The lines of errors; all other lines must be notes of tinynet, not of a library."""
     errors = []
     for line in ended.err.removesuffix("\n").split("\n") if ended.err else ():
         _need(
@@ -194,7 +192,7 @@ def _errors(ended: Ended) -> list[str]:
         if line.startswith("error: "):
             errors.append(line)
         elif not line.startswith(_NOTES):
-            # the rest of a line with a newline in it
+            # the rest of a line that contained a newline
             broken = errors and "Warning" not in ended.err
             raise Unlike("not one line" if broken else "library's lines", line[:300])
     return errors
@@ -204,7 +202,7 @@ def _errors(ended: Ended) -> list[str]:
 
 
 def rows(ended: Ended) -> list[dict[str, Any]]:
-    """What was printed with `--json`; NaN is no JSON."""
+    """The rows printed with `--json`; NaN is not JSON."""
 
     def refuse(text: str) -> None:
         raise Unlike("wrong result", f"the rows hold {text}")
@@ -213,17 +211,13 @@ def rows(ended: Ended) -> list[dict[str, Any]]:
 
 
 def colours(expected: dict[str, Sequence], tolerance: float = 1.5) -> Check:
-    """`predict` with the probe: file name -> the colours of its quarters; no other files were
-    read.
-    """
+    """Check `predict` with the probe: file name -> colours of its quarters, and no other files."""
 
     def check(ended: Ended) -> None:
         by_file: dict[str, dict[str, float]] = {}
         for row in rows(ended):
             by_file.setdefault(Path(row["file"]).name, {})[row["id"]] = row["probability"]
-        need(
-            set(by_file) == set(expected), f"read {sorted(by_file)} in place of {sorted(expected)}"
-        )
+        need(set(by_file) == set(expected), f"read {sorted(by_file)}, not {sorted(expected)}")
         for name, right in expected.items():
             difference = np.abs(np.array(quarters(by_file[name])) - np.array(right)).max()
             need(
@@ -236,11 +230,11 @@ def colours(expected: dict[str, Sequence], tolerance: float = 1.5) -> Check:
 
 
 def packed(ended: Ended, part_of_it: bool = False, boxes: bool = True, classes: int = 0) -> None:
-    """`data pack`: files, labels, boxes and pixels are those of `ended.truth`, or of the archive
-    where that is None.
+    """Check `data pack`: files, labels, boxes and pixels are those of `ended.truth`, or of the
+    archive if that is None.
 
-    `part_of_it`: files may be missing, because damage can hide them. `classes`: that have no
-    images, behind the others.
+    `part_of_it`: files may be missing, because damage can hide them. `classes`: additional classes
+    without images, after the others.
     """
     expected = ended.truth or json.loads((ended.place.world / "truth.json").read_text())
     folders = list((ended.place.out / "cache").glob("*.packed"))
@@ -277,26 +271,26 @@ def packed(ended: Ended, part_of_it: bool = False, boxes: bool = True, classes: 
         )
         places = np.load(folders[0] / f"{part}.boxes.npy").tolist()
         for name, image, label, box in zip(listed, pixels, labels, places, strict=True):
-            need(files[name][0] == label, f"{name}: label {label} in place of {files[name][0]}")
+            need(files[name][0] == label, f"{name}: label {label}, not {files[name][0]}")
             need(files[name][2] == digest(image), f"{name}: other pixels")
             need(
                 not boxes or box == files[name][1],
-                f"{name}: box {box} in place of {files[name][1]}",
+                f"{name}: box {box}, not {files[name][1]}",
             )
 
 
 def part_packed(ended: Ended) -> None:
-    """`packed`, where files may be missing and boxes may be none."""
+    """Check `data pack`; files and boxes may be missing."""
     packed(ended, part_of_it=True, boxes=False)
 
 
 def without_boxes(ended: Ended) -> None:
-    """`packed`, where boxes may be none."""
+    """Check `data pack`; boxes may be missing."""
     packed(ended, boxes=False)
 
 
 def verified(ended: Ended) -> None:
-    """`data verify` says of the archive what it says of the undamaged one."""
+    """Check `data verify`: its rows are those of the undamaged archive."""
     clean = json.loads((ended.place.world / "verify.json").read_text())
     need(
         rows(ended) == clean, f"other rows: {[row for row in rows(ended) if row not in clean][:2]}"
@@ -304,7 +298,7 @@ def verified(ended: Ended) -> None:
 
 
 def counted(ended: Ended) -> None:
-    """`data info`: as many images of each part as the undamaged archive has."""
+    """Check `data info`: it counts the images of the undamaged archive."""
     facts = {row["what"]: row["value"] for row in rows(ended)}
     clean = json.loads((ended.place.world / "truth.json").read_text())
     for part, files in clean.items():
@@ -312,31 +306,29 @@ def counted(ended: Ended) -> None:
 
 
 def faults(ended: Ended) -> str:
-    """`data verify` with status 1 and a row that is not ok."""
-    _need(
-        ended.status == 1, "wrong status", f"{ended.status} in place of 1: {_last_line(ended.err)}"
-    )
+    """Check `data verify` with errors: status 1, and a row that is not ok."""
+    _need(ended.status == 1, "wrong status", f"{ended.status}, not 1: {_last_line(ended.err)}")
     _need(not ended.err, "not one line", ended.err[:300])
     need(any(row["ok"] is False for row in rows(ended)), "no row is wrong")
     return REFUSED
 
 
 def scored(splits: Sequence[str]) -> Check:
-    """`evaluate` of the run: the scores of these splits are those of the undamaged run."""
+    """Check `evaluate`: the scores of these splits are those of the undamaged run."""
 
     def check(ended: Ended) -> None:
         clean = json.loads((ended.place.world / "scores.json").read_text())
         expected = [row for row in clean if row["split"] in splits and row["views"] == "none"]
-        got = rows(ended)
+        result = rows(ended)
         need(
-            [row["split"] for row in got] == list(splits),
-            f"rows of {[row['split'] for row in got]}",
+            [row["split"] for row in result] == list(splits),
+            f"rows of {[row['split'] for row in result]}",
         )
-        for row, right in zip(got, expected, strict=True):
+        for row, right in zip(result, expected, strict=True):
             for key in ("n", "top1", "top5", "loss", "ece"):
                 need(
                     abs(row[key] - right[key]) < 1e-3,
-                    f"{key} is {row[key]} in place of {right[key]}",
+                    f"{key} is {row[key]}, not {right[key]}",
                 )
 
     return check
@@ -345,56 +337,52 @@ def scored(splits: Sequence[str]) -> Check:
 def answered(
     labels: Sequence[int], hues: Sequence[Sequence[float]], tolerance: float = 1.5
 ) -> Check:
-    """`tinynet folder` with SqueezeNet: labels and colours of the images in the
-    order of their files.
-
-    What is saved with `--save-probabilities out/saved.npz` tells both.
+    """Check `tinynet folder` with SqueezeNet: the labels and colours of the images in the order of
+    their files, from the file of `--save-probabilities`.
     """
 
     def check(ended: Ended) -> None:
         (row,) = rows(ended)
-        need(row["n"] == len(labels), f"{row['n']} images in place of {len(labels)}")
+        need(row["n"] == len(labels), f"{row['n']} images, not {len(labels)}")
         with np.load(ended.place.out / "saved.npz") as saved:
             need(
                 saved["labels"].tolist() == list(labels),
-                f"labels {saved['labels'].tolist()[:12]} in place of {list(labels)[:12]}",
+                f"labels {saved['labels'].tolist()[:12]}, not {list(labels)[:12]}",
             )
             logs = saved["log_probabilities"][0]
         colour = (logs[:, :3] - logs[:, 999:]) / SHARPNESS * 255
         need(
             np.abs(colour - np.array(hues)).max() <= tolerance,
-            f"colours {np.round(colour).tolist()[:4]} in place of {np.round(hues).tolist()[:4]}",
+            f"colours {np.round(colour).tolist()[:4]}, not {np.round(hues).tolist()[:4]}",
         )
         hits = float(np.mean(logs.argmax(1) == np.array(labels)))
-        need(abs(row["top1"] - hits) < 1e-6, f"top-1 {row['top1']} in place of {hits}")
+        need(abs(row["top1"] - hits) < 1e-6, f"top-1 {row['top1']}, not {hits}")
 
     return check
 
 
 def named(ended: Ended) -> None:
-    """`predict` of the red image with the run: classes and probabilities are those of the undamaged
-    run.
-    """
+    """Check `predict` of the red image: the output is that of the undamaged run."""
     clean = json.loads((ended.place.world / "predicted.json").read_text())
-    got = rows(ended)
+    result = rows(ended)
     need(
-        [row["id"] for row in got] == [row["id"] for row in clean],
-        f"classes {[row['id'] for row in got]}",
+        [row["id"] for row in result] == [row["id"] for row in clean],
+        f"classes {[row['id'] for row in result]}",
     )
-    for row, right in zip(got, clean, strict=True):
+    for row, right in zip(result, clean, strict=True):
         need(
             abs(row["probability"] - right["probability"]) < 1e-4,
-            f"{row['id']}: probability {row['probability']} in place of {right['probability']}",
+            f"{row['id']}: probability {row['probability']}, not {right['probability']}",
         )
 
 
 def red(ended: Ended) -> None:
-    """`predict` of the red image with SqueezeNet: the first class, and the colour that its logits
-    tell.
+    """Check `predict` of the red image with SqueezeNet: the first class, and the colour from its
+    logits.
     """
-    got = sorted(rows(ended), key=lambda row: row["id"])
-    need(len(got) == 1000, f"{len(got)} classes")
-    logs = np.log([row["probability"] for row in got])
+    result = sorted(rows(ended), key=lambda row: row["id"])
+    need(len(result) == 1000, f"{len(result)} classes")
+    logs = np.log([row["probability"] for row in result])
     colour = (logs[:3] - logs[999]) / SHARPNESS * 255
     need(
         np.abs(colour - np.array((240, 20, 10))).max() < 1.5, f"colour {np.round(colour).tolist()}"
@@ -402,7 +390,7 @@ def red(ended: Ended) -> None:
 
 
 def trained(ended: Ended) -> None:
-    """`train`: one row of the hold-out, with numbers in their ranges, and a checkpoint."""
+    """Check `train`: one row for the hold-out, with numbers in their ranges, and a checkpoint."""
     (row,) = rows(ended)
     need(row["n"] == 4 and row["split"] == "holdout", f"n {row['n']} of {row['split']}")
     need(
@@ -413,7 +401,7 @@ def trained(ended: Ended) -> None:
 
 
 def page(ended: Ended) -> None:
-    """`report`: a page, whole."""
+    """Check `report`: a complete page."""
     text = (ended.place.out / "pages/run.html").read_text(encoding="utf-8")
     need(text.rstrip().endswith("</html>") and len(text) > 5000, "the page is not whole")
     need("<script>alert" not in text, "the page holds a script of the input's")

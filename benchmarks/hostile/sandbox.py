@@ -1,7 +1,6 @@
-"""A case runs in a process of its own, with limits.
+"""Run a case in a process of its own, with limits.
 
-The process is forked from one that has imported torch already: an import for each case would take
-an hour.
+The process is a fork of one that has imported torch: an import for each case would take an hour.
 """
 
 import faulthandler
@@ -28,13 +27,13 @@ from tinynet.flags import run_command
 
 _POLL = 0.005  # seconds
 _MAKING = 60.0  # seconds that the maker of a case may take
-# bytes of address space and of a file: beyond them other programs of the machine would suffer
+# bytes of address space and of a file, to protect the machine
 _MACHINE = 6 << 30
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds and bytes that a command may take."""
+    """The seconds and bytes that a command may use."""
 
     seconds: float = 10.0
     memory: int = 1 << 30
@@ -48,9 +47,9 @@ class _Process:
 
 
 def run(case: Case, room: Path, seed: int, limits: Limits) -> Ended:
-    """Make the input of a case and run its command.
+    """Create the input of a case and run its command.
 
-    `room`: the folder of all cases. Raises `RuntimeError` where the input cannot be made.
+    `room`: the folder of all cases. Raises `RuntimeError` if the input cannot be created.
     """
     place = Place(room / "cases" / case.kind / case.name, room / "world")
     place.make()
@@ -76,7 +75,7 @@ def run(case: Case, room: Path, seed: int, limits: Limits) -> Ended:
 
 
 def in_child(action: Callable[[], Any], place: Place, seconds: float = _MAKING) -> None:
-    """Call `action` in a process of its own; raises `RuntimeError` where that fails."""
+    """Call `action` in a process of its own; raises `RuntimeError` if it fails."""
 
     def work() -> int:
         action()
@@ -89,9 +88,7 @@ def in_child(action: Callable[[], Any], place: Place, seconds: float = _MAKING) 
 
 
 def _truth(case: Case, place: Place, seed: int) -> Any:
-    """What the maker returns. It works in a process of its own, so that this one stays small and
-    whole.
-    """
+    """Call the maker in a process of its own, which keeps this process small; return its value."""
     target = place.folder / "truth.json"
 
     def make() -> None:
@@ -113,33 +110,31 @@ def _forked(action: Callable[[], int], place: Place, seconds: float) -> _Process
     state, usage, delay, stopped = 0, None, 0.0, False
     while usage is None:
         delay = _delay(child, delay)
-        ended, state, used = os.wait4(child, os.WNOHANG)
+        ended, state, child_usage = os.wait4(child, os.WNOHANG)
         if ended:
-            usage = used
+            usage = child_usage
         elif not stopped and time.monotonic() - started - delay > seconds:
             os.kill(child, signal.SIGKILL)
             stopped = True
         else:
             time.sleep(_POLL)
-    taken = time.monotonic() - started - delay
+    seconds_used = time.monotonic() - started - delay
     _end_group(child)
     return _Process(
-        None if stopped else os.waitstatus_to_exitcode(state), taken, usage.ru_maxrss * 1024
+        None if stopped else os.waitstatus_to_exitcode(state), seconds_used, usage.ru_maxrss * 1024
     )
 
 
 def _delay(process: int, before: float) -> float:
-    """Seconds that a process was ready to run while the processors did other work, which is not its
-    fault.
-    """
+    """Seconds that a process waited for a processor, which are not counted against it."""
     try:
         return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError):  # it has ended, or the system does not count
+    except (OSError, IndexError):  # it has ended, or the system does not count this
         return before
 
 
 def _end_group(leader: int) -> None:
-    """End what the child left running: it led a session of its own."""
+    """Kill the processes that the child left running; it led a session of its own."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -147,11 +142,11 @@ def _end_group(leader: int) -> None:
 
 
 def _live(action: Callable[[], int], place: Place) -> NoReturn:
-    """The child's life. It never returns, and runs no exit functions: those are the parent's."""
+    """Run the child. It never returns, and runs no exit functions: these belong to the parent."""
     status = 1
     try:
         os.setsid()
-        faulthandler.disable()  # the parent's would write where the parent writes
+        faulthandler.disable()  # the parent's handler would write to the parent's stderr
         for number, name in ((1, "stdout"), (2, "stderr")):
             target = os.open(place.folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(target, number)
@@ -169,7 +164,7 @@ def _live(action: Callable[[], int], place: Place) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except ValueError:  # characters that cannot be written
+            except ValueError:  # characters that cannot be encoded
                 status = 1
         os._exit(status)
 
@@ -182,7 +177,7 @@ def _limit() -> None:
 
 
 def _command(case: Case, place: Place) -> int:
-    """Run the command as the shell would; returns its exit status."""
+    """Run the command like a shell; return its exit status."""
     os.chdir(place.folder)
     for name in ("TINYNET_DATA", "XDG_CACHE_HOME", "TORCH_HOME", "XDG_CONFIG_HOME"):
         os.environ.pop(name, None)
@@ -192,7 +187,7 @@ def _command(case: Case, place: Place) -> int:
         "TINYNET_PROGRESS": "0",
         "PATH": f"{place.inputs / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
-    tempfile.tempdir = None  # the parent's is remembered otherwise
+    tempfile.tempdir = None  # otherwise the parent's value is kept
     sys.argv = [case.command, *case.flags]
     module = importlib.import_module(case.command)
     watching.watch(place)

@@ -1,6 +1,4 @@
-"""A run over cases: the shared inputs are built once, and the folders of cases that are wrong
-stay.
-"""
+"""Run cases: build the shared inputs once, and keep the folders of failed cases."""
 
 import gc
 import importlib
@@ -13,7 +11,7 @@ from benchmarks.hostile.case import Case, Ended, Place
 from benchmarks.hostile.right import NOT_RUN, WRONG, judge
 from benchmarks.hostile.sandbox import Limits
 
-# What the commands import late: a case must not pay for it.
+# Late imports of the commands, done here: they must not count as time of a case.
 _IMPORTED = (
     "tinynet.data.__main__",
     "tinynet.data.verify",
@@ -44,9 +42,7 @@ _IMPORTED = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """A case, its outcome, the reason where that is wrong, and what it took: seconds, and bytes at
-    the peak.
-    """
+    """A case, its outcome, the reason if it failed, its seconds, and its peak memory in bytes."""
 
     case: Case
     outcome: str
@@ -60,8 +56,8 @@ class Verdict:
 
 
 class Session:
-    """Cases that are run in the folder `room`, one after another; raises `RuntimeError` where
-    nothing can be built.
+    """Runs cases one by one in the folder `room`; raises `RuntimeError` if the inputs cannot be
+    built.
     """
 
     def __init__(self, room: Path, seed: int, limits: Limits = Limits()):  # noqa: B008, it is frozen
@@ -69,7 +65,7 @@ class Session:
         for name in _IMPORTED:
             importlib.import_module(name)
         gc.collect()
-        gc.freeze()  # else each child would copy what its collector looks at
+        gc.freeze()  # otherwise the garbage collector of each child would copy these pages
         canary = self.room / "canary/folder"
         canary.mkdir(parents=True)
         (canary / "file.txt").write_text("nothing may change this\n")
@@ -80,7 +76,7 @@ class Session:
         shutil.rmtree(place.folder)
 
     def verdict(self, case: Case) -> Verdict:
-        """Run one case; its folder stays where it is wrong."""
+        """Run one case; keep its folder if it fails."""
         try:
             ended = sandbox.run(case, self.room, self.seed, self.limits)
         except RuntimeError as error:

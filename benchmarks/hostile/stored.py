@@ -1,6 +1,4 @@
-"""Hostile files of stored probabilities: alone, beside a good one, and among those that a run
-keeps.
-"""
+"""Hostile files of stored probabilities: alone, with a good one, and among those of a run."""
 
 import json
 import shutil
@@ -19,7 +17,7 @@ _FILE = "in/stored.npz"
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each."""
+    """Yield a case for each idea."""
     for name, change in changes.REFUSED.items():
         yield _alone(name, _changed(change), right.refused("stored.npz"))
     for name, change in changes.DOUBTFUL.items():
@@ -40,7 +38,7 @@ def designed() -> Iterator[Case]:
         yield _beside(name, _changed(change), right.refused("stored.npz"))
     yield _beside("whole", _changed(lambda arrays: arrays), right.gives(_both_scored))
     yield _alone("whole", _changed(lambda arrays: arrays), right.gives(_scored))
-    # What a run keeps and cannot be read, or is not right, is computed again.
+    # A stored file that cannot be read, or is wrong, is computed again.
     for number, (name, change) in enumerate(changes.REFUSED.items()):
         yield (_in_run, _reported)[number % 4 == 3](name, _changed(change))
     for name, write in changes.FILES.items():
@@ -48,7 +46,7 @@ def designed() -> Iterator[Case]:
 
 
 def random(number: int) -> Case:
-    """Damage at a place that chance chooses."""
+    """A case with random damage."""
     structure = ("central directory", "local header", "data", "end record")[number % 4]
 
     def write(place: Place, path: Path, draw: Random) -> None:
@@ -87,7 +85,7 @@ def _maker(write: changes.Write) -> Callable[[Place, Random], None]:
 
 
 def _in_run(name: str, write: changes.Write) -> Case:
-    """All that the run has kept of its plain images is this."""
+    """A case in which this is the only stored file of the plain views of a run."""
 
     def make(place: Place, draw: Random) -> None:
         shutil.copytree(place.world / "run", place.out / "run")
@@ -105,7 +103,7 @@ def _in_run(name: str, write: changes.Write) -> Case:
 
 
 def _reported(name: str, write: changes.Write) -> Case:
-    """A report of a run that has kept this."""
+    """A case of a report on a run with this stored file."""
     inner = _in_run(name, write)
     return Case(
         KIND,
@@ -130,9 +128,9 @@ def _scored(ended: Ended) -> None:
 
 
 def _both_scored(ended: Ended) -> None:
-    """A file beside itself: three rows, all alike."""
+    """Check the comparison of a file with itself: three equal rows."""
     table = right.rows(ended)
-    right.need(len(table) == 3, f"{len(table)} rows in place of 3")
+    right.need(len(table) == 3, f"{len(table)} rows, not 3")
     for row in table:
         _like_the_run(ended, row)
 
@@ -144,6 +142,4 @@ def _like_the_run(ended: Ended, row: dict[str, Any]) -> None:
         if (row["split"], row["views"]) == ("val", "none")
     )
     for key in ("n", "top1", "top5", "loss"):
-        right.need(
-            abs(row[key] - clean[key]) < 1e-3, f"{key} is {row[key]} in place of {clean[key]}"
-        )
+        right.need(abs(row[key] - clean[key]) < 1e-3, f"{key} is {row[key]}, not {clean[key]}")

@@ -1,4 +1,4 @@
-"""What is changed in a file of probabilities: the tables of cases, and how each change is made."""
+"""Changes of a file of probabilities: tables of cases, and the functions for the changes."""
 
 import io
 import json
@@ -16,13 +16,13 @@ from benchmarks.hostile.case import Place
 
 Arrays = dict[str, np.ndarray]
 Change = Callable[[Arrays], Arrays]
-Write = Callable[[Place, Path, Random], Any]  # writes over the good file that is there before
+Write = Callable[[Place, Path, Random], Any]  # replaces the good file at the path
 
 
 def arrays_of(path: Path) -> Arrays:
-    """Those of the good file that is there before."""
-    with np.load(path) as stored:
-        return dict(stored)
+    """The arrays of the good file at this path."""
+    with np.load(path) as file:
+        return dict(file)
 
 
 def bytes_of(arrays: Arrays) -> bytes:
@@ -48,7 +48,7 @@ def _without(name: str) -> Change:
 
 
 def _objects(array: np.ndarray) -> np.ndarray:
-    """The same numbers as objects, which are stored as a pickle."""
+    """The same numbers as objects, which numpy saves as a pickle."""
     return array.astype(object)
 
 
@@ -163,14 +163,14 @@ OTHERS: dict[str, Change] = {
 
 
 def _npy(shape: str, kind: str = "<f4") -> bytes:
-    """An array that says that it is larger than it is."""
+    """An array that declares a larger size than it has."""
     head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     head = head.ljust((len(head) + 10 + 64) // 64 * 64 - 11) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + bytes(100)
 
 
 def _member(data: bytes) -> Callable[[Place, Path, Random], None]:
-    """Another member stands for the probabilities."""
+    """Replace the member of the probabilities."""
 
     def write(place: Place, path: Path, draw: Random) -> None:
         path.write_bytes(
@@ -200,11 +200,11 @@ def _bomb(place: Place, path: Path, draw: Random) -> None:
 
 
 def _honest_bomb(place: Place, path: Path, draw: Random) -> None:
-    """Two gigabytes of zeros that are what they say."""
+    """Two gigabytes of zeros, with a correct header."""
     head = _npy("(1, 8, 67108864)")[:-100]
     bomb = zipping.bomb(f"{_LOGS}.npy", 2 << 30)
-    stored = zipping.entry(f"{_LOGS}.npy", head, zipping.DEFLATED)
-    whole = zipping.joined(stored, bomb, head)
+    header = zipping.entry(f"{_LOGS}.npy", head, zipping.DEFLATED)
+    whole = zipping.joined(header, bomb, head)
     path.write_bytes(
         pickles.rewritten(
             bytes_of(arrays_of(path)),

@@ -19,7 +19,7 @@ _LIST, _LABELS, _WORDS, _BOXES = "wnids.txt", "val/val_annotations.txt", "words.
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each."""
+    """Yield a case for each idea."""
     for inner, tables in _TABLES.items():
         for way, changes in tables:
             for name, change in changes.items():
@@ -43,7 +43,7 @@ def designed() -> Iterator[Case]:
 
 
 def random(number: int) -> Case:
-    """Damage at a place that chance chooses, in one of the texts."""
+    """A case with random damage in one of the texts."""
     inner = (_LABELS, _LIST, _BOXES, _WORDS)[number % 4]
 
     def make(place: Place, draw: Random) -> None:
@@ -89,8 +89,8 @@ def _write(place: Place, inner: str, change: Change) -> None:
 
 
 def _consistent(ended: Ended) -> None:
-    """Damage of a text may give another label, name or box that is allowed; classes and pixels
-    stay.
+    """Check `data pack` after damage: labels, names and boxes may differ, classes and pixels may
+    not.
     """
     clean = json.loads((ended.place.world / "truth.json").read_text())
     (manifest,) = (ended.place.out / "cache").glob("*.packed/manifest.json")
@@ -101,7 +101,7 @@ def _consistent(ended: Ended) -> None:
 
 
 def _named(ended: Ended) -> None:
-    """Names may be other ones; everything else is the archive's."""
+    """Check `data pack`: only the names may differ from the archive's."""
     right.packed(ended)
     (manifest,) = (ended.place.out / "cache").glob("*.packed/manifest.json")
     right.need(len(json.loads(manifest.read_text())["names"]) == 4, "other than four names")
@@ -111,8 +111,8 @@ def _same_names(ended: Ended) -> None:
     right.packed(ended)
     (clean,) = (ended.place.world / "cache").glob("*.packed/manifest.json")
     (manifest,) = (ended.place.out / "cache").glob("*.packed/manifest.json")
-    got, names = (json.loads(path.read_text())["names"] for path in (manifest, clean))
-    right.need(got == names, f"names are {got[:2]} in place of {names[:2]}")
+    result, names = (json.loads(path.read_text())["names"] for path in (manifest, clean))
+    right.need(result == names, f"names are {result[:2]}, not {names[:2]}")
 
 
 def _in(encoding: str) -> Change:
@@ -120,7 +120,7 @@ def _in(encoding: str) -> Change:
 
 
 def _line(number: int, change: Callable[[list[str]], list[str]]) -> Change:
-    """Changes the fields of one line."""
+    """Change the fields of one line."""
 
     def changed(text: bytes) -> bytes:
         lines = text.decode().split("\n")
@@ -131,12 +131,12 @@ def _line(number: int, change: Callable[[list[str]], list[str]]) -> Change:
 
 
 def _box(*numbers: str) -> Change:
-    """Other numbers in the box of the second line."""
+    """Replace numbers of the box in the second line."""
     return _line(1, lambda fields: [*fields[:-4], *numbers])
 
 
 def _second_class(text: bytes) -> bytes:
-    """The first image of val once more, with the label of one of another class."""
+    """Repeat the first image of val with the label of another class."""
     lines = text.decode().splitlines()
     first = lines[0].split("\t")
     other = next(line.split("\t")[1] for line in lines if line.split("\t")[1] != first[1])

@@ -1,4 +1,4 @@
-"""What a command writes outside its folders, what it executes, and what it leaves behind."""
+"""Watch what a command writes outside its folders, what it executes, and which files it leaves."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.hostile.case import Ended, Place
 
-# How many arguments are paths.
+# The number of arguments that are paths.
 _WRITES = {
     "os.rename": 2,
     "os.link": 2,
@@ -26,7 +26,7 @@ _WRITES = {
         1,
     ),
 }
-# below an open folder where their last argument says so
+# relative to an open folder if their last argument names one
 _RELATIVE = ("os.mkdir", "os.remove", "os.rmdir")
 _EXECUTES = (
     "os.system",
@@ -43,9 +43,7 @@ _LEFTOVERS = (".partial", ".partial.npy", ".lock")
 
 
 class _Watch:
-    """An audit hook, which sees what is written even where it is undone before the end; nothing
-    reaches the network.
-    """
+    """An audit hook: it also sees files that are deleted again, and blocks the network."""
 
     def __init__(self, place: Place):
         self._target = os.open(place.folder / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -55,7 +53,7 @@ class _Watch:
     def __call__(self, event: str, arguments: tuple) -> None:
         if self._busy:
             return
-        self._busy = True  # what this hook does is no event
+        self._busy = True  # the actions of this hook are no events
         try:
             self._look_at(event, arguments)
         finally:
@@ -66,7 +64,7 @@ class _Watch:
             self._written(arguments[0], through_link=True)
         elif event in _WRITES and not (event in _RELATIVE and arguments[-1] != -1):
             for path in arguments[: _WRITES[event]]:
-                self._written(path, through_link=False)  # a link is removed or replaced itself
+                self._written(path, through_link=False)  # these act on the link itself
         elif event in _EXECUTES:
             self._note("executed", f"{event} {str(arguments[0])[:100]}")
         elif event in _NETWORK:
@@ -75,7 +73,7 @@ class _Watch:
 
     def _written(self, path: Any, through_link: bool) -> None:
         if not isinstance(path, (str, bytes, os.PathLike)):
-            return  # a descriptor that is open already, or a file without a name
+            return  # an open descriptor, or a file without a name
         folder, name = os.path.split(os.fsdecode(path).rstrip(os.sep))
         real = os.path.join(os.path.realpath(folder or "."), name)
         real = os.path.realpath(real) if through_link else real
@@ -88,7 +86,7 @@ class _Watch:
 
 
 def watch(place: Place) -> None:
-    """Note from now on what this process, and those that it forks, write elsewhere and execute."""
+    """From now on record what this process and its forks write elsewhere and execute."""
     sys.addaudithook(_Watch(place))
 
 
@@ -99,7 +97,9 @@ def _for_writing(mode: Any, flags: Any) -> bool:
 
 
 def events(place: Place, before: dict[str, tuple]) -> tuple[tuple[str, str], ...]:
-    """What was noted, and what differs from the listing `before`: (`wrote` or `executed`, what)."""
+    """The recorded events, and the differences from the listing `before`: (`wrote` or `executed`,
+    what).
+    """
     file = place.folder / "events"
     lines = file.read_text().splitlines() if file.exists() else []
     after = listing(place)
@@ -112,12 +112,12 @@ def events(place: Place, before: dict[str, tuple]) -> tuple[tuple[str, str], ...
 
 
 def listing(place: Place) -> dict[str, tuple]:
-    """Everything that no command may change: the other folders of the case, the shared inputs, and
-    a canary's tree.
+    """A listing of everything that no command may change: the other folders of the case, the shared
+    inputs, and a canary.
     """
     entries: dict[str, tuple] = {}
     for top in (place.inputs, place.home, place.world, place.world.parent / "canary"):
-        # Through descriptors, because the paths of some cases are longer than the system takes.
+        # With descriptors, because some paths are longer than the system allows.
         for folder, folders, files, descriptor in os.fwalk(top):
             for name in (*folders, *files):
                 stat = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -126,7 +126,7 @@ def listing(place: Place) -> dict[str, tuple]:
 
 
 def files(place: Place) -> set[str]:
-    """The files below the folder for results and the temporary one, as paths below that of the
+    """The files in the folders for results and for temporary files, relative to the folder of the
     case.
     """
     return {
@@ -138,7 +138,7 @@ def files(place: Place) -> set[str]:
 
 
 def leftovers(ended: Ended) -> list[str]:
-    """Files that should be gone: half-written ones, locks, and whatever is temporary."""
+    """Files that should not remain: half-written ones, locks and temporary ones."""
     return [
         name
         for name in ended.fresh

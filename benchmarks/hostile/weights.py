@@ -1,5 +1,5 @@
-"""Hostile files of weights: for `--weights` of a pretrained classifier, and of the backbone that is
-trained on.
+"""Hostile weight files: for `--weights` of a pretrained classifier, and of the backbone for
+training.
 """
 
 import io
@@ -29,7 +29,7 @@ _FORMATS: dict[str, Callable[[Any], bytes]] = {
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each."""
+    """Yield a case for each idea."""
     for name in _NAMES:
         for form, write in _FORMATS.items():
 
@@ -84,13 +84,13 @@ def designed() -> Iterator[Case]:
 
 
 def random(number: int) -> Case:
-    """Damage at a place that chance chooses: of the pickle, the directory, or the numbers."""
+    """A case with random damage: in the pickle, the directory, or the numbers."""
     structure = ("central directory", "local header", "data", "end record")[number % 4]
 
     def data(place: Place, state: State, draw: Random) -> bytes:
         good = pickles.zipped(state)
         spans = zip_spans(good)[structure]
-        # The first member is the pickle, and half of the damage is its.
+        # The first member is the pickle; it gets half of the damage.
         return damaged(good, [spans[0]] if draw.random() < 0.5 else spans, draw)
 
     build = (_pretrained, _trained)[number // 4 % 2]
@@ -142,17 +142,17 @@ def _saved(change: Callable[[State], Any]) -> Callable[[Place, State], bytes]:
 
 
 def _first(state: State) -> str:
-    """The name of the first tensor that is learnt."""
+    """The name of the first trainable tensor."""
     return next(name for name in state if name.endswith("weight"))
 
 
 def _one(change: Callable[[torch.Tensor], Any]) -> Callable[[State], State]:
-    """One tensor, changed."""
+    """Change one tensor."""
     return lambda state: {**state, _first(state): change(state[_first(state)])}
 
 
 def _with(value: float, whole: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The same with one other number in it, or with no other number."""
+    """A copy with one number replaced, or an exact copy."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone()
@@ -163,7 +163,7 @@ def _with(value: float, whole: bool = False) -> Callable[[torch.Tensor], torch.T
 
 
 def _huge(tensor: torch.Tensor) -> torch.Tensor:
-    """A million times a million numbers that are all one number in memory."""
+    """A million times a million numbers that share one number in memory."""
     return torch.zeros(1).expand(10**6, 10**6)
 
 
@@ -181,7 +181,7 @@ def _deep(levels: int) -> list:
 
 
 def _pickled(data: Callable[[bytes], zipping.Entry | None]) -> Callable[[State], bytes]:
-    """The file with another pickle in it."""
+    """The file with another pickle."""
 
     def write(state: State) -> bytes:
         return pickles.rewritten(
@@ -195,7 +195,7 @@ def _pickled(data: Callable[[bytes], zipping.Entry | None]) -> Callable[[State],
 
 
 def _storages(change: Callable[[str, bytes], zipping.Entry | None]) -> Callable[[State], bytes]:
-    """The file with other numbers in it."""
+    """The file with other numbers."""
 
     def write(state: State) -> bytes:
         return pickles.rewritten(
@@ -267,7 +267,7 @@ _STATES: dict[str, Callable[[State], Any]] = {
     "of-another-network": lambda state: nn.Linear(3, 3).state_dict(),
 }
 
-# A classifier has none of them; a backbone leaves aside what is not its own.
+# A classifier refuses these; a backbone ignores tensors of other layers.
 _MORE_KEYS: dict[str, Callable[[State], Any]] = {
     "a-key-is-none": lambda state: {**state, None: torch.zeros(1)},
     "a-key-is-a-number": lambda state: {**state, 3: torch.zeros(1)},

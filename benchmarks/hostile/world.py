@@ -1,7 +1,7 @@
-"""The good inputs that the cases damage: a drawn archive, runs, weights, and two networks that say
-what they see.
+"""The good inputs that the cases damage: a synthetic archive, runs, weights, and two networks whose
+outputs give the colours of an image.
 
-What is right is computed here from the bytes of the archive, without tinynet's readers.
+The truth is computed here from the bytes of the archive, without tinynet's readers.
 """
 
 import hashlib
@@ -29,14 +29,15 @@ from tinynet.models import vgg
 from tinynet.models.checkpoint import save_model
 from tinynet.models.classifier import Classifier
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
+from tinynet.records import EpochRow, LogRow
 
-# VGG16's layers with a sixteenth of the channels: what is read does not depend on their number.
+# VGG16's layers with a sixteenth of the channels; their number does not matter to the readers.
 THIN = [4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 SIDE = 32
 ON = ("--device", "cpu", "--precision", "float32")
-SHARPNESS = 8.0  # by how many logits white exceeds black
+SHARPNESS = 8.0  # the difference between the logits of white and black
 ROOT = "tiny-imagenet-200"
-SQUEEZE = "squeezenet1_1"  # the smallest of torchvision's classifiers
+SQUEEZE = "squeezenet1_1"  # torchvision's smallest classifier
 _TRAINED = (
     "--weights",
     "none",
@@ -55,7 +56,7 @@ _CLASSES = tuple(f"c{number:02d}" for number in range(13))
 
 @contextmanager
 def thin_network() -> Iterator[None]:
-    """VGG16 is thin, and torch uses one thread."""
+    """Use a thin VGG16 and one thread."""
     torch.set_num_threads(1)
     wide = vgg.cfgs["D"]
     vgg.cfgs["D"] = THIN
@@ -66,10 +67,10 @@ def thin_network() -> Iterator[None]:
 
 
 def build(folder: Path) -> None:
-    """Write everything into the empty `folder`."""
+    """Write all inputs into the empty `folder`."""
     archive = synthetic(folder / "drawn.zip", classes=4, train=4, val=2, test=1, side=SIDE, seed=1)
-    with zipfile.ZipFile(archive) as stored:
-        stored.extractall(folder / "extracted")
+    with zipfile.ZipFile(archive) as source:
+        source.extractall(folder / "extracted")
     _write(
         folder / "truth.json",
         truth_of(
@@ -93,7 +94,7 @@ def _write(path: Path, value: Any) -> None:
 
 
 def truth_of(members: dict[str, bytes]) -> dict[str, dict[str, list]]:
-    """Of each part: file -> label, box, and digest of the pixels; `members`: name -> bytes, in the
+    """For each part: file -> label, box, and digest of the pixels. `members`: name -> bytes, in the
     official layout.
     """
     text = {name.removeprefix(f"{ROOT}/"): content for name, content in members.items()}
@@ -125,13 +126,13 @@ def truth_of(members: dict[str, bytes]) -> dict[str, dict[str, list]]:
 
 
 def digest(pixels: np.ndarray) -> str:
-    """Of an image (H, W, 3) uint8."""
+    """The digest of an image (H, W, 3) uint8."""
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
 
 
 def _runs(folder: Path, archive: Path) -> None:
-    """A finished run that has been scored, one that was stopped after the first of two epochs, and
-    what they print.
+    """Write a finished and evaluated run, one that stopped after the first of two epochs, and their
+    output.
     """
     place = ("--data", str(archive), "--cache", str(folder / "cache"))
     base = ("--stage", "base", *_TRAINED, *place)
@@ -159,9 +160,9 @@ def _runs(folder: Path, archive: Path) -> None:
     _output(data.main, "verify", "--data", str(archive), "--json", into=folder / "verify.json")
     after_epoch = runs.append_rows
 
-    def interrupted(path: Path, rows: list[dict[str, Any]]) -> None:
+    def interrupted(path: Path, rows: list[LogRow]) -> None:
         after_epoch(path, rows)
-        if rows[0]["kind"] == "epoch":
+        if isinstance(rows[0], EpochRow):
             signal.raise_signal(signal.SIGINT)
 
     runs.append_rows = interrupted
@@ -174,7 +175,7 @@ def _runs(folder: Path, archive: Path) -> None:
 def _output(
     main: Callable[[list[str]], None], *flags: str, status: int = 0, into: Path | None = None
 ) -> str:
-    """What a command prints on standard output."""
+    """The standard output of a command."""
     usual, sys.stdout = sys.stdout, io.StringIO()
     try:
         run_command(lambda: main(list(flags)))
@@ -189,7 +190,7 @@ def _output(
 
 
 def _probe() -> Classifier:
-    """A network whose logits are the mean red, green and blue of the four quarters of an image; the
+    """The probe: its logits are the mean red, green and blue of the four quarters of an image; the
     last one is 0.
     """
     model = Classifier(
@@ -206,7 +207,7 @@ def _probe() -> Classifier:
 
 
 def _see_colours(layer: nn.Conv2d) -> None:
-    """The first three outputs become the pixels in [0, 1] that the normalisation changed."""
+    """Make the first three outputs the pixels in [0, 1], before the normalisation."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     for channel, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
@@ -215,8 +216,8 @@ def _see_colours(layer: nn.Conv2d) -> None:
 
 
 def _squeeze() -> dict[str, torch.Tensor]:
-    """SqueezeNet whose first three logits are red, green and blue of an image of one colour; the
-    others are 0.
+    """SqueezeNet with logits for the red, green and blue of an image in one colour; the others are
+    0.
     """
     network = torchvision.models.get_model(SQUEEZE, weights=None)
     for module in network.modules():
@@ -232,8 +233,6 @@ def _squeeze() -> dict[str, torch.Tensor]:
 
 
 def quarters(row: dict[str, float]) -> list[list[float]]:
-    """The colours (0 to 255) of the four quarters that the probe saw, from the probabilities of its
-    classes.
-    """
+    """The colours (0 to 255) of the four quarters, from the probe's probabilities."""
     logs = np.log([row[name] for name in _CLASSES])
     return (((logs[:12] - logs[12]) / SHARPNESS * 255).reshape(4, 3)).tolist()

@@ -1,4 +1,4 @@
-"""A writer of zips that writes what it is told, right or wrong."""
+"""Write zips with right or wrong headers."""
 
 import bz2
 import lzma
@@ -15,7 +15,7 @@ STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14
 
 @dataclass(frozen=True)
 class Entry:
-    """A member as it is written.
+    """A member of a zip.
 
     `data`: the bytes as they are stored. `size`, `crc`: of the content. `packed`: the stored size
     that the headers declare, None: the true one. `local_name`, `local_extra`: in the local header,
@@ -40,7 +40,7 @@ class Entry:
 
 
 def entry(name: str | bytes, content: bytes, method: int = STORED) -> Entry:
-    """An honest member."""
+    """A correct member."""
     encoded = name.encode() if isinstance(name, str) else name
     flags = 0 if encoded.isascii() else 0x800
     return Entry(
@@ -63,20 +63,18 @@ def _compressed(content: bytes, method: int) -> bytes:
 
 
 def bomb(name: str, size: int, method: int = DEFLATED) -> Entry:
-    """A member of zeros, `size` bytes of them in whole megabytes, that takes a thousandth or
-    less.
-    """
+    """A member of `size` zero bytes, in whole megabytes, packed to a thousandth or less."""
     block = bytes(1 << 20)
     count, crc = size >> 20, 0
     for _ in range(count):
         crc = zlib.crc32(block, crc)
-    # blocks after a full flush stand for themselves, so one of them serves for all
+    # blocks after a full flush are independent, so one block can be repeated
     if method == DEFLATED:
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
         first = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
         again = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
         data = first + again * (count - 1) + packer.flush()
-    else:  # streams of bzip2 may follow one another
+    else:  # bzip2 streams may be concatenated
         data = bz2.compress(block) * count
     return Entry(name.encode(), data, size, crc, method)
 
@@ -88,8 +86,8 @@ def zip_bytes(
     end: dict[int, bytes] | None = None,
     before_end: bytes = b"",
 ) -> bytes:
-    """A zip of these members; `end`: bytes to put over the end record, by place; `before_end`: what
-    precedes it.
+    """A zip of these members. `end`: bytes that replace parts of the end record, by position.
+    `before_end`: bytes before the end record.
     """
     body, central, count = [prefix], [], 0
     place = len(prefix)
@@ -148,20 +146,20 @@ def zip_bytes(
 
 
 def zip64(one: Entry) -> Entry:
-    """The same member with its sizes where zip64 keeps them."""
+    """The same member with its sizes in a zip64 record."""
     packed = len(one.data) if one.packed is None else one.packed
     extra = struct.pack("<2H2Q", 1, 16, one.size, packed)
     return replace(one, size=0xFFFFFFFF, packed=0xFFFFFFFF, extra=extra, version=45)
 
 
 def members(path: Path) -> dict[str, bytes]:
-    """Name and content of all members of a good zip."""
-    with zipfile.ZipFile(path) as stored:
-        return {name: stored.read(name) for name in stored.namelist()}
+    """The names and contents of all members of a good zip."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def joined(first: Entry, second: Entry, head: bytes) -> Entry:
-    """A deflated member whose content is `head` and then that of `second`."""
+    """A deflated member whose content is `head`, followed by that of `second`."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     data = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH) + second.data
     return replace(first, data=data, size=len(head) + second.size, crc=0)

@@ -21,7 +21,7 @@ Change = Callable[[Entries], Entries]
 
 
 def designed() -> Iterator[Case]:
-    """One hostile idea each."""
+    """Yield a case for each idea."""
     for name, change in _PASSED_OVER.items():
         yield from _cases(name, change, SAME)
     for name, change in (_REWRITTEN | _WITHOUT_LIST).items():
@@ -44,7 +44,7 @@ def designed() -> Iterator[Case]:
 
 
 def random(number: int) -> Case:
-    """Damage at a place that chance chooses, in one of the structures of a zip."""
+    """A case with random damage in one of the structures of a zip."""
     structure = ("central directory", "local header", "data", "end record", "central directory")[
         number % 5
     ]
@@ -86,9 +86,7 @@ def _ended(write: Callable[[Entries], bytes]) -> Callable[[Place, Random], None]
 
 
 def _renamed(ending: str) -> Callable[[Place, Random], Any]:
-    """The first train image gets a strange name; it is the archive's own, and its box is not found
-    under it.
-    """
+    """Give the first training image a strange name, which has no box."""
 
     def make(place: Place, draw: Random) -> Any:
         truth = _truth(place)
@@ -109,7 +107,7 @@ def _renamed(ending: str) -> Callable[[Place, Random], Any]:
 
 
 def _twice(place: Place, draw: Random) -> Any:
-    """One image has two contents; whoever does not refuse takes the last, as unpacking would."""
+    """One image with two contents: the command must refuse, or take the last, like unpacking."""
     truth, other = _truth(place), IMAGE.replace("3", "4")
     entries = [one for one, _ in _good(place)]
     again = replace(_image_of(entries, other), name=IMAGE.encode())
@@ -124,7 +122,7 @@ def _truth(place: Place) -> dict[str, dict[str, list]]:
 
 
 def _on(name: str, change: Callable[[Entry], Entry]) -> Change:
-    """`change` of the member called `name`."""
+    """Apply `change` to the member called `name`."""
     return lambda entries: [change(one) if one.name == name.encode() else one for one in entries]
 
 
@@ -141,7 +139,7 @@ def _renames(change: Callable[[str], str]) -> Change:
 
 
 def _again(method: int) -> Change:
-    """Every member compressed."""
+    """Compress every member."""
     return _all(lambda one: entry(one.name, one.data, method))
 
 
@@ -150,7 +148,7 @@ def _image_of(entries: Entries, name: str = IMAGE) -> Entry:
 
 
 def _of_train(inner: str) -> Change:
-    """A copy of an image lies at `inner` below the images of the first class."""
+    """Put a copy of an image at `inner` below the images of the first class."""
 
     def change(entries: Entries) -> Entries:
         first = next(
@@ -162,7 +160,7 @@ def _of_train(inner: str) -> Change:
     return change
 
 
-# Members beside the archive's own that nothing reads, or that machines leave behind.
+# Additional members that no command reads, or that other programs write.
 _PASSED_OVER: dict[str, Change] = {
     "above": _more(entry("../../above.txt", b"x"), entry(f"{ROOT}/../../../above.JPEG", b"x")),
     "absolute": _more(
@@ -208,7 +206,7 @@ _PASSED_OVER: dict[str, Change] = {
     ),
 }
 
-# The archive's own members, written in another way that is allowed.
+# The members of the archive, written in another valid way.
 _REWRITTEN: dict[str, Change] = {
     "deflated": _again(DEFLATED),
     "bzip2": _again(zipping.BZIP2),
@@ -222,7 +220,7 @@ _REWRITTEN: dict[str, Change] = {
     "attributes": _all(lambda one: replace(one, attributes=0xFFFF0000)),
 }
 
-# What makes one image unreadable.
+# Changes that make one image unreadable.
 _ONE_IMAGE: dict[str, Callable[[Entry], Entry]] = {
     **{
         f"method-{number}": (lambda one, number=number: replace(one, method=number))
@@ -277,7 +275,7 @@ _TEXTS: dict[str, Change] = {
     ],
 }
 
-# Without a list of classes the folders name them.
+# Without a list of classes, the folder names are the classes.
 _WITHOUT_LIST: dict[str, Change] = {
     "no-wnids": lambda entries: [one for one in entries if not one.name.endswith(b"/wnids.txt")],
     "upper-case-wnids": _text(_LIST, lambda one: replace(one, name=f"{ROOT}/WNIDS.TXT".encode())),
@@ -324,7 +322,7 @@ _WHOLE = {
     "many-ends": zip_bytes([]) * 3000,
 }
 
-# The end record, and what stands before and behind it.
+# The end record, and the bytes before and after it.
 _ENDS: dict[str, Callable[[Entries], bytes]] = {
     "comment": lambda entries: zip_bytes(entries, comment=b"c" * 65535),
     "comment-too-long": lambda entries: zip_bytes(entries, comment=b"c" * 65535) + b"more",

@@ -1,3 +1,1 @@
-"""What `benchmarks.faults` is made of: processes that are ended, what they leave, and what should
-be there.
-"""
+"""Parts of `benchmarks.faults`: start processes, kill them, and compare their files."""

@@ -1,6 +1,4 @@
-"""A chain: a command is ended again and again, goes on each time, ends by itself, and is
-compared.
-"""
+"""A chain: kill a command several times and resume it each time; at the end compare its files."""
 
 import random
 import re
@@ -14,25 +12,23 @@ from benchmarks.killing.moments import Moment, Scene
 from benchmarks.killing.processes import Ending, Room, Strike, orphans
 from benchmarks.killing.states import differences
 
-# of a command that such a signal ended; nothing answers a SIGKILL
+# Exit status after each signal; a process cannot handle SIGKILL.
 STATUS = {"SIGTERM": 143, "SIGINT": 130}
 _ORPHANS = 8.0  # seconds after which a worker process without its parent is an orphan
-_REAL_SHARE = 0.1  # of processes that are no forks
-_CHANGE_SHARE = 0.5  # of strikes before a change to a file
-# of strikes of real processes while they import, and the seconds of that
+_REAL_SHARE = 0.1  # share of processes that are no forks
+_CHANGE_SHARE = 0.5  # share of kills just before a change to a file
+# Share of kills of real processes during their imports, and the seconds that these take.
 _IMPORT_SHARE, _IMPORTS = 0.2, 2.0
-_LONGER = 1.3  # beside other chains a command takes longer than alone
+_LONGER = 1.3  # other chains run at the same time, so a command takes longer than alone
 _GO_ON = re.compile(r"continue with: (.+)")
 _RESUME = re.compile(r"continue it with python -m tinynet.train --resume (\S+?),")
 
-Blow = tuple[Strike, bool]  # and whether the process is a real one, no fork
+Blow = tuple[Strike, bool]  # True: in a process started with `python -m`, not a fork
 
 
 @dataclass
 class Trial:
-    """What came of one chain, or of another part of the harness: `faults` is empty where all is as
-    if undisturbed.
-    """
+    """The result of one chain, or of another part: `faults` is empty if no result was lost."""
 
     moment: str
     kind: str
@@ -43,12 +39,12 @@ class Trial:
 
     @property
     def kills(self) -> int:
-        """How often a process was ended before it had done all."""
+        """How many processes were ended before they had finished."""
         return sum(_struck(ending) for ending in self.endings)
 
     @property
     def lines(self) -> list[str]:
-        """Each command line with what happened to it."""
+        """Each command line, with the signal and the exit status."""
         return [
             f"{ending.line}    # "
             f"{'no fork; ' if ending.real else ''}{ending.struck or 'by itself'}; status "
@@ -58,9 +54,7 @@ class Trial:
 
 
 def chain(scene: Scene, moment: Moment, kind: str, blows: Sequence[Blow]) -> Trial:
-    """A command of `moment` is struck as `blows` say, one after the other; then it goes on until it
-    ends by itself.
-    """
+    """Start the command of `moment`, kill it with each of `blows` in turn, and let it finish."""
     trial = Trial(moment.name, kind, scene.room(moment, new_folder(scene, moment, kind)))
     line = scene.line(moment)
     for strike, real in blows:
@@ -68,32 +62,33 @@ def chain(scene: Scene, moment: Moment, kind: str, blows: Sequence[Blow]) -> Tri
             line, trial.room, strike, limit=limit(scene, moment), real=real
         )
         trial.endings.append(ending)
-        # it is the next one that is to be struck
+        # The command only named the one that continues; kill that one.
         if not ending.struck and _RESUME.search(ending.last):
             line = next_line(ending)
             ending = scene.processes.run(
                 line, trial.room, strike, limit=limit(scene, moment), real=real
             )
             trial.endings.append(ending)
-        trial.faults += options(ending, kind)
+        trial.faults += signal_faults(ending, kind)
         if not _struck(ending):
             break
         line = next_line(ending)
     go_on(scene, moment, trial)
-    eval_fn(scene, moment, trial)
+    check(scene, moment, trial)
     return trial
 
 
 def draw_blows(scene: Scene, moment: Moment, kind: str, key: str, kills: int) -> list[Blow]:
-    """`kills` strikes at moments by chance, the same for the same `key`."""
+    """`kills` kills at random times, the same for the same `key`."""
     draw = random.Random(f"{key}: {moment.name}, {kind}")
     reals = [draw.random() < _REAL_SHARE for _ in range(kills)]
     return [(_draw(draw, scene.go(moment).ending, kind, real), real) for real in reals]
 
 
 def _draw(draw: random.Random, undisturbed: Ending, kind: str, real: bool) -> Strike:
-    """When to strike: half of the times before a change to a file, rare ones as often as others;
-    else at any moment of the whole length.
+    """Draw the time of a kill: for half of them, just before a change to a file; else any time.
+
+    All kinds of changes are equally likely, whatever their number.
     """
     changes = Counter(map(alike, undisturbed.traced))
     change, share = draw.choice(sorted(changes)), draw.random()
@@ -102,14 +97,15 @@ def _draw(draw: random.Random, undisturbed: Ending, kind: str, real: bool) -> St
         return Strike(kind, change=change, number=draw.randint(1, changes[change]))
     if not real:
         return Strike(kind, undisturbed.seconds * _LONGER * share)
-    if draw.random() < _IMPORT_SHARE:  # they take longer than all the rest
+    if draw.random() < _IMPORT_SHARE:  # imports take longer than the command itself
         return Strike(kind, _IMPORTS * share)
     return Strike(kind, undisturbed.seconds * _LONGER * share, "first")
 
 
 def go_on(scene: Scene, moment: Moment, trial: Trial) -> None:
-    """Run what comes after the last ending, until the command ends by itself; a refusal that names
-    --resume is followed, once.
+    """Continue after the last kill, until the command ends by itself.
+
+    If the command only names a command with --resume, that one runs too.
     """
     line = next_line(trial.endings[-1]) if trial.endings else scene.line(moment)
     if trial.endings and (
@@ -129,7 +125,7 @@ def go_on(scene: Scene, moment: Moment, trial: Trial) -> None:
 
 
 def next_line(ending: Ending) -> str:
-    """What to type after an ending: what it printed to go on with, or the same again."""
+    """The next command line: the one that the process printed to continue, or the same again."""
     if printed := _GO_ON.findall(ending.err):
         return printed[-1].strip()
     if run := _RESUME.search(ending.last):
@@ -137,9 +133,9 @@ def next_line(ending: Ending) -> str:
     return ending.line
 
 
-def eval_fn(scene: Scene, moment: Moment, trial: Trial) -> None:
-    """Add the workers that ended processes left, and, once all is done, what differs from the
-    undisturbed room.
+def check(scene: Scene, moment: Moment, trial: Trial) -> None:
+    """Add faults: orphaned workers, and, if the command finished, differences from an undisturbed
+    run.
     """
     trial.faults += [
         f"orphans: workers live {_ORPHANS:.0f} s after their parent ended by {trial.kind}"
@@ -149,10 +145,8 @@ def eval_fn(scene: Scene, moment: Moment, trial: Trial) -> None:
         trial.faults += differences(scene.go(moment).room, trial.room)
 
 
-def options(ending: Ending, kind: str) -> list[str]:
-    """What is wrong with how a struck process ended: of one signal it should tell in a line and by
-    its status.
-    """
+def signal_faults(ending: Ending, kind: str) -> list[str]:
+    """Faults of a process that a signal ended: it must print one line and have the right status."""
     if ending.still:
         return [f"stands still after {kind}"]
     name = kind.removesuffix(" group")
@@ -163,7 +157,7 @@ def options(ending: Ending, kind: str) -> list[str]:
         faults.append(
             f"{kind} ends it "
             + (
-                "at once, nothing being saved or cleared"
+                "at once, without saving"
                 if ending.status is None
                 else f"with status {ending.status}, not {STATUS[name]}"
             )
@@ -174,9 +168,7 @@ def options(ending: Ending, kind: str) -> list[str]:
 
 
 def has_traceback(err: str) -> bool:
-    """Whether a traceback was printed, other than of what Python ignores while it clears up,
-    torch's for the most.
-    """
+    """Whether a traceback was printed, except for exceptions that Python ignores at exit."""
     lines = err.replace("\r", "\n").split("\n")
     return any(
         line.startswith("Traceback") and not before.startswith("Exception ignored")
@@ -185,7 +177,7 @@ def has_traceback(err: str) -> bool:
 
 
 def limit(scene: Scene, moment: Moment) -> float:
-    """Seconds after which a process of a moment stands still."""
+    """Seconds after which a process of a moment counts as hanging."""
     return 25 + 20 * scene.go(moment).ending.seconds
 
 
@@ -194,8 +186,8 @@ def _struck(ending: Ending) -> bool:
 
 
 def new_folder(scene: Scene, moment: Moment, kind: str) -> Path:
-    """A name for the folder of a trial."""
-    place, number = scene.root / "trials" / f"{moment.name}-{kind.replace(' ', '-')}", 1
-    while (path := place.with_name(f"{place.name}-{number}")).exists():
+    """A new name for the folder of a trial."""
+    stem, number = scene.root / "trials" / f"{moment.name}-{kind.replace(' ', '-')}", 1
+    while (path := stem.with_name(f"{stem.name}-{number}")).exists():
         number += 1
     return path

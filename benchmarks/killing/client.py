@@ -1,6 +1,6 @@
-"""Stands in for `python` in a shell line: hands the command to the server and ends as it ended.
+"""Replaces `python` in a shell line: sends the command to the server and exits with its status.
 
-It is started as a file, without the packages, so that it takes milliseconds.
+It runs as a file that imports no packages, so it starts in milliseconds.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.connect(os.environ["FAULTS_SERVER"])
         order = {"words": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}

@@ -1,4 +1,4 @@
-"""`tinynet.data.download` as a command, and a site on loopback to download from.
+"""`tinynet.data.download` as a command, and a local web server to download from.
 
 python -m benchmarks.killing.download TARGET URL SIZE MD5
 """
@@ -18,9 +18,7 @@ _BLOCK, _PAUSE = 1 << 16, 0.02  # bytes and seconds: an archive takes most of a 
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Sends the archive slowly, closes the first connection in the middle, and goes on from there
-    when asked to.
-    """
+    """Sends the archive slowly; closes the first connection in the middle, and can resume there."""
 
     def do_GET(self) -> None:
         body, start = self.server.body, 0
@@ -35,14 +33,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(body[first : min(first + _BLOCK, end)])
                 time.sleep(_PAUSE)
         except OSError:
-            pass  # the process that asked was killed
+            pass  # the client was killed
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
 class Site:
-    """Serves one file on loopback; `url`, `size` and `md5` are what a download is told."""
+    """A web server for one file; `url`, `size` and `md5` are the arguments of a download."""
 
     def __init__(self, path: Path):
         body = path.read_bytes()
@@ -59,7 +57,7 @@ class Site:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     target, url, size, md5 = sys.argv[1:]
     print(download(Path(target), url, int(size), md5, pause=0.05))
 

@@ -1,18 +1,18 @@
-"""One command of tinynet in small, in a process that says how far it is.
+"""Run one command of tinynet with a thin network, in a process that reports its progress.
 
     python -m benchmarks.killing.launch -m tinynet.train --stage base ...
 
-It runs as `python -m tinynet.train ...` does, but the network is thin, and what tinynet saves every
-few minutes it saves every few steps. The environment says the rest:
+It works like `python -m tinynet.train ...`, but the network is thin, and tinynet saves every few
+steps, not every few minutes. Environment variables:
 
-    FAULTS_MARK     a file that gets lines: time, word and text; the words are `pid`, `began`,
+    FAULTS_MARK     a file for lines of progress: time, word and text; the words are `pid`, `began`,
                     `first` (before its first change to a file), `change`, `struck`,
-                    `done` (the command has done all) and `left` (its status)
+                    `done` (the command has finished) and `left` (its exit status)
     FAULTS_ROOM     the folder in which changes to files are counted
     FAULTS_STRIKE   "SIGKILL|3|open work/run/base/last.pt": that signal before the third such change
-    FAULTS_TRACE    every change gets a line
+    FAULTS_TRACE    write a line for every change
     FAULTS_WORKER   the image at which a worker process runs out of memory
-    FAULTS_ALSO     a Python file that is run first, to break something
+    FAULTS_ALSO     a Python file that runs first, to break something
 """
 
 import importlib.abc
@@ -31,7 +31,7 @@ from typing import Any
 # VGG16's layers with a sixteenth of the channels, as in the tests.
 THIN = (4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M")
 
-# Audit events that change a file or folder -> which of their arguments is the path that matters.
+# Audit events that change a file or folder -> the position of the path in their arguments.
 _EVENTS = {
     "open": 0,
     "os.rename": 1,
@@ -52,13 +52,15 @@ def mark(word: str, text: str = "") -> None:
 
 
 def alike(text: str) -> str:
-    """A text without the numbers and names by chance in which one process differs from another."""
+    """A text without the random numbers and names that differ between processes."""
     return re.sub(r"\b[0-9a-f]{8,16}\b|\d{3,}|(?<=probabilities-)[a-z0-9_]{8}\b", "N", text)
 
 
 def send(kind: str, pid: int) -> None:
-    """Send what `kind` says: `SIGTERM` to the process, `SIGTERM group` to its group, `SIGINT
-    twice`, or `SIGTERM KILL`: a SIGTERM, and a SIGKILL a moment later.
+    """Send the signals of `kind`.
+
+    `SIGTERM`: to the process. `SIGTERM group`: to its group. `SIGINT twice`. `SIGTERM KILL`: a
+    SIGTERM, and a SIGKILL 0.05 s later.
     """
     name, _, more = kind.partition(" ")
     number = signal.Signals[name]
@@ -72,9 +74,7 @@ def send(kind: str, pid: int) -> None:
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Changes modules right after they are imported: a process that waits for torch does so where
-    tinynet does.
-    """
+    """Changes modules right after their import, so that tinynet still imports torch late."""
 
     def find_spec(
         self, name: str, path: Any = None, target: Any = None
@@ -98,9 +98,7 @@ def _thin(vgg: Any) -> None:
 
 
 def _sooner(name: str, seconds: float) -> Callable[[Any], None]:
-    """Sets an interval of a module, which must be there: else the harness would test less than it
-    says.
-    """
+    """A change that sets an interval of a module; raises `AttributeError` if there is none."""
 
     def change(module: Any) -> None:
         if not hasattr(module, name):
@@ -112,62 +110,60 @@ def _sooner(name: str, seconds: float) -> Callable[[Any], None]:
     return change
 
 
-def _telling(flags: Any) -> None:
-    """`run_command` says when the command begins, its signals being handled, and when it has done
-    all.
-    """
+def _with_marks(flags: Any) -> None:
+    """Make `run_command` mark when the command begins (with its signal handlers), and its end."""
     run = flags.run_command
 
-    def telling(main: Callable[[], None], *more: Any, **named: Any) -> Any:
-        def told() -> None:
+    def marking(main: Callable[[], None], *args: Any, **kwargs: Any) -> Any:
+        def marked() -> None:
             mark("began")
             main()
             mark("done")
 
-        return run(told, *more, **named)
+        return run(marked, *args, **kwargs)
 
-    flags.run_command = telling
+    flags.run_command = marking
 
 
-def _forgetful(image: Any) -> None:
-    """Decoding runs out of memory in a worker process, where FAULTS_WORKER says so."""
-    convert, decoded = image.Image.convert, 0
+def _out_of_memory_in_worker(image: Any) -> None:
+    """Make decoding run out of memory in a worker process, at the image FAULTS_WORKER."""
+    convert, count = image.Image.convert, 0
 
-    def convert_or_fail(self: Any, *more: Any, **named: Any) -> Any:
-        nonlocal decoded
+    def convert_or_fail(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
         if os.environ.get("FAULTS_WORKER") and os.getpid() != os.getsid(0):
-            decoded += 1
-            if decoded == int(os.environ["FAULTS_WORKER"]):
+            count += 1
+            if count == int(os.environ["FAULTS_WORKER"]):
                 raise MemoryError("of a worker process")
-        return convert(self, *more, **named)
+        return convert(self, *args, **kwargs)
 
     image.Image.convert = convert_or_fail
 
 
 _CHANGES: dict[str, Callable[[Any], None]] = {
-    "tinynet.flags": _telling,
+    "tinynet.flags": _with_marks,
     "tinynet.models.vgg": _thin,
-    "PIL.Image": _forgetful,
-    "tinynet.training.loop": _sooner("_FLUSH_AFTER", 0.02),
-    "tinynet.training.extraction": _sooner("_SAVE_EVERY", 0.05),
-    "tinynet.training.single_stage": _sooner("_SAVE_EVERY", 0.03),
+    "PIL.Image": _out_of_memory_in_worker,
+    "tinynet.training.loop": _sooner("FLUSH_AFTER", 0.02),
+    "tinynet.training.extraction": _sooner("SAVE_EVERY", 0.05),
+    "tinynet.training.single_stage": _sooner("SAVE_EVERY", 0.03),
 }
 
 
 def small() -> None:
-    """From now on tinynet is small; it must not be imported yet."""
+    """Use a thin network from now on; must run before tinynet is imported."""
     sys.meta_path.insert(0, _AfterImport())
 
 
 class _Watch:
-    """Counts what this process changes in a folder, workers aside, and strikes it before one of the
-    changes.
+    """Counts the changes that this process (not its workers) makes in a folder, and can kill it
+    before one of them.
     """
 
     def __init__(self, room: str, strike: str, trace: bool):
         self.room, self.trace, self.count, self.pid = room + os.sep, trace, 0, os.getpid()
         self.kind, number, self.change = strike.split("|", 2) if strike else ("", 0, "")
-        self.left = int(number)
+        self.remaining = int(number)
 
     def __call__(self, event: str, values: tuple[Any, ...]) -> None:
         if (event not in _EVENTS and event != "os.fork") or os.getpid() != self.pid:
@@ -180,14 +176,14 @@ class _Watch:
             mark("first")
         if self.trace:
             mark("change", text)
-        if self.left and alike(text) == self.change:
-            self.left -= 1
-            if not self.left:
+        if self.remaining and alike(text) == self.change:
+            self.remaining -= 1
+            if not self.remaining:
                 mark("struck", f"before {text} (change {self.count})")
                 send(self.kind, self.pid)
 
     def _change(self, event: str, values: tuple[Any, ...]) -> str | None:
-        """What is about to change in the room; None where nothing is."""
+        """The change that is about to happen in the folder, or None."""
         if event == "os.fork":
             return "fork"
         if event == "open" and not (
@@ -209,7 +205,7 @@ def run(words: list[str]) -> None:
     setting = os.environ
     if path := setting.get("FAULTS_MARK"):
         _mark = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with suppress(PermissionError):  # the leader of a session already
+    with suppress(PermissionError):  # it leads a session already
         os.setsid()  # so that a signal to the group reaches this process and its workers alone
     mark("pid", str(os.getpid()))
     watch = _Watch(

@@ -1,6 +1,4 @@
-"""The moments at which processes are ended: command lines, what they begin with, and how they end
-undisturbed.
-"""
+"""Moments: command lines to kill, the files they start from, and their undisturbed results."""
 
 import shutil
 import threading
@@ -27,9 +25,7 @@ _ARCH = "shufflenet_v2_x0_5"
 
 @dataclass(frozen=True)
 class Moment:
-    """A command line, and what its folder begins with: the result of another moment, less some of
-    it.
-    """
+    """A command line, and its initial files: the result of the moment `after`, `without` some."""
 
     name: str
     line: str
@@ -81,18 +77,14 @@ MOMENTS = {
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """How a moment goes when nothing disturbs it: its room, how long it takes, which changes to
-    files it makes.
-    """
+    """A moment without kills: its folder, its duration and its changes to files."""
 
     room: Room
     ending: Ending
 
 
 class Scene:
-    """The processes, and the moments that were gone through undisturbed, below the folder
-    `root`.
-    """
+    """The processes, and the undisturbed result of every moment, below the folder `root`."""
 
     def __init__(self, root: Path, processes: Processes):
         self.root, self.processes = root, processes
@@ -103,11 +95,11 @@ class Scene:
         self.undisturbed: dict[str, Undisturbed] = {}
 
     def close(self) -> None:
-        """End the site."""
+        """Stop the web server."""
         self._site.close()
 
     def line(self, moment: Moment) -> str:
-        """The command line, with all that it names."""
+        """The command line; writes the files that it names, if needed."""
         with self._locks["images"]:
             if "{images}" in moment.line and not self._images.is_dir():
                 _draw_images(self._images)
@@ -122,7 +114,7 @@ class Scene:
         )
 
     def room(self, moment: Moment, path: Path, disk: Path | None = None) -> Room:
-        """A room in `path`, or on a disk of its own, that holds what the moment begins with."""
+        """A room in `path`, or on a disk of its own, with the files that the moment starts from."""
         start = self.go(MOMENTS[moment.after]).room.work if moment.after else None
         room = Room(path, disk).make(start)
         for name in moment.without:
@@ -130,22 +122,22 @@ class Scene:
         return room
 
     def go(self, moment: Moment) -> Undisturbed:
-        """The moment gone through undisturbed, once."""
+        """The undisturbed result of the moment, which runs once."""
         with self._locks[moment.name]:
             if moment.name not in self.undisturbed:
                 room = self.room(moment, self.root / "undisturbed" / moment.name)
                 ending = self.processes.run(self.line(moment), room, FAULTS_TRACE="1")
                 if ending.status != 0:
                     raise InputError(
-                        f"{moment.name}: does not even end well undisturbed, with status "
-                        f"{ending.status}: {ending.last}; see {room.logs}"
+                        f"{moment.name}: failed without a kill, with status {ending.status}: "
+                        f"{ending.last}; see {room.logs}"
                     )
                 self.undisturbed[moment.name] = Undisturbed(room, ending)
         return self.undisturbed[moment.name]
 
 
 def _draw_images(folder: Path) -> None:
-    """Images of noise in folders of ImageNet's classes, for a network of ImageNet's."""
+    """Write images of noise in folders of ImageNet's classes, for an ImageNet network."""
     noise = np.random.RandomState(0)
     for wnid in imagenet_wnids()[:2]:
         (folder / wnid).mkdir(parents=True)

@@ -1,6 +1,4 @@
-"""What else may happen: a disk that is full, workers that fail, two processes at once, a process
-that is no fork.
-"""
+"""Other faults: a full disk, failing workers, two processes at once; and a run without forks."""
 
 import os
 import random
@@ -16,8 +14,8 @@ from pathlib import Path
 from benchmarks.killing.chains import (
     Trial,
     chain,
+    check,
     draw_blows,
-    eval_fn,
     go_on,
     has_traceback,
     limit,
@@ -28,15 +26,13 @@ from benchmarks.killing.processes import Ending, Running, Strike, in_session
 from benchmarks.killing.states import differences, file_differences, names
 
 _PAGE = 4096  # bytes
-_SPARE = 1 << 23  # bytes of a small disk beside what the command needs
+_SPARE = 1 << 23  # bytes of a small disk beyond what the command needs
 
 Part = Callable[[Scene, Moment, str], Trial]
 
 
 def full_disk(scene: Scene, moment: Moment, key: str) -> Trial:
-    """The disk is full at some moment: one line, status 2, nothing left but what the next one goes
-    on from.
-    """
+    """The disk becomes full: the command must print one line, exit with status 2 and clean up."""
     trial = Trial(
         moment.name, "full disk", scene.room(moment, new_folder(scene, moment, "full disk"))
     )
@@ -58,7 +54,7 @@ def full_disk(scene: Scene, moment: Moment, key: str) -> Trial:
 
 
 def _fill_and_go(scene: Scene, moment: Moment, trial: Trial, space: int) -> None:
-    """Run with `space` bytes on the disk, then, after room was made, again."""
+    """Run with `space` free bytes on the disk, then free some space and run again."""
     filler = trial.room.disk / "filler"
     with open(filler, "wb") as stream:
         os.posix_fallocate(
@@ -66,7 +62,7 @@ def _fill_and_go(scene: Scene, moment: Moment, trial: Trial, space: int) -> None
         )
     ending = scene.processes.run(scene.line(moment), trial.room, limit=limit(scene, moment))
     trial.endings.append(ending)
-    trial.note = f"{space:,} bytes of room"
+    trial.note = f"{space:,} bytes free"
     if ending.status != 0:
         trial.faults += [f"on a full disk: {fault}" for fault in one_line(ending)]
         trial.faults += [
@@ -76,14 +72,12 @@ def _fill_and_go(scene: Scene, moment: Moment, trial: Trial, space: int) -> None
         ]
     filler.unlink()
     go_on(scene, moment, trial)
-    eval_fn(scene, moment, trial)
+    check(scene, moment, trial)
 
 
 @contextmanager
 def _small_disk(folder: Path, size: int) -> Iterator[None]:
-    """A file system of that size in `folder`; raises `PermissionError` where mounting is not
-    allowed.
-    """
+    """Mount a file system of `size` bytes; raises `PermissionError` if that is not allowed."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
@@ -95,24 +89,24 @@ def _small_disk(folder: Path, size: int) -> Iterator[None]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes that a folder takes, in whole pages."""
+    """The size of a folder in bytes, in whole pages."""
     return sum(
         -(-path.stat().st_size // _PAGE) * _PAGE for path in folder.rglob("*") if path.is_file()
     )
 
 
 def one_line(ending: Ending) -> list[str]:
-    """What is wrong with how a command refused to go on."""
+    """Faults of a command that stopped with an error: it must print one line, with status 2."""
     if ending.still:
         return [f"stands still: {ending.line}"]
     faults = [] if ending.status == 2 else [f"status {ending.status}, not 2: {ending.last}"]
     if has_traceback(ending.err) or not ending.last.startswith("error: "):
-        faults.append(f"is not said in one line: {ending.last}")
+        faults.append(f"does not print one line: {ending.last}")
     return faults
 
 
 def worker_killed(scene: Scene, moment: Moment, key: str) -> Trial:
-    """A worker process is killed, as by a machine that is out of memory."""
+    """Kill a worker process, as a machine does that is out of memory."""
     draw = random.Random(f"{key}: {moment.name}, worker")
     trial = Trial(
         moment.name, "worker killed", scene.room(moment, new_folder(scene, moment, "worker killed"))
@@ -130,7 +124,7 @@ def worker_killed(scene: Scene, moment: Moment, key: str) -> Trial:
 
 
 def worker_fails(scene: Scene, moment: Moment, key: str) -> Trial:
-    """An exception is raised in a worker process, which has no memory left to decode an image."""
+    """Raise an exception in a worker process, which runs out of memory while decoding."""
     draw = random.Random(f"{key}: {moment.name}, worker")
     trial = Trial(
         moment.name, "worker fails", scene.room(moment, new_folder(scene, moment, "worker fails"))
@@ -150,11 +144,11 @@ def _refused_or_right(scene: Scene, moment: Moment, trial: Trial, ending: Ending
     if ending.status != 0:
         trial.faults += one_line(ending)
     go_on(scene, moment, trial)
-    eval_fn(scene, moment, trial)
+    check(scene, moment, trial)
 
 
 def _workers(running: Running, seconds: float) -> list[int]:
-    """The worker processes of a command, once there are any."""
+    """Wait for the worker processes of a command; return their ids."""
     end = time.monotonic() + seconds
     running.until("pid", seconds)
     pid = int((running.first("pid") or (0, "0"))[1])
@@ -166,7 +160,7 @@ def _workers(running: Running, seconds: float) -> list[int]:
 
 
 def two_at_once(scene: Scene, moment: Moment, key: str) -> Trial:
-    """Two processes at one cache: both end well, and what a lock guards is done once."""
+    """Run two processes on one cache: both must succeed, and do locked work only once."""
     draw = random.Random(f"{key}: {moment.name}, two")
     trial = Trial(
         moment.name, "two at once", scene.room(moment, new_folder(scene, moment, "two at once"))
@@ -178,22 +172,21 @@ def two_at_once(scene: Scene, moment: Moment, key: str) -> Trial:
         for ending in trial.endings
         if ending.status != 0
     ]
-    # Of what is renamed into the cache manifests are written by both: they say where the archive
-    # is.
-    places = Counter(
+    # Both processes write manifests, which have the path of the archive; everything else once.
+    renames = Counter(
         change
         for ending in trial.endings
         for change in ending.traced
         if change.startswith("os.rename work/cache/") and not change.endswith(".json")
     )
-    trial.faults += [f"done twice: {change}" for change, count in places.items() if count > 1]
-    _judge_two(scene, moment, trial)
+    trial.faults += [f"done twice: {change}" for change, count in renames.items() if count > 1]
+    _check_two(scene, moment, trial)
     return trial
 
 
 def one_of_two_killed(scene: Scene, moment: Moment, key: str) -> Trial:
-    """Of two processes at one cache the first is killed, for which the other may be waiting: that
-    one ends well.
+    """Run two processes on one cache and kill the first: the other must succeed, even if it waited
+    for the first.
     """
     draw = random.Random(f"{key}: {moment.name}, one of two")
     trial = Trial(
@@ -213,35 +206,31 @@ def one_of_two_killed(scene: Scene, moment: Moment, key: str) -> Trial:
             f"one of two: status {trial.endings[0].status}: {trial.endings[0].last}"
         )
     go_on(scene, moment, trial)
-    _judge_two(scene, moment, trial)
+    _check_two(scene, moment, trial)
     return trial
 
 
 def _start_two(scene: Scene, moment: Moment, trial: Trial, apart: float) -> tuple[Running, Running]:
-    """The moment's command and, so many seconds later, the same again, into another folder where it
-    has one.
-    """
+    """Start the command, and `apart` seconds later again, into another folder if it has one."""
     first = scene.processes.start(scene.line(moment), trial.room, FAULTS_TRACE="1")
     time.sleep(apart)
     line = first.line.replace("--out run ", "--out other ")
     return first, scene.processes.start(line, trial.room, FAULTS_TRACE="1")
 
 
-def _judge_two(scene: Scene, moment: Moment, trial: Trial) -> None:
-    """Both folders are compared with the one that there should be."""
+def _check_two(scene: Scene, moment: Moment, trial: Trial) -> None:
+    """Compare both folders with the undisturbed one."""
     if (trial.room.work / "other").is_dir():
         for name in ("best.pt", "last.pt", "log.jsonl"):
             trial.faults += file_differences(
                 f"run/base/{name}", f"other/base/{name}", scene.go(moment).room, trial.room
             )
         shutil.rmtree(trial.room.work / "other")
-    eval_fn(scene, moment, trial)
+    check(scene, moment, trial)
 
 
 def no_fork(scene: Scene, moment: Moment, key: str) -> Trial:
-    """Undisturbed, as a process of its own: whether the forks of the harness do what `python -m`
-    does.
-    """
+    """Run the command undisturbed with `python -m`: the forks must give the same result."""
     trial = Trial(moment.name, "no fork", scene.room(moment, new_folder(scene, moment, "no fork")))
     trial.endings = [
         scene.processes.run(scene.line(moment), trial.room, limit=limit(scene, moment), real=True)
@@ -252,14 +241,14 @@ def no_fork(scene: Scene, moment: Moment, key: str) -> Trial:
     return trial
 
 
-def _struck_by(kind: str) -> Part:
+def _killed_by(kind: str) -> Part:
     def part(scene: Scene, moment: Moment, key: str) -> Trial:
         return chain(scene, moment, kind, draw_blows(scene, moment, kind, key, 2))
 
     return part
 
 
-# What happens, at which moments.
+# Each fault, and the moments at which it is tried.
 PARTS: dict[str, tuple[Part, tuple[str, ...]]] = {
     "full disk": (
         full_disk,
@@ -269,9 +258,9 @@ PARTS: dict[str, tuple[Part, tuple[str, ...]]] = {
     "worker fails": (worker_fails, ("pack", "imagefolder")),
     "two at once": (two_at_once, ("pack", "features", "evaluate")),
     "one of two killed": (one_of_two_killed, ("pack", "features", "evaluate")),
-    "SIGTERM group": (_struck_by("SIGTERM group"), ("pack", "features", "base", "imagefolder")),
-    "SIGINT group": (_struck_by("SIGINT group"), ("pack", "features", "base", "imagefolder")),
-    "SIGINT twice": (_struck_by("SIGINT twice"), ("pack", "features", "finetune")),
-    "SIGTERM KILL": (_struck_by("SIGTERM KILL"), ("pack", "features", "finetune")),
+    "SIGTERM group": (_killed_by("SIGTERM group"), ("pack", "features", "base", "imagefolder")),
+    "SIGINT group": (_killed_by("SIGINT group"), ("pack", "features", "base", "imagefolder")),
+    "SIGINT twice": (_killed_by("SIGINT twice"), ("pack", "features", "finetune")),
+    "SIGTERM KILL": (_killed_by("SIGTERM KILL"), ("pack", "features", "finetune")),
     "no fork": (no_fork, ("pack", "base", "evaluate")),
 }

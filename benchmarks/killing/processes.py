@@ -1,7 +1,6 @@
-"""Processes of command lines: started in a shell, struck by a signal, waited for, and looked for
-when they are orphans.
+"""Start command lines in a shell, send them signals, wait for them, and find orphans.
 
-It needs Linux: `/proc` says which processes a session has.
+Needs Linux: `/proc` lists the processes of a session.
 """
 
 import os
@@ -19,8 +18,7 @@ from benchmarks.killing.launch import send
 
 ROOT = Path(__file__).parents[2]
 _LOOK_EVERY = 0.002  # seconds
-# Both ways run what the shell calls `python`: by the server, whose forks start at once, or as a
-# process of its own.
+# The shell's `python`: a fork of the server, which starts at once, or a process of its own.
 _PYTHON = """#!/bin/sh
 if [ -n "$FAULTS_SERVER" ]; then exec '{python}' -I -S '{client}' "$@"; fi
 exec '{python}' -m benchmarks.killing.launch "$@"
@@ -31,15 +29,14 @@ _SETTINGS = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "no_proxy": "*",
     "SOURCE_DATE_EPOCH": "0",
-}  # the last: figures would hold the time
+}  # the last: without it, figures would contain the time
 
 
 @dataclass(frozen=True)
 class Room:
-    """The folder of one trial: `work`, in which commands run, `tmp` for temporary files, `logs` of
-    the processes.
+    """The folder of one trial: `work` for the commands, `tmp` for temporary files, and `logs`.
 
-    `disk`: where the first two are, if not in `path`.
+    `disk`: the folder of the first two, if it is not `path`.
     """
 
     path: Path
@@ -62,7 +59,7 @@ class Room:
         return self.path / "logs"
 
     def make(self, start: Path | None = None) -> "Room":
-        """Make the folders; `work` begins as a copy of `start`."""
+        """Create the folders; `work` starts as a copy of `start`."""
         for folder in (self.tmp, self.logs):
             folder.mkdir(parents=True)
         if start:
@@ -74,9 +71,11 @@ class Room:
 
 @dataclass(frozen=True)
 class Strike:
-    """Which signals, and when: `after` so many seconds since the command `began`, or since its
-    `first` change to a file, which comes after its imports; or before the change called `change`,
-    the one of that `number`.
+    """The signals of a kill and its time.
+
+    `after`: seconds after the command `began`, or after its `first` change to a file, which follows
+    its imports (`since`). `change`: if given, the kill comes just before this change, at its
+    `number`-th time.
     """
 
     kind: str
@@ -88,12 +87,12 @@ class Strike:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process ended. `status`: None where a signal ended it; `struck`: at what moment, empty
-    where it was not.
+    """How a process ended.
 
-    `complete`: it had done all when it was struck. `still`: it had not ended in time. `seconds`: of
-    the command, start-up of the interpreter aside. `real`: no fork. `traced`: its changes to files.
-    `pid`: of the process, which is its session too.
+    `status`: its exit status, None if a signal ended it. `struck`: when the signal came, empty if
+    none came. `complete`: it had finished before the signal. `still`: it did not end in time.
+    `seconds`: the time of the command, without the start of the interpreter. `real`: not a fork.
+    `traced`: its changes to files. `pid`: its process id, which is its session id too.
     """
 
     line: str
@@ -119,7 +118,7 @@ class Ending:
 
 @dataclass
 class Running:
-    """A command line that runs."""
+    """A running command line."""
 
     line: str
     shell: subprocess.Popen
@@ -128,7 +127,7 @@ class Running:
     struck: str = ""
 
     def marks(self) -> list[tuple[float, str, str]]:
-        """Time, word and text of every whole line of the mark."""
+        """Time, word and text of every complete line of the mark file."""
         text = self.mark.read_text() if self.mark.is_file() else ""
         lines = [line.split(" ", 2) for line in text.split("\n")[:-1]]
         return [(float(moment), word, rest) for moment, word, rest in lines]
@@ -138,7 +137,7 @@ class Running:
         return next(((moment, rest) for moment, other, rest in self.marks() if other == word), None)
 
     def until(self, word: str, limit: float) -> bool:
-        """Wait for a word; False where the process ends, or the time does, without it."""
+        """Wait for a word in the mark file; False if the process ends first or time runs out."""
         end = time.monotonic() + limit
         while not self.first(word):
             if self.shell.poll() is not None or time.monotonic() > end:
@@ -147,7 +146,7 @@ class Running:
         return True
 
     def strike(self, strike: Strike, limit: float) -> None:
-        """Send the signals when their time has come, unless the command has ended by then."""
+        """Send the signals at their time, unless the command has ended before."""
         if not self.until(strike.since, limit):
             return
         due = self.first(strike.since)[0] + strike.after
@@ -161,7 +160,7 @@ class Running:
             self.struck = f"{strike.after:.3f} s after it {since}"
 
     def ending(self, limit: float) -> Ending:
-        """Wait for the end; after `limit` seconds the process is killed, and `still` says so."""
+        """Wait for the end; after `limit` seconds kill the process and set `still`."""
         still = False
         try:
             self.shell.wait(limit)
@@ -172,10 +171,10 @@ class Running:
                 self.shell.wait(5)
             self.shell.kill()
         first = {word: (moment, rest) for moment, word, rest in reversed(self.marks())}
-        leave = first.get("left")
-        # An exception that nobody caught is status 1; what a shell says of signals lies above 128.
-        code = int(leave[1]) if leave else self.shell.wait()
-        status = code if leave or 0 <= code < 128 else None
+        exit_mark = first.get("left")
+        # An uncaught exception is status 1; a shell reports signals as status 129 or more.
+        code = int(exit_mark[1]) if exit_mark else self.shell.wait()
+        status = code if exit_mark or 0 <= code < 128 else None
         began, now = first.get("began"), time.monotonic()
         struck = first["struck"][1] if "struck" in first else self.struck
         out, err = (
@@ -189,7 +188,7 @@ class Running:
             began is not None,
             "done" in first and ("struck" not in first or first["done"][0] < first["struck"][0]),
             still,
-            (leave[0] if leave else now) - began[0] if began else 0.0,
+            (exit_mark[0] if exit_mark else now) - began[0] if began else 0.0,
             self.real,
             [rest for _, word, rest in self.marks() if word == "change"],
             now,
@@ -199,7 +198,9 @@ class Running:
 
 
 class Processes:
-    """Starts command lines in a shell whose `python` runs tinynet in small (`launch.py`)."""
+    """Starts command lines in a shell whose `python` runs tinynet with a thin network
+    (`launch.py`).
+    """
 
     def __init__(self, root: Path):
         # the path of a socket must be short
@@ -211,9 +212,9 @@ class Processes:
             _PYTHON.format(python=sys.executable, client=Path(__file__).with_name("client.py"))
         )
         python.chmod(0o755)
-        drop = {name for name in os.environ if name.startswith(("TINYNET", "FAULTS"))}
+        ours = {name for name in os.environ if name.startswith(("TINYNET", "FAULTS"))}
         self.environment = (
-            {name: value for name, value in os.environ.items() if name not in drop}
+            {name: value for name, value in os.environ.items() if name not in ours}
             | _SETTINGS
             | {
                 "PATH": f"{folder}:{os.environ.get('PATH', os.defpath)}",
@@ -232,7 +233,7 @@ class Processes:
         end = time.monotonic() + 120
         while not os.path.exists(self._address):
             if self._server.poll() is not None or time.monotonic() > end:
-                raise RuntimeError("the server of forks did not start; its error stands above")
+                raise RuntimeError("the server of forks did not start; see its error above")
             time.sleep(0.05)
 
     def start(
@@ -244,8 +245,10 @@ class Processes:
         real: bool = False,
         **more: str,
     ) -> Running:
-        """Start a command line in a room; `more`: environment. A strike before a change is the
-        process's own to carry out, one after a time is `Running.strike`'s.
+        """Start a command line in a room; `more`: environment variables.
+
+        The process itself carries out a strike before a change; `Running.strike` carries out a
+        strike after a time.
         """
         mark = room.logs / f"{len(list(room.logs.glob('*.mark'))) + 1:02}.mark"
         mark.touch()
@@ -285,7 +288,7 @@ class Processes:
         real: bool = False,
         **more: str,
     ) -> Ending:
-        """Start a command line, strike it, and wait for its end."""
+        """Start a command line, carry out the strike, and wait for the end."""
         running = self.start(line, room, strike, real=real, **more)
         if strike and not strike.change:
             running.strike(strike, limit)
@@ -299,14 +302,14 @@ class Processes:
         return ending
 
     def close(self) -> None:
-        """End the server."""
+        """Stop the server."""
         self._server.stdin.close()
         self._server.wait(10)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
 
 def in_session(session: int) -> list[int]:
-    """The processes of a session that live."""
+    """The live processes of a session."""
     members = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -318,9 +321,7 @@ def in_session(session: int) -> list[int]:
 
 
 def orphans(endings: list[Ending], seconds: float) -> list[Ending]:
-    """Those of ended processes whose workers still live when `seconds` have passed since; those
-    workers are killed.
-    """
+    """Ended processes whose workers are still alive after `seconds`; kills these workers."""
     parents = [ending for ending in endings if ending.pid and in_session(ending.pid)]
     while parents and time.monotonic() < max(ending.ended for ending in parents) + seconds:
         time.sleep(0.1)
@@ -331,7 +332,7 @@ def orphans(endings: list[Ending], seconds: float) -> list[Ending]:
 
 
 def end_session(session: int) -> None:
-    """Kill what lives of a session."""
+    """Kill all live processes of a session."""
     for pid in in_session(session):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

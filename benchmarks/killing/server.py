@@ -1,11 +1,10 @@
-"""A process that has imported torch and forks another one for every command: a start takes
-milliseconds.
+"""A process that has imported torch and forks for every command, which starts in milliseconds.
 
     python -m benchmarks.killing.server SOCKET
 
-What is forked behaves as `python -m` does: it is the main thread, leads a session, has Python's own
-handlers of signals, and goes through the interpreter's own ending. The server ends when its
-standard input does.
+A fork behaves like `python -m`: it is the main thread, leads a session, has Python's own signal
+handlers, and ends with the interpreter's own shutdown. The server ends when its standard input is
+closed.
 """
 
 import gc
@@ -34,13 +33,13 @@ _ELSEWHERE = (
 
 
 def main() -> None:
-    """The command; returns to the interpreter in what is forked alone."""
+    """Run the server; in a fork, run the command and return to the interpreter."""
     launch.small()
     for name in _ELSEWHERE:
         importlib.import_module(name)
     package = importlib.import_module("tinynet")
     for part in pkgutil.walk_packages(package.__path__, "tinynet."):
-        # A command's own module is run by the fork, as `python -m` would.
+        # The fork runs the module of a command itself, like `python -m`.
         if part.name.count(".") > 1 and not part.name.endswith("__main__"):
             importlib.import_module(part.name)
     gc.freeze()
@@ -52,9 +51,7 @@ def main() -> None:
 
 
 def _serve(listener: socket.socket) -> list[str]:
-    """Fork for every command that comes, tell each client how it ended; in a fork, return its
-    words.
-    """
+    """Fork for every command, and send each client the exit status; in a fork, return its words."""
     clients: dict[int, socket.socket] = {}
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [], 0.005)
@@ -64,7 +61,7 @@ def _serve(listener: socket.socket) -> list[str]:
                 break
             with clients.pop(pid) as client:
                 client.send(str(os.waitstatus_to_exitcode(status)).encode())
-        if sys.stdin in ready:  # nothing is ever written there: its end is the harness's
+        if sys.stdin in ready:  # nothing is written there, so it was closed
             os._exit(0)
         if listener not in ready:
             continue
@@ -81,7 +78,7 @@ def _serve(listener: socket.socket) -> list[str]:
 
 
 def _become(order: dict, streams: list[int]) -> list[str]:
-    """In a fork: take the streams, folder and environment of the command; returns its words."""
+    """In a fork: use the streams, folder and environment of the command; return its words."""
     import numpy as np
 
     for number, stream in enumerate(streams):
@@ -90,10 +87,10 @@ def _become(order: dict, streams: list[int]) -> list[str]:
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
-    # a job in the background of a shell ignores it
+    # a background job of a shell ignores SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    np.random.seed()  # else all forks would draw the same
+    np.random.seed()  # otherwise all forks would draw the same numbers
     tempfile.tempdir = None
     return order["words"]
 

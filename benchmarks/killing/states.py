@@ -1,6 +1,4 @@
-"""What a room holds, compared with what an undisturbed one holds: bits, rows and pages, without
-times and rates.
-"""
+"""Compare the files of a trial with undisturbed ones: bits, rows and pages, without times."""
 
 import json
 import re
@@ -14,18 +12,16 @@ import torch
 from benchmarks.killing.processes import Room
 
 _TIMES = {"seconds", "pictures_per_second", "images_per_second"}
-_MOST = 3  # values of a file that are named
+_MOST = 3  # differing values that are listed per file
 
 
 def differences(expected: Room, room: Room) -> list[str]:
-    """A line for whatever is missing, is another, or was left behind, temporary files included;
-    none where all is the same.
-    """
+    """A line for every missing, different or left-over file, temporary files included."""
     theirs, ours = names(expected.work), names(room.work)
     lines = [f"missing: {name}" for name in _topmost(theirs - ours)]
     lines += [f"left behind: {name}" for name in _topmost(ours - theirs)]
-    # Python's own folder of a worker process that was killed is nobody's to remove, nor the file by
-    # which torch asks whether more files can be opened.
+    # Not counted: Python's folder of a killed worker process, and the file with which torch tests
+    # whether more files can be opened.
     lines += [
         f"left behind: {name} in the temporary folder"
         for name in _topmost(names(room.tmp))
@@ -43,16 +39,14 @@ def names(folder: Path) -> set[str]:
 
 
 def _topmost(paths: set[str]) -> list[str]:
-    """Those that lie in none of the others."""
+    """The paths that are in none of the others."""
     return sorted(
         path for path in paths if not any(str(folder) in paths for folder in Path(path).parents)
     )
 
 
 def file_differences(theirs: str, ours: str, expected: Room, room: Room) -> list[str]:
-    """A line where the file `ours` of a room holds other values than the file `theirs` of the
-    expected one.
-    """
+    """A line if the file `ours` of a room differs from the file `theirs` of the expected one."""
     paths = expected.work / theirs, room.work / ours
     if not paths[1].is_file():
         return [f"{ours}: is no file"]
@@ -64,20 +58,18 @@ def file_differences(theirs: str, ours: str, expected: Room, room: Room) -> list
             dict(_leaves(read(path, one.inside)))
             for path, one in zip(paths, (expected, room), strict=True)
         ]
-    except Exception as error:  # what was written in part raises nearly anything
+    except Exception as error:  # an incomplete file raises nearly any exception
         return [f"{ours}: cannot be read ({type(error).__name__})"]
-    other = [
+    differing = [
         place for place in values[0] | values[1] if values[0].get(place) != values[1].get(place)
     ]
-    more = [f"and {len(other) - _MOST} more"] if len(other) > _MOST else []
-    places = ", ".join([place or "its content" for place in other[:_MOST]] + more)
-    return [f"{ours}: differs in {places}"] if other else []
+    more = [f"and {len(differing) - _MOST} more"] if len(differing) > _MOST else []
+    places = ", ".join([place or "its content" for place in differing[:_MOST]] + more)
+    return [f"{ours}: differs in {places}"] if differing else []
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value and array inside a value, with its place, such that equal bits are
-    equal.
-    """
+    """Every plain value and array inside a value, with its place; arrays as their bytes."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key not in _TIMES:
@@ -117,15 +109,15 @@ def _checkpoint(path: Path, _: Path) -> Any:
 
 
 def _arrays(path: Path, _: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = dict(stored)
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
     if "about" in arrays:
         arrays["about"] = json.loads(arrays["about"].item())
     return arrays
 
 
 def _drawing(path: Path, _: Path) -> bool:
-    """Whether an SVG is whole: matplotlib draws the names in it by chance."""
+    """Whether an SVG is complete; its content differs, because matplotlib's names are random."""
     return path.read_text(encoding="utf-8").rstrip().endswith("</svg>")
 
 

@@ -1,4 +1,4 @@
-"""`python -m tinynet.data`: download, verify, pack and show the images; make synthetic ones."""
+"""Download, verify, decode and show the images; write synthetic ones."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinynet.console import log
 from tinynet.errors import InputError
@@ -98,13 +98,14 @@ def _show(arguments: argparse.Namespace) -> None:
     from tinynet.data.download import find_data
     from tinynet.data.packed import decode
     from tinynet.data.tiny_imagenet import Archive
-    from tinynet.plotting import save_figure
+    from tinynet.plotting import figure_path, save_figure
     from tinynet.report.figures import contact_sheet
 
     if arguments.stage and not arguments.recipe:
         raise InputError(
             f"--stage {arguments.stage}: needs a recipe; name one with --recipe, such as tuned"
         )
+    out = figure_path(arguments.out)
     archive = Archive(find_data(arguments.data))
     part = archive.part("train" if arguments.split == "holdout" else arguments.split)
     rows = _sample(_candidate_rows(archive, part, arguments), arguments)
@@ -116,7 +117,7 @@ def _show(arguments: argparse.Namespace) -> None:
     boxes = part.boxes[rows]
     if arguments.recipe:
         images, boxes = _training_inputs(images, rows, arguments), np.full_like(boxes, -1)
-    save_figure(contact_sheet(images, titles, list(boxes)), Path(arguments.out))
+    save_figure(contact_sheet(images, titles, list(boxes)), out)
     show_paths([arguments.out], arguments.format)
 
 
@@ -156,6 +157,8 @@ def _sample(rows: "np.ndarray", arguments: argparse.Namespace) -> "np.ndarray":
             if len(rows)
             else f"--count {count}: {arguments.split} has no images; choose another --split"
         )
+    if not 0 <= arguments.seed < 2**32:
+        raise InputError(f"--seed {arguments.seed}: out of range; use 0 to {2**32 - 1}")
     return np.random.RandomState(arguments.seed).choice(rows, count, replace=False)
 
 
@@ -249,19 +252,11 @@ def _show_rows(rows: list[Json], form: str) -> None:
 # --- flags ---
 
 
-class _CommandParser(Parser):
-    """The parser of one command; argparse passes `prog` complete with `python -m`."""
-
-    def __init__(self, prog: str, description: str, **kwargs: Any):
-        super().__init__(prog.removeprefix("python -m "), description, **kwargs)
-
-
 def parser() -> Parser:
     """Build the parser of `python -m tinynet.data`."""
-    assert __doc__ is not None
     result = Parser("tinynet.data", __doc__)
     commands = result.add_subparsers(
-        title="commands", required=True, metavar="COMMAND", parser_class=_CommandParser
+        title="commands", required=True, metavar="COMMAND", parser_class=Parser
     )
 
     def add(
@@ -269,12 +264,11 @@ def parser() -> Parser:
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(run=run)
-        add_common(command, *common, "json")
+        target = "file or folder for the archive (default: data/tiny-imagenet-200.zip)"
+        add_common(command, *common, "json", **({"data": target} if name == "get" else {}))
         return command
 
-    add(
-        "get", _get, "download the official archive to --data, if it is missing", "data"
-    ).add_argument(
+    add("get", _get, "download the official archive, if it is missing", "data").add_argument(
         "--force", action="store_true", help="replace an archive that is not the official one"
     )
     text = "decode every image and compare with the official figures; status 1 if there are errors"
@@ -304,13 +298,13 @@ def _add_show_flags(command: argparse.ArgumentParser) -> None:
         "--split",
         default="train",
         choices=("train", "holdout", "val", "test"),
-        help="images to choose from (default: train)",
+        help="images to draw from (default: train)",
     )
     command.add_argument(
         "--class",
         dest="class_name",
         metavar="NAME",
-        help="only classes with this name: a name, part of one (coral), or a wnid",
+        help="only classes whose name contains NAME, for instance coral; or a WordNet id",
     )
     command.add_argument(
         "--recipe",

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     rows: Tensor
 
 
-_CHUNK_BYTES = 2**26  # that `send_whole` sends at once
+CHUNK_BYTES = 2**26  # that `send_whole` sends at once
 Augment = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -69,13 +69,13 @@ def resident(part: PackedPart, device: torch.device) -> Tensor | None:
 
 def has_room(size: int, device: torch.device) -> bool:
     """Whether `size` bytes are less than a quarter of the free memory of a GPU; false on CPUs."""
-    return size < _free_bytes(device) / 4
+    return size < free_bytes(device) / 4
 
 
 _resident: WeakKeyDictionary[PackedPart, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Free memory of a GPU, with the memory that torch has reserved but does not use."""
     if device.type != "cuda":
         return 0
@@ -129,7 +129,7 @@ def send_whole(array: np.ndarray, device: torch.device) -> Tensor:
     """Copy a large array to the device in chunks, because torch never frees pinned memory."""
     tensor = torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), device=device)
     flat, rows = tensor.view(-1, array.shape[-1]), array.reshape(-1, array.shape[-1])
-    count = max(1, _CHUNK_BYTES // max(1, rows[:1].nbytes))
+    count = max(1, CHUNK_BYTES // max(1, rows[:1].nbytes))
     for first in range(0, len(rows), count):
         flat[first : first + count] = send(np.array(rows[first : first + count]), device)
     return tensor

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from tinynet.console import advice
 from tinynet.data.parquet import ParquetSource, parquet_files
 from tinynet.data.walk import SkippedFiles, skip_reason, walk
 from tinynet.errors import InputError
@@ -58,7 +59,7 @@ def open_source(path: Path) -> "Source":
             start = stream.read(2)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); name another with --data"
+            f"{path}: cannot be read ({error.strerror}); name another" + advice(" with --data")
         ) from None
     # `zipfile` also finds a zip at the end of a tar, so the first bytes decide.
     return TarSource(path) if start != b"PK" and _is_tar(path) else ZipSource(path)
@@ -100,12 +101,14 @@ class ZipSource:
                 self._zip = zipfile.ZipFile(self.path)
             except OSError as error:
                 raise InputError(
-                    f"{self.path}: cannot be read ({error.strerror}); name another with --data"
+                    f"{self.path}: cannot be read ({error.strerror}); name another"
+                    + advice(" with --data")
                 ) from None
             except Exception:  # a broken zip raises almost any exception
                 raise InputError(
                     f"{self.path}: not a zip, or cut short ({self.path.stat().st_size:,} bytes); "
-                    "fetch it again with `python -m tinynet.data get`, or name another with --data"
+                    "fetch it again with `python -m tinynet.data get`, or name another"
+                    + advice(" with --data")
                 ) from None
             self._pid = os.getpid()
             self.__dict__.pop("_members", None)
@@ -186,14 +189,14 @@ class TarSource:
                 end = archive.offset
         except (tarfile.TarError, OSError, ValueError, EOFError) as error:
             raise InputError(
-                f"{path}: damaged tar ({error}); fetch the archive again, or name another with "
-                "--data"
+                f"{path}: damaged tar ({error}); fetch the archive again, or name another"
+                + advice(" with --data")
             ) from None
         if _read_at(self._stream, end, tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             # `tarfile` accepts a tar that ends after one of its files.
             raise InputError(
                 f"{path}: cut short (its end mark is missing); fetch the archive again, or name "
-                "another with --data"
+                "another" + advice(" with --data")
             )
         self._refuse_linked_folders()
 
@@ -208,7 +211,7 @@ class TarSource:
             if member.issym() and _link_target(member) in folders:
                 raise InputError(
                     f"{self.path}: {name} links to the folder {member.linkname}; extract the "
-                    "archive and name its folder with --data"
+                    "archive and name its folder" + advice(" with --data")
                 )
 
     def _decompressed(self) -> BinaryIO:
@@ -219,7 +222,8 @@ class TarSource:
             pass  # the tar is compressed
         except OSError as error:
             raise InputError(
-                f"{self.path}: cannot be read ({error.strerror}); name another with --data"
+                f"{self.path}: cannot be read ({error.strerror}); name another"
+                + advice(" with --data")
             ) from None
         stream = tempfile.TemporaryFile(prefix="tinynet-")  # noqa: SIM115  deleted at exit
         limit = _MAX_RATIO * self.path.stat().st_size + MAX_FILE_SIZE
@@ -245,7 +249,7 @@ class TarSource:
     def _damaged(self, error: Exception) -> InputError:
         return InputError(
             f"{self.path}: cut short or damaged ({error}); fetch the archive again, or name "
-            "another with --data"
+            "another" + advice(" with --data")
         )
 
     def table(self) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -14,8 +14,19 @@ from tinynet.data.places import expand_user, locate
 from tinynet.data.splits import split_train
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.errors import InputError
+from tinynet.values import brief
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _SPLITS = ("train", "holdout", "val", "test")
+
+
+class HoldOut(TypedDict, total=False):
+    """The part of the training images that is held out."""
+
+    holdout: float
+    split_seed: int
 
 
 class TinyImageNet(VisionDataset):
@@ -26,8 +37,8 @@ class TinyImageNet(VisionDataset):
     `split`: `train`, `holdout`, `val` or `test`. `train` and `holdout` are disjoint parts of the
     official training images; `val` and `test` are the official ones.
 
-    `holdout`: the fraction of each class in the hold-out, sampled with `split_seed`. With
-    `holdout=0`, `train` has all official training images.
+    `holdout`: the fraction of each class in the hold-out (default: 0.05), sampled with `split_seed`
+    (default: 42). With `holdout=0`, `train` has all official training images.
 
     `transform`, `target_transform`: as in torchvision. They apply to this split alone, so the
     datasets `train` and `holdout` can have different transforms.
@@ -56,13 +67,19 @@ class TinyImageNet(VisionDataset):
         transform: Callable | None = None,
         target_transform: Callable | None = None,
         download: bool = False,
-        *,
-        holdout: float = 0.05,
-        split_seed: int = 42,
+        **hold_out: "Unpack[HoldOut]",
     ):
         if split not in _SPLITS:
             raise InputError(f"split {split!r}: unknown; choose one of {', '.join(_SPLITS)}")
-        root = expand_user(root)
+        for name, function in (("transform", transform), ("target_transform", target_transform)):
+            if function is not None and not callable(function):
+                raise InputError(f"{name} is {brief(function)}; it must be a function, or None")
+        fraction, seed = hold_out.pop("holdout", 0.05), hold_out.pop("split_seed", 42)
+        if hold_out:
+            raise InputError(
+                f"{min(hold_out)}: not an argument of TinyImageNet; use holdout or split_seed"
+            )
+        root = expand_user(root, "root")
         super().__init__(root, transform=transform, target_transform=target_transform)
         archive = Archive(_find_archive(root, download))
         self.split = split
@@ -73,9 +90,9 @@ class TinyImageNet(VisionDataset):
         if split in ("val", "test"):
             part = archive.part(split)
             rows = np.arange(len(part.files))
-        elif split == "holdout" or holdout:
+        elif split == "holdout" or fraction != 0:
             assert part.labels is not None  # only test has no labels
-            parts = split_train(part.labels, fraction=holdout, seed=split_seed)
+            parts = split_train(part.labels, fraction=fraction, seed=seed)
             rows = parts.train if split == "train" else parts.holdout
         self.files = [part.files[row] for row in rows]
         self.targets = None if part.labels is None else part.labels[rows].tolist()

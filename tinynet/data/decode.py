@@ -33,11 +33,11 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # `InputError` repor
 PLAIN_MODES = ("L", "RGB")  # modes of ordinary images
 MAX_PIXELS = 110_000_000  # a phone's photo has 108 million pixels, which take 0.4 GB in RGB
 # To save memory, larger images are decoded at 1 / _REDUCTION of their width and height.
-_REDUCE_ABOVE, _REDUCTION = 2**26, 4  # pixels
+REDUCE_ABOVE, _REDUCTION = 2**26, 4  # pixels
 _MAX_SCANS = 500  # of a progressive JPEG; encoders write about ten, and each covers the whole image
 _MAX_ASPECT_RATIO = 50  # resizing a thinner image would fill the memory
 _TOLERANCE = 1e-4  # rounding errors of float pixels beyond 0 and 1
-_STRIP = 2**22  # pixel values to convert at once
+STRIP = 2**22  # pixel values to convert at once
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
@@ -147,7 +147,7 @@ def _to_rgb(image: "Image.Image", upright: bool) -> "Image.Image":
         raise _Refused(
             f"is {width}x{height} pixels; at most {MAX_PIXELS:,} are allowed, so resize it"
         )
-    rgb = _reduced(image) if width * height > _REDUCE_ABOVE else _as_displayed(image)
+    rgb = _reduced(image) if width * height > REDUCE_ABOVE else _as_displayed(image)
     if upright:
         rgb.info = dict(image.info)
         with suppress(Exception):  # broken EXIF data are ignored
@@ -160,12 +160,12 @@ def _reduced(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
     image.draft(image.mode, (image.width // _REDUCTION, image.height // _REDUCTION))
-    if image.width * image.height <= _REDUCE_ABOVE:
+    if image.width * image.height <= REDUCE_ABOVE:
         return _as_displayed(image)
     width, height = image.size
     reduced = Image.new("RGB", (-(-width // _REDUCTION), -(-height // _REDUCTION)))
     tags = getattr(image, "tag_v2", None)
-    rows = max(1, _STRIP // width // _REDUCTION) * _REDUCTION
+    rows = max(1, STRIP // width // _REDUCTION) * _REDUCTION
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(height, top + rows)))
         if tags is not None:
@@ -271,7 +271,7 @@ def _first(value: int | tuple[int, ...]) -> int:
 def _in_strips(values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Apply `convert` to strips of rows, to save memory: its intermediate values are wider."""
     pixels = np.empty(values.shape, np.uint8)
-    rows = max(1, _STRIP // values.shape[1])
+    rows = max(1, STRIP // values.shape[1])
     for first in range(0, len(values), rows):
         pixels[first : first + rows] = convert(values[first : first + rows])
     return pixels

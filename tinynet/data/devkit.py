@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinynet.console import option
 from tinynet.errors import InputError
 from tinynet.files import read_text, regular_file
 
@@ -36,7 +37,7 @@ def devkit_labels(folder: Path, classes: Sequence[str]) -> list[int]:
         return [classes.index(wnids[number]) for number in numbers]
     except Exception as error:  # a broken file raises almost any exception
         raise InputError(
-            f"--labels {folder}: is not ImageNet's devkit, or has other classes "
+            f"{option('labels')} {folder}: is not ImageNet's devkit, or has other classes "
             f"({type(error).__name__}: {error}); it needs data/{TRUTH} and data/{_TABLE}"
         ) from None
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from tinynet.console import log, progress
+from tinynet.console import advice, log, progress
+from tinynet.data.containers import TARS
 from tinynet.data.places import DEFAULT_PATH, expand_user, locate
 from tinynet.errors import InputError
 from tinynet.files import atomic_file
@@ -43,7 +44,8 @@ def download(
     Raises `InputError` if the site does not answer or sends another file; no file remains then.
     """
     target = expand_user(target)
-    advice = f"fetch {url} elsewhere and put it at {target}, or name the file with --data"
+    way_out = f"fetch {url} elsewhere and put it at {target}"
+    way_out += advice(", or name the file with --data")
     with atomic_file(target) as stream:
         for wait in [pause * 2**i for i in range(tries - 1)] + [None]:
             try:
@@ -59,11 +61,11 @@ def download(
                     else " ".join(str(getattr(error, "reason", error)).split())
                 )
                 if wait is None or (status and status < 500):
-                    raise InputError(f"{url}: cannot be fetched ({reason}); {advice}") from None
+                    raise InputError(f"{url}: cannot be fetched ({reason}); {way_out}") from None
             log(f"{url}: {reason}; trying again in {wait:g} s")
             time.sleep(wait)
         stream.flush()
-        _check(Path(stream.name), url, size, md5, advice)
+        _check(Path(stream.name), url, size, md5, way_out)
     return target
 
 
@@ -88,15 +90,15 @@ def _receive(url: str, stream: BinaryIO, size: int) -> None:
         raise ConnectionError(f"cut short at {stream.tell():,} of {offset + body_size:,} bytes")
 
 
-def _check(path: Path, url: str, size: int, md5: str, advice: str) -> None:
+def _check(path: Path, url: str, size: int, md5: str, way_out: str) -> None:
     if path.stat().st_size != size:
         raise InputError(
             f"{url}: sent {path.stat().st_size:,} bytes, but the official archive has {size:,}; "
-            f"{advice}"
+            f"{way_out}"
         )
     if (digest := _md5(path)) != md5:
         raise InputError(
-            f"{url}: sent a file with MD5 {digest}, but the official archive has {md5}; {advice}"
+            f"{url}: sent a file with MD5 {digest}, but the official archive has {md5}; {way_out}"
         )
 
 
@@ -126,10 +128,13 @@ def get(target: Path, force: bool = False) -> Path:
     if path and not force:
         log(
             f"{path}: exists already, but is not the official zip; check its content with "
-            "`python -m tinynet.data verify`, or replace it with `get --force`"
+            "`python -m tinynet.data verify`, or replace it with "
+            "`python -m tinynet.data get --force`"
         )
         return path
-    return download(target if target.suffix == ".zip" else target / DEFAULT_PATH.name)
+    if target.name.lower().endswith(TARS):
+        raise InputError(f"{target}: the official archive is a zip; name a zip, or a folder for it")
+    return download(target if target.suffix.lower() == ".zip" else target / DEFAULT_PATH.name)
 
 
 def find_data(data: str | Path | None) -> Path:
@@ -140,7 +145,9 @@ def find_data(data: str | Path | None) -> Path:
 
     Raises `InputError` if there is no archive at `data`, or the download fails.
     """
-    if data := data or os.environ.get("TINYNET_DATA"):
+    if data is None:
+        data = os.environ.get("TINYNET_DATA") or None
+    if data is not None:
         return locate(data)
     for path in (DEFAULT_PATH, DEFAULT_PATH.with_suffix("")):
         with suppress(InputError):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tinynet.console import log
+from tinynet.console import advice, log, option
 from tinynet.data.decode import decode
 from tinynet.data.devkit import devkit_labels
 from tinynet.data.labels import Labels
@@ -52,21 +52,23 @@ def labelled_images(
     """
     root = Path(folder)
     if not root.is_dir():
-        raise InputError(f"--data {folder}: no such folder; name one that contains images")
+        raise InputError(
+            f"{option('data')} {folder}: no such folder; name one that contains images"
+        )
     names, skipped = image_names(root)
     indices: Sequence[int]
     if labels is None:
         names, indices = _class_folders(root, names, classes)
     elif not names:
-        raise InputError(f"--data {folder}: contains no images; name another folder")
+        raise InputError(f"{option('data')} {folder}: contains no images; name another folder")
     elif Path(labels).is_dir():
         indices = Labels(labels, classes, names).numbered(devkit_labels(Path(labels), classes))
     elif Path(labels).is_file():
         indices = Labels(labels, classes, names).read()
     else:
         raise InputError(
-            f"--labels {labels}: no such file; name one with a wnid or class index per line, or "
-            "the devkit"
+            f"{option('labels')} {labels}: no such file; name one with a wnid or class index per "
+            "line, or the devkit"
         )
     skipped.report(root)
     return Images(tuple(root / name for name in names), tuple(indices))
@@ -81,15 +83,15 @@ def _class_folders(
     counts = Counter(name.split("/")[0] for name in inside)
     if not inside:
         raise InputError(
-            f"--data {root}: contains no folders of images; if all images are in one folder, "
-            "name a file of labels with --labels"
+            f"{option('data')} {root}: contains no folders of images; if all images are in "
+            "one folder, name a file of labels" + advice(" with --labels")
         )
     unknown = [name for name in counts if name not in index]
     if unknown:
         raise InputError(
-            f"--data {root}: {len(unknown)} of {len(counts)} class folders are not among the "
-            f"network's {len(classes)} classes (first: {unknown[0]!r}); name the folders like "
-            f"{classes[0]!r}"
+            f"{option('data')} {root}: {len(unknown)} of {len(counts)} class folders are not "
+            f"among the network's {len(classes)} classes (first: {unknown[0]!r}); name the "
+            f"folders like {classes[0]!r}"
         )
     if flat := len(names) - len(inside):
         log(f"note: {root}: skipped {flat:,} images outside class folders")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinynet.console import log
+from tinynet.console import log, option
 from tinynet.data import devkit
 from tinynet.data.annotations import as_text
 from tinynet.errors import InputError
@@ -88,31 +88,34 @@ class Labels:
         Raises `InputError` if the counts differ, or programs sort the files differently.
         """
         if len(self.names) != len(labels):
-            raise self._error(
+            raise self.label_error(
                 f"has {len(labels):,} labels for {len(self.names):,} images; it must have one for "
                 "each"
             )
         if pair := _ambiguous_order(self.names):
-            raise self._error(
+            raise self.label_error(
                 "has labels without file names, and programs differ in the order of "
                 f"{pair[0]} and {pair[1]}; write lines of FILE LABEL"
             )
         return tuple(labels)
 
-    def _error(self, text: str) -> InputError:
-        return InputError(f"--labels {self.source}: {text}")
+    def label_error(self, text: str) -> InputError:
+        """The error of this list: its flag and its name, then `text`."""
+        return InputError(f"{option('labels')} {self.source}: {text}")
 
     def _text(self) -> str:
         try:
             if Path(self.source).stat().st_size > _MAX_SIZE:
-                raise self._error(f"is larger than {_MAX_SIZE:,} bytes; name a file of labels")
+                raise self.label_error(f"is larger than {_MAX_SIZE:,} bytes; name a file of labels")
             return as_text(Path(self.source).read_bytes())
         except InputError:
             raise
         except OSError as error:
-            raise self._error(f"cannot be read ({error.strerror}); check its permissions") from None
+            raise self.label_error(
+                f"cannot be read ({error.strerror}); check its permissions"
+            ) from None
         except ValueError:
-            raise self._error(
+            raise self.label_error(
                 "is not a text file; name one with a wnid or a class index per line"
             ) from None
 
@@ -130,7 +133,7 @@ class Labels:
 
     def _by_position(self, words: Sequence[str]) -> tuple[int, ...]:
         if Path(self.source).name == devkit.TRUTH:
-            raise self._error(
+            raise self.label_error(
                 "has the devkit's own class numbers, which are not indices of a network; name the "
                 "devkit's folder instead (it contains data/meta.mat)"
             )
@@ -148,12 +151,12 @@ class Labels:
         count = len(self.classes)
         numbers = [int(word) for word in words if re.fullmatch(r"-?[0-9]{1,9}", word)]
         if len(numbers) < len(words):
-            return self._error(
+            return self.label_error(
                 f"{first[:60]!r} is not one of the network's {count} classes; use a wnid such as "
                 f"{self.classes[0]!r}, or an index from 0 to {count - 1}"
             )
         why = "it may count from 1; " if min(numbers) == 1 and max(numbers) == count else ""
-        return self._error(
+        return self.label_error(
             f"index {first} is out of range: the network has indices 0 to {count - 1}, and the "
             f"file has {min(numbers)} to {max(numbers)}; {why}use wnids, or the network's own "
             "indices"
@@ -207,7 +210,7 @@ class Labels:
         likely = [column for column, count in enumerate(matches) if count == max(matches)]
         untitled = [column for column in likely if titles[column] not in _LABEL_TITLES]
         if max(matches) and len(untitled) > 1:
-            raise self._error(
+            raise self.label_error(
                 f"columns {untitled[0] + 1} and {untitled[1] + 1} could both be file names; write "
                 "file names with their extensions"
             )
@@ -241,7 +244,7 @@ class Labels:
             self._check_classes(cells[columns[0]])
         if valid:  # a number may also be an age or a fold
             numbers = ", ".join(str(column + 1) for column in columns)
-            raise self._error(
+            raise self.label_error(
                 f"does not say which of its columns {numbers} is the label; name one 'label' in a "
                 "header, or keep two columns, FILE and LABEL"
             )
@@ -260,16 +263,19 @@ class Labels:
         complete = [index for index in best if index is not None]
         if len(complete) < len(best):
             missing = [name for name, index in zip(self.names, best, strict=True) if index is None]
-            raise self._error(
+            raise self.label_error(
                 f"has no label for {len(missing):,} of {len(self.names):,} images (first: "
                 f"{missing[0]}); " + _way_out(missing, labels)
             )
         if best not in (keys[0], keys[2]) and any("/" in name for name in labels):
-            log(f"note: --labels {self.source}: matched files by name; their folders differ")
+            log(
+                f"note: {option('labels')} {self.source}: matched files by name; their folders "
+                "differ"
+            )
         if len(labels) > len(self.names):
             log(
-                f"note: --labels {self.source}: ignored {len(labels) - len(self.names):,} labels "
-                "for files that are not in the folder"
+                f"note: {option('labels')} {self.source}: ignored "
+                f"{len(labels) - len(self.names):,} labels for files that are not in the folder"
             )
         return tuple(complete)
 
@@ -288,7 +294,9 @@ class Labels:
             if len(classes) < 2 and labels.setdefault(name, index) != index:
                 classes = [self.classes[labels[name]], self.classes[index]]
             if len(classes) > 1:
-                raise self._error(f"gives {name} two labels, {' and '.join(classes[:2])}; keep one")
+                raise self.label_error(
+                    f"gives {name} two labels, {' and '.join(classes[:2])}; keep one"
+                )
         return labels
 
     def _match(self, key: Callable[[str], str], labels: dict[str, int]) -> list[int | None]:
@@ -316,7 +324,9 @@ class Labels:
                 for words in (cells[1:], cells):
                     if wrong := [word for word in words if self._class(word) is None]:
                         return self._not_a_class(words, wrong[0])
-        return self._error("mixes line formats; every line must be LABEL, or every line FILE LABEL")
+        return self.label_error(
+            "mixes line formats; every line must be LABEL, or every line FILE LABEL"
+        )
 
 
 # --- ways to split lines into cells ---

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinynet.console import log, progress
+from tinynet.console import log, option, progress
 from tinynet.data.decode import Decoded
 from tinynet.data.decode import decode as decode_any
 from tinynet.data.places import expand_user, locate
@@ -188,8 +188,17 @@ def _digest(path: Path) -> str:
 
 
 def cache_folder(source: Path, cache: str | None = None) -> Path:
-    """The cache folder: `cache`, or by default the folder `cache` next to `source`."""
-    return expand_user(cache) if cache else source.parent / "cache"
+    """The cache folder: `cache`, or by default the folder `cache` next to `source`.
+
+    Raises `InputError` if it is a file.
+    """
+    folder = source.parent / "cache" if cache is None else expand_user(cache, "cache")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{folder}: is a file, but the cache is a folder; choose another place with "
+            f"{option('cache')}"
+        )
+    return folder
 
 
 def open_packed(path: str | Path, cache: str | None = None) -> Packed:

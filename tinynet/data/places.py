@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from tinynet.console import advice, option
 from tinynet.data.containers import TARS
 from tinynet.data.parquet import parquet_files
 from tinynet.data.walk import skip_reason
 from tinynet.errors import InputError
+from tinynet.values import as_path
 
 DEFAULT_PATH = Path("data/tiny-imagenet-200.zip")
 _ENDINGS = (".zip", *TARS)
@@ -27,7 +29,7 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
     if not path.is_dir():
         raise InputError(
             f"{path}: no such file; `python -m tinynet.data get` fetches the official archive to "
-            f"{DEFAULT_PATH}, and --data or TINYNET_DATA names another place"
+            f"{DEFAULT_PATH}, and {advice('--data or ')}TINYNET_DATA names another place"
         )
     if _is_root(path) or (path / "train").is_dir():
         return path
@@ -41,17 +43,18 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
     raise InputError(
         f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {depth} folders "
         f"deep for {DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the "
-        "archive or its folder with --data"
+        "archive or its folder" + advice(" with --data")
     )
 
 
-def expand_user(path: str | Path) -> Path:
+def expand_user(path: str | Path, name: str = "data") -> Path:
     """Replace `~` by the home folder, where the shell has not done it.
 
-    Raises `InputError` for an unknown user.
+    `name`: of the argument, for messages. Raises `InputError` for an unknown user, and for what is
+    not a path.
     """
     try:
-        return Path(path).expanduser()
+        return as_path(path, option(name)).expanduser()
     except RuntimeError:
         raise InputError(f"{path}: unknown user after ~; write the full path") from None
 
@@ -104,6 +107,6 @@ def _one_of(roots: list[Path], path: Path) -> Path:
     if len(official or roots) > 1:
         raise InputError(
             f"{path}: contains several data sets ({', '.join(map(str, roots[:3]))}); name one of "
-            "them with --data"
+            "them" + advice(" with --data")
         )
     return (official or roots)[0]

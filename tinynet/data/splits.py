@@ -6,7 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from tinynet.console import option
 from tinynet.errors import InputError
+from tinynet.values import as_integer, brief, plain
 
 Kind = Literal["stratified", "random_split"]
 
@@ -43,15 +45,20 @@ def split_train(
 
     Raises `InputError` if an argument is out of range or a class has fewer than two images.
     """
-    if not 0 < fraction < 1:
+    fraction, seed = plain(fraction), as_integer(seed, option("split_seed"))
+    if not isinstance(fraction, float) or not 0 < fraction < 1:
         raise InputError(
-            f"hold-out fraction {fraction}: out of range; use a number above 0 and below 1"
+            f"hold-out fraction {brief(fraction)}: out of range; use a number above 0 and below 1"
+        )
+    if not 0 <= seed < 2**32:
+        raise InputError(
+            f"{option('split_seed')} {seed}: out of range; use an integer from 0 to {2**32 - 1}"
         )
     if kind == "random_split":
         if per_class is not None:
             raise InputError(
-                f"--per-class {per_class}: random_split needs all images; use --split-kind "
-                "stratified"
+                f"{option('per_class')} {per_class}: random_split needs all images; use "
+                f"{option('split_kind')} stratified"
             )
         return _random_split(len(labels), fraction, seed)
     if kind != "stratified":
@@ -69,8 +76,8 @@ def _stratified(labels: np.ndarray, fraction: float, seed: int, per_class: int |
         if per_class is not None:
             if not 2 <= per_class <= len(rows):
                 raise InputError(
-                    f"--per-class {per_class}: class {label} has {len(rows)} images; choose a "
-                    f"number from 2 to {len(rows)}"
+                    f"{option('per_class')} {per_class}: class {label} has {len(rows)} images; "
+                    f"choose a number from 2 to {len(rows)}"
                 )
             rows = rows[:per_class]
         if len(rows) < 2:

@@ -4,14 +4,19 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from tinynet.console import progress
+from tinynet.data.containers import TARS
 from tinynet.data.places import DEFAULT_PATH
 from tinynet.errors import InputError
 from tinynet.files import atomic_file, atomic_folder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+from tinynet.values import as_integer, as_path
 
 # A class is a combination of one item of each table. The lengths of the tables are coprime. So the
 # class number modulo these lengths is unique, and neighbouring classes differ in all four items.
@@ -37,55 +42,75 @@ _RANGES = {
     "side": (16, 512),
     "seed": (0, 2**32 - 1),
 }
+_COUNTS = {"train": 50, "val": 10, "test": 10}  # images per class
 _GREY_EVERY = 50  # 1.8 % of the official images have one channel
 _ROOT = DEFAULT_PATH.stem
+
+
+class Counts(TypedDict, total=False):
+    """Images per class of the parts of an archive."""
+
+    train: int
+    val: int
+    test: int
 
 
 def synthetic(
     out: str | Path,
     classes: int = 10,
-    train: int = 50,
-    val: int = 10,
-    test: int = 10,
     side: int = 64,
     seed: int = 0,
+    exist_ok: bool = False,
+    **counts: "Unpack[Counts]",
 ) -> Path:
     """Write an archive of synthetic images: a zip if `out` ends with .zip, else a folder.
 
-    `train`, `val`, `test`: images per class. `side`: width and height in pixels. A class is a
-    combination of hue, outline, and slant and width of stripes. Position, size, brightness,
+    `side`: width and height in pixels. `exist_ok`: if `out` exists, return it, even if it was
+    written with other arguments. `train`, `val`, `test`: images per class (default: 50, 10 and 10).
+    A class is a combination of hue, outline, and slant and width of stripes. Position, size, brightness,
     orientation and background vary. The same arguments and Pillow version give the same bytes.
 
-    Raises `InputError` if an argument is out of range or `out` exists.
+    Raises `InputError` if an argument is out of range, or if `out` exists and `exist_ok` is false.
+
+    Examples:
+        >>> tinynet.synthetic("data/synthetic.zip", classes=8, train=40, side=32)
     """
-    out = Path(out)
-    _check_ranges(
-        {"classes": classes, "train": train, "val": val, "test": test, "side": side, "seed": seed}
+    out = as_path(out, "out")
+    if unknown := sorted(set(counts) - set(_COUNTS)):
+        raise InputError(f"{unknown[0]}: not an argument; images per class: {', '.join(_COUNTS)}")
+    classes, side, seed = (
+        _in_range(name, value)
+        for name, value in (("classes", classes), ("side", side), ("seed", seed))
     )
+    if out.name.lower().endswith(TARS):
+        raise InputError(f"{out}: a synthetic archive is a zip or a folder; use another name")
+    images = {name: _in_range(name, value) for name, value in {**_COUNTS, **counts}.items()}
+    if out.exists() and exist_ok:
+        return out
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(
             f"{out}: exists; a synthetic archive does not replace files, so remove it or choose "
             "another path"
         )
-    counts = {"train": train, "val": val, "test": test}
     files = progress(
-        _files(classes, counts, side, seed),
+        _files(classes, images, side, seed),
         label=f"writing {out}",
         unit="files",
-        total=classes * (train + val + test + 1) + 3,
+        total=classes * (sum(images.values()) + 1) + 3,
     )
-    (_write_zip if out.suffix == ".zip" else _write_folder)(out, files)
+    (_write_zip if out.suffix.lower() == ".zip" else _write_folder)(out, files)
     return out
 
 
-def _check_ranges(values: dict[str, int]) -> None:
-    for name, value in values.items():
-        low, high = _RANGES[name]
-        if not low <= value <= high:
-            raise InputError(
-                f"{name} {value}: out of range for a synthetic archive; it can be {low:,} to "
-                f"{high:,}"
-            )
+def _in_range(name: str, value: Any) -> int:
+    """Return the value of an argument; raises `InputError` if it is out of range."""
+    low, high = _RANGES[name]
+    number = as_integer(value, name)
+    if not low <= number <= high:
+        raise InputError(
+            f"{name} {number}: out of range for a synthetic archive; it can be {low:,} to {high:,}"
+        )
+    return number
 
 
 def _write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
@@ -158,7 +183,7 @@ def _image(
     """A JPEG of class `kind` and the box of its object; every `_GREY_EVERY`th has one channel."""
     from PIL import Image
 
-    pixels, box = _draw(np.random.RandomState(seed), kind, side)
+    pixels, box = draw_image(np.random.RandomState(seed), kind, side)
     image = Image.fromarray(pixels)
     if number % _GREY_EVERY == _GREY_EVERY // 5:
         image = image.convert("L")
@@ -167,7 +192,7 @@ def _image(
     return data.getvalue(), box
 
 
-def _draw(
+def draw_image(
     random: np.random.RandomState, kind: int, side: int
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Draw (side, side, 3) uint8 and the box of the object: x0, y0, x1, y1, inclusive."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinynet.console import log
+from tinynet.console import advice, log
 from tinynet.data.annotations import (
     ANNOTATIONS,
     NO_BOX,
@@ -292,7 +292,7 @@ def _root(path: Path, names: Sequence[str]) -> str:
     if len(shallowest) > 1:
         raise InputError(
             f"{path}: contains several data sets ({', '.join(shallowest[:3])}); extract one and "
-            "name it with --data"
+            "name it" + advice(" with --data")
         )
     return shallowest[0]
 

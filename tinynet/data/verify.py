@@ -16,14 +16,14 @@ from tinynet.data.workers import CHUNK, ReadFile, in_workers
 from tinynet.errors import InputError
 
 # Counts of the archive of 248,100,043 bytes published at cs231n.stanford.edu, and of its repacked
-# copies. `_ONE_CHANNEL`: images of one channel. `_GREY`: images of three grey channels. `_PAIRS`:
-# pairs of identical files. `_CONFLICTS`: those pairs that have different labels.
-_CLASSES = 200
-_COUNTS = {"train": 100_000, "val": 10_000, "test": 10_000}
-_SIZE = "64x64"
-_ONE_CHANNEL = {"train": 1_821, "val": 168, "test": 189}
-_GREY = {"train": 188, "val": 25, "test": 16}
-_PAIRS = {
+# copies: images, images of one channel, images of three grey channels, pairs of identical files,
+# and those pairs that have different labels.
+OFFICIAL_CLASSES = 200
+OFFICIAL_COUNTS = {"train": 100_000, "val": 10_000, "test": 10_000}
+OFFICIAL_SIZE = "64x64"
+OFFICIAL_ONE_CHANNEL = {"train": 1_821, "val": 168, "test": 189}
+OFFICIAL_GREY = {"train": 188, "val": 25, "test": 16}
+OFFICIAL_PAIRS = {
     ("train", "train"): 20,
     ("train", "val"): 7,
     ("train", "test"): 9,
@@ -31,7 +31,7 @@ _PAIRS = {
     ("val", "test"): 1,
     ("test", "test"): 2,
 }
-_CONFLICTS = {("train", "train"): 20, ("train", "val"): 7, ("val", "val"): 0}
+OFFICIAL_CONFLICTS = {("train", "train"): 20, ("train", "val"): 7, ("val", "val"): 0}
 _ONE_CHANNEL_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _MAX_FAULTS = 20  # to list one by one
 
@@ -127,8 +127,8 @@ def same_pixels(packed: Packed) -> list[tuple[tuple[str, int], tuple[str, int]]]
 
 
 def _scope(archive: Archive) -> str:
-    counts = [(len(archive.wnids), _CLASSES)] + [
-        (len(archive.part(name).files), _COUNTS[name]) for name in SPLITS
+    counts = [(len(archive.wnids), OFFICIAL_CLASSES)] + [
+        (len(archive.part(name).files), OFFICIAL_COUNTS[name]) for name in SPLITS
     ]
     if all(count == official for count, official in counts):
         return "complete"
@@ -188,16 +188,16 @@ def _same_bytes(archive: Archive, images: _Images) -> _Pairs:
 
 def _layout_rows(archive: Archive, scope: str) -> Iterator[Row]:
     ok = True if scope == "complete" else None
-    yield Row("classes", len(archive.wnids), _CLASSES, ok)
+    yield Row("classes", len(archive.wnids), OFFICIAL_CLASSES, ok)
     for name in SPLITS:
         part = archive.part(name)
-        yield Row(f"{name} images", len(part.files), _COUNTS[name], ok)
+        yield Row(f"{name} images", len(part.files), OFFICIAL_COUNTS[name], ok)
         if part.labels is None:
             continue
         yield Row(
             f"{name} images with a label",
             len(part.labels),
-            _COUNTS[name],
+            OFFICIAL_COUNTS[name],
             len(part.labels) == len(part.files),
         )
         counts = np.bincount(part.labels, minlength=len(archive.wnids))
@@ -205,7 +205,7 @@ def _layout_rows(archive: Archive, scope: str) -> Iterator[Row]:
         yield Row(
             f"{name} images per class",
             int(counts.min()) if equal else f"{counts.min()} to {counts.max()}",
-            _COUNTS[name] // _CLASSES,
+            OFFICIAL_COUNTS[name] // OFFICIAL_CLASSES,
             bool(equal),
         )
 
@@ -220,16 +220,16 @@ def _image_rows(images: _Images, scope: str) -> Iterator[Row]:
     yield Row(
         "image size",
         ", ".join(sizes[:5]),
-        _SIZE,
-        sizes == [_SIZE] if scope == "complete" else len(sizes) == 1,
+        OFFICIAL_SIZE,
+        sizes == [OFFICIAL_SIZE] if scope == "complete" else len(sizes) == 1,
     )
     for name in SPLITS:
         count = sum(image.one_channel for image in images[name])
         yield Row(
             f"{name} images of one channel",
             count,
-            _ONE_CHANNEL[name],
-            count == _ONE_CHANNEL[name] if scope == "complete" else None,
+            OFFICIAL_ONE_CHANNEL[name],
+            count == OFFICIAL_ONE_CHANNEL[name] if scope == "complete" else None,
         )
     modes = _other_modes(images)
     yield Row(
@@ -244,7 +244,7 @@ def _image_rows(images: _Images, scope: str) -> Iterator[Row]:
         yield Row(
             f"{name} images of three grey channels",
             sum(image.grey for image in images[name]),
-            _GREY[name],
+            OFFICIAL_GREY[name],
             None,
         )
 
@@ -261,9 +261,9 @@ def _other_modes(images: _Images) -> str:
 
 def _pair_rows(pairs: _Pairs, scope: str) -> Iterator[Row]:
     for key, duplicates in pairs.items():
-        figures = {"": _PAIRS[key]}
-        if key in _CONFLICTS:
-            figures[" with different labels"] = _CONFLICTS[key]
+        figures = {"": OFFICIAL_PAIRS[key]}
+        if key in OFFICIAL_CONFLICTS:
+            figures[" with different labels"] = OFFICIAL_CONFLICTS[key]
         for suffix, official in figures.items():
             conflicts = [pair for pair in duplicates if pair[2] is True]
             count = len(conflicts) if suffix else len(duplicates)

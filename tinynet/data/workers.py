@@ -23,7 +23,7 @@ from tinynet.interrupts import ENDING, postponed
 # Images per job. A job takes about 0.1 s: the progress bar moves, and Ctrl-C loses little work.
 # The digests of packed copies depend on this number.
 CHUNK = 256
-_FEW = 4 * CHUNK  # up to this many images, one process is faster than starting workers
+SERIAL_LIMIT = 4 * CHUNK  # up to this many images, one process is faster than starting workers
 
 _MAIN = "__main__"
 
@@ -40,7 +40,7 @@ def in_workers(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
     does the remaining jobs.
     """
     count = 0
-    if _worker_count() > 1 and len(jobs) * CHUNK > _FEW and can_start(archive.source):
+    if worker_count() > 1 and len(jobs) * CHUNK > SERIAL_LIMIT and can_start(archive.source):
         try:
             for result in _in_pool(work, jobs, archive):
                 yield result
@@ -58,7 +58,7 @@ def in_workers(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
 
 def _in_pool(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
     pool = ProcessPoolExecutor(
-        _worker_count(), initializer=_start_process, initargs=(work, archive.source, archive.root)
+        worker_count(), initializer=_start_process, initargs=(work, archive.source, archive.root)
     )
     try:
         # An executor that is interrupted while its processes start or end would never return.
@@ -70,7 +70,8 @@ def _in_pool(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
             pool.shutdown(cancel_futures=True)
 
 
-def _worker_count() -> int:
+def worker_count() -> int:
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -80,7 +81,7 @@ def can_start(source: Source | None = None) -> bool:
     Without fork, each worker runs the main script again. So the script must call tinynet inside
     `if __name__ == '__main__':`.
     """
-    if _start_method() == "fork":
+    if start_method() == "fork":
         return True
     if (source is not None and not source.picklable) or in_child():
         return False
@@ -90,7 +91,7 @@ def can_start(source: Source | None = None) -> bool:
     return True
 
 
-def _start_method() -> str:
+def start_method() -> str:
     """How processes start here, without fixing the start method for the user's script."""
     return (
         multiprocessing.get_start_method(allow_none=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import GainsOverFirst, score_row
-from tinynet.records import ScoreRow
+from tinynet.records import MISSING, ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.probabilities import Probabilities, same_images
 
@@ -33,7 +33,7 @@ def compare(
     gains = GainsOverFirst()
     for name, merge in functions.items():
         merged = [probabilities.merged(merge) for probabilities in results]
-        sources = [_source(file, one) for file, one in zip(names, results, strict=True)]
+        sources = _sources(names, results)
         scored = list(results)
         if len(results) > 1:
             ensemble = _ensemble(results, merged)
@@ -48,9 +48,23 @@ def compare(
     return rows
 
 
-def _source(file: str, probabilities: Probabilities) -> ScoreRow:
-    about = probabilities.about
-    return ScoreRow(run=about.get("run", file), stage=about.get("stage"), views=about.get("tta"))
+def _sources(names: Sequence[str], results: Sequence[Probabilities]) -> list[ScoreRow]:
+    """What each result is of; results that nothing else tells apart go by their file."""
+    rows = [
+        ScoreRow(
+            run=about.get("run", name),
+            stage=about.get("stage"),
+            trained=about.get("trained", MISSING),
+            views=about.get("tta"),
+            size=about.get("size", MISSING),
+            precision=about.get("precision"),
+        )
+        for name, about in zip(names, (result.about for result in results), strict=True)
+    ]
+    return [
+        replace(row, run=name) if rows.count(row) > 1 else row
+        for name, row in zip(names, rows, strict=True)
+    ]
 
 
 def _ensemble(results: Sequence[Probabilities], merged: Sequence[np.ndarray]) -> Probabilities:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tinynet.console import option
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
 from tinynet.files import check_writable
@@ -15,7 +16,8 @@ from tinynet.records import NOT_COMPARED, Gain, ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
-from tinynet.score.metrics import by_class, score
+from tinynet.score.confusions import by_class
+from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import ViewSet, view_set
 
@@ -77,20 +79,21 @@ class ScoreRequest:
         several = [f"{count} {what}" for what, count in counts.items() if count > 1]
         if self.calibrate and self.per_class:
             raise InputError(
-                "--per-class: a row for each class cannot be combined with --calibrate; use only "
-                "one of the two"
+                f"{option('per_class')}: a row for each class cannot be combined with "
+                f"{option('calibrate')}; use only one of the two"
             )
         if self.calibrate and set(self.splits) == {"holdout"}:
             raise InputError(
-                "--calibrate: the temperature is fitted on the hold-out, so it must be scored on "
-                "another split; use --split val or both"
+                f"{option('calibrate')}: the temperature is fitted on the hold-out, so it must be "
+                f"scored on another split; use {option('split')} val or both"
             )
         if self.save:
             check_writable(self.save)
         if self.save and several:
             raise InputError(
-                f"--save-probabilities {self.save}: one file holds one set of views of one split "
-                f"at one size, not {', '.join(several)}; name one with --split, --size and --tta"
+                f"{option('save_probabilities')} {self.save}: one file holds one set of views of "
+                f"one split at one size, not {', '.join(several)}; name one with "
+                f"{option('split')}, {option('size')} and {option('tta')}"
             )
 
 
@@ -141,14 +144,14 @@ def _rows(
     gain = NOT_COMPARED
     if scored.views is not scored.plain:
         plain = scored.plain.log_probabilities[0]
-        gain = paired(merged.argmax(1) == labels, plain.argmax(1) == labels)
+        gain = mcnemar(merged.argmax(1) == labels, plain.argmax(1) == labels)
     row = score_row(row, scored.views, merged, gain)
     predictor.save_row(row)
     yield from _class_rows(row, merged, labels, predictor.packed) if per_class else (row,)
     if scored.holdout is not None:
         temperature = fit_temperature(scored.holdout.merged(merge), scored.holdout.required_labels)
-        calibrated = replace(
-            row, temperature=temperature, **score(at_temperature(merged, temperature), labels)
+        calibrated = replace(row, temperature=temperature).with_score(
+            score(at_temperature(merged, temperature), labels)
         )
         predictor.save_row(calibrated)
         yield calibrated
@@ -162,18 +165,11 @@ def score_row(
     rate = len(probabilities.rows) / seconds.sum() if np.isfinite(seconds).all() else None
     return replace(
         row,
-        **score(merged, probabilities.required_labels),
         precision=probabilities.about.get("precision"),
         forwards=len(probabilities.views),
         images_per_second=rate,
         gain=gain,
-    )
-
-
-def paired(right: np.ndarray, other: np.ndarray) -> Gain:
-    """Compute the gain of `right` over `other`, (N,) bool: whether an image is classified right."""
-    test = mcnemar(right, other)
-    return Gain(test["gain"], test["gain_low"], test["gain_high"], test["p"])
+    ).with_score(score(merged, probabilities.required_labels))
 
 
 class GainsOverFirst:
@@ -187,7 +183,7 @@ class GainsOverFirst:
         if self._first is None:
             self._first = right
             return NOT_COMPARED
-        return paired(right, self._first)
+        return mcnemar(right, self._first)
 
 
 def _class_rows(
@@ -203,17 +199,17 @@ def _class_rows(
         merge=row.merge,
         size=row.size,
     )
-    for scores in sorted(by_class(merged, labels), key=lambda scores: scores["top1"]):
-        confused = scores["taken_for"]
+    for accuracy in sorted(by_class(merged, labels), key=lambda accuracy: accuracy.top1):
+        confused = accuracy.taken_for
         yield replace(
             source,
-            name=names[scores["label"]],
-            n=scores["n"],
-            top1=scores["top1"],
-            low=scores["low"],
-            high=scores["high"],
+            name=names[accuracy.label],
+            n=accuracy.n,
+            top1=accuracy.top1,
+            low=accuracy.low,
+            high=accuracy.high,
             other={
-                "share": scores["share"],
+                "share": accuracy.share,
                 "taken_for": None if confused is None else names[confused],
             },
         )

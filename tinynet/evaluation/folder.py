@@ -26,8 +26,9 @@ from tinynet.data.workers import can_start
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import GainsOverFirst
 from tinynet.files import check_writable, new_array, temporary_folder
+from tinynet.models.classifier import MAX_SIDE
 from tinynet.models.pretrained import WeightsInfo, load_pretrained
-from tinynet.records import Json, ScoreRow
+from tinynet.records import Json, Score, ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.metrics import Tally
 from tinynet.score.probabilities import Probabilities, log_softmax
@@ -36,6 +37,7 @@ from tinynet.score.views import ViewSet, view_set
 _WORKER_ERROR = re.compile(
     "DataLoader worker|shared memory|unable to open file|received 0 items of ancdata", re.I
 )
+_MAX_WORKERS = 256  # processes; more fill memory before one has decoded an image
 # PIL's numbers
 INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
@@ -67,19 +69,23 @@ class FolderRequest:
         size, resize = self.size or published.size, self.resize or published.resize
         for name in self.merges:
             merging.get(name)
-        if self.workers < 0:
-            raise InputError(f"--workers {self.workers}: out of range; use 0 or more")
+        if not 0 <= self.workers <= _MAX_WORKERS:
+            raise InputError(
+                f"{console.option('workers')} {self.workers}: out of range; use 0 to {_MAX_WORKERS}"
+            )
+        check_resize(resize)
         if self.save:
             check_writable(self.save)
         if self.save and len(self.tta) > 1:
             raise InputError(
-                f"--save-probabilities {self.save}: one file holds one set of views, not "
-                f"{len(self.tta)}; name one with --tta"
+                f"{console.option('save_probabilities')} {self.save}: one file holds one set of "
+                f"views, not {len(self.tta)}; name one with {console.option('tta')}"
             )
         if size > resize:
             raise InputError(
-                f"--size {size}: a crop of {size} pixels does not fit into images resized to "
-                f"{resize}; use a larger --resize, for instance {round(size * 8 / 7)}"
+                f"{console.option('size')} {size}: a crop of {size} pixels does not fit into "
+                f"images resized to {resize}; use a larger {console.option('resize')}, for "
+                f"instance {round(size * 8 / 7)}"
             )
         sets = [view_set(text, size, prepared=True) for text in dict.fromkeys(("none", *self.tta))]
         for views in sets:
@@ -111,7 +117,7 @@ def evaluate_folder(
     side = request.resize or published.resize
     for views in sets:
         probe = torch.zeros(1, 3, side, side, device=compute.device)
-        check_views(network, views, probe, f"--arch {arch}")
+        check_views(network, views, probe, f"{console.option('arch')} {arch}")
     source = ScoreRow(
         run=arch,
         stage=weights,
@@ -123,6 +129,14 @@ def evaluate_folder(
     yield from evaluation.rows(sets, source, _digest(images, Path(folder)))
 
 
+def check_resize(resize: int) -> None:
+    """Raise `InputError` for a side in pixels that would fill memory."""
+    if not 0 < resize <= MAX_SIDE:
+        raise InputError(
+            f"{console.option('resize')} {resize}: out of range; use 1 to {MAX_SIDE} pixels"
+        )
+
+
 def decode_batch_size(views: ViewSet) -> int:
     """Return how many images to decode at a time: fewer if views resize the original images."""
     return 4 if views.resizes else 32
@@ -132,8 +146,8 @@ def refuse_dense(views: ViewSet) -> None:
     """Raise `InputError` for a dense set, which only the network of a run can evaluate."""
     if views.dense:
         raise InputError(
-            f"--tta {views.name}: dense works only for runs of tinynet; use larger images instead, "
-            "for instance scales:256,320"
+            f"{console.option('tta')} {views.name}: dense works only for runs of tinynet; use "
+            "larger images instead, for instance scales:256,320"
         )
 
 
@@ -153,9 +167,10 @@ def check_views(model: nn.Module, views: ViewSet, probe: Tensor, name: str) -> N
                 model(image.to(probe.device))
         except (RuntimeError, ValueError, AssertionError) as error:
             raise InputError(
-                f"{name}: cannot process {view} of --tta {views.name}, "
+                f"{name}: cannot process {view} of {console.option('tta')} {views.name}, "
                 f"{image.shape[-1]}x{image.shape[-2]} pixels "
-                f"({' '.join(str(error).split())[:120]}); name another --size or --tta"
+                f"({' '.join(str(error).split())[:120]}); name another "
+                f"{console.option('size')} or {console.option('tta')}"
             ) from None
 
 
@@ -193,7 +208,8 @@ class _MergeTally:
         self._tally.add(merged, labels)
         self._right.append(merged.argmax(1) == labels)
 
-    def scores(self) -> Json:
+    @property
+    def score(self) -> Score:
         return self._tally.result()
 
     @property
@@ -300,6 +316,7 @@ class _Evaluation:
                 "stage": source.stage,
                 "split": source.split,
                 "tta": views.name,
+                "size": source.size,
                 "data": digest,
                 "precision": source.precision,
             }
@@ -313,11 +330,10 @@ class _Evaluation:
                     source,
                     views=views.name,
                     merge=merge,
-                    **tally.scores(),
                     forwards=len(views),
                     images_per_second=rate,
                     gain=gain,
-                )
+                ).with_score(tally.score)
                 documented, apart = _documented(row, self.published)
                 yield replace(row, documented=documented, apart=apart)
 
@@ -388,8 +404,8 @@ def _worker_errors(workers: int) -> Iterator[None]:
             raise
         reason = text.splitlines()[-1][:100]  # a worker's traceback comes first
         raise InputError(
-            f"--workers {workers}: a worker process died ({reason}); use fewer workers, or "
-            "--workers 0"
+            f"{console.option('workers')} {workers}: a worker process died ({reason}); use fewer "
+            f"workers, or {console.option('workers')} 0"
         ) from None
 
 

@@ -14,6 +14,7 @@ from tinynet.compute import Compute
 from tinynet.data.image_folder import imagenet_wnids
 from tinynet.evaluation.folder import (
     DecodedImages,
+    check_resize,
     check_views,
     decode_batch_size,
     image_probabilities,
@@ -127,7 +128,8 @@ class FilePredictor:
                 )
                 if log_probabilities.isnan().any():
                     raise FloatingPointError(
-                        "the network's output contains NaN; use --precision float32, or another run"
+                        "the network's output contains NaN; use "
+                        f"{console.option('precision')} float32, or another run"
                     )
                 merged = merge(log_probabilities)
                 if explain and not predictions:
@@ -154,6 +156,7 @@ class FilePredictor:
         size = preparation.size or self.size
         crops = any(step in preparation.tta.split("+") for step in ("five", "ten"))
         resize = preparation.resize or self.resize or (round(size * 8 / 7) if crops else size)
+        check_resize(resize)
         probe = torch.zeros(1, 3, resize, resize, device=self.compute.device)
         check_views(network, views, probe, "the network")
         return DecodedImages(

@@ -43,8 +43,9 @@ def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
     part = packed.part(split)
     if not len(part):
         raise InputError(
-            f"{packed.manifest['source']}: has no {split} images; name other data with --data"
-            + console.advice(", or another --split")
+            f"{packed.manifest['source']}: has no {split} images; name other data"
+            + console.advice(" with --data")
+            + console.advice(f", or another {console.option('split')}")
         )
     return part, np.arange(len(part))
 
@@ -155,11 +156,11 @@ class Predictor:
             raise InputError(
                 f"{self.folder.run}: its hold-out comes from other data, which "
                 + (
-                    f"was at {self._data}; name that with --data"
+                    f"was at {self._data}; name that" + console.advice(" with --data")
                     if moved
                     else f"was at this place before; restore {self._data}"
                 )
-                + console.advice(", or score --split val alone")
+                + console.advice(f", or score {console.option('split')} val alone")
             )
         return self.packed.train, split_of(self.config, self.packed).holdout
 
@@ -173,7 +174,7 @@ class Predictor:
         sets = [self._distinct(view_set(text, size)) for text in texts]
         for views in sets:
             for image in views(probe).values():
-                check_side(min(image.shape[-2:]), f"--tta {views.name}: side")
+                check_side(min(image.shape[-2:]), f"{console.option('tta')} {views.name}: side")
                 if views.dense:
                     Dense(self.model, self.size).check(image)
         return sets
@@ -195,7 +196,7 @@ class Predictor:
     def save_row(self, row: ScoreRow) -> None:
         """Save a row in the run's scores, if the data is the run's own."""
         if self._saves:
-            runs.put_scores(self.folder.scores, [row.to_json()])
+            runs.put_scores(self.folder.scores, [row])
 
     def predict(self, split: str, views: ViewSet) -> Probabilities:
         """Compute the log-probabilities of every view, or read those that the run has saved."""
@@ -225,7 +226,7 @@ class Predictor:
             None if part.labels is None else part.labels[rows],
             self.packed.wnids,
             np.concatenate([result.seconds for result in results]),
-            about,
+            about | {"trained": self.size, "size": views.size},
         )
 
     def _predict(self, view: _View, advance: Callable[[int], Any]) -> Probabilities:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from tinynet.console import option
 from tinynet.data.batches import seeded_generator
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import paired
 from tinynet.evaluation.predictor import Predictor
 from tinynet.records import ScoreRow
+from tinynet.score.compare import mcnemar
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
@@ -107,7 +108,7 @@ def _pool(predictor: Predictor, tta: Sequence[str], size: int) -> ViewSet:
     for views in predictor.sets(("none", "ten", *tta), size):
         if views.dense:
             raise InputError(
-                f"--tta {views.name}: dense is not a view, so it cannot be averaged with "
+                f"{option('tta')} {views.name}: dense is not a view, so it cannot be averaged with "
                 "other views; leave it out"
             )
         names = {name for name, _ in pool.values()}
@@ -137,7 +138,7 @@ def _subset(probabilities: Probabilities, mask: np.ndarray) -> Probabilities:
 
 
 def _loss(probabilities: Probabilities, selection: _Selection) -> float:
-    return score(selection.merged(probabilities), probabilities.required_labels)["loss"]
+    return score(selection.merged(probabilities), probabilities.required_labels).loss
 
 
 def _rows(
@@ -159,11 +160,10 @@ def _rows(
             source,
             views=name,
             merge=selection.merge,
-            **score(merged, labels),
             forwards=len(selection.views),
             cost=sum(pixels[view] for view in selection.views),
-            gain=paired(right, plain),
-            over={"ten": paired(right, ten)},
+            gain=mcnemar(right, plain),
+            over={"ten": mcnemar(right, ten)},
             taken=selection.views,
             weights=None if weights is None else weights.tolist(),
-        )
+        ).with_score(score(merged, labels))

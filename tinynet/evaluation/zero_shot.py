@@ -46,8 +46,8 @@ class ZeroShot:
         )
         if len(published.names) != len(wnids):
             raise InputError(
-                f"--arch {arch}: has {len(published.names)} classes; use a network with the "
-                "1,000 classes of ILSVRC 2012"
+                f"{console.option('arch')} {arch}: has {len(published.names)} classes; use a "
+                "network with the 1,000 classes of ILSVRC 2012"
             )
         self.packed, self.compute, self.size = packed, compute, published.size
         self._arch = arch
@@ -82,6 +82,7 @@ class ZeroShot:
         about = self.source.to_json() | {
             "split": split,
             "tta": views.name,
+            "size": views.size,
             "data": self.packed.contents,
             "precision": self.compute.precision,
         }

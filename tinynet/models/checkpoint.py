@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinynet.console import advice
 from tinynet.errors import InputError
 from tinynet.files import atomic_file
 from tinynet.interrupts import postponed
@@ -198,7 +199,7 @@ def _load(path: Path, kind: str, class_ids: tuple[str, ...], origin: str = "") -
         )
         raise InputError(
             f"{path}: was trained on {difference}, so its accuracy here would be chance; "
-            "name its training data with --data"
+            "name its training data" + advice(" with --data")
         )
     return content
 

@@ -43,12 +43,12 @@ class Int8Backbone(nn.Module):
                 self.layers[name] = (
                     _FirstConvolution(convolution, step)
                     if step_in is None
-                    else _Int8Convolution(convolution, step_in, step)
+                    else Int8Convolution(convolution, step_in, step)
                 )
                 step_in = step
             else:
                 assert step_in is not None
-                self.layers[name] = _MaxPool(step_in)
+                self.layers[name] = Int8MaxPool(step_in)
 
     def forward(self, images: Tensor, nodes: Iterable[str]) -> dict[str, Tensor]:
         """Compute float32 feature maps of the layers `nodes`, as `Backbone.forward` does."""
@@ -78,7 +78,7 @@ class _FirstConvolution(nn.Module):
         return (self.convolution(images) / self.step).round_().clamp_(0, 255).to(torch.uint8)
 
 
-class _Int8Convolution(nn.Module):
+class Int8Convolution(nn.Module):
     """A convolution and its ReLU, from uint8 in units of `step_in` to uint8 in units of `step`.
 
     The operator is the one to which `torch.compile` lowers quantised networks, because it takes
@@ -103,6 +103,7 @@ class _Int8Convolution(nn.Module):
         self.step_in, self.step = step_in, step
 
     def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> uint8 of the same height and width, channels last."""
         return torch.ops.onednn.qconv2d_pointwise(
             maps,
             self.step_in,
@@ -122,7 +123,7 @@ class _Int8Convolution(nn.Module):
         )
 
 
-class _MaxPool(nn.Module):
+class Int8MaxPool(nn.Module):
     """Maximum over 2x2 cells; torch's max pooling does not support uint8."""
 
     def __init__(self, step: float):
@@ -130,6 +131,7 @@ class _MaxPool(nn.Module):
         self.step = step
 
     def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> (N, C, H // 2, W // 2) uint8."""
         height, width = (side // 2 * 2 for side in maps.shape[-2:])
         rows = torch.maximum(maps[..., 0:height:2, :width], maps[..., 1:height:2, :width])
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])

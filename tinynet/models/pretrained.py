@@ -17,11 +17,12 @@ import torchvision
 from torch import Tensor, nn
 
 from tinynet.compute import Compute
-from tinynet.console import log
+from tinynet.console import advice, log, option
 from tinynet.errors import InputError
 from tinynet.models.state_dicts import check_numbers, read_file, unwrap
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 from tinynet.models.weights import download
+from tinynet.values import as_integer, brief
 
 _TIMM = "timm/"
 _Normalised = tuple[nn.Module, Sequence[float], Sequence[float]]  # network, mean, std
@@ -82,26 +83,43 @@ class Pretrained(nn.Module):
 
 
 def load_pretrained(
-    arch: str, weights: str = "DEFAULT", classes: Sequence[int] | None = None
+    arch: str, weights: str | Path = "DEFAULT", classes: Sequence[int] | None = None
 ) -> tuple[Pretrained, WeightsInfo]:
     """Load the network `arch`, in eval mode on the CPU, and the metadata of its weights.
 
-    `weights`: a name of the publisher (`DEFAULT`: its newest), a state-dict file, or `none`
-    (random). `classes`: as for `Pretrained`.
+    `arch`: a torchvision classifier, or `timm/NAME` for one of timm. `weights`: the publisher's
+    name of the weights (`DEFAULT`: its newest), a state-dict file, or `none` (random). `classes`:
+    indices of the outputs to return, in this order; None returns all. The network normalises its
+    input: images (N, 3, H, W) in [0, 1] -> logits (N, C).
 
-    Raises `InputError` for an unknown name, a file of another network, or a failed download.
+    Raises `InputError` for an unknown name, a file of another network, a failed download, and for
+    classes that the network does not have.
     """
+    weights = str(weights) if isinstance(weights, Path) else weights
+    for name, value in (("arch", arch), ("weights", weights)):
+        if not isinstance(value, str) or not value:
+            raise InputError(f"{option(name)} is {brief(value)}; it must be a name in a string")
     (network, mean, std), info = (_timm if arch.startswith(_TIMM) else _torchvision)(arch, weights)
+    if classes is not None:
+        _check_classes(classes, len(info.names))
     for name, tensor in network.state_dict().items():
-        check_numbers(tensor, f"--arch {arch}: {name}")
+        check_numbers(tensor, f"{option('arch')} {arch}: {name}")
     return Pretrained(network, mean, std, classes).eval().requires_grad_(False), info
+
+
+def _check_classes(classes: Sequence[int], count: int) -> None:
+    if not isinstance(classes, Sequence) or not len(classes):
+        raise InputError(f"classes is {brief(classes)}; it must be a list of class indices")
+    for number in classes:
+        if not 0 <= as_integer(number, "a class index") < count:
+            raise InputError(f"class index {number}: out of range; use 0 to {count - 1}")
 
 
 def _torchvision(arch: str, weights: str) -> tuple[_Normalised, WeightsInfo]:
     names = torchvision.models.list_models(module=torchvision.models)
     if arch not in names:
         raise InputError(
-            f"--arch {arch}: torchvision has no such classifier; use one like "
+            f"{option('arch')} {arch}: torchvision has no such classifier; use one like "
             f"{', '.join(_similar(arch, names))}, or {_TIMM}NAME for timm's"
         )
     members = torchvision.models.get_model_weights(arch)
@@ -109,13 +127,13 @@ def _torchvision(arch: str, weights: str) -> tuple[_Normalised, WeightsInfo]:
     member = members.__members__.get(weights) or by_file.get(Path(weights).name)
     if member is None and weights != "none" and not Path(weights).is_file():
         raise InputError(
-            f"--weights {weights}: no such file, and not a name of {arch}; use a file or "
+            f"{option('weights')} {weights}: no such file, and not a name of {arch}; use a file or "
             f"{', '.join(members.__members__)}, none"
         )
     source = member or members.DEFAULT  # a file of other weights has no metadata of its own
     if not source.meta.get("categories"):
         raise InputError(
-            f"--weights {weights}: these weights have no classifier; use one of "
+            f"{option('weights')} {weights}: these weights have no classifier; use one of "
             f"{', '.join(m.name for m in members if m.meta.get('categories'))}"
         )
     transforms = source.transforms()
@@ -158,8 +176,9 @@ def _timm(arch: str, weights: str) -> tuple[_Normalised, WeightsInfo]:
     size, mode = config["input_size"][-1], config["crop_mode"]
     if mode == "border":
         raise InputError(
-            f"--arch {arch}: its publisher pads images to a border, which is not supported; "
-            "set --resize, --resize-mode and --size, with --weights FILE"
+            f"{option('arch')} {arch}: its publisher pads images to a border, which is not "
+            f"supported; set {option('resize')}, {option('resize_mode')} and {option('size')}, "
+            f"with {option('weights')} FILE"
         )
     info = WeightsInfo(
         names,
@@ -178,25 +197,25 @@ def _timm_network(arch: str, weights: str) -> Any:
         import timm
     except ImportError:
         raise InputError(
-            f"--arch {arch}: timm is not installed; run pip install 'tinynet[timm]'"
+            f"{option('arch')} {arch}: timm is not installed; run pip install 'tinynet[timm]'"
         ) from None
     name = arch.removeprefix(_TIMM)
     names = timm.list_models(pretrained=False)
     if name.split(".")[0] not in names:
         raise InputError(
-            f"--arch {arch}: timm has no such network; use one like "
+            f"{option('arch')} {arch}: timm has no such network; use one like "
             f"{', '.join(_similar(name, names))}"
         )
     try:
         network = timm.create_model(name, pretrained=weights == "DEFAULT")
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"--arch {arch}: its weights could not be downloaded "
-            f"({' '.join(str(error).split())[:200]}); download a state dict by hand and name it "
-            "with --weights"
+            f"{option('arch')} {arch}: its weights could not be downloaded "
+            f"({' '.join(str(error).split())[:200]}); download a state dict by hand and name it"
+            + (advice(" with --weights") or " as weights")
         ) from None
     if not network.num_classes:
-        raise InputError(f"--arch {arch}: has no classifier; use a network with one")
+        raise InputError(f"{option('arch')} {arch}: has no classifier; use a network with one")
     if weights not in ("DEFAULT", "none"):
         _load_into(network, read_file(weights), weights)
     return network

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinynet.console import option
 from tinynet.errors import InputError
 
 _WRAPPERS = {"module", "_orig_mod"}
@@ -43,7 +44,8 @@ def read_file(path: str | Path) -> Any:
             header = stream.read(_HEADER_BYTES)
         if header.startswith(b"version https://git-lfs"):
             raise InputError(
-                f"--weights {path}: is a pointer of Git LFS, not the weights; run git lfs pull"
+                f"{option('weights')} {path}: is a pointer of Git LFS, not the weights; run "
+                "git lfs pull"
             )
         # safetensors: 8 bytes with the length of a JSON header, then the header
         if header[8:9] == b"{" and int.from_bytes(header[:8], "little") < os.path.getsize(path):
@@ -53,16 +55,16 @@ def read_file(path: str | Path) -> Any:
         raise
     except MemoryError:
         raise InputError(
-            f"--weights {path}: out of memory while reading it; use a smaller file"
+            f"{option('weights')} {path}: out of memory while reading it; use a smaller file"
         ) from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(
-            f"--weights {path}: cannot be read ({reason}); name another file"
+            f"{option('weights')} {path}: cannot be read ({reason}); name another file"
         ) from None
     except Exception as error:  # a broken or foreign file can raise nearly any exception
         raise InputError(
-            f"--weights {path}: {_unsafe(error)}; save a state dict with "
+            f"{option('weights')} {path}: {_unsafe(error)}; save a state dict with "
             "torch.save(model.state_dict(), ...)"
         ) from None
 
@@ -114,7 +116,7 @@ def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
     except ImportError:
         raise InputError(
-            f"--weights {path}: reading it needs safetensors; run pip install safetensors"
+            f"{option('weights')} {path}: reading it needs safetensors; run pip install safetensors"
         ) from None
     return load_file(path)
 
@@ -146,13 +148,13 @@ def unwrap(
     """
     if not isinstance(content, Mapping):
         raise InputError(
-            f"--weights {source}: holds a {type(content).__name__}, not a state dict; "
+            f"{option('weights')} {source}: holds a {type(content).__name__}, not a state dict; "
             "save one with torch.save(model.state_dict(), ...)"
         )
     candidates = list(_candidates(content, source))
     if not candidates:
         raise InputError(
-            f"--weights {source}: contains no named tensors; save a state dict with "
+            f"{option('weights')} {source}: contains no named tensors; save a state dict with "
             "torch.save(model.state_dict(), ...)"
         )
     best, prefix = _best(candidates, template, source)
@@ -164,7 +166,7 @@ def unwrap(
     _check_match(inside, template, source, submodule, prefix)
     tensors = {name: inside[name].to(template[name].dtype) for name in template if name in inside}
     for name, tensor in tensors.items():
-        check_numbers(tensor, f"--weights {source}: {prefix}{name}")
+        check_numbers(tensor, f"{option('weights')} {source}: {prefix}{name}")
     outer = prefix.removesuffix(submodule)
     extras = {
         name.removeprefix(outer): tensor
@@ -209,8 +211,8 @@ def _best(
                 for candidate, before in ((best, prefix), (other, other_prefix))
             ]
             raise InputError(
-                f"--weights {source}: contains several networks that fit ({' and '.join(names)}); "
-                f"save one of them alone{_how_to_save(source, best.place)}"
+                f"{option('weights')} {source}: contains several networks that fit "
+                f"({' and '.join(names)}); save one of them alone{_how_to_save(source, best.place)}"
             )
     return best, prefix if most > 1 else ""  # a single tensor may match by chance
 
@@ -292,8 +294,9 @@ def _candidates(
             bare = _bare_name(name, old_densenet)
             if state.setdefault(bare, tensor) is not tensor:
                 raise InputError(
-                    f"--weights {source}: has {bare[:80]} with and without a wrapper's prefix, so "
-                    "it holds two networks; save one with torch.save(model.state_dict(), ...)"
+                    f"{option('weights')} {source}: has {bare[:80]} with and without a wrapper's "
+                    "prefix, so it holds two networks; save one with "
+                    "torch.save(model.state_dict(), ...)"
                 )
         yield _Candidate(place, state, tuple(sorted(wrappers)))
     if levels:
@@ -352,14 +355,14 @@ def _check_match(
             start = next(iter(inside), "nothing")[:80]
             differences.append(f"the file begins with {prefix}{start}")
         raise InputError(
-            f"--weights {source}: do not match the network: {', '.join(differences)}; use weights "
-            "of the same architecture"
+            f"{option('weights')} {source}: do not match the network: {', '.join(differences)}; "
+            "use weights of the same architecture"
         )
     for name, tensor in template.items():
         value = inside.get(name, tensor)
         if value.shape != tensor.shape or value.is_floating_point() != tensor.is_floating_point():
             raise InputError(
-                f"--weights {source}: do not match the network: {submodule}{name} is "
+                f"{option('weights')} {source}: do not match the network: {submodule}{name} is "
                 f"{_kind(value)}, expected {_kind(tensor)}; use weights of the same architecture"
             )
 

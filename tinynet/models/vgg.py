@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
+from tinynet.console import option
 from tinynet.errors import InputError
 from tinynet.models.digests import weights_digest
 
@@ -90,10 +91,13 @@ class Backbone(nn.Module):
         return weights_digest(self)
 
 
-def check_side(side: int, flag: str = "--size") -> None:
-    """Raise `InputError` if images of `side` pixels are too small for the backbone."""
+def check_side(side: int, name: str = "") -> None:
+    """Raise `InputError` if images of `side` pixels are too small for the backbone.
+
+    `name`: what the message calls the side (default: the option `size`).
+    """
     if side < MIN_SIDE:
         raise InputError(
-            f"{flag} {side}: too small for VGG16, which halves an image five times; use {MIN_SIDE} "
-            "pixels or more"
+            f"{name or option('size')} {side}: too small for VGG16, which halves an image five "
+            f"times; use {MIN_SIDE} pixels or more"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.models import VGG16_Weights, WeightsEnum
 
-from tinynet.console import log
+from tinynet.console import log, option
 from tinynet.errors import InputError
 from tinynet.models.state_dicts import StateDict, check_numbers, read_file, unwrap
 from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -33,8 +33,8 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
     member = VGG16_Weights.__members__.get(weights)
     if not member and not Path(weights).is_file():
         raise InputError(
-            f"--weights {weights}: no such file, and not one of torchvision's names; use a file or "
-            f"{', '.join(VGG16_Weights.__members__)}, none"
+            f"{option('weights')} {weights}: no such file, and not one of torchvision's names; "
+            f"use a file or {', '.join(VGG16_Weights.__members__)}, none"
         )
     content = download(member) if member else read_file(weights)
     state = unwrap(content, _template(), weights, submodule="features.")
@@ -72,11 +72,11 @@ def _normalisation(
     if mean is None or std is None:
         return None
     for name, values in (("mean", mean), ("std", std)):
-        check_numbers(values, f"--weights {source}: {name}")
+        check_numbers(values, f"{option('weights')} {source}: {name}")
     if not mean.numel() == std.numel() == 3 or std.min() <= 0:
         raise InputError(
-            f"--weights {source}: mean and std must have three values each, std above 0; use "
-            "other weights"
+            f"{option('weights')} {source}: mean and std must have three values each, std above 0; "
+            "use other weights"
         )
     return mean.flatten().tolist(), std.flatten().tolist()
 
@@ -99,5 +99,5 @@ def download(weights: WeightsEnum) -> dict[str, Tensor]:
             ) from None
         raise InputError(
             f"{weights.name}: could not be downloaded ({error}); download {weights.url} by hand "
-            f"and use --weights {name}"
+            f"and use {option('weights')} {name}"
         ) from None

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from tinynet import runs
-from tinynet.console import shell_command
+from tinynet.console import advice, option, shell_command
 from tinynet.data.packed import Packed
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import paired
-from tinynet.records import NOT_COMPARED, Json, ScoreRow
+from tinynet.records import NOT_COMPARED, EpochRow, Score, ScoreRow
 from tinynet.report.figures import reliability_diagram, training_curves
 from tinynet.report.gallery import add_images
 from tinynet.report.page import (
@@ -33,8 +32,15 @@ from tinynet.report.page import (
 from tinynet.runs import StageFolder
 from tinynet.score import merges
 from tinynet.score.calibration import at_temperature, fit_temperature
-from tinynet.score.confusions import confused_pairs, confusion, reliability, similar_order
-from tinynet.score.metrics import by_class, score
+from tinynet.score.compare import mcnemar
+from tinynet.score.confusions import (
+    by_class,
+    confused_pairs,
+    confusion,
+    reliability,
+    similar_order,
+)
+from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities, same_images
 from tinynet.score.views import PLAIN
 from tinynet.training.config import RunConfig, open_data
@@ -52,9 +58,10 @@ def write_reports(
 ) -> list[Path]:
     """Write a page for each run, and one that compares several; return their paths.
 
-    `out`: the folder for the pages. By default each page is report.html in its run, and the
-    comparison, which is the last path, is in the first run. Raises `InputError` for a folder that
-    is not a run, and for two runs with one name.
+    `out`: the folder for the pages; for one run, also a file that ends in .html. By default each
+    page is report.html in its run, and the comparison, which is the last path, is in the first run.
+    Raises `InputError` for a folder that is not a run, for two runs with one name, and for several
+    runs with one file.
     """
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names) or "comparison" in names:
@@ -62,19 +69,35 @@ def write_reports(
             f"runs {', '.join(names)}: pages are named after their runs, so two runs cannot have "
             "the same name, and none can be called comparison; rename a run"
         )
-    reports = [gather(folder, data, cache, out) for folder in folders]
-    pages = [
-        out / f"{run.name}.html" if out else folder / "report.html"
-        for run, folder in zip(reports, folders, strict=True)
-    ]
+    pages = _places(folders, names, out)
+    results = None if out in pages else out
+    reports = [gather(folder, data, cache, results) for folder in folders]
     for run, page in zip(reports, pages, strict=True):
         write_page(run, page)
     if len(reports) > 1:
         pages.append((out or folders[0]) / "comparison.html")
         links = [os.path.relpath(page, pages[-1].parent) for page in pages[:-1]]
-        rows = _compare(reports)
-        write_comparison(reports, links, rows, _class_differences(reports, rows), pages[-1])
+        rows = compare_runs(reports)
+        write_comparison(reports, links, rows, class_differences(reports, rows), pages[-1])
     return pages
+
+
+def _places(folders: Sequence[Path], names: Sequence[str], out: Path | None) -> list[Path]:
+    """The file of each page; `names`: of the runs."""
+    if out is None:
+        return [folder / "report.html" for folder in folders]
+    if out.suffix.lower() in (".html", ".htm") and not out.is_dir():
+        if len(folders) > 1:
+            raise InputError(
+                f"{option('out')} {out}: is one file, but {len(folders)} runs have a page each; "
+                "name a folder"
+            )
+        return [out]
+    if out.exists() and not out.is_dir():
+        raise InputError(
+            f"{option('out')} {out}: is a file; name a folder, or a file that ends in .html"
+        )
+    return [out / f"{name}.html" for name in names]
 
 
 def gather(
@@ -87,7 +110,7 @@ def gather(
     """
     started = [folder.with_results(results) for folder in runs.started_stages(run)]
     if not started:
-        raise InputError(f"{run}: {runs.NOT_A_RUN}; name a folder that tinynet.train wrote")
+        raise InputError(f"{run}: {runs.NOT_A_RUN}; name the folder of a run")
     report = RunReport(run.resolve().name)
     for folder in started:
         _add_training(report, folder)
@@ -125,20 +148,19 @@ def _answer(report: RunReport, network: str, stage: str) -> str:
         row = rows[_PLAIN]
         answer = f"{network}: {_SPLITS[report.split]} top-1 {_interval(row)} with one view"
         if _FLIP in rows:
-            answer += f", {rows[_FLIP].top1:.1%} with the mirror image"
+            answer += f", {rows[_FLIP].top1:.1%} with horizontal flip"
         return f"{answer}."
-    epochs = [row for row in report.epochs if row["stage"] == stage]
+    epochs = report.epochs.get(stage)
     if not epochs:
         return f"{network}: no epoch is finished, so there is no accuracy yet."
-    best = max(epochs, key=lambda row: row["top1"])
-    row = ScoreRow(top1=best["top1"], low=best["low"], high=best["high"])
+    best = max(epochs, key=lambda row: row.holdout.top1)
     return (
-        f"{network}: hold-out top-1 {_interval(row)} with one view after epoch {best['epoch']}, "
-        f"the best of {len(epochs)}."
+        f"{network}: hold-out top-1 {_interval(best.holdout)} with one view after epoch "
+        f"{best.epoch + 1}, the best of {len(epochs)}."
     )
 
 
-def _interval(row: ScoreRow) -> str:
+def _interval(row: Score | ScoreRow) -> str:
     return f"{row.top1:.1%} ({row.low * 100:.1f} .. {row.high * 100:.1f})"
 
 
@@ -150,7 +172,8 @@ def _open_data(
         packed = open_data(data, cache, config)
         if packed.contents != folder.read_recipe()["data_digest"]:
             raise InputError(
-                f"{packed.manifest['source']}: not the data of this run; name its data with --data"
+                f"{packed.manifest['source']}: not the data of this run; name its data"
+                + advice(" with --data")
             )
         return packed
     except InputError as error:
@@ -161,29 +184,23 @@ def _open_data(
 def _add_training(report: RunReport, folder: StageFolder) -> None:
     """Add the learning curves, epochs and scores of a stage."""
     rows = folder.read_log()
-    epochs = [row for row in rows if row["kind"] == "epoch"]
+    epochs = [row for row in rows if isinstance(row, EpochRow)]
     if epochs:
-        best = max(epochs, key=lambda row: row["holdout"]["top1"])
+        best = max(epochs, key=lambda row: row.holdout.top1)
         caption = (
             f"Loss, hold-out accuracy and learning rate of {folder.stage}: {len(epochs)} epochs, "
-            f"the best hold-out top-1 {best['holdout']['top1']:.2%} after epoch {best['epoch'] + 1}"
+            f"the best hold-out top-1 {best.holdout.top1:.2%} after epoch {best.epoch + 1}"
         )
         name = f"curves-{folder.stage}"
         report.figures[name] = training_curves(rows, folder.stage), caption
         report.curves.append(name)
-    report.epochs += [_epoch(folder.stage, row) for row in epochs]
-    report.scores += map(ScoreRow.from_json, folder.read_scores())
-
-
-def _epoch(stage: str, row: Json) -> Json:
-    keys = ("top1", "low", "high", "top5", "loss")
-    scores = {key: row["holdout"][key] for key in keys}
-    return {"stage": stage, "epoch": row["epoch"] + 1, "train_loss": row["loss"], **scores}
+        report.epochs[folder.stage] = epochs
+    report.scores += folder.read_scores()
 
 
 def _facts(folder: StageFolder, config: RunConfig) -> list[tuple[str, str]]:
     recipe, stage = folder.read_recipe(), config.recipe.stage(folder.stage)
-    seconds = sum(row["seconds"] for row in folder.read_log() if row["kind"] == "epoch")
+    seconds = sum(row.seconds for row in folder.read_log() if isinstance(row, EpochRow))
     counts, versions = recipe["pictures"], recipe["versions"]
     return [
         ("recipe", f"{config.recipe.name}, {folder.stage}"),
@@ -240,29 +257,19 @@ def _add_mistakes(report: RunReport, plain: Probabilities, packed: Packed | None
     report.names = names
     report.classes = [
         ClassRow(
-            label=row["label"],
-            name=names[row["label"]],
-            wnid=plain.wnids[row["label"]],
-            n=row["n"],
-            top1=row["top1"],
-            low=row["low"],
-            high=row["high"],
-            taken_for=None if row["taken_for"] is None else names[row["taken_for"]],
-            share=row["share"],
+            row,
+            name=names[row.label],
+            wnid=plain.wnids[row.label],
+            taken_for=None if row.taken_for is None else names[row.taken_for],
         )
-        for row in sorted(by_class(log_probabilities, labels), key=lambda row: row["top1"])
+        for row in sorted(by_class(log_probabilities, labels), key=lambda row: row.top1)
     ]
     counts = confusion(log_probabilities, labels)
     report.order = similar_order(counts).tolist()
     report.counts = [(int(i), int(j), int(counts[i, j])) for i, j in np.argwhere(counts)]
     report.pairs = [
-        Pair(
-            (row["first"], row["second"]),
-            (names[row["first"]], names[row["second"]]),
-            row["first_as_second"],
-            row["second_as_first"],
-        )
-        for row in confused_pairs(counts, _PAIRS)
+        Pair(pair, (names[pair.first], names[pair.second]))
+        for pair in confused_pairs(counts, _PAIRS)
     ]
 
 
@@ -284,7 +291,7 @@ def _add_calibration(report: RunReport, saved: _Saved) -> None:
             title = f"{name}, T = {temperature:.2f}"
             results.append((title, at_temperature(merged, temperature)))
         for title, values in results:
-            row = ScoreRow(split=report.split, views=title, **score(values, labels))
+            row = ScoreRow(split=report.split, views=title).with_score(score(values, labels))
             curves.append((title, reliability(values, labels), row.ece))
             report.calibration.append(row)
     errors = "; ".join(f"{title} {error:.1%}" for title, _, error in curves)
@@ -298,7 +305,7 @@ def _merged(saved: _Saved, split: str, views: Sequence[str]) -> np.ndarray:
     return merges.mean(torch.from_numpy(values)).numpy()
 
 
-def _compare(reports: Sequence[RunReport]) -> list[ScoreRow]:
+def compare_runs(reports: Sequence[RunReport]) -> list[ScoreRow]:
     """The plain score of each run; its gain is over the first run, if both are of the same images.
 
     A run that cannot be compared says so among what its report lacks.
@@ -309,18 +316,16 @@ def _compare(reports: Sequence[RunReport]) -> list[ScoreRow]:
         plain = report.plain
         if plain is None:
             continue
-        row = ScoreRow(
-            run=report.name,
-            split=report.split,
-            **score(plain.log_probabilities[0], plain.required_labels),
-            gain=NOT_COMPARED,
+        origin = ScoreRow(run=report.name, stage=plain.about.get("stage"), split=report.split)
+        row = replace(origin, size=plain.about["side"], gain=NOT_COMPARED).with_score(
+            score(plain.log_probabilities[0], plain.required_labels)
         )
         if first is None:
             first = report.name, plain
         else:
             try:
                 same_images(first[1], plain, (first[0], report.name))
-                row = replace(row, gain=paired(_right(plain), _right(first[1])))
+                row = replace(row, gain=mcnemar(_right(plain), _right(first[1])))
             except InputError as error:
                 report.missing.append(f"Not compared in pairs: {error}")
         rows.append(row)
@@ -332,7 +337,7 @@ def _right(plain: Probabilities) -> np.ndarray:
     return plain.log_probabilities[0].argmax(1) == plain.required_labels
 
 
-def _class_differences(
+def class_differences(
     reports: Sequence[RunReport], rows: Sequence[ScoreRow]
 ) -> list[ClassDifference]:
     """The classes on which the accuracies of the runs differ most, the largest difference first.
@@ -358,7 +363,7 @@ def _class_differences(
                 n=of_class.shape[1],
                 top1=shares.tolist(),
                 difference=float(shares.max() - shares.min()),
-                p=min(1.0, (paired(best, worst).p or 0.0) * comparisons),
+                p=min(1.0, mcnemar(best, worst).p * comparisons),
             )
         )
     return sorted(differences, key=lambda row: -row.difference)[:_DIFFERENCES]

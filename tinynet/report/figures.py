@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinynet.records import Json, ScoreRow
+from tinynet.records import EpochRow, LogRow, ScoreRow, StepRow
+from tinynet.score.confusions import ObjectSizeBin, ReliabilityBin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,40 +13,37 @@ if TYPE_CHECKING:
     from tinynet.evaluation.predict import Explanation
 
 
-def training_curves(rows: Sequence[Json], title: str) -> "Figure":
-    """Plot loss, hold-out accuracy and learning rate of a stage.
-
-    `rows`: of its `log.jsonl`.
-    """
+def training_curves(rows: Sequence[LogRow], title: str) -> "Figure":
+    """Plot loss, hold-out accuracy and learning rate of a stage; `rows`: of its log."""
     from matplotlib.figure import Figure
 
-    steps = [row for row in rows if row["kind"] == "step"]
-    epochs = [row for row in rows if row["kind"] == "epoch"]
+    steps = [row for row in rows if isinstance(row, StepRow)]
+    epochs = [row for row in rows if isinstance(row, EpochRow)]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(title)
     loss, accuracy, rate = figure.subplots(1, 3)
     _plot_loss(loss, steps, epochs)
     _plot_accuracy(accuracy, epochs)
-    rate.plot([row["step"] for row in steps], [row["lr"] for row in steps], color="tab:green")
+    rate.plot([row.step for row in steps], [row.lr for row in steps], color="tab:green")
     rate.set(xlabel="step", ylabel="learning rate", title="Learning rate")
     rate.set_ylim(bottom=0)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     return figure
 
 
-def _plot_loss(panel: Any, steps: Sequence[Json], epochs: Sequence[Json]) -> None:
-    ends = [row["step"] for row in epochs]
-    step_losses = [row["loss"] for row in steps]
-    holdout_losses = [row["holdout"]["loss"] for row in epochs]
+def _plot_loss(panel: Any, steps: Sequence[StepRow], epochs: Sequence[EpochRow]) -> None:
+    ends = [row.step for row in epochs]
+    step_losses = [row.loss for row in steps]
+    holdout_losses = [row.holdout.loss for row in epochs]
     panel.plot(
-        [row["step"] for row in steps],
+        [row.step for row in steps],
         step_losses,
         color="0.8",
         linewidth=0.6,
         label="train, each step",
     )
     panel.plot(
-        ends, [row["loss"] for row in epochs], "o-", markersize=4, label="train, mean of an epoch"
+        ends, [row.loss for row in epochs], "o-", markersize=4, label="train, mean of an epoch"
     )
     panel.plot(ends, holdout_losses, "s-", markersize=4, label="hold-out")
     panel.set(xlabel="step", ylabel="cross-entropy (nats)", title="Loss")
@@ -53,17 +51,17 @@ def _plot_loss(panel: Any, steps: Sequence[Json], epochs: Sequence[Json]) -> Non
     panel.legend()
 
 
-def _plot_accuracy(panel: Any, epochs: Sequence[Json]) -> None:
+def _plot_accuracy(panel: Any, epochs: Sequence[EpochRow]) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     numbers = range(1, len(epochs) + 1)
-    scores = [row["holdout"] for row in epochs]
-    for key, label, mark in (("top1", "top-1", "s-"), ("top5", "top-5", "^-")):
-        panel.plot(numbers, [row[key] for row in scores], mark, markersize=4, label=label)
+    scores = [row.holdout for row in epochs]
+    panel.plot(numbers, [score.top1 for score in scores], "s-", markersize=4, label="top-1")
+    panel.plot(numbers, [score.top5 for score in scores], "^-", markersize=4, label="top-5")
     panel.fill_between(
         numbers,
-        [row["low"] for row in scores],
-        [row["high"] for row in scores],
+        [score.low for score in scores],
+        [score.high for score in scores],
         alpha=0.2,
         label="95 % interval of top-1",
     )
@@ -190,30 +188,30 @@ def overlay_heat(pixels: "np.ndarray", heat: "np.ndarray") -> "np.ndarray":
     )
 
 
-def reliability_diagram(curves: Sequence[tuple[str, Sequence[Json], float]]) -> "Figure":
+def reliability_diagram(curves: Sequence[tuple[str, Sequence[ReliabilityBin], float]]) -> "Figure":
     """Plot accuracy against confidence, a panel for each curve.
 
-    `curves`: name, rows of `confusions.reliability`, and expected calibration error.
+    `curves`: name, bins as from `confusions.reliability`, and expected calibration error.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(3.6 * len(curves), 3.6), layout="constrained")
-    for panel, (name, rows, error) in zip(
+    for panel, (name, bins, error) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
     ):
-        confidences = [row["confidence"] for row in rows]
+        confidences = [each.confidence for each in bins]
         panel.plot([0, 1], [0, 1], ":", color="0.5", label="calibrated")
         panel.errorbar(
             confidences,
-            [row["top1"] for row in rows],
+            [each.top1 for each in bins],
             color="tab:blue",
             fmt="o-",
             markersize=4,
             capsize=2,
             yerr=[
-                [row["top1"] - row["low"] for row in rows],
-                [row["high"] - row["top1"] for row in rows],
+                [each.top1 - each.low for each in bins],
+                [each.high - each.top1 for each in bins],
             ],
             label="measured, 95 % interval",
         )
@@ -251,24 +249,24 @@ def confusion_matrix(counts: "np.ndarray", order: "np.ndarray") -> "Figure":
     return figure
 
 
-def accuracy_by_object_size(rows: Sequence[Json]) -> "Figure":
-    """Plot top-1 with intervals by object size; `rows`: of `confusions.by_object_size`."""
+def accuracy_by_object_size(bins: Sequence[ObjectSizeBin]) -> "Figure":
+    """Plot top-1 with intervals by object size; `bins`: as from `confusions.by_object_size`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     panel = figure.subplots()
-    middle = [(row["least"] + row["greatest"]) / 2 for row in rows]
+    middle = [(each.least + each.greatest) / 2 for each in bins]
     panel.errorbar(
         middle,
-        [row["top1"] for row in rows],
+        [each.top1 for each in bins],
         fmt="o-",
         color="tab:blue",
         capsize=3,
-        xerr=[(row["greatest"] - row["least"]) / 2 for row in rows],
+        xerr=[(each.greatest - each.least) / 2 for each in bins],
         yerr=[
-            [row["top1"] - row["low"] for row in rows],
-            [row["high"] - row["top1"] for row in rows],
+            [each.top1 - each.low for each in bins],
+            [each.high - each.top1 for each in bins],
         ],
     )
     panel.set(xlabel="share of the image inside the object's box", ylabel="top-1", xlim=(0, 1.02))

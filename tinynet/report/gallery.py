@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 
-from tinynet.data.batches import to_float
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.data.verify import same_pixels
 from tinynet.errors import InputError
@@ -17,10 +15,14 @@ from tinynet.models.checkpoint import load_model
 from tinynet.report.figures import accuracy_by_object_size, overlay_heat
 from tinynet.report.page import Card, HardClass, HeatInside, HeatMap, Pair, RunReport, Twin
 from tinynet.runs import StageFolder
-from tinynet.score.confusions import box_areas, by_object_size, most_confident_errors
-from tinynet.score.gradcam import gradcam, share_inside
+from tinynet.score.confusions import (
+    box_areas,
+    by_object_size,
+    most_confident_errors,
+    share_inside,
+)
+from tinynet.score.gradcam import heat_maps
 from tinynet.score.probabilities import Probabilities
-from tinynet.score.views import resize
 
 _ERRORS, _HARD_CLASSES, _IMAGES_A_CLASS, _HEAT_MAPS = 96, 8, 8, 12
 _LAYER = "relu4_3"  # 8 x 8 cells at 64 px, where relu5_3 has 4 x 4
@@ -62,7 +64,8 @@ class _Gallery:
     def examples(self, pair: Pair) -> Iterator[int]:
         """An image of each class: the most confident error as the other class, if there is one."""
         predictions, labels = self.predictions, self.labels
-        for label, other in (pair.labels, pair.labels[::-1]):
+        first, second = pair.classes.first, pair.classes.second
+        for label, other in ((first, second), (second, first)):
             of_class = np.flatnonzero(labels == label)
             errors = of_class[predictions[of_class] == other]
             candidates = errors if len(errors) else of_class
@@ -84,10 +87,12 @@ def add_images(
     report.hardest = [
         HardClass(
             row.name,
-            row.top1,
+            row.accuracy.top1,
             [
                 gallery.card(position)
-                for position in np.flatnonzero(gallery.labels == row.label)[:_IMAGES_A_CLASS]
+                for position in np.flatnonzero(gallery.labels == row.accuracy.label)[
+                    :_IMAGES_A_CLASS
+                ]
             ],
         )
         for row in report.classes[:_HARD_CLASSES]
@@ -101,12 +106,12 @@ def add_images(
     if report.sizes:
         smallest, largest = report.sizes[0], report.sizes[-1]
         caption = (
-            f"Top-1 by size of the object: {smallest['top1']:.1%} of the smallest, "
-            f"{largest['top1']:.1%} of the largest"
+            f"Top-1 by size of the object: {smallest.top1:.1%} of the smallest, "
+            f"{largest.top1:.1%} of the largest"
         )
         report.figures["object-size"] = accuracy_by_object_size(report.sizes), caption
     _add_heat_maps(report, gallery, packed, folder)
-    report.twins = list(_twins(packed, report.split, plain, report.names))
+    report.twins = list(find_twins(packed, report.split, plain, report.names))
 
 
 def _add_heat_maps(
@@ -148,18 +153,14 @@ def _heats(
     gallery: _Gallery, positions: np.ndarray, packed: Packed, folder: StageFolder
 ) -> np.ndarray:
     """Heat maps (n, side, side); raises `InputError` if the head does not use the layer."""
-    plain = gallery.plain
     network, size = load_model(folder.best, packed.wnids, folder.origin)
-    heats = []
-    for batch in np.array_split(positions, max(1, len(positions) // 16)):
-        images = to_float(torch.from_numpy(gallery.part.images[plain.rows[batch]]))
-        classes = torch.from_numpy(plain.log_probabilities[0, batch].argmax(1))
-        heat = gradcam(network, resize(images, size), classes, _LAYER)
-        heats.append(resize(heat[:, None], packed.side)[:, 0].numpy())
-    return np.concatenate(heats)
+    images = gallery.part.images[gallery.plain.rows[positions]]
+    return heat_maps(network, images, gallery.predictions[positions], size, _LAYER)
 
 
-def _twins(packed: Packed, split: str, plain: Probabilities, names: list[str]) -> Iterator[Twin]:
+def find_twins(
+    packed: Packed, split: str, plain: Probabilities, names: list[str]
+) -> Iterator[Twin]:
     """Images of the split that are also in train with another label.
 
     A network can get only one of the two right.

@@ -1,14 +1,15 @@
 """Write the report of a run as one self-contained HTML file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet.files import atomic_file
 from tinynet.plotting import inline_svg, save_figure
-from tinynet.records import MISSING, Json, ScoreRow
+from tinynet.records import MISSING, EpochRow, Json, ScoreRow
 from tinynet.report.tables import titled
+from tinynet.score.confusions import ClassAccuracy, ConfusedPair, ObjectSizeBin
 from tinynet.score.probabilities import Probabilities
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _TEMPLATES = Path(__file__).parent
 # The columns of the score table that are always there, and those that are there if rows differ.
 _MAIN = ("split", "views", "merge", "size", "n", "top1", "interval", "gain", "p")
 _DISTINGUISHING = ("stage", "precision", "temperature")
+_EPOCHS = ("stage", "epoch", "train_loss", "top1", "interval", "top5", "loss")
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,12 @@ class Card:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """The accuracy of a class, and the class that it is most often confused with.
+    """The accuracy of a class, and its names; `taken_for`: the name of `accuracy.taken_for`."""
 
-    `share`: the fraction of its images that are predicted as `taken_for`.
-    """
-
-    label: int
+    accuracy: ClassAccuracy
     name: str
     wnid: str
-    n: int
-    top1: float
-    low: float
-    high: float
     taken_for: str | None
-    share: float
 
 
 @dataclass(frozen=True)
@@ -64,12 +58,10 @@ class HardClass:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two classes that are confused, how often each is predicted as the other, and examples."""
+    """Two classes that are confused, their names, and examples."""
 
-    labels: tuple[int, int]
+    classes: ConfusedPair
     names: tuple[str, str]
-    first_as_second: int
-    second_as_first: int
     cards: list[Card] = field(default_factory=list)
 
 
@@ -121,9 +113,9 @@ class RunReport:
     """The contents of a run's page.
 
     `answer`: the result in one sentence. `figures`: by name, with a caption. `curves`: the figures
-    of training. `counts`: (class, predicted class, number of images); `order`: the classes in the
-    order of the matrix. `missing`: sentences on what the page lacks and how to get it. `plain`: the
-    probabilities of the plain images of `split`, from which all analyses come.
+    of training. `epochs`: by stage. `counts`: (class, predicted class, number of images). `order`:
+    the classes in the order of the matrix. `missing`: sentences on what the page lacks and how to
+    get it. `plain`: the probabilities of the plain images of `split`, from which all analyses come.
     """
 
     name: str
@@ -132,7 +124,7 @@ class RunReport:
     scores: list[ScoreRow] = field(default_factory=list)
     figures: dict[str, tuple["Figure", str]] = field(default_factory=dict)
     curves: list[str] = field(default_factory=list)
-    epochs: list[Json] = field(default_factory=list)
+    epochs: dict[str, list[EpochRow]] = field(default_factory=dict)
     classes: list[ClassRow] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     counts: list[tuple[int, int, int]] = field(default_factory=list)
@@ -141,7 +133,7 @@ class RunReport:
     mistakes: list[Card] = field(default_factory=list)
     hardest: list[HardClass] = field(default_factory=list)
     calibration: list[ScoreRow] = field(default_factory=list)
-    sizes: list[Json] = field(default_factory=list)
+    sizes: list[ObjectSizeBin] = field(default_factory=list)
     heats: list[HeatMap] = field(default_factory=list)
     inside: HeatInside | None = None
     twins: list[Twin] = field(default_factory=list)
@@ -171,10 +163,23 @@ def write_page(report: RunReport, path: Path) -> None:
         matrix={"order": report.order, "names": report.names, "counts": report.counts},
         scores=titled(scores, _main_columns(scores)),
         all_scores=titled(scores),
-        epochs=titled(report.epochs),
+        epochs=titled(_epoch_rows(report), _EPOCHS),
         calibration=titled([row.to_json() for row in report.calibration]),
-        sizes=titled(report.sizes),
+        sizes=titled([asdict(row) for row in report.sizes]),
     )
+
+
+def _epoch_rows(report: RunReport) -> list[Json]:
+    return [
+        {
+            "stage": stage,
+            "epoch": row.epoch + 1,
+            "train_loss": row.loss,
+            **row.holdout.to_json(),
+        }
+        for stage, rows in report.epochs.items()
+        for row in rows
+    ]
 
 
 def _main_columns(rows: Sequence[Json]) -> list[str]:

@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from tinynet.console import option
 from tinynet.errors import InputError
+from tinynet.records import EpochRow, LogRow, Score, StepRow
 from tinynet.report.figures import confusion_matrix
 from tinynet.runs import StageFolder
 from tinynet.score.confusions import confusion, similar_order
 from tinynet.training.observers import Observer
 
 _IMAGES = 32
+# Field of a row -> name of its scalar.
 _STEP = {"lr": "learning rate", "loss": "train/loss of a step"}
-_EPOCH = {"loss": "train/loss of an epoch", "pictures_per_second": "train/images per second"}
+_EPOCH = {"loss": "train/loss of an epoch", "images_per_second": "train/images per second"}
 _HOLDOUT = {"top1": "hold-out/top-1", "top5": "hold-out/top-5", "loss": "hold-out/loss"}
 
 
@@ -24,7 +27,8 @@ def writer() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except (ImportError, AttributeError) as error:  # versions before 2.18 do not support numpy 2
         raise InputError(
-            f"--tensorboard: needs the package tensorboard ({error}); pip install -U tensorboard"
+            f"{option('tensorboard')}: needs the package tensorboard ({error}); pip install -U "
+            "tensorboard"
         ) from None
     return SummaryWriter
 
@@ -51,17 +55,17 @@ class TensorBoard(Observer):
         """Close the event file."""
         self._writer.close()
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: LogRow) -> None:
         """Add the scalars of a row of the log."""
-        if row["kind"] == "step":
-            self._add(_STEP, row, row["step"])
-        elif row["kind"] == "epoch":
-            self._add(_EPOCH, row, row["step"])
-            self._add(_HOLDOUT, row["holdout"], row["step"])
+        if isinstance(row, StepRow):
+            self._add(_STEP, row, row.step)
+        elif isinstance(row, EpochRow):
+            self._add(_EPOCH, row, row.step)
+            self._add(_HOLDOUT, row.holdout, row.step)
 
-    def _add(self, names: Mapping[str, str], values: Mapping[str, Any], step: int) -> None:
-        for key, name in names.items():
-            self._writer.add_scalar(name, values[key], step)
+    def _add(self, names: Mapping[str, str], values: LogRow | Score, step: int) -> None:
+        for field, name in names.items():
+            self._writer.add_scalar(name, getattr(values, field), step)
 
     def images(self, images: Tensor) -> None:
         """Add a grid of images (N, 3, H, W) in [0, 1], as the network gets them."""

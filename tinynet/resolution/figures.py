@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinynet.records import Json, ScoreRow
+from tinynet.records import ScoreRow
+from tinynet.resolution.activations import FeatureRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,32 +45,33 @@ def accuracy_against_size(rows: Sequence[ScoreRow], title: str) -> "Figure":
     return figure
 
 
-def cumulative_curves(activations: Sequence[Json], trained: int, title: str) -> "Figure":
+def cumulative_curves(activations: Sequence[FeatureRow], trained: int, title: str) -> "Figure":
     """Plot the cumulative curves of the features at every size, a panel for each feature.
 
     `activations`: rows of `Study.activations`. `trained`: the training size in pixels.
     """
     from matplotlib.ticker import PercentFormatter
 
-    feature_names = list(dict.fromkeys(row["tap"] for row in activations))
+    feature_names = list(dict.fromkeys(row.feature for row in activations))
     columns = min(4, len(feature_names))
     figure, panels = _panels(-(-len(feature_names) // columns), columns, (3.4, 2.9), title)
-    sizes = sorted({row["size"] for row in activations})
+    sizes = sorted({row.size for row in activations})
     colours = dict(zip(sizes, _shades(len(sizes)), strict=True))
     dashes = dict(zip(sizes, cycle(("-", ":", "-."))))
     for panel, feature in zip(panels, feature_names, strict=False):
-        for row in sorted((r for r in activations if r["tap"] == feature), key=lambda r: r["size"]):
-            own = row["size"] == trained
+        rows = [row for row in activations if row.feature == feature]
+        for row in sorted(rows, key=lambda row: row.size):
+            own, zeros = row.size == trained, row.distribution.zeros
             panel.plot(
-                row["curve"],
-                np.linspace(0, 1, len(row["curve"])),
-                color=colours[row["size"]],
+                row.curve,
+                np.linspace(0, 1, len(row.curve)),
+                color=colours[row.size],
                 linewidth=2.2 if own else 1.2,
-                linestyle="--" if own else dashes[row["size"]],
-                label=f"{row['size']} px{' (trained)' if own else ''}, {row['zeros']:.0%} zeros",
+                linestyle="--" if own else dashes[row.size],
+                label=f"{row.size} px{' (trained)' if own else ''}, {zeros:.0%} zeros",
             )
         panel.set(
-            xlim=(0, max(r["q0.99"] for r in activations if r["tap"] == feature)),
+            xlim=(0, max(row.distribution.quantiles[0.99] for row in rows)),
             ylim=(0, 1),
             title=feature,
             xlabel="value of a feature",

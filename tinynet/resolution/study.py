@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinynet.console import log
+from tinynet.console import log, option
 from tinynet.errors import InputError
-from tinynet.evaluation.evaluate import GainsOverFirst, paired
+from tinynet.evaluation.evaluate import GainsOverFirst
 from tinynet.evaluation.predictor import Predictor
 from tinynet.models.classifier import Classifier, update_bn
-from tinynet.records import NOT_COMPARED, Json, ScoreRow
-from tinynet.resolution.activations import curve, describe, distances
+from tinynet.records import NOT_COMPARED, ScoreRow
+from tinynet.resolution.activations import FeatureRow, curve, describe, distances
 from tinynet.resolution.corrections import Mapping, frechet_mapping, quantile_mapping
 from tinynet.resolution.resize import METHOD, METHODS, resize_square
+from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.training.config import split_of
@@ -48,7 +49,9 @@ class Study:
 
     def __init__(self, predictor: Predictor, method: str = METHOD):
         if method not in METHODS:
-            raise InputError(f"--methods {method}: unknown; choose from {', '.join(METHODS)}")
+            raise InputError(
+                f"{option('methods')} {method}: unknown; choose from {', '.join(METHODS)}"
+            )
         self.predictor, self.method = predictor, method
         self._cache: dict[tuple[int, str], tuple[nn.Module, list[_WidthAndMapping]]] = {}
         self._head = copy.deepcopy(predictor.model.head).to(predictor.compute.device)
@@ -58,7 +61,7 @@ class Study:
         """Compute the features of `holdout`, `val`, or a `sample` of train, at `size` pixels."""
         predictor = self.predictor
         part, rows = (
-            (predictor.packed.train, self._sample) if split == "sample" else predictor.images(split)
+            (predictor.packed.train, self.sample) if split == "sample" else predictor.images(split)
         )
         # The scores must be those of `tinynet evaluate`: it rounds features if it caches them.
         dtype = predictor.stage.feature_dtype if predictor.stage.cached_epochs else "float32"
@@ -68,7 +71,7 @@ class Study:
         return cache.view_features(part, rows, view, stage)
 
     @property
-    def _sample(self) -> np.ndarray:
+    def sample(self) -> np.ndarray:
         """Rows of training images, at equal steps."""
         rows = split_of(self.predictor.config, self.predictor.packed).train
         return rows[np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(np.int64)]
@@ -110,21 +113,21 @@ class Study:
         model.head.load_state_dict(self._corrected(size, NORMS)[0].state_dict())
         return model
 
-    def activations(self, size: int) -> Iterator[Json]:
+    def activations(self, size: int) -> Iterator[FeatureRow]:
         """Yield a row for each feature: its distribution, and its distance to the training size."""
         features, reference = (
             self.features("sample", side) for side in (size, self.predictor.size)
         )
         names = self.predictor.model.feature_names
         for name, values, target in zip(names, features.arrays, reference.arrays, strict=True):
-            yield {
-                "size": size,
-                "tap": name,
-                "numbers": values[0].size,
-                **describe(values[0]),
-                **distances(values[0], target[0]),
-                "curve": curve(values[0], _CURVE_POINTS).tolist(),
-            }
+            yield FeatureRow(
+                size=size,
+                feature=name,
+                count=values[0].size,
+                distribution=describe(values[0]),
+                distances=distances(values[0], target[0]),
+                curve=curve(values[0], _CURVE_POINTS).tolist(),
+            )
 
     @property
     def corrections(self) -> list[str]:
@@ -215,13 +218,12 @@ def _rows(
             size=size,
             method=study.method,
             correction=name,
-            **score(log_probabilities, labels),
-            gain=NOT_COMPARED if name == AS_IS else paired(right, as_is),
+            gain=NOT_COMPARED if name == AS_IS else mcnemar(right, as_is),
             over={
-                what: NOT_COMPARED if reference is None else paired(right, reference)
+                what: NOT_COMPARED if reference is None else mcnemar(right, reference)
                 for what, reference in references.items()
             },
-        )
+        ).with_score(score(log_probabilities, labels))
 
 
 def compare_methods(predictor: Predictor, methods: Sequence[str], size: int) -> Iterator[ScoreRow]:
@@ -236,6 +238,5 @@ def compare_methods(predictor: Predictor, methods: Sequence[str], size: int) -> 
             split="holdout",
             size=size,
             method=method,
-            **score(log_probabilities, labels),
             gain=gains.gain(right),
-        )
+        ).with_score(score(log_probabilities, labels))

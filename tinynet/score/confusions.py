@@ -1,10 +1,61 @@
-"""Error analysis: confusions between classes, confidence of errors, and accuracy by object size."""
+"""Error analysis: accuracy of classes, confusions, confidence of errors, and objects in boxes."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from tinynet.score.metrics import confidence_bins, wilson
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The fraction `top1` of `n` images that are classified right, with Wilson's 95 % interval."""
+
+    n: int
+    top1: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassAccuracy(Accuracy):
+    """The accuracy of a class, and its most frequent confusion.
+
+    `label`: the class index. `taken_for`: the most frequent wrong class index, None without errors.
+    `share`: the fraction of the images of the class that are predicted as `taken_for`.
+    """
+
+    label: int
+    taken_for: int | None
+    share: float
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Two class indices, and the numbers of images that are predicted as the other class."""
+
+    first: int
+    second: int
+    first_as_second: int
+    second_as_first: int
+
+
+@dataclass(frozen=True)
+class ReliabilityBin(Accuracy):
+    """The accuracy of the images in a confidence bin; `confidence`: their mean confidence."""
+
+    confidence: float
+
+
+@dataclass(frozen=True)
+class ObjectSizeBin(Accuracy):
+    """The accuracy of images with objects of similar size.
+
+    `least`, `greatest`: the smallest and the largest share of the image inside the object's box.
+    """
+
+    least: float
+    greatest: float
 
 
 def confusion(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -34,24 +85,36 @@ def similar_order(counts: np.ndarray) -> np.ndarray:
     return leaves_list(linkage(squareform(distances), "average", optimal_ordering=True))
 
 
-def confused_pairs(counts: np.ndarray, most: int) -> list[dict[str, Any]]:
+def by_class(log_probabilities: np.ndarray, labels: np.ndarray) -> list[ClassAccuracy]:
+    """Compute accuracy and the most frequent confusion of each class that has images.
+
+    `log_probabilities`: (N, C); `labels`: (N,).
+    """
+    predictions = log_probabilities.argmax(1)
+    rows = []
+    for label in np.unique(labels):
+        of_class = predictions[labels == label]
+        errors = np.bincount(of_class[of_class != label], minlength=1)
+        rows.append(
+            ClassAccuracy(
+                *_accuracy(of_class == label),
+                label=int(label),
+                taken_for=int(errors.argmax()) if errors.any() else None,
+                share=float(errors.max() / len(of_class)),
+            )
+        )
+    return rows
+
+
+def confused_pairs(counts: np.ndarray, most: int) -> list[ConfusedPair]:
     """List up to `most` pairs of classes that are confused, most often first.
 
-    `counts`: (C, C), as from `confusion`. Rows have `first`, `second` (class indices),
-    `first_as_second` and `second_as_first` (numbers of images).
+    `counts`: (C, C), as from `confusion`.
     """
     both = np.triu(counts + counts.T, 1)
     best = np.argsort(-both, axis=None, kind="stable")[:most]
     pairs = (np.unravel_index(position, both.shape) for position in best if both.flat[position])
-    return [
-        {
-            "first": int(i),
-            "second": int(j),
-            "first_as_second": int(counts[i, j]),
-            "second_as_first": int(counts[j, i]),
-        }
-        for i, j in pairs
-    ]
+    return [ConfusedPair(int(i), int(j), int(counts[i, j]), int(counts[j, i])) for i, j in pairs]
 
 
 def most_confident_errors(
@@ -62,38 +125,38 @@ def most_confident_errors(
     return errors[np.argsort(-log_probabilities[errors].max(1), kind="stable")][:most]
 
 
-def reliability(log_probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Compute the reliability diagram: one row for each of 15 confidence bins that has images.
+def reliability(log_probabilities: np.ndarray, labels: np.ndarray) -> list[ReliabilityBin]:
+    """Compute the reliability diagram: those of 15 confidence bins that have images.
 
-    Rows have `confidence` (mean in the bin), `n`, `top1`, and `low`, `high` (Wilson's 95 %
-    interval).
+    `log_probabilities`: (N, C); `labels`: (N,).
     """
     confidence, bins = confidence_bins(log_probabilities)
     right = log_probabilities.argmax(1) == labels
     return [
-        {"confidence": float(confidence[bins == number].mean()), **_accuracy(right[bins == number])}
+        ReliabilityBin(
+            *_accuracy(right[bins == number]), confidence=float(confidence[bins == number].mean())
+        )
         for number in np.unique(bins)
     ]
 
 
 def by_object_size(
     right: np.ndarray, boxes: np.ndarray, side: int, groups: int = 5
-) -> list[dict[str, Any]]:
+) -> list[ObjectSizeBin]:
     """Compute top-1 by object size, in `groups` of equally many images, smallest objects first.
 
     `right`: (N,) bool. `boxes`: (N, 4) x0, y0, x1, y1 inclusive, -1 for an image without a box.
-    `side`: of the images in pixels. Rows have `least`, `greatest` (the box's share of the image
-    area), `n`, `top1`, `low`, `high`. There are no rows if no image has a box.
+    `side`: of the images in pixels. The list is empty if no image has a box.
     """
     boxed = boxes[:, 0] >= 0
     shares = box_areas(boxes[boxed]) / side**2
     order = np.argsort(shares, kind="stable")
     return [
-        {
-            "least": float(shares[group].min()),
-            "greatest": float(shares[group].max()),
-            **_accuracy(right[boxed][group]),
-        }
+        ObjectSizeBin(
+            *_accuracy(right[boxed][group]),
+            least=float(shares[group].min()),
+            greatest=float(shares[group].max()),
+        )
         for group in np.array_split(order, groups)
         if len(group)
     ]
@@ -105,6 +168,22 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
     return (x1 - x0 + 1) * (y1 - y0 + 1)
 
 
-def _accuracy(right: np.ndarray) -> dict[str, Any]:
-    low, high = wilson(int(np.sum(right)), len(right))
-    return {"n": len(right), "top1": float(np.mean(right)), "low": low, "high": high}
+def share_inside(heats: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the share (N,) of each heat map (N, H, W) inside its box.
+
+    `boxes`: (N, 4) x0, y0, x1, y1 inclusive, -1 for an image without a box. The share is NaN for an
+    image without a box and for a heat map that is all zero.
+    """
+    return np.array(
+        [
+            heat[y0 : y1 + 1, x0 : x1 + 1].sum() / heat.sum()
+            if x0 >= 0 and heat.sum() > 0
+            else np.nan
+            for heat, (x0, y0, x1, y1) in zip(heats, boxes, strict=True)
+        ]
+    )
+
+
+def _accuracy(right: np.ndarray) -> tuple[int, float, float, float]:
+    """The fields of `Accuracy`; `right`: (N,) bool."""
+    return len(right), float(np.mean(right)), *wilson(int(np.sum(right)), len(right))

@@ -1,12 +1,16 @@
-"""Grad-CAM (Selvaraju et al. 2017), and the share of its heat inside an object's box."""
+"""Grad-CAM (Selvaraju et al. 2017): where in an image a network sees a class."""
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinynet.data.batches import to_float
 from tinynet.errors import InputError
 from tinynet.models.classifier import Classifier, pool_maps
+from tinynet.score.views import resize
+
+_BATCH = 16  # images whose gradients are computed together
 
 
 def gradcam(network: Classifier, images: Tensor, classes: Tensor, node: str) -> Tensor:
@@ -34,6 +38,21 @@ def gradcam(network: Classifier, images: Tensor, classes: Tensor, node: str) -> 
     return heat / heat.sum((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
 
 
+def heat_maps(
+    network: Classifier, images: np.ndarray, classes: np.ndarray, size: int, node: str
+) -> np.ndarray:
+    """Compute Grad-CAM heat maps (N, H, W) of images (N, H, W, 3) uint8, as `gradcam` does.
+
+    `size`: in pixels, to which the network's input is resized. Raises `InputError` like `gradcam`.
+    """
+    maps = []
+    for batch in np.array_split(np.arange(len(images)), max(1, len(images) // _BATCH)):
+        pixels = resize(to_float(torch.from_numpy(images[batch])), size)
+        heat = gradcam(network, pixels, torch.from_numpy(classes[batch]), node)
+        maps.append(resize(heat[:, None], images.shape[1])[:, 0].numpy())
+    return np.concatenate(maps)
+
+
 def _maps_and_gradient(
     network: Classifier, images: Tensor, classes: Tensor, node: str
 ) -> tuple[Tensor, Tensor | None]:
@@ -53,19 +72,3 @@ def _maps_and_gradient(
             logits.gather(1, classes[:, None]).sum(), outputs[node], allow_unused=True
         )
     return outputs[node], gradient
-
-
-def share_inside(heats: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the share (N,) of each heat map (N, H, W) inside its box.
-
-    `boxes`: (N, 4) x0, y0, x1, y1 inclusive, -1 for an image without a box. The share is NaN for an
-    image without a box and for a heat map that is all zero.
-    """
-    return np.array(
-        [
-            heat[y0 : y1 + 1, x0 : x1 + 1].sum() / heat.sum()
-            if x0 >= 0 and heat.sum() > 0
-            else np.nan
-            for heat, (x0, y0, x1, y1) in zip(heats, boxes, strict=True)
-        ]
-    )

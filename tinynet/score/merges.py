@@ -64,7 +64,7 @@ MERGES: dict[str, Merge] = {
 
 def get(name: str) -> Merge:
     """Return the merge `name`; raise `InputError` if it does not exist."""
-    if name not in MERGES:
+    if not isinstance(name, str) or name not in MERGES:
         raise InputError(f"merge {name!r}: does not exist; use one of {', '.join(MERGES)}")
     return MERGES[name]
 

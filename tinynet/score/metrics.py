@@ -1,8 +1,9 @@
 """Metrics of log-probabilities and labels: top-k accuracy, log loss, calibration, intervals."""
 
-from typing import Any
-
 import numpy as np
+
+from tinynet.console import option
+from tinynet.records import Score
 
 BINS = 15  # confidence bins of the calibration error
 
@@ -28,33 +29,6 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> tuple[float, floa
     return float(interval.low), float(interval.high)
 
 
-def by_class(log_probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Compute accuracy and the most frequent confusion of each class that has images.
-
-    `log_probabilities`: (N, C); `labels`: (N,). Rows have `label`, `n`, `top1`, `low`, `high`
-    (Wilson's 95 % interval), `taken_for` (the most frequent wrong class index, or None without
-    errors) and `share` (of the class's images with that prediction).
-    """
-    predictions = log_probabilities.argmax(1)
-    rows = []
-    for label in np.unique(labels):
-        of_class = predictions[labels == label]
-        low, high = wilson(int((of_class == label).sum()), len(of_class))
-        errors = np.bincount(of_class[of_class != label], minlength=1)
-        rows.append(
-            {
-                "label": int(label),
-                "n": len(of_class),
-                "top1": float((of_class == label).mean()),
-                "low": low,
-                "high": high,
-                "taken_for": int(errors.argmax()) if errors.any() else None,
-                "share": float(errors.max() / len(of_class)),
-            }
-        )
-    return rows
-
-
 class Tally:
     """Accumulator of metrics over batches; the result does not depend on the batch size."""
 
@@ -69,7 +43,7 @@ class Tally:
         """
         if np.isnan(log_probabilities).any():
             raise FloatingPointError(
-                "some of the network's probabilities are NaN; use --precision float32"
+                f"some of the network's probabilities are NaN; use {option('precision')} float32"
             )
         self.count += len(labels)
         self.top1_hits += top_k_hits(log_probabilities, labels, 1)
@@ -81,24 +55,22 @@ class Tally:
         right = log_probabilities.argmax(1) == labels
         self.gaps += np.bincount(bins, right - confidence, BINS)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Score:
         """Return the metrics of all batches.
 
-        `n`: number of images. `top1`, `top5`: fractions. `loss`: mean negative log-likelihood in
-        nats. `low`, `high`: Wilson's 95 % interval of top-1. `ece`: expected calibration error (Guo
-        et al. 2017) in [0, 1], with 15 bins of equal width of the greatest probability: the mean
-        over images of |accuracy - mean confidence| of their bin.
+        `ece` has 15 bins of equal width of the greatest probability: it is the mean over images of
+        |accuracy - mean confidence| of their bin.
         """
         low, high = wilson(self.top1_hits, self.count)
-        return {
-            "n": self.count,
-            "top1": self.top1_hits / self.count,
-            "top5": self.top5_hits / self.count,
-            "loss": self.loss / self.count,
-            "ece": float(np.abs(self.gaps).sum() / self.count),
-            "low": low,
-            "high": high,
-        }
+        return Score(
+            n=self.count,
+            top1=self.top1_hits / self.count,
+            top5=self.top5_hits / self.count,
+            loss=self.loss / self.count,
+            ece=float(np.abs(self.gaps).sum() / self.count),
+            low=low,
+            high=high,
+        )
 
 
 def confidence_bins(log_probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,8 +82,8 @@ def confidence_bins(log_probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return confidence, np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
 
-def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return `Tally.result` of one batch.
+def score(log_probabilities: np.ndarray, labels: np.ndarray) -> Score:
+    """Return accuracies, log loss and calibration error of one batch, as `Tally.result` does.
 
     `log_probabilities`: (N, C) float, normalised; `labels`: (N,) int.
     """

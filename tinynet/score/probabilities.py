@@ -15,7 +15,7 @@ from tinynet.data.batches import Batch
 from tinynet.errors import InputError
 from tinynet.files import atomic_file, regular_file
 from tinynet.records import Json
-from tinynet.score.merges import Merge
+from tinynet.score.merges import Merge, mean
 from tinynet.score.views import View, identity
 
 _SUM_TOLERANCE = 1e-3  # of probabilities, for rounding
@@ -142,7 +142,7 @@ class Probabilities:
                 f"{name} from {indices.min()} to {indices.max()} for {len(self.wnids)} classes"
             )
 
-    def merged(self, merge: Merge) -> np.ndarray:
+    def merged(self, merge: Merge = mean) -> np.ndarray:
         """Return the log-probabilities (N, C) of all views, combined with `merge`."""
         return merge(torch.from_numpy(self.log_probabilities)).numpy()
 

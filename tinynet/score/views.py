@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tinynet.console import advice
 from tinynet.errors import InputError
 from tinynet.models.classifier import MAX_SIDE
+from tinynet.values import as_integer, brief
 
 View = Callable[[Tensor], Tensor]
 Views = dict[str, View]
@@ -261,13 +262,14 @@ class ViewSet:
     """A set of named views.
 
     `dense`: whether they need fully convolutional scoring (`models.dense`). `resizes`: whether a
-    step sets the image size.
+    step sets the image size. `size`: the test size in pixels that the steps were given.
     """
 
     name: str
     views: Views
     dense: bool = False
     resizes: bool = False
+    size: int | None = None
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Compute each view of images (N, 3, H, W), by name; sizes may differ between views."""
@@ -284,6 +286,10 @@ def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
     default is a centre crop. Raises `InputError` for an unknown step, numbers that the step does
     not accept, or steps that repeat a view.
     """
+    if not isinstance(text, str):
+        raise InputError(
+            f"views is {brief(text)}; it must be one set in a string, like 'flip+scales:64,80'"
+        )
     if not 0 < size <= MAX_SIDE:
         raise InputError(
             f"{advice('--size') or 'size'} {size}: out of range; use 1 to {MAX_SIDE} pixels"
@@ -303,7 +309,7 @@ def view_set(text: str, size: int, prepared: bool = False) -> ViewSet:
         views = product(views, step_views)
         if len(views) != count:
             raise InputError(f"{text!r}: {name} repeats a view of another step; use each step once")
-    return ViewSet(text, views, DENSE in names, resizes)
+    return ViewSet(text, views, DENSE in names, resizes, size)
 
 
 def get(text: str, size: int | None = None) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -312,7 +318,8 @@ def get(text: str, size: int | None = None) -> Callable[[Tensor], dict[str, Tens
     `size`: the network's image size; None is the shorter side of the images. Raises `InputError` as
     `view_set` does, and for `dense`, which needs a network of tinynet.
     """
-    if view_set(text, size or 64).dense:
+    size = None if size is None else as_integer(size, "size")
+    if view_set(text, 64 if size is None else size).dense:
         raise InputError(
             f"{text!r}: dense works only for runs of tinynet and is not a view; use scales:96"
         )
@@ -320,7 +327,7 @@ def get(text: str, size: int | None = None) -> Callable[[Tensor], dict[str, Tens
 
 
 def _apply(text: str, size: int | None, images: Tensor) -> dict[str, Tensor]:
-    return view_set(text, size or min(images.shape[-2:]))(images)
+    return view_set(text, min(images.shape[-2:]) if size is None else size)(images)
 
 
 def _parse_step(step: str, text: str) -> tuple[str, tuple[float, ...]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinynet import runs
-from tinynet.console import option
+from tinynet.console import advice, option
 from tinynet.errors import InputError
 from tinynet.records import Json
 from tinynet.training.recipes import Network, Recipe, SplitConfig, Stage, check_types
@@ -24,7 +24,7 @@ class RunConfig:
     """A recipe, its data, its starting weights and its seed.
 
     `data`: the path of the archive. `stages`: the stages to train, in order. `weights`: ImageNet
-    weights of the backbone, a name or a file, like `--weights`. `cache`: the folder for derived
+    weights of the backbone, a name or a file. `cache`: the folder for derived
     files, None: the default. `start_run`: the run that finetune and fixres start from, None: this
     run. `start_stage`: the stage of that run that fixres starts from.
     """
@@ -75,8 +75,8 @@ class RunConfig:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
-                f"not a recipe of tinynet ({type(error).__name__}: {error}); choose a run that "
-                "tinynet.train wrote"
+                f"not a recipe of tinynet ({type(error).__name__}: {error}); restore the "
+                "file, or choose another run"
             ) from None
 
     def start(self, run: Path, stage: str) -> runs.StageFolder | None:
@@ -93,7 +93,7 @@ class RunConfig:
             state = "is not finished" if folder.started else "does not exist"
             raise InputError(
                 f"{folder.path}: {state}, but {stage} starts from it; finish it first, or choose "
-                "another run with --run"
+                "another run" + advice(" with --run")
             )
         return folder
 
@@ -162,13 +162,13 @@ def open_data(data: str | None, cache: str | None, config: RunConfig) -> "Packed
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
 
-    path = data or (config.data if Path(config.data).exists() else None)
+    path = data if data is not None or not Path(config.data).exists() else config.data
     if path is None and not os.environ.get("TINYNET_DATA"):
         raise InputError(
             f"{config.data}: the data of this run no longer exists; pass its new path as "
             f"{option('data')}"
         )
-    return open_packed(find_data(path), cache or config.cache)
+    return open_packed(find_data(path), cache if cache is not None else config.cache or None)
 
 
 def split_of(config: RunConfig, packed: "Packed") -> "Split":

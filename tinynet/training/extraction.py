@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tinynet.compute import AutoBatch, Compute
-from tinynet.console import advice, log, progress
+from tinynet.console import advice, log, option, progress
 from tinynet.data.batches import Batch, batches, fetch_async
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
@@ -24,7 +24,7 @@ from tinynet.models.vgg import Backbone
 from tinynet.training.inputs import augment_images
 from tinynet.training.recipes import Stage
 
-_SAVE_EVERY = 30.0  # seconds of extraction that an interruption may cost
+SAVE_EVERY = 30.0  # seconds of extraction that an interruption may cost
 _CALIBRATION = 64  # images that set the ranges of 8-bit integers; 256 give the same error
 
 
@@ -120,13 +120,13 @@ def extract(
 def _check_range(greatest: Tensor, dtype: torch.dtype) -> None:
     """Raise `InputError` if the `greatest` absolute feature is not finite, or beyond `dtype`."""
     if not torch.isfinite(greatest):
-        raise InputError(f"features overflowed ({greatest:g}); use --precision float32")
+        raise InputError(f"features overflowed ({greatest:g}); use {option('precision')} float32")
     if greatest > torch.finfo(dtype).max:
         raise InputError(
             f"features reach {greatest:.3g}, too large for {str(dtype).removeprefix('torch.')}; "
             + (
-                advice("use --feature-dtype float32")
-                or "train a new run with --feature-dtype float32"
+                advice(f"use {option('feature_dtype')} float32")
+                or f"train a new run with {option('feature_dtype')} float32"
             )
         )
 
@@ -197,7 +197,7 @@ class _Output:
         for array, values in zip(self._arrays, np.split(features, self._splits, 1), strict=True):
             array[epoch, columns] = values
         self.position = (epoch, batch + 1, self.position[2] + len(rows))
-        if time.monotonic() - self._last_save > _SAVE_EVERY:
+        if time.monotonic() - self._last_save > SAVE_EVERY:
             self.save()
             self._last_save = time.monotonic()
 

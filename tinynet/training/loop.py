@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,16 +13,16 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinynet.compute import Compute
-from tinynet.console import advice
+from tinynet.console import advice, option
 from tinynet.models.checkpoint import State
 from tinynet.models.classifier import BN_IMAGES, update_bn
-from tinynet.records import Json
+from tinynet.records import EpochRow, Json, LogRow, Score, StepRow, StopRow
 from tinynet.training.recipes import ALL_GROUPS, Stage
 from tinynet.training.schedules import make_schedule
 
 # Seconds between two transfers of losses to the CPU. A transfer waits for the device, so there is
 # not one each step.
-_FLUSH_AFTER = 1.0
+FLUSH_AFTER = 1.0
 
 # (epoch, first batch) -> inputs and labels of the epoch's batches from this one on
 EpochInputs = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
@@ -64,7 +65,7 @@ class Training:
             self._live_tensors = _tensors(module)
         self.epoch = self.step = self.stale = self.seen = 0
         self.loss_sum = self.seconds = 0.0
-        self.best: Json | None = None
+        self.best: EpochRow | None = None
 
     @property
     def result(self) -> nn.Module:
@@ -76,7 +77,7 @@ class Training:
         """The number of finished steps of the stage."""
         return self.epoch * self.steps + self.step
 
-    _PLAIN = ("epoch", "step", "stale", "seen", "loss_sum", "seconds", "best")
+    _PLAIN = ("epoch", "step", "stale", "seen", "loss_sum", "seconds")
     _STATEFUL = ("module", "optimizer", "schedule", "scaler", "average")
 
     def state_dict(self) -> State:
@@ -85,6 +86,7 @@ class Training:
         On a CPU the continued training is bit-identical. A GPU may add in another order.
         """
         state: State = {name: getattr(self, name) for name in self._PLAIN}
+        state["best"] = None if self.best is None else self.best.to_json()
         state |= {
             name: getattr(self, name).state_dict()
             for name in self._STATEFUL
@@ -103,6 +105,7 @@ class Training:
         self._check(state)
         for name in self._PLAIN:
             setattr(self, name, state[name])
+        self.best = None if state["best"] is None else EpochRow.from_json(state["best"])
         # Building a schedule sets the rates (pytorch#65342), so the optimizer's state is loaded
         # after the schedule's.
         schedule = self._schedule_state(state)
@@ -234,18 +237,17 @@ def _tensors(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 def fit(
     training: Training,
     stream: EpochInputs,
-    check: Callable[[nn.Module], Json],
+    check: Callable[[nn.Module], Score],
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Json]:
+) -> Iterator[LogRow]:
     """Train to the end of the stage; yield the rows of the log.
 
     `stream(epoch, start)` yields the inputs and labels of an epoch from batch `start` on.
-    `check(module)` evaluates the network after an epoch; its result needs `top1`. `stop()` is
-    called after every step; training stops when it returns True.
+    `check(module)` evaluates the network on the hold-out after an epoch. `stop()` is called after
+    every step; training stops when it returns True.
 
-    A row has a `kind`: `step` (with `epoch`, `step`, `lr`, `loss`), `epoch` (with the mean `loss`,
-    `seconds`, `pictures_per_second`, `improved`, and the result of `check` as `holdout`), or
-    `stopped`. Raises `FloatingPointError` if a loss is not finite.
+    The rows are a `StepRow` for each step, an `EpochRow` for each epoch, and a `StopRow` if
+    training stops early. Raises `FloatingPointError` if a loss is not finite.
     """
     stage = training.stage
     while training.epoch < stage.epochs and not (
@@ -256,25 +258,36 @@ def fit(
         training.module.train()
         yield from _run_epoch(training, stream, stop)
         if training.step < training.steps:
-            yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
+            yield StopRow(training.epoch, training.total_steps)
             return
         training.update_bn(inputs for inputs, _ in stream(training.epoch, 0))
         yield _finish_epoch(training, check)
         if stop():  # after the last epoch too, else the next stage would start
-            yield {"kind": "stopped", "epoch": training.epoch, "step": training.total_steps}
+            yield StopRow(training.epoch, training.total_steps)
             return
 
 
-def _run_epoch(training: Training, stream: EpochInputs, stop: Callable[[], bool]) -> Iterator[Json]:
+@dataclass(frozen=True)
+class _PendingStep:
+    """A step of `count` images whose loss is still on the device."""
+
+    step: int
+    lr: float
+    count: int
+    loss: Tensor
+
+
+def _run_epoch(
+    training: Training, stream: EpochInputs, stop: Callable[[], bool]
+) -> Iterator[StepRow]:
     """Train the remaining steps of an epoch; yield their rows in bursts."""
-    pending: list[Json] = []  # rows whose losses are still on the device
+    pending: list[_PendingStep] = []
     since = time.perf_counter()
 
-    def flush() -> list[Json]:
+    def flush() -> list[StepRow]:
         nonlocal since
-        rows = pending.copy()
+        rows = _fetch_losses(pending, training)
         pending.clear()
-        _fetch_losses(rows, training)
         training.seconds, since = (
             training.seconds + time.perf_counter() - since,
             time.perf_counter(),
@@ -285,54 +298,46 @@ def _run_epoch(training: Training, stream: EpochInputs, stop: Callable[[], bool]
         group = training.optimizer.param_groups[-1]
         rate = group["lr"] / group["factor"]
         loss = training.train_batch(inputs, labels)
-        pending.append(
-            {
-                "kind": "step",
-                "epoch": training.epoch,
-                "step": training.total_steps,
-                "lr": rate,
-                "loss": loss,
-                "n": len(labels),
-            }
-        )
+        pending.append(_PendingStep(training.total_steps, rate, len(labels), loss))
         if stop():
             break
-        if time.perf_counter() - since > _FLUSH_AFTER:
+        if time.perf_counter() - since > FLUSH_AFTER:
             yield from flush()
             since = time.perf_counter()  # the caller's work on the rows is not training time
     yield from flush()
 
 
-def _fetch_losses(rows: Sequence[Json], training: Training) -> None:
-    """Replace the losses in `rows` by numbers, and add them to the epoch's sum."""
-    losses = torch.stack([row["loss"] for row in rows]).tolist() if rows else []
-    for row, loss in zip(rows, losses, strict=True):
+def _fetch_losses(steps: Sequence[_PendingStep], training: Training) -> list[StepRow]:
+    """Return the rows of `steps` of the present epoch, and add the losses to the epoch's sum."""
+    losses = torch.stack([step.loss for step in steps]).tolist() if steps else []
+    rows = []
+    for step, loss in zip(steps, losses, strict=True):
         if loss != loss or loss == float("inf"):
-            rate = advice("lower --lr, or ")
+            rate = advice(f"lower {option('lr')}, or ")
             raise FloatingPointError(
-                f"the loss is {loss} at step {row['step']} (learning rate {row['lr']:.3g}); "
-                f"{rate}use --precision float32"
+                f"the loss is {loss} at step {step.step} (learning rate {step.lr:.3g}); "
+                f"{rate}use {option('precision')} float32"
             )
-        row["loss"] = loss
-        training.loss_sum += loss * row.pop("n")
+        training.loss_sum += loss * step.count
+        rows.append(StepRow(training.epoch, step.step, step.lr, loss))
+    return rows
 
 
-def _finish_epoch(training: Training, check: Callable[[nn.Module], Json]) -> Json:
+def _finish_epoch(training: Training, check: Callable[[nn.Module], Score]) -> EpochRow:
     """Evaluate the network and return the row of the epoch."""
     if training.stage.schedule_every == "epoch":
         training.schedule.step()
-    scores = check(training.result)
-    improved = training.best is None or scores["top1"] > training.best["holdout"]["top1"]
-    row = {
-        "kind": "epoch",
-        "epoch": training.epoch,
-        "step": training.total_steps,
-        "loss": training.loss_sum / max(1, training.seen),
-        "seconds": training.seconds,
-        "pictures_per_second": training.seen / max(training.seconds, 1e-9),
-        "improved": improved,
-        "holdout": scores,
-    }
+    score = check(training.result)
+    improved = training.best is None or score.top1 > training.best.holdout.top1
+    row = EpochRow(
+        epoch=training.epoch,
+        step=training.total_steps,
+        loss=training.loss_sum / max(1, training.seen),
+        seconds=training.seconds,
+        images_per_second=training.seen / max(training.seconds, 1e-9),
+        improved=improved,
+        holdout=score,
+    )
     training.stale = 0 if improved else training.stale + 1
     if improved:
         training.best = row

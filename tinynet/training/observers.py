@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tinynet.records import Json
+from tinynet.records import LogRow
 from tinynet.runs import StageFolder
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class Observer:
     def images(self, images: "Tensor") -> None:
         """Handle the first batch of a new stage: (N, 3, H, W) in [0, 1], augmented."""
 
-    def row(self, row: Json) -> None:
-        """Handle a row of the log: a step, an epoch or a stop."""
+    def row(self, row: LogRow) -> None:
+        """Handle a row of the log: a `StepRow`, an `EpochRow` or a `StopRow`."""
 
     def holdout(self, log_probabilities: "np.ndarray", labels: "np.ndarray", step: int) -> None:
         """Handle log-probabilities (N, C) and labels (N,) of the hold-out after `step` steps."""

@@ -9,17 +9,26 @@ from tinynet.console import log, option
 from tinynet.errors import InputError
 from tinynet.runs import STAGES, StageFolder, stage_before
 from tinynet.training.config import WEIGHTS, RunConfig
-from tinynet.training.recipes import RECIPES, Network, SplitConfig, Stage
+from tinynet.training.recipes import (
+    RECIPES,
+    Network,
+    Recipe,
+    SplitConfig,
+    Stage,
+    typed_values,
+)
+from tinynet.values import as_integer
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a user asks for; None: as the recipe or the earlier run has it.
 
-    `fields`: fields of the recipe and their values. `weights`: a name or a file.
+    `recipe`: its name, or the recipe itself. `fields`: fields of the recipe and their values.
+    `weights`: a name or a file.
     """
 
-    recipe: str | None = None
+    recipe: str | Recipe | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     data: str | None = None
     weights: str | None = None
@@ -27,8 +36,28 @@ class Settings:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        if self.recipe is not None and self.recipe not in RECIPES:
+        object.__setattr__(self, "fields", typed_values(self.fields))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", as_integer(self.seed, option("seed")))
+        for name in ("data", "weights", "cache"):
+            if getattr(self, name) == "":
+                raise InputError(f"{option(name)} is ''; it must be a path or a name, or left out")
+        if isinstance(self.recipe, Recipe) or self.recipe is None:
+            return
+        if not isinstance(self.recipe, str) or self.recipe not in RECIPES:
             raise InputError(f"recipe {self.recipe!r}: unknown; use one of {', '.join(RECIPES)}")
+
+    def recipe_or(self, name: str) -> Recipe:
+        """The recipe; the one called `name` if the user asks for none."""
+        return self.recipe if isinstance(self.recipe, Recipe) else RECIPES[self.recipe or name]
+
+    def values(self, stage: str) -> dict[str, Any]:
+        """The fields that the user asks for: all of a stage's if the recipe itself is given."""
+        if not isinstance(self.recipe, Recipe):
+            return self.fields
+        parts = (self.recipe.data, self.recipe.network, self.recipe.stage(stage))
+        values = {each.name: getattr(part, each.name) for part in parts for each in fields(part)}
+        return values | self.fields
 
 
 def recipe_fields() -> list[str]:
@@ -38,7 +67,7 @@ def recipe_fields() -> list[str]:
 
 def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
     """The configuration of a new run, which starts with base."""
-    recipe = RECIPES[settings.recipe or "tuned"].override(settings.fields, stages)
+    recipe = settings.recipe_or("tuned").override(settings.fields, stages)
     weights = absolute_weights(settings.weights or WEIGHTS)
     return RunConfig(
         recipe, settings.data or "", stages, weights, settings.seed or 0, settings.cache
@@ -60,7 +89,7 @@ def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunCon
             f"{names}: fixed by the base that {stage} starts from; train another base for another "
             "value"
         )
-    chosen = RECIPES[settings.recipe or before.recipe.name].override(settings.fields, (stage,))
+    chosen = settings.recipe_or(before.recipe.name).override(settings.fields, (stage,))
     recipe = before.recipe.with_stage(stage, chosen.stage(stage), chosen.name)
     log(f"{stage} starts from {last.path}")
     sizes = before.recipe.stage(last.stage).size, recipe.stage(stage).size

@@ -1,12 +1,18 @@
-"""The hyper-parameters of every stage, with units. Imports no torch, so that `--help` is fast."""
+"""Recipes: the hyper-parameters of every stage, with units and evidence.
+
+`TUNED`, `REFERENCE` (the published baseline), and `RECIPES`, a dict of both by name. Imports no
+torch, so that `--help` is fast.
+"""
 
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from tinynet import runs
 from tinynet.errors import InputError
+from tinynet.values import brief, plain
 
 ALL_GROUPS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
 
@@ -19,9 +25,28 @@ def check_types(instance: Any) -> None:
     """
     hints = typing.get_type_hints(type(instance))
     for attribute in fields(instance):
-        value, hint = getattr(instance, attribute.name), hints[attribute.name]
-        if not _fits(value, hint):
-            raise InputError(f"{attribute.name} is {value!r}; it must be {_type_name(hint)}")
+        _check_type(attribute.name, getattr(instance, attribute.name), hints[attribute.name])
+
+
+def typed_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of a recipe's fields, with Python's numbers for numpy's and tuples for lists.
+
+    Raises `InputError` for a value that does not have the type of its field: in Python, True equals
+    1 and 4.0 equals 4, so a comparison with a saved value would let it through.
+    """
+    hints: dict[str, Any] = {}
+    for kind in (SplitConfig, Network, Stage):
+        hints |= typing.get_type_hints(kind)
+    typed = {name: plain(value) for name, value in values.items()}
+    for name, value in typed.items():
+        if name in hints:
+            _check_type(name, value, hints[name])
+    return typed
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        raise InputError(f"{name} is {brief(value)}; it must be {_type_name(hint)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -29,7 +54,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
     if origin is Literal:
-        return value in inner
+        return isinstance(value, str) and value in inner
     if inner:  # a union
         return any(_fits(value, option) for option in inner)
     if hint in (int, float) and isinstance(value, bool):
@@ -68,7 +93,7 @@ class SplitConfig:
     split_kind: Literal["stratified", "random_split"] = option(
         "stratified", "how the hold-out is drawn: the same share of each class, or of all images"
     )
-    holdout: float = option(0.05, "fraction of the train images that is held out")
+    holdout: float = option(0.05, "fraction of the training images for the hold-out")
     split_seed: int = option(42, "random seed of the split")
     per_class: int | None = option(
         None, "use only this many images of each class, hold-out included; none: all images"
@@ -292,8 +317,13 @@ class Recipe:
     def override(self, values: dict[str, Any], stages: tuple[str, ...] = runs.WHOLE) -> "Recipe":
         """Return this recipe with new `values` of fields; fields of `Stage` change in `stages`.
 
-        Raises `InputError` for an unknown field or an invalid value.
+        Raises `InputError` for an unknown field or stage, or an invalid value.
         """
+        if isinstance(stages, str) or set(stages) - set(runs.STAGES):
+            raise InputError(
+                f"stages is {brief(stages)}; it must be a tuple of {', '.join(runs.STAGES)}"
+            )
+        values = {name: plain(value) for name, value in values.items()}
         unknown = set(values)
         changes: dict[str, Any] = {}
         for name in ("data", "network", *stages):
@@ -436,6 +466,17 @@ TUNED = Recipe(
         pct_start=0.08,
     ),
     fixres=_FIXRES,
+)
+
+# A small version of the tuned recipe, for synthetic images of 32 pixels and a backbone with random
+# weights. Random convolutions have more to learn than pretrained ones, so all groups get one rate.
+DEMO = (
+    TUNED.override(dict(holdout=0.2, hidden=(128,), batch=16, size=32))
+    .override(dict(epochs=20), ("base",))
+    .override(
+        dict(epochs=8, batch=32, crop_side=(28, 32), ema=0.9, lr=5e-4, lr_factors=(1.0,) * 6),
+        ("finetune",),
+    )
 )
 
 RECIPES = {"tuned": TUNED, "reference": REFERENCE}

@@ -14,7 +14,7 @@ from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
 from tinynet.errors import InputError
 from tinynet.files import write_json
-from tinynet.models.checkpoint import load_model, load_training
+from tinynet.models.checkpoint import State, load_model, load_training
 from tinynet.records import Json
 from tinynet.runs import StageFolder
 from tinynet.training.config import FORMAT, RunConfig, in_format_1
@@ -22,7 +22,7 @@ from tinynet.training.loop import Training
 
 # Digests in `recipe.json` of what a stage is trained on -> what each digest is of.
 _INPUTS = {"data_digest": "data", "split_digest": "split", "start_digest": "starting weights"}
-# The flags that locate an input whose files have moved.
+# The options that locate an input whose files have moved.
 _INPUT_FLAGS = {
     "data_digest": " (--data)",
     "split_digest": "",
@@ -117,8 +117,8 @@ def check_config(folder: StageFolder, config: RunConfig) -> None:
     )
     if settings_then != settings_now:
         raise InputError(
-            f"{folder.path}: contains a run with a different recipe or seed; choose another folder "
-            "with --out"
+            f"{folder.path}: contains a run with a different recipe or seed; choose another folder"
+            + console.advice(" with --out")
         )
 
 
@@ -145,7 +145,7 @@ def note_epochs(folder: StageFolder, config: RunConfig) -> None:
         )
 
 
-def load_last_checkpoint(folder: StageFolder, wnids: tuple[str, ...], origin: str) -> Json:
+def load_last_checkpoint(folder: StageFolder, wnids: tuple[str, ...], origin: str) -> State:
     """Return the training state in a stage's last checkpoint, after checking the other files.
 
     A stage writes its first checkpoint before its recipe, so a missing checkpoint is a lost one.
@@ -178,7 +178,7 @@ def update_paths(folder: StageFolder, config: RunConfig) -> None:
         write_json(folder.recipe, recipe | paths)
 
 
-def restore(training: Training, state: Json, folder: StageFolder) -> None:
+def restore(training: Training, state: State, folder: StageFolder) -> None:
     """Load `state` into `training`; raises `InputError` if it belongs to another training."""
     try:
         training.load_state_dict(state)

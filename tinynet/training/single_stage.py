@@ -15,9 +15,9 @@ from tinynet.data.batches import batches, default_batch_size
 from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
 from tinynet.files import write_json
-from tinynet.models.checkpoint import save_model, save_training
+from tinynet.models.checkpoint import State, save_model, save_training
 from tinynet.models.classifier import Classifier
-from tinynet.records import Json
+from tinynet.records import EpochRow, Json, LogRow, Score, ScoreRow, StepRow, StopRow
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities, view_probabilities
@@ -31,7 +31,7 @@ from tinynet.training.observers import Observer
 from tinynet.training.recipes import Stage
 from tinynet.training.resume import origin_digest, restore
 
-_SAVE_EVERY = 600.0  # seconds of training that a crash may cost
+SAVE_EVERY = 600.0  # seconds of training that a crash may cost
 
 EvalFn = Callable[[nn.Module], np.ndarray]  # network -> log-probabilities (N, C) of the hold-out
 
@@ -75,7 +75,7 @@ class StageJob:
         return self.packed.train.required_labels[self.split.holdout]
 
 
-def train_stage(job: StageJob, state: Json | None, observers: Sequence[Observer]) -> Json:
+def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer]) -> ScoreRow:
     """Train one stage and return its row of `scores.jsonl`: the hold-out score of its best epoch.
 
     `state`: the training state to continue from; None: start from the beginning. Raises
@@ -104,16 +104,15 @@ def train_stage(job: StageJob, state: Json | None, observers: Sequence[Observer]
         check = _check_fn(eval_fn, job.holdout_labels, training, observers)
         _run(job, training, fit(training, stream, check, stop), observers)
     assert training.best is not None  # a stage has at least one epoch
-    return {
-        "run": str(job.folder.run),
-        "stage": job.folder.stage,
-        "split": "holdout",
-        "views": "none",
-        "merge": "mean",
-        "size": job.stage.size,
-        **training.best["holdout"],
-        "precision": job.compute.for_frozen().precision,
-    }
+    return ScoreRow(
+        run=str(job.folder.run),
+        stage=job.folder.stage,
+        split="holdout",
+        views="none",
+        merge="mean",
+        size=job.stage.size,
+        precision=job.compute.for_frozen().precision,
+    ).with_score(training.best.holdout)
 
 
 def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
@@ -129,7 +128,8 @@ def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
     if stage.batch > train_count:
         console.log(
             f"note: the batch size ({stage.batch:,}) exceeds the {train_count:,} training "
-            "images, so each epoch is one step" + console.advice("; use a smaller --batch")
+            "images, so each epoch is one step"
+            + console.advice(f"; use a smaller {console.option('batch')}")
         )
     steps = steps_per_epoch(train_count, stage.batch)
     if warning := schedules.warning(stage, steps):
@@ -182,10 +182,10 @@ def _image_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
 
 def _check_fn(
     eval_fn: EvalFn, labels: np.ndarray, training: Training, observers: Sequence[Observer]
-) -> Callable[[nn.Module], Json]:
+) -> Callable[[nn.Module], Score]:
     """A function that evaluates a network on the hold-out and informs the observers."""
 
-    def check(module: nn.Module) -> Json:
+    def check(module: nn.Module) -> Score:
         log_probabilities = eval_fn(module)
         for observer in observers:
             observer.holdout(log_probabilities, labels, training.total_steps)
@@ -195,14 +195,14 @@ def _check_fn(
 
 
 def _run(
-    job: StageJob, training: Training, rows: Iterator[Json], observers: Sequence[Observer]
+    job: StageJob, training: Training, rows: Iterator[LogRow], observers: Sequence[Observer]
 ) -> None:
     """Consume the `rows` of `fit`: write the log, the checkpoints and the progress bar."""
     folder = job.folder
     runs.cut_log(folder.log, training.total_steps)
     last_save = time.monotonic()
     # Rows arrive in bursts: collect them, and open the log once a burst.
-    pending: list[Json] = []
+    pending: list[LogRow] = []
     total = training.stage.epochs * training.steps
     with console.progress(
         total=total, done=training.total_steps, label=folder.stage, unit="steps"
@@ -211,23 +211,24 @@ def _run(
             pending.append(row)
             for observer in observers:
                 observer.row(row)
-            if row["kind"] == "step":
-                bar.update(row["step"] - bar.n)
-                bar.set_postfix(epoch=row["epoch"] + 1, loss=f"{row['loss']:.3f}", refresh=False)
-            if row["kind"] == "epoch":
-                if row["improved"]:
+            if isinstance(row, StepRow):
+                bar.update(row.step - bar.n)
+                bar.set_postfix(epoch=row.epoch + 1, loss=f"{row.loss:.3f}", refresh=False)
+            if isinstance(row, EpochRow):
+                if row.improved:
                     _save_best(job, training.result)
                 console.log(_epoch_line(row, training.stage))
-            if row["kind"] != "step" or row["step"] == training.total_steps:
+            ends = not isinstance(row, StepRow)  # the epoch or the training
+            if ends or row.step == training.total_steps:
                 runs.append_rows(folder.log, pending)
                 pending.clear()
             # A checkpoint must not be ahead of the log, so it waits for the last row of a burst.
             # At the end of an epoch it waits for the epoch's row too.
-            within = row["step"] == training.total_steps and training.step < training.steps
-            if row["kind"] != "step" or (within and time.monotonic() - last_save > _SAVE_EVERY):
+            within = row.step == training.total_steps and training.step < training.steps
+            if ends or (within and time.monotonic() - last_save > SAVE_EVERY):
                 save_training(folder.last, training.state_dict(), job.packed.wnids, job.origin)
                 last_save = time.monotonic()
-            if row["kind"] == "stopped":
+            if isinstance(row, StopRow):
                 raise KeyboardInterrupt
 
 
@@ -237,11 +238,10 @@ def _save_best(job: StageJob, result: nn.Module) -> None:
     save_model(job.folder.best, model, job.packed.wnids, job.stage.size, head, job.origin)
 
 
-def _epoch_line(row: Json, stage: Stage) -> str:
-    scores = row["holdout"]
+def _epoch_line(row: EpochRow, stage: Stage) -> str:
+    score = row.holdout
     return (
-        f"epoch {row['epoch'] + 1}/{stage.epochs}: loss {row['loss']:.3f}, hold-out top-1 "
-        f"{scores['top1']:.2%} (95 %: {scores['low']:.2%} .. {scores['high']:.2%}), top-5 "
-        f"{scores['top5']:.2%}, {row['pictures_per_second']:,.0f} "
-        f"images/s{', best so far' if row['improved'] else ''}"
+        f"epoch {row.epoch + 1}/{stage.epochs}: loss {row.loss:.3f}, hold-out top-1 "
+        f"{score.top1:.2%} (95 %: {score.low:.2%} .. {score.high:.2%}), top-5 {score.top5:.2%}, "
+        f"{row.images_per_second:,.0f} images/s{', best so far' if row.improved else ''}"
     )

@@ -17,7 +17,7 @@ from tinynet.models.classifier import Classifier
 from tinynet.models.digests import weights_digest
 from tinynet.models.vgg import check_side
 from tinynet.models.weights import load_backbone
-from tinynet.records import Json
+from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.inputs import check_crops
@@ -52,7 +52,7 @@ def train(
     resume: bool = False,
     restart: bool = False,
     observers: Sequence[Observer] = (),
-) -> list[Json]:
+) -> list[ScoreRow]:
     """Train the unfinished stages of `config`; return the hold-out score of every stage.
 
     `run`: the run's folder. `resume`: continue the stages in the folder, which must have the same
@@ -90,14 +90,15 @@ def summary(run: Path, config: RunConfig) -> str:
     return str(table)
 
 
-def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) -> list[Json]:
+def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) -> list[ScoreRow]:
     for name in config.stages:
         check_side(config.recipe.stage(name).size)
     packed = open_data(None, None, config)
     for name in config.stages:
         check_crops(config.recipe.stage(name), packed.side)
     if options.restart and all(StageFolder(run, name).finished for name in config.stages):
-        raise InputError(f"--restart: {run} is finished; remove --restart, or start a new run")
+        restart = console.option("restart")
+        raise InputError(f"{restart}: {run} is finished; remove {restart}, or start a new run")
     rows = []
     for name in config.stages:
         folder = StageFolder(run, name)
@@ -127,7 +128,7 @@ def _check_finished(folder: StageFolder, config: RunConfig, packed: Packed) -> N
 
 def _train_locked(
     folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
-) -> Json:
+) -> ScoreRow:
     """Train one stage to its end while holding its lock; return the score of its best epoch."""
     job = _make_job(folder, config, packed, compute)
     resumed = options.resume and folder.started
@@ -147,7 +148,10 @@ def _train_locked(
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            smaller = console.advice("start another run with a smaller --batch or --size, or ")
+            smaller = console.advice(
+                f"start another run with a smaller {console.option('batch')} or "
+                f"{console.option('size')}, or "
+            )
             raise InputError(
                 f"out of memory in a training step ({job.stage.batch} images of {job.stage.size} "
                 f"px); {smaller}continue on a machine with more memory: "

@@ -1,0 +1,1 @@
+"""The library: what `import tinynet` offers. The commands call the same functions."""

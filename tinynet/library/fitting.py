@@ -1,0 +1,153 @@
+"""`fit` trains the stages of a run that are not finished yet."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from tinynet import runs
+from tinynet.errors import InputError
+from tinynet.library.arguments import as_texts
+from tinynet.library.run import Run
+from tinynet.runs import STAGES, WHOLE, StageFolder
+from tinynet.training.config import RunConfig
+from tinynet.training.plan import (
+    Device,
+    Settings,
+    plan_later,
+    plan_new,
+    recipe_fields,
+    with_found_data,
+    with_new_places,
+)
+from tinynet.training.recipes import Network, Recipe, SplitConfig
+from tinynet.values import as_path
+
+
+def fit(
+    run: str | Path,
+    data: str | Path | None = None,
+    stages: str | Sequence[str] = "all",
+    recipe: str | Recipe | None = None,
+    **settings: Any,
+) -> Run:
+    """Train the stages of a run that are not finished yet, and return the run.
+
+    The run's `stage` is the last of `stages`.
+
+    A stopped run continues where it stopped. On a CPU the result is bit-identical.
+
+    `run`: the folder of the run. `data`: the archive (default: the official one, downloaded if
+    needed). `stages`: one or more of base, finetune, fixres; "all" means base and finetune.
+    `recipe`: tuned (default), reference, or a `Recipe`. `settings`: `weights` (a name of
+    torchvision, a file, or "none"), `seed`, `cache`, `device`, `precision`, `tensorboard`, and any
+    field of the recipe, for instance `epochs=4`; it applies to all stages that are trained.
+
+    Raises `InputError` for invalid input. After Ctrl-C it saves the run and raises
+    `KeyboardInterrupt`.
+
+    Examples:
+        >>> run = tinynet.fit("runs/first", data="data/tiny-imagenet-200.zip", epochs=4)
+    """
+    from tinynet.compute import choose_compute
+    from tinynet.report.curves import Curves
+    from tinynet.training.observers import Observer
+    from tinynet.training.stages import train
+
+    path = as_path(run, "run")
+    names = _stage_names(stages)
+    device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))
+    observers: list[Observer] = [Curves()]
+    if settings.pop("tensorboard", False):
+        from tinynet.report.tensorboard import TensorBoard
+
+        observers.append(TensorBoard())
+    for config in _configs(path, names, _settings(data, recipe, settings)):
+        folder = StageFolder(path, config.stages[0])
+        chosen = device.as_started(folder) if folder.started else device
+        compute = choose_compute(
+            chosen.device, chosen.precision, floats=chosen.floats, frozen=chosen.frozen
+        )
+        train(path, config, compute, resume=True, observers=observers)
+    return Run(path, names[-1])
+
+
+def _stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
+    names = WHOLE if stages == "all" else as_texts(stages, "stages")
+    if not names:
+        raise InputError(f"stages is empty; use {', '.join(STAGES)} or all")
+    if unknown := [name for name in names if name not in STAGES]:
+        raise InputError(f"stage {unknown[0]!r}: unknown; use {', '.join(STAGES)} or all")
+    return tuple(sorted(names, key=STAGES.index))
+
+
+def _settings(
+    data: str | Path | None, recipe: str | Recipe | None, settings: dict[str, Any]
+) -> Settings:
+    others = {name: settings.pop(name, None) for name in ("weights", "seed", "cache")}
+    if unknown := sorted(set(settings) - set(recipe_fields())):
+        raise InputError(
+            f"{unknown[0]}: not a setting; choose from weights, seed, cache, device, precision, "
+            f"tensorboard, {', '.join(recipe_fields())}"
+        )
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return Settings(
+        recipe,
+        fields,
+        _place(data, "data"),
+        _place(others["weights"], "weights"),
+        others["seed"],
+        _place(others["cache"], "cache"),
+    )
+
+
+def _place(value: Any, name: str) -> str | None:
+    return None if value is None else str(as_path(value, name))
+
+
+def _configs(run: Path, stages: Sequence[str], settings: Settings) -> Iterable[RunConfig]:
+    """Yield the configuration of each stage: a new one, or the saved one of a started stage."""
+    for stage in stages:
+        folder = StageFolder(run, stage)
+        values = settings.values(stage)
+        if folder.started:
+            _refuse_changes(folder, settings, values)
+            config = with_new_places(RunConfig.of(folder), settings)
+            yield replace(config, stages=(stage,))
+        elif stage == "base":  # with finetune, so that both are checked before either is trained
+            new = tuple(name for name in stages if name in WHOLE)
+            yield with_found_data(plan_new(settings, new))
+        else:
+            before = runs.stage_before(run, stage)
+            if before is None:
+                raise InputError(f"{run}: has no finished base for {stage}; add base to stages")
+            names = {each.name for part in (SplitConfig, Network) for each in fields(part)}
+            shared = {name: values[name] for name in values.keys() & names}
+            _refuse_changes(before, Settings(weights=settings.weights), shared)
+            own = {name: settings.fields[name] for name in settings.fields.keys() - names}
+            later = replace(settings, fields=own, weights=None)
+            yield with_found_data(plan_later(later, stage, run, run))
+
+
+def _refuse_changes(folder: StageFolder, settings: Settings, values: dict[str, Any]) -> None:
+    """Raise `InputError` if a stage was started with other settings, or other fields (`values`)."""
+    config = RunConfig.of(folder)
+    parts = (config.recipe.stage(folder.stage), config.recipe.network, config.recipe.data)
+    pairs = {
+        name: (next(getattr(part, name) for part in parts if hasattr(part, name)), value)
+        for name, value in values.items()
+    }
+    if isinstance(settings.recipe, str):
+        pairs["recipe"] = config.recipe.name, settings.recipe
+    if settings.seed is not None:
+        pairs["seed"] = config.seed, settings.seed
+    if settings.weights is not None and not Path(settings.weights).is_file():
+        pairs["weights"] = config.weights, settings.weights  # files are compared by their digest
+    for name, (before, value) in pairs.items():
+        if before != value:
+            raise InputError(
+                f"{folder.path}: was started with {name}={before!r}, not {value!r}; use another "
+                "folder for another value"
+            )

@@ -1,0 +1,37 @@
+"""Checks of values that users pass in Python. Imports no numpy."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tinynet.errors import InputError
+
+_LONGEST = 80  # characters of a value in a message
+
+
+def plain(value: Any) -> Any:
+    """Return a number of numpy or torch as Python's, and a list as a tuple of such numbers."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def as_integer(value: Any, name: str) -> int:
+    """Return an integer of Python, numpy or torch as an int; raises `InputError` for others."""
+    number = plain(value)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InputError(f"{name} is {brief(value)}; it must be an integer")
+    return number
+
+
+def as_path(value: Any, name: str) -> Path:
+    """Return a path; raises `InputError` for an empty one, which would be the current folder."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise InputError(f"{name} is {brief(value)}; it must be a path, a string that is not empty")
+    return Path(value)
+
+
+def brief(value: Any) -> str:
+    """Return `repr(value)` on one line, shortened, for a message."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
