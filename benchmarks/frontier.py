@@ -38,7 +38,7 @@ def points(folder: Path) -> list[Point]:
         for name, minutes, file in (
             ("base", first, "base-64"),
             ("base, then finetune", both, "finetune-64"),
-            ("finetune, tested at 96 px", both, "finetune-norms-96"),
+            ("finetune, fixres 96 px", both, "finetune-norms-96"),
         )
     ]
 

@@ -234,7 +234,7 @@ DEPTHS = {
 }
 
 
-PLENTY = settings(max_examples=300, deadline=None)
+PLENTY = settings(max_examples=150, deadline=None)
 
 
 plain_values = (

@@ -31,7 +31,7 @@ def test_quiet_says_results_and_errors_alone(run_folder):
 
 
 @pytest.mark.parametrize(
-    "typed", [["tinynet"], ["tinynet.train", "--help"], ["tinynet.fixres", "--policy", "--json"]]
+    "typed", [["tinynet"], ["tinynet.train", "--help"], ["tinynet.data", "cache", "--json"]]
 )
 def test_a_reader_who_has_left_is_no_error(typed):
     reading, writing = os.pipe()

@@ -59,7 +59,7 @@ def test_unknown_split(archive_path):
     complaint(lambda: TinyImageNet(archive_path, "holdout", holdout=0), "above 0")
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_what_the_parent_reads(archive_path, start):
     data = TinyImageNet(archive_path, "val", transform=PILToTensor())
     alone = [data[i] for i in range(len(data))]

@@ -10,7 +10,7 @@ import torch
 from support import PROGRAMS, ROOT, SMALL, call
 
 from tinynet import __main__ as entry
-from tinynet import fixres
+from tinynet.data import __main__ as data_command
 from tinynet.data.synthetic import synthetic
 
 
@@ -47,15 +47,17 @@ def test_help_is_there_without_loading_anything_slow():
     assert done.returncode == 0, done.stderr
 
 
-def test_one_entry_lists_and_runs_all_commands():
+def test_one_entry_lists_and_runs_all_commands(archive_path):
     done = program("tinynet")
     assert done.returncode == 0 and done.stderr == ""
     modules = {module for module, _ in entry.COMMANDS.values()}
     assert modules == set(PROGRAMS) - {"tinynet.__main__"}
     for name in entry.COMMANDS:
         assert f"\n  {name} " in done.stdout
-    done = program("tinynet", "fixres", "--policy", "--json")
-    assert json.loads(done.stdout) == json.loads(call(fixres, "--policy", "--json").out)
+    done = program("tinynet", "data", "info", "--data", archive_path, "--json")
+    assert json.loads(done.stdout) == json.loads(
+        call(data_command, "info", "--data", archive_path, "--json").out
+    )
 
 
 @pytest.mark.parametrize(

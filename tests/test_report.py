@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from page_reader import PageReader
 from support import call
 
 from tinynet.report import __main__ as command
+from tinynet.report import collect
 from tinynet.report.collect import gather
 from tinynet.runs import StageFolder
 
@@ -101,7 +103,9 @@ def test_the_ids_of_a_page_are_its_own(page):
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_several_runs_are_compared_in_pairs(scored_folder, no_figures):
+def test_several_runs_are_compared_in_pairs(scored_folder, no_figures, monkeypatch):
+    collected = cache(lambda folder: gather(folder, *scored_folder.flags[1::2]))
+    monkeypatch.setattr(collect, "gather", lambda folder, *_: collected(folder))
     ran = call(command, "runs/one", "runs/two", "--out", "pages", *scored_folder.flags)
     assert ran.out.split() == ["pages/one.html", "pages/two.html", "pages/comparison.html"]
     page = PageReader(scored_folder.folder / "pages/comparison.html")

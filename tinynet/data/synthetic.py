@@ -67,8 +67,9 @@ def synthetic(
 
     `side`: width and height in pixels. `exist_ok`: if `out` exists, return it, even if it was
     written with other arguments. `train`, `val`, `test`: images per class (default: 50, 10 and 10).
-    A class is a combination of hue, outline, and slant and width of stripes. Position, size, brightness,
-    orientation and background vary. The same arguments and Pillow version give the same bytes.
+    A class is a combination of hue, outline, and slant and width of stripes. Position, size,
+    brightness, orientation and background vary. The same arguments and Pillow version give the same
+    bytes.
 
     Raises `InputError` if an argument is out of range, or if `out` exists and `exist_ok` is false.
 
