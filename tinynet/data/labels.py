@@ -5,17 +5,17 @@ The columns of a table are recognised by their content: names of images of the f
 `LOC_val_solution.csv` and Tiny ImageNet's `val_annotations.txt`.
 """
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tinynet.console import log, option
 from tinynet.data import devkit
 from tinynet.data.annotations import as_text
+from tinynet.data.file_names import ambiguous_order, base, plain, same, stem, without_extension
+from tinynet.data.tables import SPLITS, Table
 from tinynet.errors import InputError
 
 _LABEL_TITLES = {
@@ -26,8 +26,6 @@ _LABEL_TITLES = {
 
 _MAX_SIZE = 2**28  # bytes
 _WNID = re.compile(r"n\d{8}\b")
-
-Table = list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Labels:
             re.search("[,;]", line) for line in lines
         ):
             return self._by_position([line[0] for line in words])
-        tables = [table for split in _SPLITS if (table := split(lines))]
+        tables = [table for split in SPLITS if (table := split(lines))]
         readings: list[tuple[_Columns, Table]] = []
         errors = []
         for table in tables:
@@ -92,7 +90,7 @@ class Labels:
                 f"has {len(labels):,} labels for {len(self.names):,} images; it must have one for "
                 "each"
             )
-        if pair := _ambiguous_order(self.names):
+        if pair := ambiguous_order(self.names):
             raise self.label_error(
                 "has labels without file names, and programs differ in the order of "
                 f"{pair[0]} and {pair[1]}; write lines of FILE LABEL"
@@ -177,9 +175,9 @@ class Labels:
             return None
         titles = [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
         for file in self._file_columns(matches, titles):
-            first = _plain(table[0][file])
+            first = plain(table[0][file])
             rest = [column for column in range(width) if column != file]
-            for header in (0, 1) if not {first, _base(first)} & names else (0,):
+            for header in (0, 1) if not {first, base(first)} & names else (0,):
                 titled = [column for column in rest if header and titles[column] in _LABEL_TITLES]
                 label = self._label_column(table[header:], titled or rest, bool(titled))
                 if label is not None and (matches[file] or header == 0):
@@ -192,11 +190,11 @@ class Labels:
         Names without extension are accepted only if no cell has a name with extension: a cell 2 may
         be a label, or stand for 2.jpg.
         """
-        full = set(self.names) | set(map(_base, self.names))
-        for names in (full, full | set(map(_stem, full)) | set(map(_without_extension, full))):
+        full = set(self.names) | set(map(base, self.names))
+        for names in (full, full | set(map(stem, full)) | set(map(without_extension, full))):
             matches = [
                 sum(
-                    _plain(row[column]) in names or _base(_plain(row[column])) in names
+                    plain(row[column]) in names or base(plain(row[column])) in names
                     for row in table
                 )
                 for column in range(width)
@@ -258,7 +256,7 @@ class Labels:
 
     def _by_name(self, rows: Table, columns: _Columns) -> tuple[int, ...]:
         labels = self._labels_by_name(rows, columns)
-        keys = [self._match(key, labels) for key in (_same, _base, _without_extension, _stem)]
+        keys = [self._match(key, labels) for key in (same, base, without_extension, stem)]
         best = max(keys, key=lambda indices: sum(index is not None for index in indices))
         complete = [index for index in best if index is not None]
         if len(complete) < len(best):
@@ -283,7 +281,7 @@ class Labels:
         """File name -> class index; raises `InputError` if a file has two labels."""
         labels: dict[str, int] = {}
         for row in rows:
-            name, index = _plain(row[columns.file]), self._class(row[columns.label])
+            name, index = plain(row[columns.file]), self._class(row[columns.label])
             if index is None:  # a class whose name starts or ends with a quotation mark
                 raise self._not_a_class([row[columns.label]], row[columns.label])
             classes = sorted(
@@ -329,107 +327,11 @@ class Labels:
         )
 
 
-# --- ways to split lines into cells ---
-
-
-def _by_comma(lines: Sequence[str], delimiter: str = ",") -> Table:
-    if not all(delimiter in line for line in lines):
-        return []
-    try:
-        return [
-            [cell.strip() for cell in row]
-            for row in csv.reader(lines, delimiter=delimiter, strict=True)
-            if row
-        ]
-    except csv.Error:
-        return []
-
-
-def _by_semicolon(lines: Sequence[str]) -> Table:
-    return _by_comma(lines, ";")
-
-
-def _by_tab(lines: Sequence[str]) -> Table:
-    return [line.split("\t") for line in lines] if all("\t" in line for line in lines) else []
-
-
-def _label_last(lines: Sequence[str]) -> Table:
-    return [line.rsplit(None, 1) for line in lines]
-
-
-def _label_first(lines: Sequence[str]) -> Table:
-    return [line.split(None, 1) for line in lines]
-
-
-def _by_space(lines: Sequence[str]) -> Table:
-    rows = [line.split() for line in lines]
-    return rows if len(set(map(len, rows))) == 1 else []
-
-
-_SPLITS: tuple[Callable[[Sequence[str]], Table], ...] = (
-    _by_tab,
-    _label_last,
-    _by_comma,
-    _by_semicolon,
-    _label_first,
-    _by_space,
-)
-
-
-# --- file names ---
-
-
-def _plain(name: str) -> str:
-    return name.strip().replace("\\", "/").removeprefix("./")
-
-
-def _same(name: str) -> str:
-    return name
-
-
-def _base(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
-
-
-def _without_extension(name: str) -> str:
-    folder, slash, base = name.rpartition("/")
-    stem, dot, extension = base.rpartition(".")
-    is_extension = dot and extension.isalnum() and len(extension) < 6
-    return f"{folder}{slash}{stem if is_extension else base}"
-
-
-def _stem(name: str) -> str:
-    return _without_extension(_base(name))
-
-
 def _way_out(missing: Sequence[str], names: Iterable[str]) -> str:
     """What to do for images without a label; `names`: the file names that have labels."""
-    stems = set(map(_stem, names))
-    if any(_stem(name) in stems for name in missing):
+    stems = set(map(stem, names))
+    if any(stem(name) in stems for name in missing):
         return (
             "some file names occur in several folders, so write paths relative to the image folder"
         )
     return "add the missing lines"
-
-
-def _ambiguous_order(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two names that programs sort differently, or None.
-
-    Programs compare names by letters, with or without regard to folders and to case, or by the
-    numbers in them.
-    """
-    keys: tuple[Callable[[str], Any], ...] = (str, _numbers, str.lower)
-    for key in keys:
-        for name, other in zip(names, sorted(names, key=key), strict=True):
-            if name != other:
-                return name, other
-    return None
-
-
-def _numbers(name: str) -> list[tuple[int, int | str]]:
-    """A sort key that puts 2 before 10."""
-    return [
-        (0, int(piece)) if piece.isdecimal() else (1, piece)
-        for piece in re.split(r"(\d+)", name)
-        if piece
-    ]
