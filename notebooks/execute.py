@@ -55,6 +55,9 @@ def execute(
     for cell, source in zip(notebook.cells, written, strict=True):
         cell.source = source
         cell.metadata.pop("execution", None)  # times of day
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":  # paths of this machine
+                output.text = output.text.replace(f"{folder.resolve()}{os.sep}", "")
     return notebook
 
 

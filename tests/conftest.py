@@ -1,4 +1,4 @@
-"""How the tests run: signals, processes, and the fixtures of `fixtures.py`."""
+"""How the tests run: signals, processes, and the fixtures of `shared_fixtures.py`."""
 
 import signal
 
@@ -15,7 +15,7 @@ def pytest_configure(config):
         if number is not None and signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
     if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
-        config.pluginmanager.import_plugin("fixtures")
+        config.pluginmanager.import_plugin("shared_fixtures")
 
 
 @pytest.hookimpl(optionalhook=True)

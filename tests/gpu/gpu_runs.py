@@ -21,6 +21,15 @@ from tinynet.score.probabilities import Probabilities
 from tinynet.training.recipes import RECIPES, TUNED
 
 CAPABILITIES = {"float16": (7, 5), "bfloat16": (8, 0), "float32": (7, 5)}
+# For tests of whole commands, of which two kinds are enough between two commits.
+in_bfloat16_slow = pytest.mark.parametrize(
+    "arithmetic",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "bfloat16" else ())
+        for name in CAPABILITIES
+    ],
+    indirect=True,
+)
 DTYPES = {
     "float16": {torch.float16},
     "float32": {torch.float32},

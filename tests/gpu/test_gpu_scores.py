@@ -14,6 +14,7 @@ from gpu_runs import (
     device_of,
     flags_of,
     gpu_of,
+    in_bfloat16_slow,
     rows_of,
 )
 from pretend_gpu import pretend_gpu
@@ -92,6 +93,7 @@ def test_float32_disables_tf32(arithmetic, monkeypatch):
     assert torch.backends.cudnn.allow_tf32 == (arithmetic != "float32")
 
 
+@in_bfloat16_slow
 def test_choosing_and_souping_match_cpu(there, copies, on_cpu, arithmetic):
     """Which views are worth it may differ by a rounding, and so the rows; what ten-crop is worth
     may not.
@@ -122,6 +124,7 @@ def test_choosing_and_souping_match_cpu(there, copies, on_cpu, arithmetic):
     check_rows(soup, rows, arithmetic)
 
 
+@in_bfloat16_slow
 def test_other_sizes_match_cpu(there, copies, on_cpu, arithmetic):
     """All ways to enlarge, corrections, a head that learns on, and a run that is kept."""
 

@@ -18,6 +18,7 @@ from gpu_runs import (
     device_of,
     flags_of,
     gpu_of,
+    in_bfloat16_slow,
     log_of,
     rows_of,
     trained,
@@ -254,6 +255,7 @@ def test_the_rate_of_the_first_view_does_not_include_the_start_of_the_gpu(
     assert events == ["network", "clock", "network", "clock", "clock", "network", "clock"]
 
 
+@in_bfloat16_slow
 def test_resume_is_bit_identical_by_command(there, arithmetic, monkeypatch):
     """Each stage with dropout, by the command, in one process."""
     whole, run = f"{arithmetic}-whole", f"{arithmetic}-stopped"
@@ -284,6 +286,7 @@ def test_resume_is_bit_identical_by_command(there, arithmetic, monkeypatch):
             assert same(one, other)
 
 
+@in_bfloat16_slow
 def test_a_stage_runs_again_in_one_process(there, arithmetic, monkeypatch):
     """As the cells of a notebook do: begun, stopped, gone on with, and looked at when it is
     finished.
