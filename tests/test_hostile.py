@@ -254,15 +254,19 @@ def room(tmp_path, monkeypatch):
     return tmp_path
 
 
+def usual_limits(seconds=10.0):
+    """400 MB on top of what a child inherits from this process, which grows with every test."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return Limits(seconds=seconds, memory=pages * os.sysconf("SC_PAGE_SIZE") + (400 << 20))
+
+
 @pytest.mark.parametrize("deed", DEEDS)
 def test_the_judge_notices(deed, room):
     def make(place, draw):
         (place.inputs / "x.txt").write_text("x")
 
     case = Case("deeds", deed, "hostile_command", (deed,), make, right.refused("in/x.txt"))
-    # What a child has from this process depends on the tests before; what it takes comes on top.
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    limits = Limits(seconds=2, memory=pages * os.sysconf("SC_PAGE_SIZE") + (400 << 20))
+    limits = usual_limits(2)
     outcome, reason = judge(case, sandbox.run(case, room, SEED, limits), limits)
     assert outcome == DEEDS[deed][1], reason
 
@@ -289,7 +293,7 @@ def test_a_result_is_looked_at(printed, outcome, room, monkeypatch):
         lambda place, draw: None,
         right.gives(check),
     )
-    assert judge(case, sandbox.run(case, room, SEED, Limits()), Limits())[0] == outcome
+    assert judge(case, sandbox.run(case, room, SEED, usual_limits()), usual_limits())[0] == outcome
 
 
 def test_any_accepted_outcome_passes(room):
@@ -304,7 +308,7 @@ def test_any_accepted_outcome_passes(room):
         lambda place, draw: None,
         right.any_of(never, right.refused("in/x.txt")),
     )
-    assert judge(case, sandbox.run(case, room, SEED, Limits()), Limits())[0] == REFUSED
+    assert judge(case, sandbox.run(case, room, SEED, usual_limits()), usual_limits())[0] == REFUSED
 
 
 def test_an_input_that_cannot_be_made_is_no_outcome_of_the_command(room):
@@ -317,7 +321,7 @@ def test_an_input_that_cannot_be_made_is_no_outcome_of_the_command(room):
         right.refused(),
     )
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        sandbox.run(case, room, SEED, Limits())
+        sandbox.run(case, room, SEED, usual_limits())
 
 
 def test_the_sample_is_run_by_a_command_that_says_what_it_takes():
