@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import ON_CPU, argv, call, complaint, refused
+from support import ON_CPU, argv, call, complaint, refused, thin_network
 
+import tinynet
 from tinynet import evaluate, fixres, train
 from tinynet.compute import choose_compute
 from tinynet.evaluation.predictor import Predictor
@@ -377,3 +378,10 @@ def test_the_policies_of_the_recipes_need_no_run(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_done_is_refused_in_one_line(sized_folder, flags, words):
     refused(fixres, flags if "--policy" in flags else (*flags, *sized_folder.flags), *words)
+
+
+def test_a_run_that_is_adapted_to_a_size_is_not_studied(size_study, sized_folder):
+    """Neither by the command nor from Python."""
+    with thin_network():
+        run = tinynet.Run(size_study.out / "48")
+        complaint(lambda: run.resolution([48], device="cpu"), "already adapted", "base or finetune")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import console
-from tinynet.errors import InputError
 from tinynet.flags import (
     OF_RUN,
     Parser,
@@ -242,11 +241,7 @@ def _study(args: Any) -> list[ScoreRow]:
         for number in numbers:
             check_side(number, flag)
     sizes = sorted({own, *(args.size or SIZES)})
-    fit = sizes if args.fit is None else sorted({own, *args.fit}) if args.fit else []
-    if folders[0].stage == "fixres":
-        raise InputError(
-            f"{folders[0].path}: is already adapted to a size; choose base or finetune with --stage"
-        )
+    fit = sizes if args.fit is None else args.fit
     out = Path(args.out) if args.out else folders[0].path / "sizes"
     keep = Path(args.keep) if args.keep else None
     request = SizeRequest(sizes, out, fit, args.methods, keep)

@@ -75,7 +75,7 @@ def test_the_official_test_set_is_named_as_on_the_cpu(there, copies, arithmetic,
 
 
 def small_network():
-    """1,000 classes from one convolution, in place of a network of torchvision."""
+    """1,000 classes from one convolution, instead of a network of torchvision."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 7, stride=4),
         torch.nn.BatchNorm2d(16),
@@ -102,7 +102,7 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
     files = argv("photo.png tree --tta flip --top 9")
 
     def rows(ask, *flags):
-        """Of each command, the network's random weights drawn anew."""
+        """Of each command, with new random weights of the network."""
         for command, way in (
             (folder_command, folder),
             (zero_shot_command, whole),

@@ -64,9 +64,9 @@ def fit(
         observers.append(TensorBoard())
     for config in _configs(path, names, _settings(data, recipe, settings)):
         folder = StageFolder(path, config.stages[0])
-        chosen = device.as_started(folder) if folder.started else device
+        used = device.as_started(folder) if folder.started else device
         compute = choose_compute(
-            chosen.device, chosen.precision, floats=chosen.floats, frozen=chosen.frozen
+            used.device, used.precision, floats=used.floats, frozen=used.frozen
         )
         train(path, config, compute, resume=True, observers=observers)
     return Run(path, names[-1])

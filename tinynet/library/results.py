@@ -40,8 +40,8 @@ class Rows(list[ScoreRow]):
         rows = self.to_json()
         keys = dict.fromkeys(key for row in rows for key in row)
         constant = [key for key in _ORIGIN if len({str(row.get(key)) for row in rows}) == 1]
-        shown = [key for key in keys if key not in constant and key not in _DETAILS]
-        titles, lines = titled(rows, [*shown, "interval", "gain_interval"])
+        visible = [key for key in keys if key not in constant and key not in _DETAILS]
+        titles, lines = titled(rows, [*visible, "interval", "gain_interval"])
         return [titles, *([text for text, _ in line] for line in lines)]
 
     def to_json(self) -> list[Json]:

@@ -169,7 +169,9 @@ class Run:
         """Evaluate the run at several test sizes, as it is and with corrections.
 
         `sizes`: in pixels; the training size is always included. `fit`: sizes to fine-tune the head
-        at. `out`: the folder for figures and JSON (default: sizes, in the run). `where`: the
+        at; the training size is added as the control.
+
+        `out`: the folder for figures and JSON (default: sizes, in the run). `where`: the
         keywords `data`, `device` and `precision`. The result has `rows`, `activations`, `costs` and
         `conclusions`.
 
@@ -205,13 +207,11 @@ class Run:
         from tinynet.data.image_folder import expand
         from tinynet.evaluation.predict import Preparation, run_predictor
 
-        if not isinstance(files, (str, Path, list, tuple)):
+        names = [files] if isinstance(files, (str, Path)) else files
+        if not isinstance(names, (list, tuple)) or not names:
             raise InputError(f"files is {brief(files)}; name an image or a folder of images")
-        names = [files] if isinstance(files, (str, Path)) else list(files)
         for name in names:
             as_path(name, "a file")
-        if not names:
-            raise InputError(f"files is {files!r}; name an image or a folder of images")
         most = as_count(top, "top")
         if not isinstance(tta, str):
             raise InputError(f"tta is {tta!r}; predict takes one set of views, for instance 'flip'")
@@ -293,9 +293,8 @@ class Run:
         """
         from tinynet.report.collect import write_reports
 
-        return write_reports([self.path], data, None, None if out is None else as_path(out, "out"))[
-            0
-        ]
+        place = None if out is None else as_path(out, "out")
+        return write_reports([self.path], data, None, place)[0]
 
 
 def _compute(device: str = "auto", precision: Any = "auto") -> "Compute":

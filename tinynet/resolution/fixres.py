@@ -37,7 +37,8 @@ class SizeRequest:
     """What to study, and where to write it.
 
     `sizes`: test sizes in pixels; the training size is always included. `fit`: sizes to fine-tune
-    the head at. `methods`: ways to resize; the first is used everywhere, the others are compared
+    the head at; the training size is added as the control. `methods`: ways to resize; the first is
+    used everywhere, the others are compared
     with it at the best size. `out`: the folder for JSON, figures and conclusions. `keep`: a new
     folder for the run with its batch norms recomputed at the best size for them.
     """
@@ -95,7 +96,8 @@ def investigate(
         f"{request.out}"
     )
     other_studies = [Study(predictor, method) for predictor in others]
-    fitted = fine_tuned(first, request.fit, method, request.out, observers)
+    heads = sorted({first.size, *request.fit}) if request.fit else []  # own size: the control
+    fitted = fine_tuned(first, heads, method, request.out, observers)
     rows = list(sweep(study, sizes, fitted, study.corrections))
     activations = [row for size in sizes for row in study.activations(size)]
     best = best_size(rows)
@@ -133,7 +135,13 @@ def _method_rows(
 
 
 def _check(request: SizeRequest, study: Study, sizes: Sequence[int]) -> None:
-    """Raise `InputError` if heads cannot be trained, or the run cannot be saved, as requested."""
+    """Raise `InputError` if the run, its heads or its copy cannot be studied as requested."""
+    folder = study.predictor.folder
+    if folder.stage == "fixres":
+        raise InputError(
+            f"{folder.path}: is already adapted to a size; choose base or finetune"
+            + console.advice(" with --stage")
+        )
     method, keep = request.methods[0], request.keep
     if (request.fit or keep) and method != METHOD:
         raise InputError(

@@ -89,8 +89,8 @@ def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunCon
             f"{names}: fixed by the base that {stage} starts from; train another base for another "
             "value"
         )
-    chosen = settings.recipe_or(before.recipe.name).override(settings.fields, (stage,))
-    recipe = before.recipe.with_stage(stage, chosen.stage(stage), chosen.name)
+    later = settings.recipe_or(before.recipe.name).override(settings.fields, (stage,))
+    recipe = before.recipe.with_stage(stage, later.stage(stage), later.name)
     log(f"{stage} starts from {last.path}")
     sizes = before.recipe.stage(last.stage).size, recipe.stage(stage).size
     if sizes[0] != sizes[1]:
