@@ -254,10 +254,18 @@ def room(tmp_path, monkeypatch):
     return tmp_path
 
 
-def usual_limits(seconds=10.0):
-    """400 MB on top of what a child inherits from this process, which grows with every test."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return Limits(seconds=seconds, memory=pages * os.sysconf("SC_PAGE_SIZE") + (400 << 20))
+def usual_limits(room, seconds=10.0):
+    """400 MB on top of what a child inherits from this process, which grows with every test.
+
+    The inheritance is measured on a child: a fork does not map all that its parent has mapped.
+    """
+    idle = Case("deeds", "idle", "hostile_command", ("refuses",), _no_input, right.refused())
+    memory = sandbox.run(idle, room, SEED, Limits()).memory
+    return Limits(seconds=seconds, memory=memory + (400 << 20))
+
+
+def _no_input(place, draw):
+    """Make nothing."""
 
 
 @pytest.mark.parametrize("deed", DEEDS)
@@ -266,7 +274,7 @@ def test_the_judge_notices(deed, room):
         (place.inputs / "x.txt").write_text("x")
 
     case = Case("deeds", deed, "hostile_command", (deed,), make, right.refused("in/x.txt"))
-    limits = usual_limits(2)
+    limits = usual_limits(room, 2)
     outcome, reason = judge(case, sandbox.run(case, room, SEED, limits), limits)
     assert outcome == DEEDS[deed][1], reason
 
@@ -290,10 +298,11 @@ def test_a_result_is_looked_at(printed, outcome, room, monkeypatch):
         "prints-rows",
         "hostile_command",
         ("prints-rows",),
-        lambda place, draw: None,
+        _no_input,
         right.gives(check),
     )
-    assert judge(case, sandbox.run(case, room, SEED, usual_limits()), usual_limits())[0] == outcome
+    limits = usual_limits(room)
+    assert judge(case, sandbox.run(case, room, SEED, limits), limits)[0] == outcome
 
 
 def test_any_accepted_outcome_passes(room):
@@ -305,10 +314,11 @@ def test_any_accepted_outcome_passes(room):
         "refuses",
         "hostile_command",
         ("refuses",),
-        lambda place, draw: None,
+        _no_input,
         right.any_of(never, right.refused("in/x.txt")),
     )
-    assert judge(case, sandbox.run(case, room, SEED, usual_limits()), usual_limits())[0] == REFUSED
+    limits = usual_limits(room)
+    assert judge(case, sandbox.run(case, room, SEED, limits), limits)[0] == REFUSED
 
 
 def test_an_input_that_cannot_be_made_is_no_outcome_of_the_command(room):
@@ -321,7 +331,7 @@ def test_an_input_that_cannot_be_made_is_no_outcome_of_the_command(room):
         right.refused(),
     )
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        sandbox.run(case, room, SEED, usual_limits())
+        sandbox.run(case, room, SEED, Limits())
 
 
 def test_the_sample_is_run_by_a_command_that_says_what_it_takes():
