@@ -35,7 +35,7 @@ from tinynet.data.tiny_imagenet import locate
 from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, positive_int, run_command
-from tinynet.models.weights import load_backbone
+from tinynet.models.weights import load_vgg16
 from tinynet.report.tables import columns
 from tinynet.training.config import WEIGHTS
 from tinynet.training.recipes import REFERENCE, TUNED
@@ -61,7 +61,7 @@ class Bench:
         self.source = locate(find_data(options.data))
         self.packed = open_packed(self.source, options.cache)
         self.classes = len(self.packed.wnids)
-        self.backbone = functools.partial(load_backbone, options.weights or WEIGHTS)
+        self.backbone = functools.partial(load_vgg16, options.weights or WEIGHTS)
 
     @functools.cached_property
     def frozen(self) -> Any:

@@ -17,7 +17,7 @@ from tinynet.data.batches import Batch, batches, default_batch_size
 from tinynet.data.packed import CHUNK, Packed, decode, in_workers, open_packed, pack
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.models.classifier import Classifier
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 from tinynet.score.merges import mean
 from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import resize, view_set
@@ -25,7 +25,7 @@ from tinynet.training.config import RunConfig
 from tinynet.training.extraction import frozen_backbone
 from tinynet.training.features import FeatureCache
 from tinynet.training.inputs import TrainingImages
-from tinynet.training.loop import Training
+from tinynet.training.loop import Training, weight_groups
 from tinynet.training.recipes import TUNED, Network, Stage
 from tinynet.training.stages import train
 
@@ -38,7 +38,7 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.linspace(0, total - 1, count).astype(np.int64)
 
 
-def classifier(backbone: Backbone, network: Network, classes: int) -> Classifier:
+def classifier(backbone: VGG16, network: Network, classes: int) -> Classifier:
     """The network of a recipe on a backbone, which it shares."""
     return Classifier(
         backbone,
@@ -161,7 +161,7 @@ def _training(
     model.train()
     return Training(
         module or model,
-        {name: model.groups[name] for name in stage.trainable},
+        weight_groups(model, stage),
         stage,
         10**6,
         compute,

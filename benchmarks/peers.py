@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from tinynet.compute import Compute
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.models.classifier import Head
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 
 BATCH = 64
 SIDE = 64
@@ -50,7 +50,7 @@ def _with_tf32() -> AbstractContextManager:
 class Peer:
     """One of `KINDS` on images in class folders; each method processes all of them once."""
 
-    def __init__(self, kind: str, folder: Path, backbone: Backbone, classes: int, compute: Compute):
+    def __init__(self, kind: str, folder: Path, backbone: VGG16, classes: int, compute: Compute):
         self.kind, self.compute = kind, compute
         self.network = _network(backbone, classes).to(compute.device)
         self._half = kind != "as written" and compute.dtype != torch.float32
@@ -167,7 +167,7 @@ class Peer:
         )
 
 
-def _network(backbone: Backbone, classes: int) -> nn.Sequential:
+def _network(backbone: VGG16, classes: int) -> nn.Sequential:
     """The published network; its loader normalises the images, so the backbone does not."""
     return nn.Sequential(
         copy.deepcopy(backbone.features),

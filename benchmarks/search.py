@@ -23,8 +23,8 @@ from tinynet.data.splits import split_train
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path
 from tinynet.models.classifier import Classifier
-from tinynet.models.vgg import Backbone
-from tinynet.models.weights import load_backbone
+from tinynet.models.vgg import VGG16
+from tinynet.models.weights import load_vgg16
 from tinynet.records import Score
 from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import score
@@ -33,7 +33,7 @@ from tinynet.score.views import resize
 from tinynet.training.config import WEIGHTS
 from tinynet.training.features import FeatureCache, Features
 from tinynet.training.inputs import steps_per_epoch
-from tinynet.training.loop import Training, fit
+from tinynet.training.loop import Training, fit, weight_groups
 from tinynet.training.recipes import TUNED
 
 
@@ -138,7 +138,7 @@ def main() -> None:
     compute = choose_compute(options.device, options.precision)
     packed, backbone = (
         open_packed(find_data(options.data), options.cache),
-        load_backbone(options.weights or WEIGHTS),
+        load_vgg16(options.weights or WEIGHTS),
     )
     if options.group == "depths":  # extract the features of all layers in one pass
         candidate(packed, backbone, dict(features=SUPERSET), 50, 1, 0, compute)
@@ -172,7 +172,7 @@ def main() -> None:
 
 def candidate(
     packed: Packed,
-    backbone: Backbone,
+    backbone: VGG16,
     changes: dict[str, Any],
     every: int,
     epochs: int,
@@ -199,7 +199,7 @@ def candidate(
         packed.train, split.holdout, lambda x: resize(x, stage.size), stage
     )
     steps = steps_per_epoch(len(features.labels), stage.batch)
-    training = Training(model.head, {"head": [model.head]}, stage, steps, compute)
+    training = Training(model.head, weight_groups(model, stage), stage, steps, compute)
     started = time.perf_counter()
     results = []
 

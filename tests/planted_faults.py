@@ -72,7 +72,7 @@ FAULTS = [
     ),
     Fault(
         "the normalisation stays on the CPU",
-        "models/vgg.py",
+        "models/backbone.py",
         "((images - self.mean) / self.std)",
         "((images - self.mean.cpu()) / self.std.cpu())",
     ),
@@ -133,8 +133,8 @@ FAULTS = [
     Fault(
         "images that are timed stay on the CPU",
         "resolution/costs.py",
-        "batch_size=default_batch_size(side, compute.device),\n            device=compute.device,",
-        "batch_size=default_batch_size(side, compute.device),",
+        "batch_size=default_batch_size(side, compute.device, compute.least_batch),\n            device=compute.device,",
+        "batch_size=default_batch_size(side, compute.device, compute.least_batch),",
     ),
     Fault(
         "the classes of a heat map are on the CPU",

@@ -25,7 +25,7 @@ from tinynet.evaluation import predict as file_predictions
 from tinynet.evaluation import zero_shot
 from tinynet.models.classifier import Classifier, pooled_features
 from tinynet.models.pretrained import Pretrained, WeightsInfo
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 from tinynet.report import __main__ as report
 from tinynet.training import extraction, stages
 
@@ -206,7 +206,7 @@ def stopped_runs(archive_path, tmp_path_factory):
     with thin_network() as patch:
         patch.chdir(root)
         shutil.copy(archive_path, "drawn.zip")
-        features = Backbone().features.state_dict()
+        features = VGG16().features.state_dict()
         torch.save({f"features.{name}": tensor for name, tensor in features.items()}, "vgg.pth")
         flags = [*SMALL, "--weights", "vgg.pth", "--epochs", "2"]
         base = ("--stage", "base", "--data", "drawn.zip", *flags)
@@ -272,7 +272,7 @@ def extracted_batches(monkeypatch):
 @pytest.fixture
 def small_network(thin):
     torch.manual_seed(0)
-    return Classifier(Backbone(), ["pool5:grid2", "relu4_3:mean"], (16,), 5, 0.5, True)
+    return Classifier(VGG16(), ["pool5:grid2", "relu4_3:mean"], (16,), 5, 0.5, True)
 
 
 # --- networks and images of ImageNet's classes ---

@@ -15,12 +15,12 @@ from torch import nn
 
 from tinynet import console, runs
 from tinynet.models.classifier import Classifier
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 from tinynet.runs import StageFolder
 from tinynet.score.probabilities import Probabilities
 from tinynet.training import features
 from tinynet.training.config import RunConfig
-from tinynet.training.loop import Training
+from tinynet.training.loop import Training, WeightGroup
 from tinynet.training.recipes import TUNED, Stage
 
 # Flags of a base with crops, and of a finetune.
@@ -79,7 +79,7 @@ CROPPED_STAGE = Stage(
 
 def small_classifier(feature_names=("pool5:grid2", "relu4_3:max"), seed=0):
     torch.manual_seed(seed)
-    return Classifier(Backbone(), feature_names, (16,), 6, 0.5, True)
+    return Classifier(VGG16(), feature_names, (16,), 6, 0.5, True)
 
 
 def with_cache(packed, folder):
@@ -110,7 +110,7 @@ def toy():
 def toy_training(compute=CPU, **changes):
     stage = Stage(**{"epochs": 2, "batch": 8, "schedule": "constant", "lr": 0.01, **changes})
     module = toy()
-    return Training(module, {"head": [module]}, stage, 3, compute)
+    return Training(module, [WeightGroup(list(module.parameters()), 1)], stage, 3, compute)
 
 
 def of_kind(rows, kind):

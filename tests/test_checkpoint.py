@@ -12,7 +12,7 @@ from support import argv, complaint, refused
 from tinynet import evaluate, predict, train
 from tinynet.models.checkpoint import load_model, load_training, save_model, save_training
 from tinynet.models.classifier import Classifier
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 
 pytestmark = pytest.mark.usefixtures("thin")
 
@@ -60,9 +60,7 @@ def test_a_model_is_loaded_as_it_was_saved(checkpoint):
 
 
 def test_normalisation_is_loaded_with_the_model(tmp_path):
-    model = Classifier(
-        Backbone((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), ("pool5:mean",), (), 6, 0.0, False
-    )
+    model = Classifier(VGG16((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), ("pool5:mean",), (), 6, 0.0, False)
     save_model(tmp_path / "best.pt", model, WNIDS, 32)
     assert load_model(tmp_path / "best.pt", WNIDS)[0].backbone.digest() == model.backbone.digest()
 

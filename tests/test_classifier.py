@@ -14,7 +14,7 @@ from tinynet.models.classifier import (
     pooled_features,
     update_bn,
 )
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 
 WIDTHS = {
     "conv1": (3, 64, 64),
@@ -35,14 +35,16 @@ PUBLISHED = {
 @torch.inference_mode()
 @pytest.mark.parametrize("side", [32, 48, 64])
 def test_features_are_as_many_as_counted_whatever_the_side(thin, side):
-    backbone, images = Backbone(), torch.rand(1, 3, side, side)
+    backbone, images = VGG16(), torch.rand(1, 3, side, side)
     channels = sum(width // 16 for _, width in DEPTHS.values())
     for statistic, each in {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}.items():
         feature_names = [f"{node}:{statistic}" for node in DEPTHS]
         found = pooled_features(backbone, feature_names, images)
         assert found.shape == (1, feature_count(backbone, feature_names)) == (1, channels * each)
     feature_names = [
-        f"{node}:{statistic}" for node in ("pool5", "relu2_1") for statistic in POOLINGS
+        f"{node}:{statistic}"
+        for node in ("pool5", "relu2_1")
+        for statistic in ("mean", "max", "grid2", "grid7")
     ]
     assert (
         pooled_features(backbone, feature_names, images).shape
@@ -53,7 +55,7 @@ def test_features_are_as_many_as_counted_whatever_the_side(thin, side):
 
 @torch.inference_mode()
 def test_statistics_are_what_they_are_called(thin):
-    backbone, images = Backbone(), torch.rand(2, 3, 64, 64)
+    backbone, images = VGG16(), torch.rand(2, 3, 64, 64)
     maps = backbone(images, ["pool4"])["pool4"]
     numbers = maps.numpy()
     assert numbers.shape == (2, 32, 4, 4)
@@ -63,6 +65,7 @@ def test_statistics_are_what_they_are_called(thin):
         "max": numbers.max((2, 3)),
         "grid2": quarters,
         "grid7": nn.AdaptiveAvgPool2d(7)(maps).flatten(1).numpy(),
+        "first": numbers[:, :, 0, 0],
     }
     assert set(expected) == set(POOLINGS)
     for name, values in expected.items():
@@ -73,7 +76,7 @@ def test_statistics_are_what_they_are_called(thin):
 
 @torch.inference_mode()
 def test_features_are_in_the_order_of_their_names(thin):
-    backbone, images = Backbone(), torch.rand(2, 3, 32, 32)
+    backbone, images = VGG16(), torch.rand(2, 3, 32, 32)
     feature_names = ["pool5:max", "relu1_2:mean", "pool5:grid2", "relu4_3:max"]
     alone = [pooled_features(backbone, [feature], images) for feature in feature_names]
     assert torch.equal(pooled_features(backbone, feature_names, images), torch.cat(alone, 1))
@@ -94,12 +97,12 @@ def test_a_feature_that_the_backbone_lacks_is_refused(thin):
         "pool5:mean:max",
     ):
         complaint(
-            lambda feature=feature: Classifier(Backbone(), [feature], (), 3, 0.0, False),
+            lambda feature=feature: Classifier(VGG16(), [feature], (), 3, 0.0, False),
             repr(feature),
             "relu5_3",
             "grid2",
         )
-    complaint(lambda: Classifier(Backbone(), [], (), 3, 0.0, False), "no features")
+    complaint(lambda: Classifier(VGG16(), [], (), 3, 0.0, False), "no features")
 
 
 # --- what is trained ---
@@ -108,7 +111,7 @@ def test_a_feature_that_the_backbone_lacks_is_refused(thin):
 def test_as_many_weights_are_trainable_as_published():
     assert sum(PUBLISHED.values()) == 14_714_688
     with torch.device("meta"):
-        model = Classifier(Backbone(), ["pool5:grid2", "relu3_3:max"], (16, 8), 5, 0.5, True)
+        model = Classifier(VGG16(), ["pool5:grid2", "relu3_3:max"], (16, 8), 5, 0.5, True)
     inputs = 512 * 4 + 256
     head = inputs * 16 + 16 + 2 * 16 + 16 * 8 + 8 + 2 * 8 + 8 * 5 + 5
     for name, count in PUBLISHED.items():
@@ -131,8 +134,8 @@ def test_frozen_groups_get_no_gradient_and_run_without_autograd(small_network):
     maps = small_network.backbone(images, ["pool4", "relu5_1"])
     assert maps["pool4"].grad_fn is None and maps["relu5_1"].grad_fn is not None
     small_network(images).square().sum().backward()
-    for name, modules in small_network.groups.items():
-        grads = [p.grad for module in modules for p in module.parameters()]
+    for name, weights in small_network.groups.items():
+        grads = [weight.grad for weight in weights]
         assert grads and all((grad is not None) == (name in ("conv5", "head")) for grad in grads), (
             name
         )
@@ -188,14 +191,14 @@ def test_a_copy_for_inference_shares_nothing(small_network):
 
 
 def test_a_model_is_made_again_from_its_shape(small_network):
-    again = Classifier(Backbone(), **small_network.shape)
+    again = Classifier(VGG16(), **small_network.shape)
     again.load_state_dict(small_network.state_dict())
     images = torch.rand(3, 3, 32, 32)
     assert torch.equal(again.eval()(images), small_network.eval()(images))
 
 
 def test_a_head_without_hidden_layers_is_one_linear_layer(thin):
-    model = Classifier(Backbone(), ["pool5:mean"], (), 7, 0.5, False)
+    model = Classifier(VGG16(), ["pool5:mean"], (), 7, 0.5, False)
     assert [type(module) for module in model.head] == [nn.Linear] and model.head[
         0
     ].weight.shape == (7, 32)

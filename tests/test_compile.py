@@ -15,9 +15,9 @@ from torch._dynamo.utils import counters
 from tinynet import train
 from tinynet.compute import choose_compute
 from tinynet.models.classifier import Classifier
-from tinynet.models.weights import load_backbone
+from tinynet.models.weights import load_vgg16
 from tinynet.runs import StageFolder
-from tinynet.training.loop import Training
+from tinynet.training.loop import Training, weight_groups
 from tinynet.training.recipes import TUNED
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler here")
@@ -46,12 +46,12 @@ def training(compiled, precision="float32"):
     stage = replace(TUNED.finetune, epochs=1, size=64, crop_side=(46, 64), batch=6)
     torch.manual_seed(0)
     model = Classifier(
-        load_backbone("none"), TUNED.network.features, (16,), 5, dropout=0.0, standardise=True
+        load_vgg16("none"), TUNED.network.features, (16,), 5, dropout=0.0, standardise=True
     )
     model.train_only(stage.trainable)
     return Training(
         model.train(),
-        {name: model.groups[name] for name in stage.trainable},
+        weight_groups(model, stage),
         stage,
         10,
         choose_compute("cpu", precision, compiled=compiled),

@@ -56,7 +56,7 @@ def test_a_recipe_that_is_none_is_refused(run_folder, content):
             )
         ),
     ],
-    ids=["tuned", "reference", "another"],
+    ids=[*RECIPES, "another"],
 )
 def test_a_config_is_read_back_exactly(recipe, tmp_path):
     first = RunConfig(recipe, "data.zip", ("finetune",), "none", 3, "cache", "runs/before")

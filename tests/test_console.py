@@ -16,8 +16,8 @@ from tinynet import compute, console
 from tinynet.data.image_folder import labelled_images
 from tinynet.data.places import locate
 from tinynet.data.splits import split_train
-from tinynet.models.vgg import check_side
-from tinynet.models.weights import load_backbone
+from tinynet.models.vgg import VGG16
+from tinynet.models.weights import load_vgg16
 
 PROGRAMS = ("tinynet", "python -m tinynet", "")
 COMMAND = re.compile(r"python -m (tinynet[\w.]*)|(?<=`)(tinynet [a-z-]+)")
@@ -189,8 +189,8 @@ def test_options_are_flags_in_a_command_and_names_in_python(command):
     ("action", "in_command", "in_python"),
     [
         (lambda: locate("nowhere.zip"), "and --data or TINYNET_DATA", "and TINYNET_DATA"),
-        (lambda: check_side(8), "--size 8: too small", "size 8: too small"),
-        (lambda: load_backbone("x"), "--weights x: no such file", "weights x: no such file"),
+        (lambda: VGG16().check_size(8), "--size 8: too small", "size 8: too small"),
+        (lambda: load_vgg16("x"), "--weights x: no such file", "weights x: no such file"),
         (
             lambda: compute.choose_compute("cpu", "float16"),
             "--precision float16: not supported",

@@ -21,7 +21,7 @@ from torch import nn
 
 from tinynet.compute import Compute
 from tinynet.models.classifier import Classifier
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 from tinynet.training import features
 from tinynet.training.inputs import TrainingImages
 from tinynet.training.recipes import Stage
@@ -97,7 +97,7 @@ def test_an_epoch_can_begin_at_any_batch(packed, tmp_path):
 
 
 def test_the_cache_knows_all_that_features_depend_on(packed, tmp_path):
-    other_mean = Classifier(Backbone((0.5, 0.5, 0.5)), ("pool5:grid2",), (16,), 6, 0.5, True)
+    other_mean = Classifier(VGG16((0.5, 0.5, 0.5)), ("pool5:grid2",), (16,), 6, 0.5, True)
     other_mean.backbone.features.load_state_dict(small_classifier().backbone.features.state_dict())
     other_data = copy.copy(packed)
     other_data.contents = "0" * 16

@@ -6,7 +6,7 @@ import torch
 from support import complaint, thin_network
 
 from tinynet.models.classifier import Classifier
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 from tinynet.score.confusions import share_inside
 from tinynet.score.gradcam import gradcam
 
@@ -15,7 +15,7 @@ from tinynet.score.gradcam import gradcam
 def network():
     with thin_network():
         torch.manual_seed(0)
-        yield Classifier(Backbone(), ("pool5:grid2", "relu4_3:mean"), (8,), 5, 0.5, True).eval()
+        yield Classifier(VGG16(), ("pool5:grid2", "relu4_3:mean"), (8,), 5, 0.5, True).eval()
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -35,12 +35,11 @@ def test_gradcam_is_where_the_only_evidence_for_the_class_is():
     corner.
     """
     with thin_network():
-        backbone = Backbone()
+        backbone = VGG16()
         network = Classifier(backbone, ("pool1:grid2",), (), 2, 0, False).eval()
-    for module in backbone.groups["conv1"]:
-        for weight in module.parameters():
-            torch.nn.init.zeros_(weight)
-    first, _, second = backbone.groups["conv1"][:3]
+    for weight in backbone.groups["conv1"]:
+        torch.nn.init.zeros_(weight)
+    first, _, second = backbone.features[:3]
     first.weight.data[0, :, 1, 1] = 1.0
     second.weight.data[0, 0, 1, 1] = 1.0
     torch.nn.init.zeros_(network.head[0].weight)
@@ -67,7 +66,7 @@ def test_a_layer_that_does_not_exist_or_that_the_head_does_not_use_is_refused(ne
         "relu4_3",
     )
     with thin_network():
-        shallow = Classifier(Backbone(), ("relu3_3:mean",), (), 5, 0, True).eval()
+        shallow = Classifier(VGG16(), ("relu3_3:mean",), (), 5, 0, True).eval()
     complaint(
         lambda: gradcam(shallow, torch.rand(1, 3, 64, 64), torch.tensor([0]), "relu4_3"),
         "relu4_3",

@@ -7,7 +7,7 @@ from torch import nn
 
 from tinynet.models import int8
 from tinynet.models.int8 import Int8Backbone
-from tinynet.models.vgg import Backbone
+from tinynet.models.vgg import VGG16
 
 
 @needs_vnni
@@ -15,7 +15,7 @@ from tinynet.models.vgg import Backbone
 @torch.inference_mode()
 def test_int8_features_are_near_those_of_floats(thin, side):
     torch.manual_seed(0)
-    backbone = Backbone()
+    backbone = VGG16()
     whole = Int8Backbone(backbone, torch.rand(20, 3, side, side))
     images = torch.rand(4, 3, side, side)
     exact, found = backbone(images, DEPTHS), whole(images, DEPTHS)
@@ -29,7 +29,7 @@ def test_int8_features_are_near_those_of_floats(thin, side):
 @needs_vnni
 @torch.inference_mode()
 def test_int8_features_of_an_image_do_not_depend_on_its_batch(thin):
-    whole, images = Int8Backbone(Backbone(), torch.rand(8, 3, 32, 32)), torch.rand(5, 3, 32, 32)
+    whole, images = Int8Backbone(VGG16(), torch.rand(8, 3, 32, 32)), torch.rand(5, 3, 32, 32)
     together = whole(images, ["pool5", "relu3_3"])
     for number in range(5):
         alone = whole(images[number : number + 1], ["relu3_3", "pool5"])

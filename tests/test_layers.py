@@ -13,6 +13,7 @@ from tinynet.__main__ import COMMANDS
 
 ROOMS = ("data", "models", "score", "training", "evaluation", "resolution", "report")
 LEAVES = (
+    "allocator",
     "errors",
     "values",
     "interrupts",

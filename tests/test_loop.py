@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_runs import after, differences, small_classifier, toy, toy_training
+from small_runs import after, differences, small_classifier, toy_training
 from support import CPU
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tinynet.compute import Compute
 from tinynet.models.checkpoint import load_training, save_training
 from tinynet.records import EpochRow, Score, StepRow, StopRow
-from tinynet.training.loop import Training, fit
+from tinynet.training.loop import Training, fit, weight_groups
 from tinynet.training.recipes import Stage
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -153,12 +153,22 @@ def test_images_for_batch_norms_are_computed_in_float32():
     assert made == [torch.float32] and ran == [True]
 
 
-def test_the_batch_norms_of_an_average_stay_where_no_head_is_trained():
-    stage = Stage(epochs=1, batch=8, schedule="constant", lr=0.01, trainable=("conv5",), ema=0.8)
-    module = toy()
-    training = Training(module, {"conv5": [module[0]]}, stage, 3, CPU)
-    run_toy(training)
-    assert torch.equal(training.result[2].running_mean, training.module[2].running_mean)
+@pytest.mark.parametrize("group", ["conv5", "head"])
+def test_the_batch_norms_of_an_average_stay_where_no_head_is_trained(group):
+    stage = Stage(epochs=1, batch=8, schedule="constant", lr=0.01, trainable=(group,), ema=0.8)
+    model = small_classifier()
+    model.train_only(stage.trainable)
+    training = Training(model, weight_groups(model, stage), stage, 3, CPU)
+    before = [norm.running_var.clone() for norm in map(first_norm, (training.result, model))]
+    training.update_bn([torch.rand(8, 3, 32, 32)])
+    after = [norm.running_var for norm in map(first_norm, (training.result, model))]
+    assert torch.equal(before[0], after[0]) == (group == "conv5")
+    assert torch.equal(before[1], after[1])
+
+
+def first_norm(model):
+    """The first batch norm of a network's head."""
+    return next(layer for layer in model.head if isinstance(layer, nn.BatchNorm1d))
 
 
 def test_without_an_average_the_result_is_the_module():
@@ -214,15 +224,13 @@ def test_each_group_has_its_own_learning_rate_and_frozen_groups_have_none():
         schedule="constant",
         lr_factors=(1, 0.5, 1, 1, 0.25, 2),
     )
-    training = Training(
-        model, {name: model.groups[name] for name in stage.trainable}, stage, 3, CPU
-    )
+    training = Training(model, weight_groups(model, stage), stage, 3, CPU)
     rate = {
         id(p): group["lr"] for group in training.optimizer.param_groups for p in group["params"]
     }
-    for name, modules in model.groups.items():
+    for name, weights in model.groups.items():
         expected = {"conv2": 0.05, "conv5": 0.025, "head": 0.2}.get(name)
-        assert {rate.get(id(p)) for module in modules for p in module.parameters()} == {expected}
+        assert {rate.get(id(weight)) for weight in weights} == {expected}
     assert len(rate) == sum(p.requires_grad for p in model.parameters())
 
 

@@ -54,7 +54,7 @@ def test_a_page_begins_with_its_answer(scored_folder, page, tmp_path):
         for views in ("none", "flip")
     )
     answer = (
-        f"VGG16, stage base of runs/one: val top-1 {none.top1:.1%} ({none.low * 100:.1f} .. "
+        f"vgg16, stage base of runs/one: val top-1 {none.top1:.1%} ({none.low * 100:.1f} .. "
         f"{none.high * 100:.1f}) with one view, {flip.top1:.1%} with horizontal flip."
     )
     assert page.text.index(answer) < page.text.index("Scores")

@@ -16,8 +16,8 @@ from tinynet import evaluate, train
 from tinynet.models.checkpoint import load_model
 from tinynet.models.classifier import Classifier
 from tinynet.models.pretrained import load_pretrained
-from tinynet.models.vgg import Backbone
-from tinynet.models.weights import load_backbone
+from tinynet.models.vgg import VGG16
+from tinynet.models.weights import load_vgg16
 from tinynet.runs import StageFolder
 
 OPTIMIZER = {
@@ -36,10 +36,8 @@ def small():
 def backbone(small):
     """The state of a whole VGG16, thin, and how one is read from a file."""
     torch.manual_seed(1)
-    state = {
-        f"features.{name}": tensor for name, tensor in Backbone().features.state_dict().items()
-    }
-    return state | {"classifier.0.weight": torch.rand(3, 2)}, lambda path: load_backbone(
+    state = {f"features.{name}": tensor for name, tensor in VGG16().features.state_dict().items()}
+    return state | {"classifier.0.weight": torch.rand(3, 2)}, lambda path: load_vgg16(
         path
     ).features.state_dict()
 
@@ -227,11 +225,9 @@ def test_what_is_no_state_dict_is_named(tmp_path, whole):
 
 
 def test_a_wrapped_checkpoint_keeps_its_mean_and_std(small, tmp_path):
-    model = Classifier(
-        Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), ["pool5:mean"], [4], 3, 0.0, True
-    )
+    model = Classifier(VGG16((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), ["pool5:mean"], [4], 3, 0.0, True)
     torch.save(prefixed(model.state_dict(), "net."), tmp_path / "weights.pth")
-    again = load_backbone(str(tmp_path / "weights.pth"))
+    again = load_vgg16(str(tmp_path / "weights.pth"))
     assert again.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert again.std.flatten().tolist() == pytest.approx([0.5, 0.6, 0.7])
 
@@ -265,7 +261,7 @@ def test_a_checkpoint_of_tinynet_gives_its_backbone_and_its_normalisation(
 ):
     monkeypatch.chdir(tmp_path)
     small.setattr(
-        "tinynet.models.weights.Backbone", lambda *given: Backbone((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+        "tinynet.models.weights.VGG16", lambda *given: VGG16((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     )
     succeed(
         train,
@@ -281,7 +277,7 @@ def test_a_checkpoint_of_tinynet_gives_its_backbone_and_its_normalisation(
         best = StageFolder("run", "finetune").best
         model, _ = load_model(best, tuple(torch.load(best, weights_only=True)["wnids"]))
         for path in (best, StageFolder("run", "finetune").last):
-            again = load_backbone(str(path))
+            again = load_vgg16(str(path))
             assert again.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
             assert all(
                 torch.equal(a, b)
@@ -367,7 +363,7 @@ def test_loading_does_not_consume_rng(backbone, tmp_path):
     state, read = backbone
     torch.save(state, tmp_path / "weights.pth")
     torch.manual_seed(0)
-    Backbone()
+    VGG16()
     wanted = torch.rand(3)
     torch.manual_seed(0)
     read(str(tmp_path / "weights.pth"))
@@ -377,7 +373,7 @@ def test_loading_does_not_consume_rng(backbone, tmp_path):
 def test_a_nan_neither_trains_nor_scores(archive_path, tmp_path, monkeypatch, small):
     monkeypatch.chdir(tmp_path)
     with thin_network():
-        state = prefixed(Backbone().features.state_dict(), "features.")
+        state = prefixed(VGG16().features.state_dict(), "features.")
         state["features.5.weight"][0, 0, 0, 0] = float("nan")
         torch.save(state, "nan.pth")
         flags = [*SMALL, "--data", archive_path, "--out", "run"]
@@ -398,7 +394,7 @@ def test_a_nan_neither_trains_nor_scores(archive_path, tmp_path, monkeypatch, sm
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small):
     with thin_network():
-        model = Classifier(Backbone(), ["pool5:mean"], [4], 3, 0.0, True)
+        model = Classifier(VGG16(), ["pool5:mean"], [4], 3, 0.0, True)
         content = {
             "format": 1,
             "kind": "model",
@@ -435,7 +431,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small):
     ],
 )
 def test_a_checkpoint_that_contradicts_itself_is_refused(tmp_path, small, change, wnids, words):
-    model = Classifier(Backbone(), ["pool5:mean"], [4], 3, 0.0, True)
+    model = Classifier(VGG16(), ["pool5:mean"], [4], 3, 0.0, True)
     torch.save(
         {
             "format": 1,

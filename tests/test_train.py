@@ -182,7 +182,7 @@ def test_ctrl_c_while_features_are_extracted_keeps_them(empty_folder, monkeypatc
     ("flags", "words"),
     [
         ("--stage middle", ["--stage", "'base', 'finetune', 'fixres', 'all'"]),
-        ("--recipe best", ["--recipe", "'tuned', 'reference'"]),
+        ("--recipe best", ["--recipe", "'tuned', 'general', 'reference'"]),
         ("--device tpu", ["--device", "'cuda'"]),
         ("--precision float8", ["--precision"]),
         ("--lr fast", ["--lr", "invalid float value", "'fast'"]),
@@ -203,9 +203,6 @@ def test_flags_that_do_not_exist_take_one_line(empty_folder, flags, words):
     [
         ("--epochs 0", ["epochs is 0"]),
         ("--ema 1", ["ema is 1.0"]),
-        ("--trainable conv9", ["trainable", "conv9", "conv5"]),
-        ("--learn conv9", ["trainable", "conv9"]),
-        ("--lr-factors 1 1", ["lr_factors", "six"]),
         (
             "--cached-epochs 2",
             ["cached_epochs", "frozen"],
@@ -263,6 +260,9 @@ def test_a_resumed_run_keeps_its_arithmetic_unless_another_is_named(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        ("--trainable conv9 --cached-epochs 0", ["trainable", "conv9", "conv5"]),
+        ("--learn conv9 --cached-epochs 0", ["trainable", "conv9"]),
+        ("--lr-factors 1 1", ["lr_factors", "6 numbers"]),
         ("--size 20", ["--size 20", "32"]),
         ("--size -5", ["size is -5"]),
         ("--stage base --size 31", ["--size 31"]),

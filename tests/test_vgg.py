@@ -6,7 +6,8 @@ import torchvision
 from support import DEPTHS, complaint
 from torchvision.transforms.v2.functional import normalize
 
-from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone, check_side
+from tinynet.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from tinynet.models.vgg import VGG16
 
 
 def theirs(backbone):
@@ -24,7 +25,7 @@ def theirs(backbone):
 @torch.inference_mode()
 def test_layers_are_those_of_torchvision():
     torch.manual_seed(0)
-    backbone = Backbone()
+    backbone = VGG16()
     features = theirs(backbone)
     images = torch.rand(2, 3, 32, 32)
     found = backbone(images, DEPTHS)
@@ -41,7 +42,7 @@ def test_layers_are_those_of_torchvision():
 
 @torch.inference_mode()
 def test_a_layer_is_the_same_whichever_others_are_requested(thin):
-    backbone, images = Backbone(), torch.rand(2, 3, 32, 32)
+    backbone, images = VGG16(), torch.rand(2, 3, 32, 32)
     together = backbone(images, DEPTHS)
     for name in DEPTHS:
         alone = backbone(images, [name])
@@ -50,7 +51,7 @@ def test_a_layer_is_the_same_whichever_others_are_requested(thin):
 
 @torch.inference_mode()
 def test_the_backbone_stops_at_the_deepest_requested_layer(thin):
-    backbone, seen = Backbone(), []
+    backbone, seen = VGG16(), []
     for index, module in enumerate(backbone.features):
         module.register_forward_hook(lambda *_, index=index: seen.append(index))
     backbone(torch.rand(1, 3, 32, 32), ["relu1_1", "pool2"])
@@ -60,7 +61,7 @@ def test_the_backbone_stops_at_the_deepest_requested_layer(thin):
 @torch.inference_mode()
 def test_normalisation_inside_is_normalize_outside(thin):
     mean, std = (0.2, 0.4, 0.7), (0.1, 0.3, 0.05)
-    inside, outside = Backbone(mean, std), Backbone((0, 0, 0), (1, 1, 1))
+    inside, outside = VGG16(mean, std), VGG16((0, 0, 0), (1, 1, 1))
     outside.features.load_state_dict(inside.features.state_dict())
     images = torch.rand(3, 3, 32, 40)
     kept = images.clone()
@@ -71,8 +72,8 @@ def test_normalisation_inside_is_normalize_outside(thin):
 
 
 def test_normalisation_travels_with_the_weights(thin):
-    state = Backbone((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)).state_dict()
-    other = Backbone()
+    state = VGG16((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)).state_dict()
+    other = VGG16()
     other.load_state_dict(state)
     assert other.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert other.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
@@ -80,10 +81,10 @@ def test_normalisation_travels_with_the_weights(thin):
 
 def test_digest_is_that_of_weights_and_normalisation(thin):
     torch.manual_seed(0)
-    backbone = Backbone()
+    backbone = VGG16()
     digest = backbone.digest()
     assert digest == backbone.digest() == backbone.to(memory_format=torch.channels_last).digest()
-    other = Backbone((0.5, 0.5, 0.5))
+    other = VGG16((0.5, 0.5, 0.5))
     other.features.load_state_dict(backbone.features.state_dict())
     assert other.digest() != digest
     with torch.no_grad():
@@ -95,9 +96,9 @@ def test_digest_is_that_of_weights_and_normalisation(thin):
 
 
 def test_the_least_side_is_the_one_below_which_nothing_is_left(thin):
-    check_side(32)
-    Backbone()(torch.rand(1, 3, 32, 32), ["pool5"])
-    complaint(lambda: check_side(31), "size 31", "32")
-    complaint(lambda: check_side(-1, "--side"), "--side -1")
+    VGG16().check_size(32)
+    VGG16()(torch.rand(1, 3, 32, 32), ["pool5"])
+    complaint(lambda: VGG16().check_size(31), "size 31", "32")
+    complaint(lambda: VGG16().check_size(-1, "--side"), "--side -1")
     with pytest.raises(RuntimeError):
-        Backbone()(torch.rand(1, 3, 31, 31), ["pool5"])
+        VGG16()(torch.rand(1, 3, 31, 31), ["pool5"])

@@ -14,8 +14,9 @@ from support import complaint
 from torchvision.models import VGG16_Weights
 
 from tinynet.models import vgg
-from tinynet.models.vgg import IMAGENET_MEAN, Backbone
-from tinynet.models.weights import load_backbone
+from tinynet.models.backbone import IMAGENET_MEAN
+from tinynet.models.vgg import VGG16
+from tinynet.models.weights import load_vgg16
 
 # --- weights ---
 
@@ -29,7 +30,7 @@ def saved(path, value):
 def state(thin):
     """A whole VGG16's state dict: the features and a classifier beside them."""
     torch.manual_seed(7)
-    features = {f"features.{key}": value for key, value in Backbone().features.state_dict().items()}
+    features = {f"features.{key}": value for key, value in VGG16().features.state_dict().items()}
     return features | {"classifier.0.weight": torch.rand(8, 8), "classifier.0.bias": torch.rand(8)}
 
 
@@ -43,17 +44,17 @@ def same_weights(backbone, state):
 def test_a_state_dict_is_read_with_and_without_its_classifier(state, tmp_path, capsys):
     features = {key: value for key, value in state.items() if key.startswith("features.")}
     for name, content in (("whole.pth", state), ("features.pth", features)):
-        assert same_weights(load_backbone(saved(tmp_path / name, content)), state)
+        assert same_weights(load_vgg16(saved(tmp_path / name, content)), state)
         assert "ImageNet's mean" in capsys.readouterr().err  # what is assumed is said
     assert same_weights(
-        load_backbone(saved(tmp_path / "half.pth", {k: v.half() for k, v in state.items()})),
+        load_vgg16(saved(tmp_path / "half.pth", {k: v.half() for k, v in state.items()})),
         {k: v.half().float() for k, v in state.items()},
     )
 
 
 @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "IMAGENET1K_FEATURES"])
 def test_a_file_with_a_published_name_is_normalised_as_published(state, tmp_path, name):
-    backbone = load_backbone(saved(tmp_path / VGG16_Weights[name].url.rsplit("/", 1)[1], state))
+    backbone = load_vgg16(saved(tmp_path / VGG16_Weights[name].url.rsplit("/", 1)[1], state))
     preset = VGG16_Weights[name].transforms()
     assert same_weights(backbone, state)
     assert backbone.mean.flatten().tolist() == pytest.approx(preset.mean)
@@ -62,16 +63,16 @@ def test_a_file_with_a_published_name_is_normalised_as_published(state, tmp_path
 
 def test_no_weights_are_random_ones(state):
     torch.manual_seed(1)
-    first = load_backbone("none")
+    first = load_vgg16("none")
     torch.manual_seed(1)
-    assert first.digest() == load_backbone("None").digest() != load_backbone("none").digest()
+    assert first.digest() == load_vgg16("None").digest() != load_vgg16("none").digest()
     assert first.mean.flatten().tolist() == pytest.approx(IMAGENET_MEAN)
 
 
 def test_weights_of_another_network_are_refused(state, tmp_path):
     resnet = torchvision.models.resnet18(num_classes=2).state_dict()
     complaint(
-        lambda: load_backbone(saved(tmp_path / "resnet18.pth", resnet)),
+        lambda: load_vgg16(saved(tmp_path / "resnet18.pth", resnet)),
         "resnet18.pth",
         "do not match the network",
         "conv1.weight",
@@ -87,19 +88,19 @@ def test_weights_of_another_network_are_refused(state, tmp_path):
         )
         other = {f"features.{key}": value for key, value in layers.state_dict().items()}
         complaint(
-            lambda other=other: load_backbone(saved(tmp_path / "vgg.pth", other)),
+            lambda other=other: load_vgg16(saved(tmp_path / "vgg.pth", other)),
             "do not match the network",
             *words,
         )
     wide = state | {"features.5.weight": torch.rand(8, 5, 3, 3)}
     complaint(
-        lambda: load_backbone(saved(tmp_path / "wide.pth", wide)),
+        lambda: load_vgg16(saved(tmp_path / "wide.pth", wide)),
         "features.5.weight",
         "(8, 5, 3, 3)",
         "(8, 4, 3, 3)",
     )
     text = state | {"features.5.bias": "eight"}
-    complaint(lambda: load_backbone(saved(tmp_path / "text.pth", text)), "features.5.bias")
+    complaint(lambda: load_vgg16(saved(tmp_path / "text.pth", text)), "features.5.bias")
 
 
 class Harmful:
@@ -115,20 +116,20 @@ def test_files_that_are_no_state_dict_are_refused(state, tmp_path, capsys):
     (tmp_path / "short.pth").write_bytes(whole.getvalue()[:3000])
     saved(tmp_path / "harmful.pth", {"features.0.weight": Harmful()})
     for name in ("text.pth", "empty.pth", "short.pth", "harmful.pth"):
-        complaint(lambda name=name: load_backbone(str(tmp_path / name)), name, "torch.save")
+        complaint(lambda name=name: load_vgg16(str(tmp_path / name)), name, "torch.save")
     assert "has run code" not in "".join(capsys.readouterr())
     complaint(
-        lambda: load_backbone(saved(tmp_path / "tensor.pth", torch.rand(3))), "tensor.pth", "Tensor"
+        lambda: load_vgg16(saved(tmp_path / "tensor.pth", torch.rand(3))), "tensor.pth", "Tensor"
     )
-    complaint(lambda: load_backbone(saved(tmp_path / "list.pth", [state])), "list.pth", "list")
+    complaint(lambda: load_vgg16(saved(tmp_path / "list.pth", [state])), "list.pth", "list")
     complaint(
-        lambda: load_backbone("IMAGENET1K_V9"),
+        lambda: load_vgg16("IMAGENET1K_V9"),
         "IMAGENET1K_V9",
         "IMAGENET1K_V1",
         "IMAGENET1K_FEATURES",
         "none",
     )
-    complaint(lambda: load_backbone(str(tmp_path)), tmp_path, "no such file")
+    complaint(lambda: load_vgg16(str(tmp_path)), tmp_path, "no such file")
 
 
 # --- downloads ---
@@ -170,28 +171,28 @@ def test_weights_are_fetched_once_and_normalised_as_their_metadata_say(
     site, state, tmp_path, name, capsys
 ):
     site(name, state)
-    backbone = load_backbone(name)
+    backbone = load_vgg16(name)
     assert same_weights(backbone, state)
     preset = VGG16_Weights[name].transforms()
     assert backbone.mean.flatten().tolist() == pytest.approx(preset.mean)
     assert backbone.std.flatten().tolist() == pytest.approx(preset.std)
     assert (name == "IMAGENET1K_V1") == (tuple(preset.mean) == IMAGENET_MEAN)
     (tmp_path / "site").rename(tmp_path / "gone")
-    assert same_weights(load_backbone(name), state)  # now from torch's cache
+    assert same_weights(load_vgg16(name), state)  # now from torch's cache
     assert capsys.readouterr().out == ""  # standard output belongs to results
 
 
 @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "IMAGENET1K_FEATURES"])
 def test_weights_of_another_digest_are_refused(site, state, tmp_path, name):
     url = site(name, state, "00000000")
-    complaint(lambda: load_backbone(name), name, "00000000", url, "use weights vgg16-00000000.pth")
+    complaint(lambda: load_vgg16(name), name, "00000000", url, "use weights vgg16-00000000.pth")
     assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
 
 
 def test_weights_that_cannot_be_had_are_asked_for_by_hand(site, state, tmp_path):
     url = site("IMAGENET1K_V1", state)
     (tmp_path / "site").rename(tmp_path / "gone")
-    complaint(lambda: load_backbone("IMAGENET1K_V1"), "404", url, "use weights ")
+    complaint(lambda: load_vgg16("IMAGENET1K_V1"), "404", url, "use weights ")
 
 
 def test_weights_from_a_site_that_does_not_answer_are_asked_for_by_hand(
@@ -201,7 +202,7 @@ def test_weights_from_a_site_that_does_not_answer_are_asked_for_by_hand(
     url = "http://127.0.0.1:9/vgg16-12345678.pth"  # the discard port: nobody listens
     weights = VGG16_Weights.IMAGENET1K_V1
     monkeypatch.setattr(weights, "_value_", dataclasses.replace(weights.value, url=url))
-    complaint(lambda: load_backbone("IMAGENET1K_V1"), url, "use weights vgg16-12345678.pth")
+    complaint(lambda: load_vgg16("IMAGENET1K_V1"), url, "use weights vgg16-12345678.pth")
 
 
 def test_a_broken_file_in_torchs_cache_is_named(site, state, tmp_path):
@@ -212,4 +213,4 @@ def test_a_broken_file_in_torchs_cache_is_named(site, state, tmp_path):
     torch.save(state, whole)
     for content in (b"not what was fetched", b"", whole.getvalue()[:3000]):
         place.write_bytes(content)
-        complaint(lambda: load_backbone("IMAGENET1K_V1"), "IMAGENET1K_V1", place, "remove it")
+        complaint(lambda: load_vgg16("IMAGENET1K_V1"), "IMAGENET1K_V1", place, "remove it")

@@ -11,6 +11,7 @@ from tinynet.flags import run_command
 COMMANDS = {
     "demo": ("tinynet.demo", "run the whole pipeline on synthetic images, in two minutes"),
     "data": ("tinynet.data.__main__", "download, check, pack, list and show images"),
+    "pick": ("tinynet.pick", "pick a network and a size, within a budget of time"),
     "train": ("tinynet.train", "train the head, fine-tune the network, adapt to a test size"),
     "evaluate": ("tinynet.evaluate", "evaluate a run, over views and sizes, with intervals"),
     "compare": ("tinynet.compare", "compare runs or stored probabilities, and their ensemble"),

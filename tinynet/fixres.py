@@ -226,7 +226,6 @@ def _study(args: Any) -> list[ScoreRow]:
     """Study a run at several sizes, and write figures and JSON; returns the rows of the table."""
     from tinynet.compute import choose_compute
     from tinynet.evaluation.predictor import Predictor
-    from tinynet.models.vgg import check_side
     from tinynet.report.curves import Curves
     from tinynet.resolution.fixres import SizeRequest, investigate
     from tinynet.training.config import RunConfig, open_data
@@ -239,7 +238,7 @@ def _study(args: Any) -> list[ScoreRow]:
     own = predictors[0].size
     for flag, numbers in (("--size", args.size or SIZES), ("--fit", args.fit or ())):
         for number in numbers:
-            check_side(number, flag)
+            predictors[0].model.backbone.check_size(number, flag)
     sizes = sorted({own, *(args.size or SIZES)})
     fit = sizes if args.fit is None else args.fit
     out = Path(args.out) if args.out else folders[0].path / "sizes"

@@ -62,7 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.evaluation.folder import FolderRequest, evaluate_folder
     from tinynet.report.tables import show
 
-    compute = choose_compute(args.device, args.precision, int8=False).for_frozen()
+    compute = (
+        choose_compute(args.device, args.precision, int8=False)
+        .for_frozen()
+        .for_network(runs_in_int8=False)
+    )
     request = FolderRequest(
         args.resize,
         args.resize_mode,

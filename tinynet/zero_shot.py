@@ -30,7 +30,11 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.report.tables import show
 
     request = score_request(args)
-    compute = choose_compute(args.device, args.precision, int8=False).for_frozen()
+    compute = (
+        choose_compute(args.device, args.precision, int8=False)
+        .for_frozen()
+        .for_network(runs_in_int8=False)
+    )
     packed = open_packed(find_data(args.data), args.cache)
     network = ZeroShot(args.arch or "vgg16", args.weights or "DEFAULT", packed, compute)
     show(list(evaluate(network, request)), args.format)

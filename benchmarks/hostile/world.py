@@ -26,9 +26,9 @@ from tinynet.data import __main__ as data
 from tinynet.data.synthetic import synthetic
 from tinynet.flags import run_command
 from tinynet.models import vgg
+from tinynet.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from tinynet.models.checkpoint import save_model
 from tinynet.models.classifier import Classifier
-from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 from tinynet.records import EpochRow, LogRow
 
 # VGG16's layers with a sixteenth of the channels; their number does not matter to the readers.
@@ -81,7 +81,7 @@ def build(folder: Path) -> None:
         ),
     )
     with thin_network():
-        torch.save(vgg.Backbone().state_dict(), folder / "thin.pt")
+        torch.save(vgg.VGG16().state_dict(), folder / "thin.pt")
         _runs(folder, archive)
         save_model(folder / "probe/base/best.pt", _probe(), _CLASSES, SIDE)
     for name, text in (("recipe.json", "{}\n"), ("scores.jsonl", "")):
@@ -194,7 +194,7 @@ def _probe() -> Classifier:
     last one is 0.
     """
     model = Classifier(
-        vgg.Backbone(), ("relu1_1:grid2",), (), len(_CLASSES), 0.0, standardise=False
+        vgg.VGG16(), ("relu1_1:grid2",), (), len(_CLASSES), 0.0, standardise=False
     ).eval()
     _see_colours(model.backbone.features[0])
     layer = model.head[0]

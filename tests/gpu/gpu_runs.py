@@ -15,7 +15,7 @@ from support import ON_CPU, SMALL, call, thin_network
 from tinynet import runs, train
 from tinynet.compute import choose_compute
 from tinynet.models.classifier import Classifier
-from tinynet.models.weights import load_backbone
+from tinynet.models.weights import load_vgg16
 from tinynet.runs import StageFolder
 from tinynet.score.probabilities import Probabilities
 from tinynet.training.recipes import RECIPES, TUNED
@@ -82,7 +82,7 @@ def rows_of(command, *flags):
 def classifier(dropout=0.0):
     """A network with random weights, for six classes."""
     return Classifier(
-        load_backbone("none"), TUNED.network.features, (16,), 6, dropout, standardise=True
+        load_vgg16("none"), TUNED.network.features, (16,), 6, dropout, standardise=True
     )
 
 

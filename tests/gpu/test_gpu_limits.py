@@ -12,7 +12,7 @@ from support import call
 
 from tinynet import evaluate, predict, train
 from tinynet import soup as soup_command
-from tinynet.models.weights import load_backbone
+from tinynet.models.weights import load_vgg16
 
 pytestmark = [
     pytest.mark.usefixtures("small_gpu_runs"),
@@ -83,7 +83,7 @@ def test_large_files_are_shrunk_on_a_gpu_too(there, on_cpu, tmp_path):
 def test_float16_overflow_suggests_precision(there, tmp_path):
     large = {
         f"features.{name}": 30 * value
-        for name, value in load_backbone("none").features.state_dict().items()
+        for name, value in load_vgg16("none").features.state_dict().items()
     }
     torch.save(large, tmp_path / "large.pth")
     with pretend_gpu():

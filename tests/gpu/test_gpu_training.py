@@ -37,7 +37,7 @@ from tinynet.training import loop, stages
 from tinynet.training.config import RunConfig
 from tinynet.training.features import FeatureCache
 from tinynet.training.inputs import TrainingImages
-from tinynet.training.loop import Training, fit
+from tinynet.training.loop import Training, fit, weight_groups
 from tinynet.training.recipes import TUNED
 
 pytestmark = [
@@ -57,9 +57,7 @@ def training(stage, device, dropout=0.5):
     model = classifier(dropout)
     model.to(device.device, memory_format=torch.channels_last).train_only(stage.trainable)
     module = model.head if stage.cached_epochs else model
-    return Training(
-        module.train(), {name: model.groups[name] for name in stage.trainable}, stage, 6, device
-    )
+    return Training(module.train(), weight_groups(model, stage), stage, 6, device)
 
 
 def stream_of(packed, stage, device):

@@ -135,14 +135,15 @@ def send_whole(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor
 
 
-def default_batch_size(size: int, device: torch.device) -> int:
+def default_batch_size(size: int, device: torch.device, least: int = 1) -> int:
     """Batch size for images of `size` x `size` pixels that keeps the device busy in inference.
 
-    On CPUs, as many pixels as 64 images of 64 x 64: more exceed the CPU's caches. A GPU gets 16
-    times as many, because it finishes small batches before the CPU launches the next kernels.
+    On CPUs, as many pixels as 64 images of 64 x 64, at which VGG16's maps fit the CPU's caches, and
+    at least `least` images. A GPU gets 16 times as many, because it finishes small batches before
+    the CPU launches the next kernels.
     """
     count = 64 if device.type == "cpu" else 1024
-    return max(1, count * 64**2 // size**2)
+    return max(least, count * 64**2 // size**2)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from tinynet.evaluation.folder import (
 from tinynet.models.checkpoint import class_order, load_model
 from tinynet.models.dense import Dense
 from tinynet.models.pretrained import load_pretrained
-from tinynet.models.vgg import check_side
 from tinynet.records import Json
 from tinynet.runs import StageFolder
 from tinynet.score import merges as merging
@@ -95,7 +94,7 @@ class FilePredictor:
     interpolation: str
     compute: Compute
     resize_mode: str = "shorter"
-    dense: nn.Module | None = None
+    dense: Dense | None = None
 
     def predict(
         self,
@@ -143,7 +142,7 @@ class FilePredictor:
         """Parse the set of views; dense views need a dense network."""
         size = preparation.size or self.size
         if self.dense is not None:
-            check_side(size)
+            self.dense.model.backbone.check_size(size)
         views = view_set(preparation.tta, size, prepared=True)
         if self.dense is None:
             refuse_dense(views)
@@ -224,7 +223,7 @@ def run_predictor(folder: StageFolder, compute: Compute) -> FilePredictor:
 def pretrained_predictor(arch: str, weights: str, compute: Compute) -> FilePredictor:
     """Load a pretrained classifier of torchvision or timm."""
     model, published = load_pretrained(arch, weights)
-    compute = compute.for_frozen()
+    compute = compute.for_frozen().for_network(runs_in_int8=False)
     ids = (
         imagenet_wnids()
         if len(published.names) == 1000

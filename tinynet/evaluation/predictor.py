@@ -20,10 +20,11 @@ from tinynet.data.batches import Batch, batches, default_batch_size
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
 from tinynet.files import can_write, clear_leftovers
+from tinynet.models.backbone import Backbone
+from tinynet.models.backbones import runs_in_int8
 from tinynet.models.checkpoint import load_model
 from tinynet.models.classifier import Classifier
 from tinynet.models.dense import Dense
-from tinynet.models.vgg import Backbone, check_side
 from tinynet.records import Json, ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.score.probabilities import (
@@ -78,6 +79,7 @@ class _View:
             np.array_equal(probabilities.rows, self.rows)
             and same_labels(probabilities.labels, self.labels)
             and about.items() <= probabilities.about.items()
+            and self.about.get("engine") == probabilities.about.get("engine")
         )
 
 
@@ -106,7 +108,7 @@ class Predictor:
         self.compute = (
             compute.for_training()
             if self.config.trains_backbone(folder.stage)
-            else compute.for_frozen()
+            else compute.for_frozen().for_network(runs_in_int8(self.config.recipe.network.arch))
         )
         self.own = packed.contents == recipe["data_digest"]
         self._saves = self.own and can_write(folder.results)
@@ -169,12 +171,13 @@ class Predictor:
 
         Raises `InputError` for an unknown view, or one that the network cannot process.
         """
-        check_side(size)
+        check_size = self.model.backbone.check_size
+        check_size(size)
         probe = torch.zeros(1, 3, self.packed.side, self.packed.side)
         sets = [self._distinct(view_set(text, size)) for text in texts]
         for views in sets:
             for image in views(probe).values():
-                check_side(min(image.shape[-2:]), f"{console.option('tta')} {views.name}: side")
+                check_size(min(image.shape[-2:]), f"{console.option('tta')} {views.name}: side")
                 if views.dense:
                     Dense(self.model, self.size).check(image)
         return sets
@@ -208,6 +211,7 @@ class Predictor:
             "weights": self._loaded[2],
             "precision": self.compute.precision,
             "device": self.compute.device.type,
+            **({"engine": engine} if (engine := self.compute.engine) != "torch" else {}),
         }
         probe = torch.zeros(1, 3, self.packed.side, self.packed.side)
         results: list[Probabilities] = []
@@ -272,7 +276,8 @@ class Predictor:
         network: nn.Module = self._network(view.side)
         if view.dense:
             network = Dense(cast(Classifier, network), self.size)
-        size, device = default_batch_size(view.side, self.compute.device), self.compute.device
+        device = self.compute.device
+        size = default_batch_size(view.side, device, self.compute.least_batch)
 
         def image_batches() -> Iterator[Batch]:
             for batch in batches(view.part, view.rows, batch_size=size, device=device):
@@ -289,13 +294,16 @@ class Predictor:
         return probabilities, time.perf_counter() - start
 
     def _network(self, side: int) -> Classifier:
-        """The fastest network for images of `side` pixels; the ranges of int8 depend on `side`."""
+        """The fastest network for images of `side` pixels.
+
+        The ranges of int8 depend on `side`.
+        """
         key = side if self.compute.int8 else None
         if key not in self._networks:
             network = self.model.for_inference(self.compute.device, self.compute.dtype)
-            if self.compute.int8:
+            if self.compute.int8 or self.compute.engine != "torch":
                 backbone = frozen_backbone(self.model, self.packed, side, self.compute)
-                # An Int8Backbone is called like a Backbone.
+                # All frozen backbones are called like a Backbone.
                 network.backbone = cast(Backbone, backbone)
             self._networks[key] = network
         return self._networks[key]

@@ -3,6 +3,7 @@
 Model soups, Wortsman et al. 2022.
 """
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from tinynet import console, runs
 from tinynet.compute import AutoBatch, Compute
@@ -28,7 +28,7 @@ from tinynet.files import (
     write_json,
 )
 from tinynet.models.checkpoint import load_model, save_model
-from tinynet.models.classifier import BN_IMAGES, Classifier, update_bn
+from tinynet.models.classifier import BN_IMAGES, Classifier, is_norm, update_bn
 from tinynet.records import MISSING, Gain, Json, ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.score.compare import mcnemar
@@ -154,7 +154,7 @@ def _log_gains(
 
 
 def _has_batch_norms(model: Classifier) -> bool:
-    return any(isinstance(layer, nn.BatchNorm1d) for layer in model.head)
+    return any(map(is_norm, model.modules()))
 
 
 def mean_weights(models: Sequence[Classifier]) -> Classifier:
@@ -167,7 +167,7 @@ def mean_weights(models: Sequence[Classifier]) -> Classifier:
         name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
         for name, value in states[0].items()
     }
-    model = Classifier(type(models[0].backbone)(), **models[0].shape)
+    model = copy.deepcopy(models[0])
     model.load_state_dict(mean)
     return model.eval()
 
@@ -175,18 +175,24 @@ def mean_weights(models: Sequence[Classifier]) -> Classifier:
 def _with_updated_bn(
     model: Classifier, folder: StageFolder, packed: Packed, compute: Compute, size: int
 ) -> Classifier:
-    """Recompute the running statistics of the head's batch norms on training images.
+    """Recompute the running statistics of the trained batch norms on training images.
 
     Averaged weights need statistics of their own (Izmailov et al. 2018).
     """
-    rows = np.random.RandomState(0).permutation(split_of(RunConfig.of(folder), packed).train)
-    images = batches(packed.train, rows[:BN_IMAGES], batch_size=64, device=compute.device)
+    config = RunConfig.of(folder)
+    rows = np.random.RandomState(0).permutation(split_of(config, packed).train)
+    images = (
+        resize(batch.images, size)
+        for batch in batches(packed.train, rows[:BN_IMAGES], batch_size=64, device=compute.device)
+    )
     network = model.to(compute.device)
-    with torch.inference_mode():
-        features = list(
-            map(AutoBatch(network.features), (resize(batch.images, size) for batch in images))
-        )
-    update_bn(network.head, features)
+    network.train_only(config.recipe.stage(folder.stage).trainable)
+    if any(is_norm(layer) and layer.training for layer in network.train().backbone.modules()):
+        update_bn(network, images)
+    else:
+        with torch.inference_mode():
+            features = list(map(AutoBatch(network.eval().features), images))
+        update_bn(network.head, features)
     return network.cpu().eval()
 
 

@@ -178,14 +178,13 @@ class Run:
         Examples:
             >>> run.resolution([64, 80, 96]).conclusions
         """
-        from tinynet.models.vgg import check_side
         from tinynet.report.curves import Curves
         from tinynet.resolution.fixres import SizeRequest, investigate
 
         predictor = self.predictor(**where)
         sides, heads = as_sizes(sizes, "sizes"), as_sizes(fit, "fit") if fit else ()
         for side in (*sides, *heads):
-            check_side(side)
+            predictor.model.backbone.check_size(side)
         folder = as_path(out, "out") if out is not None else self.folder.path / "sizes"
         return investigate([predictor], SizeRequest(sides, folder, heads), [Curves()])
 
@@ -245,12 +244,13 @@ class Run:
         return view_votes(explanations[0])
 
     def heat_maps(
-        self, images: "np.ndarray", classes: "np.ndarray", layer: str = "relu4_3"
+        self, images: "np.ndarray", classes: "np.ndarray", layer: str | None = None
     ) -> "np.ndarray":
         """Return Grad-CAM heat maps (N, H, W): where the network sees evidence for a class.
 
         `images`: (N, H, W, 3) uint8. `classes`: (N,) the class indices to explain. `layer`: of the
-        backbone. Every map is at least 0 and sums to 1, or is all 0.
+        backbone (default: one with about 8 x 8 cells). Every map is at least 0 and sums to 1, or
+        is all 0.
 
         Examples:
             >>> run.heat_maps(run.data.val.images[:8], run.data.val.labels[:8])
@@ -258,7 +258,7 @@ class Run:
         import numpy as np
 
         from tinynet.models.checkpoint import load_model
-        from tinynet.score.gradcam import heat_maps
+        from tinynet.score.gradcam import heat_layer, heat_maps
 
         network, size = load_model(self.folder.best, self.data.wnids, self.folder.origin)
         pixels, indices = np.asarray(images), np.asarray(classes)
@@ -271,7 +271,7 @@ class Run:
                 f"classes are {indices.dtype} {indices.shape}; they must be one class index for "
                 f"each of the {len(pixels)} images"
             )
-        return heat_maps(network, pixels, indices, size, layer)
+        return heat_maps(network, pixels, indices, size, layer or heat_layer(network, size))
 
     def model(self) -> "RunModel":
         """Return the network in eval mode on the CPU: (N, 3, H, W) in [0, 1] -> (N, C) logits.

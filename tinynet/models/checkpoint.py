@@ -11,9 +11,9 @@ from tinynet.console import advice
 from tinynet.errors import InputError
 from tinynet.files import atomic_file
 from tinynet.interrupts import postponed
+from tinynet.models.backbones import VGG, backbone_template, make_backbone
 from tinynet.models.classifier import MAX_SIDE, Classifier
 from tinynet.models.state_dicts import check_numbers, load
-from tinynet.models.vgg import MIN_SIDE, Backbone
 
 State = dict[str, Any]  # plain values and tensors of a checkpoint
 FORMAT = 1
@@ -40,6 +40,7 @@ def save_model(
         {
             "kind": "model",
             "network": _to_file_keys(model.shape),
+            "arch": model.backbone.arch,
             "weights": weights,
             "size": size,
             "origin": origin,
@@ -58,9 +59,12 @@ def load_model(path: Path, class_ids: tuple[str, ...], origin: str = "") -> tupl
     try:
         shape = _from_file_keys(content["network"])
         weights, size = content["weights"], content["size"]
+        arch = content.get("arch", VGG)  # checkpoints of the first edition name none
         _check_shape(shape, class_ids, size)
-        _check_weights(shape, weights, path)
-        model = Classifier(Backbone(), **shape)
+        _check_weights(arch, shape, weights, path)
+        model = Classifier(make_backbone(arch), **shape)
+        if size < model.backbone.min_size:
+            raise ValueError(f"images of {size} pixels")
         model.load_state_dict(weights)
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
@@ -89,17 +93,17 @@ def _check_shape(shape: State, class_ids: tuple[str, ...], size: Any) -> None:
     for number in (size, *shape["hidden"]):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"a size of {str(number)[:40]}")
-    if not MIN_SIDE <= size <= MAX_SIDE:
+    if size > MAX_SIDE:
         raise ValueError(f"images of {str(size)[:40]} pixels")
     if not 0 <= shape["dropout"] < 1:
         raise ValueError(f"a dropout of {shape['dropout']}")
 
 
-def _check_weights(shape: State, weights: dict[str, Tensor], path: Path) -> None:
+def _check_weights(arch: str, shape: State, weights: dict[str, Tensor], path: Path) -> None:
     """Raise `ValueError` or `InputError` if the weights do not fit, before memory is allocated."""
-    # The meta device needs no memory, and the fork leaves torch's random state unchanged.
+    backbone = backbone_template(arch)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        template = Classifier(Backbone(), **shape).state_dict()
+        template = Classifier(backbone, **shape).state_dict()
     misfits = [
         name
         for name in {**template, **weights}

@@ -2,15 +2,16 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tinynet.errors import InputError
-from tinynet.models.vgg import Backbone
+from tinynet.models.backbone import Backbone
 
 MAX_SIDE = 4096  # pixels: larger images would fill memory
 # Number of images for batch norm statistics. With 1,024 images one network had 55.6 % top-1 on
@@ -22,8 +23,10 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda maps: _max_pool(maps),
     "grid2": lambda maps: F.adaptive_avg_pool2d(maps, 2).flatten(1),
     "grid7": lambda maps: F.adaptive_avg_pool2d(maps, 7).flatten(1),
+    "first": lambda tokens: tokens[:, :, 0, 0],
 }
-_VALUES_PER_CHANNEL = {"mean": 1, "max": 1, "grid2": 4, "grid7": 49}
+_VALUES_PER_CHANNEL = {"mean": 1, "max": 1, "grid2": 4, "grid7": 49, "first": 1}
+_OF_MAPS, _OF_TOKENS = ("mean", "max", "grid2", "grid7"), ("mean", "max", "first")
 
 
 def _max_pool(maps: Tensor) -> Tensor:
@@ -64,11 +67,12 @@ class Head(nn.Sequential):
 class Classifier(nn.Module):
     """A backbone, pooled features of its layers, and a head.
 
-    `feature_names` are LAYER:POOLING, for instance `relu4_3:mean`. The poolings are `mean`, `max`,
-    `grid2` and `grid7` (average over a 2x2 or 7x7 grid), so the number of features does not depend
-    on the image size.
+    `feature_names` are LAYER:POOLING, for instance `relu4_3:mean` or `last:mean` (`Backbone.node`).
+    The poolings of maps are `mean`, `max`, `grid2` and `grid7` (average over a 2x2 or 7x7 grid), so
+    the number of features does not depend on the image size. Those of tokens are `mean`, `max` and
+    `first` (the class token, in most networks).
 
-    Raises `InputError` if the backbone lacks a layer or the pooling does not exist.
+    Raises `InputError` if the backbone lacks a layer or the layer does not have the pooling.
     """
 
     def __init__(
@@ -81,19 +85,22 @@ class Classifier(nn.Module):
         standardise: bool,
     ):
         super().__init__()
-        check_feature_names(backbone, feature_names)
-        self.backbone, self.feature_names = backbone, tuple(feature_names)
+        self.backbone = backbone
+        self.feature_names = nodes_of_features(backbone, feature_names)
         self.shape: dict[str, Any] = dict(
-            feature_names=list(feature_names),
+            feature_names=list(self.feature_names),
             hidden=list(hidden),
             classes=classes,
             dropout=dropout,
             standardise=standardise,
         )
         self.head = Head(
-            feature_count(backbone, feature_names), hidden, classes, dropout, standardise
+            feature_count(backbone, self.feature_names), hidden, classes, dropout, standardise
         )
-        self.groups: dict[str, list[nn.Module]] = {**backbone.groups, "head": [self.head]}
+        self.groups: dict[str, list[nn.Parameter]] = {
+            **backbone.groups,
+            "head": list(self.head.parameters()),
+        }
 
     def features(self, images: Tensor) -> Tensor:
         """Compute features: images (N, 3, H, W) in [0, 1] -> (N, F) float32."""
@@ -113,39 +120,56 @@ class Classifier(nn.Module):
     def train_only(self, groups: Iterable[str]) -> int:
         """Make only `groups` trainable and return the number of trainable weights.
 
-        The groups are `conv1` ... `conv5` and `head`. Frozen groups get no gradient and stay in
-        eval mode: batch norm keeps its running statistics, and dropout is off. Frozen groups that
-        come before all trainable groups run without autograd.
+        `groups`: names of the backbone's groups, `head`, or `all`. Frozen layers get no gradient
+        and stay in eval mode: batch norm keeps its running statistics, and dropout is off. Frozen
+        groups that come before all trainable groups run without autograd.
 
         Raises `InputError` for an unknown group.
         """
-        trainable = set(groups)
-        unknown = trainable - set(self.groups)
-        if unknown:
-            raise InputError(
-                f"group {', '.join(sorted(unknown))}: does not exist; use some of "
-                f"{', '.join(self.groups)}"
-            )
-        for name, modules in self.groups.items():
-            for module in modules:
-                module.requires_grad_(name in trainable)
+        trainable = set(self.group_names(groups))
+        for name, weights in self.groups.items():
+            for weight in weights:
+                weight.requires_grad_(name in trainable)
         self.train(self.training)
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
+    def group_names(self, groups: Iterable[str]) -> list[str]:
+        """Return the names of the groups that `groups` name; `all` names all of them.
+
+        Raises `InputError` for an unknown group.
+        """
+        names = list(dict.fromkeys(groups))
+        if "all" in names:
+            return list(self.groups)
+        if unknown := set(names) - set(self.groups):
+            raise InputError(
+                f"group {', '.join(sorted(unknown))}: does not exist in {self.backbone.arch}; use "
+                f"some of {', '.join(self.groups)}, or all"
+            )
+        return names
+
     def train(self, mode: bool = True) -> "Classifier":
-        """Set training mode; frozen groups stay in eval mode."""
+        """Set training mode; frozen layers stay in eval mode."""
         super().train(mode)
-        for modules in self.groups.values():
-            frozen = not any(p.requires_grad for module in modules for p in module.parameters())
-            for module in modules if frozen else ():
-                module.train(False)
+        for part in self.children():
+            _keep_frozen_in_eval(part)
         return self
 
     def for_inference(self, device: torch.device, dtype: torch.dtype) -> "Classifier":
         """Return a frozen copy in eval mode on `device`, its backbone in `dtype`, channels last."""
         model = copy.deepcopy(self).eval().requires_grad_(False).to(device)
-        model.backbone.features.to(dtype=dtype, memory_format=torch.channels_last)
+        model.backbone.body.to(dtype).to(memory_format=torch.channels_last)
         return model
+
+
+def _keep_frozen_in_eval(module: nn.Module) -> None:
+    """Set the parts of `module` that have weights, and no trainable one, to eval mode."""
+    weights = list(module.parameters())
+    if weights and not any(weight.requires_grad for weight in weights):
+        module.train(False)
+        return
+    for child in module.children():
+        _keep_frozen_in_eval(child)
 
 
 def pooled_features(backbone: nn.Module, feature_names: Sequence[str], images: Tensor) -> Tensor:
@@ -168,13 +192,17 @@ def update_bn(
     inputs: Iterable[Tensor],
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:
-    """Recompute the running statistics of the 1-d batch norms of `module` from batches of inputs.
+    """Recompute the running statistics of the batch norms of `module` from batches of inputs.
 
-    The statistics are cumulative means over the batches (Izmailov et al. 2018). Dropout is off, so
-    the result is deterministic. The module is in eval mode afterwards. `context` surrounds each
-    forward pass, but not the iteration over `inputs`.
+    Frozen layers of a `Classifier` keep their statistics. The statistics are cumulative means over
+    the batches (Izmailov et al. 2018). Dropout is off, so the result is deterministic. The module
+    is in eval mode afterwards. `context` surrounds each forward pass, but not the iteration over
+    `inputs`.
     """
-    norms = [layer for layer in module.eval().modules() if isinstance(layer, nn.BatchNorm1d)]
+    norms = [layer for layer in module.train().modules() if is_norm(layer) and layer.training]
+    module.eval()
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -187,6 +215,11 @@ def update_bn(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()
+
+
+def is_norm(layer: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a layer is a batch norm with running statistics."""
+    return isinstance(layer, _BatchNorm) and layer.track_running_stats
 
 
 class _HasChannels(Protocol):
@@ -203,14 +236,28 @@ def feature_count(backbone: _HasChannels, feature_names: Sequence[str]) -> int:
     )
 
 
-def check_feature_names(backbone: Backbone, feature_names: Sequence[str]) -> None:
-    """Raise `InputError` unless every name is LAYER:POOLING, and there is at least one."""
+def nodes_of_features(backbone: Backbone, feature_names: Sequence[str]) -> tuple[str, ...]:
+    """Return features with the names of their layers in place of `last`, `last-1`, ....
+
+    Raises `InputError` unless every name is LAYER:POOLING, and there is at least one.
+    """
+    if not feature_names:
+        raise InputError("no features: the head needs at least one; use for instance 'last:mean'")
+    names = []
     for feature in feature_names:
         layer, _, pooling = feature.partition(":")
-        if layer not in backbone.channels or pooling not in POOLINGS:
-            raise InputError(
-                f"feature {feature!r}: is not LAYER:POOLING; use a layer of "
-                f"{', '.join(backbone.channels)} and a pooling of {', '.join(POOLINGS)}"
-            )
-    if not feature_names:
-        raise InputError("no features: the head needs at least one; use for instance 'pool5:grid2'")
+        with suppress(InputError):
+            node = backbone.node(layer)
+            allowed = _OF_MAPS if backbone.strides[node] else _OF_TOKENS
+            if pooling in allowed:
+                names.append(f"{node}:{pooling}")
+                continue
+            layer = node
+        kinds = {bool(stride) for name, stride in backbone.strides.items() if layer in (name, "")}
+        maps = ", ".join(_OF_MAPS if kinds != {False} else _OF_TOKENS)
+        raise InputError(
+            f"feature {feature!r}: is not LAYER:POOLING; use a layer of "
+            f"{', '.join(backbone.channels)}, or last, last-1, ..., and a pooling of {maps}"
+            + (f", because {layer} is not a map" if kinds == {False} else "")
+        )
+    return tuple(names)

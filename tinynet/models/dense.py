@@ -25,10 +25,25 @@ class Dense(nn.Module):
             layer: model.backbone.strides[layer]
             for layer in {feature.split(":")[0] for feature in model.feature_names}
         }
-        self.step = max(self.strides.values())
+        self.step = max(self.strides.values()) or 1
 
     def check(self, images: Tensor) -> None:
-        """Raise `InputError` if images (N, 3, H, W) are not a whole number of steps larger."""
+        """Raise `InputError` if images (N, 3, H, W) are not a whole number of steps larger.
+
+        Also if a layer has no maps, or its cells do not divide an image of `side` pixels.
+        """
+        arch = self.model.backbone.arch
+        for layer, stride in self.strides.items():
+            if not stride:
+                raise InputError(
+                    f"dense: layer {layer} of {arch} has no maps to slide over; use other views, "
+                    "for instance ten"
+                )
+            if self.side % stride and self.model.backbone.chain() is None:
+                raise InputError(
+                    f"dense: a cell of layer {layer} of {arch} has {stride} pixels, which do not "
+                    f"divide the network's {self.side} px; use other views, for instance ten"
+                )
         height, width = images.shape[-2:]
         if min(height, width) < self.side or any(
             (length - self.side) % self.step for length in (height, width)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from tinynet.models.vgg import Backbone
+from tinynet.models.backbone import Backbone
 
 
 class Int8Backbone(nn.Module):
@@ -18,7 +18,7 @@ class Int8Backbone(nn.Module):
 
     `images`: (N, 3, H, W) float in [0, 1], a sample of the input, to calibrate the range of each
     layer. The ranges are then fixed, so an output does not depend on the other images of a batch.
-    The network has no gradients and runs only on CPUs.
+    The network has no gradients and runs only on CPUs. It must be a chain (`Backbone.chain`).
     """
 
     mean: Tensor
@@ -33,7 +33,9 @@ class Int8Backbone(nn.Module):
         peaks = _peaks(backbone, images)
         convolution: nn.Conv2d | None = None
         step_in: float | None = None
-        for name, module in backbone.layers():
+        layers = backbone.chain()
+        assert layers is not None, "the caller has checked that int8 is possible"
+        for name, module in layers:
             if isinstance(module, nn.Conv2d):
                 convolution = module
             elif isinstance(module, nn.ReLU):

@@ -7,8 +7,9 @@ the metadata of the weights.
 import difflib
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 from tinynet.compute import Compute
 from tinynet.console import advice, log, option
 from tinynet.errors import InputError
+from tinynet.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from tinynet.models.download import download
+from tinynet.models.engines import OpenVinoModule
 from tinynet.models.state_dicts import check_numbers, read_file, unwrap
-from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD
-from tinynet.models.weights import download
 from tinynet.values import as_integer, brief
 
 _TIMM = "timm/"
-_Normalised = tuple[nn.Module, Sequence[float], Sequence[float]]  # network, mean, std
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,21 @@ class WeightsInfo:
     interpolation: str
     accuracies: tuple[float, float] | None
     resize_mode: str = "shorter"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network as its library builds it, and the metadata of its weights.
+
+    `mean`, `std`: per channel, of the images in [0, 1] that it is given. `classifier`: the prefixes
+    of its classifier's tensors.
+    """
+
+    network: nn.Module
+    mean: Sequence[float]
+    std: Sequence[float]
+    classifier: tuple[str, ...]
+    info: WeightsInfo
 
 
 class Pretrained(nn.Module):
@@ -71,7 +87,10 @@ class Pretrained(nn.Module):
         self._autocast: Callable[[], AbstractContextManager] = nullcontext
 
     def on(self, compute: Compute) -> "Pretrained":
-        """Move to the device of `compute`, to run there in its precision, channels last."""
+        """Move to the device of `compute`, to run there in its precision and its engine."""
+        if compute.engine == "openvino":
+            self.network = _InOpenVino(self.network, compute)
+            return self
         self._autocast = compute.autocast
         return self.to(compute.device).to(memory_format=torch.channels_last)
 
@@ -80,6 +99,28 @@ class Pretrained(nn.Module):
         with self._autocast():
             logits = self.network((images - self.mean) / self.std).float()
         return logits if self.classes is None else logits[:, self.classes]
+
+
+class _InOpenVino(nn.Module):
+    """A classifier in OpenVINO: images (N, 3, H, W) -> logits."""
+
+    def __init__(self, network: nn.Module, compute: Compute):
+        super().__init__()
+        self.module = OpenVinoModule(_Tuple(network), compute, type(network).__name__)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)[0]
+
+
+class _Tuple(nn.Module):
+    """A network whose output is in a tuple."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.network(images),)
 
 
 def load_pretrained(
@@ -95,16 +136,30 @@ def load_pretrained(
     Raises `InputError` for an unknown name, a file of another network, a failed download, and for
     classes that the network does not have.
     """
+    published = load_published(arch, weights)
+    if classes is not None:
+        _check_classes(classes, len(published.info.names))
+    network = Pretrained(published.network, published.mean, published.std, classes)
+    return network.eval().requires_grad_(False), published.info
+
+
+def load_published(
+    arch: str, weights: str | Path = "DEFAULT", with_classifier: bool = True
+) -> Published:
+    """Load the network `arch` of torchvision or timm with `weights`, as `load_pretrained` does.
+
+    `with_classifier`: whether a file of weights must have the classifier's too. Raises `InputError`
+    like `load_pretrained`.
+    """
     weights = str(weights) if isinstance(weights, Path) else weights
     for name, value in (("arch", arch), ("weights", weights)):
         if not isinstance(value, str) or not value:
             raise InputError(f"{option(name)} is {brief(value)}; it must be a name in a string")
-    (network, mean, std), info = (_timm if arch.startswith(_TIMM) else _torchvision)(arch, weights)
-    if classes is not None:
-        _check_classes(classes, len(info.names))
-    for name, tensor in network.state_dict().items():
+    load = _timm if arch.startswith(_TIMM) else _torchvision
+    published = load(arch, weights, with_classifier)
+    for name, tensor in published.network.state_dict().items() if weights != "none" else ():
         check_numbers(tensor, f"{option('arch')} {arch}: {name}")
-    return Pretrained(network, mean, std, classes).eval().requires_grad_(False), info
+    return published
 
 
 def _check_classes(classes: Sequence[int], count: int) -> None:
@@ -115,7 +170,7 @@ def _check_classes(classes: Sequence[int], count: int) -> None:
             raise InputError(f"class index {number}: out of range; use 0 to {count - 1}")
 
 
-def _torchvision(arch: str, weights: str) -> tuple[_Normalised, WeightsInfo]:
+def _torchvision(arch: str, weights: str, with_classifier: bool) -> Published:
     names = torchvision.models.list_models(module=torchvision.models)
     if arch not in names:
         raise InputError(
@@ -146,11 +201,20 @@ def _torchvision(arch: str, weights: str) -> tuple[_Normalised, WeightsInfo]:
         (metrics["acc@1"] / 100, metrics["acc@5"] / 100) if metrics else None,
     )
     network = torchvision.models.get_model(arch, weights=None, **_model_options(arch, source))
+    classifier = (classifier_name(network),)
+    optional = () if with_classifier else classifier
     if member and not Path(weights).is_file():
-        _load_into(network, download(member), weights)
+        _load_into(network, download(member), weights, optional)
     elif weights != "none":
-        _load_into(network, read_file(weights), weights)
-    return (network, transforms.mean, transforms.std), info
+        _load_into(network, read_file(weights), weights, optional)
+    return Published(network, transforms.mean, transforms.std, classifier, info)
+
+
+def classifier_name(network: nn.Module) -> str:
+    """Return the name of the classifier in a network of torchvision: the last part with weights."""
+    return [
+        name for name, child in network.named_children() if any(True for _ in child.parameters())
+    ][-1]
 
 
 def _similar(name: str, names: Sequence[str]) -> Sequence[str]:
@@ -165,14 +229,20 @@ def _model_options(arch: str, member: Any) -> dict[str, Any]:
     return {"image_size": member.meta["min_size"][0]} if arch.startswith("vit_") else {}
 
 
-def _timm(arch: str, weights: str) -> tuple[_Normalised, WeightsInfo]:
+def _timm(arch: str, weights: str, with_classifier: bool) -> Published:
     network = _timm_network(arch, weights)
+    names = network.pretrained_cfg.get("classifier") or ()
+    classifier = (names,) if isinstance(names, str) else tuple(names)
+    if weights not in ("DEFAULT", "none"):
+        _load_into(network, read_file(weights), weights, () if with_classifier else classifier)
     from timm.data import ImageNetInfo, resolve_model_data_config
 
     config = resolve_model_data_config(network)
     classes: int = network.num_classes
     imagenet = ImageNetInfo() if classes == 1000 else None
-    names = tuple(imagenet.index_to_description(i) if imagenet else str(i) for i in range(classes))
+    class_names = tuple(
+        imagenet.index_to_description(i) if imagenet else str(i) for i in range(classes)
+    )
     size, mode = config["input_size"][-1], config["crop_mode"]
     if mode == "border":
         raise InputError(
@@ -181,14 +251,15 @@ def _timm(arch: str, weights: str) -> tuple[_Normalised, WeightsInfo]:
             f"with {option('weights')} FILE"
         )
     info = WeightsInfo(
-        names,
+        class_names,
         math.floor(size / config["crop_pct"]),
         size,
         config["interpolation"],
         None,
         "squash" if mode == "squash" else "shorter",
     )
-    return (network, config["mean"] or IMAGENET_MEAN, config["std"] or IMAGENET_STD), info
+    mean, std = config["mean"] or IMAGENET_MEAN, config["std"] or IMAGENET_STD
+    return Published(network, mean, std, classifier, info)
 
 
 def _timm_network(arch: str, weights: str) -> Any:
@@ -207,7 +278,7 @@ def _timm_network(arch: str, weights: str) -> Any:
             f"{', '.join(_similar(name, names))}"
         )
     try:
-        network = timm.create_model(name, pretrained=weights == "DEFAULT")
+        network = _any_size(partial(timm.create_model, name, pretrained=weights == "DEFAULT"))
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{option('arch')} {arch}: its weights could not be downloaded "
@@ -216,15 +287,27 @@ def _timm_network(arch: str, weights: str) -> Any:
         ) from None
     if not network.num_classes:
         raise InputError(f"{option('arch')} {arch}: has no classifier; use a network with one")
-    if weights not in ("DEFAULT", "none"):
-        _load_into(network, read_file(weights), weights)
     return network
 
 
-def _load_into(network: nn.Module, content: Any, source: str) -> None:
-    """Load the content of a file or of a download, and report how it was adapted."""
+def _any_size(create: Callable[..., Any]) -> Any:
+    """Create a network of timm that takes images of other sizes than its own, where it can."""
+    for flags in ({"dynamic_img_size": True}, {"strict_img_size": False}):
+        # what one transformer takes is an unknown argument to other networks
+        with suppress(TypeError):
+            return create(**flags)
+    return create()
+
+
+def _load_into(network: nn.Module, content: Any, source: str, optional: tuple[str, ...]) -> None:
+    """Load the content of a file or of a download, and report how it was adapted.
+
+    `optional`: the parts of the network that the content need not have.
+    """
     template = network.state_dict()
-    state = unwrap(content, template, source)
+    prefixes = tuple(f"{name}." for name in optional)
+    needed = {name: value for name, value in template.items() if not name.startswith(prefixes)}
+    state = unwrap(content, needed if prefixes else template, source, ignored=prefixes)
     if state.changes:
         log(f"note: {source}: {state.changes}")
     # older files lack num_batches_tracked, which inference does not need

@@ -135,12 +135,17 @@ class StateDict:
 
 
 def unwrap(
-    content: Any, template: Mapping[str, Tensor], source: str, submodule: str = ""
+    content: Any,
+    template: Mapping[str, Tensor],
+    source: str,
+    submodule: str = "",
+    ignored: tuple[str, ...] = (),
 ) -> StateDict:
     """Extract the tensors with the names and shapes of `template` from the `content` of a file.
 
     `template`: a state dict of the network, maybe on the meta device. `source`: the file's name for
     messages. `submodule`: the prefix of the network's names in a larger network (`features.`).
+    `ignored`: prefixes of names in the file that the network lacks (`fc.`).
     Tensors are converted to the dtypes of `template`.
 
     Raises `InputError` that names the first tensor that is missing, unexpected, of another shape or
@@ -161,7 +166,7 @@ def unwrap(
     inside = {
         name.removeprefix(prefix): tensor
         for name, tensor in best.state.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and not name.removeprefix(prefix).startswith(ignored)
     }
     _check_match(inside, template, source, submodule, prefix)
     tensors = {name: inside[name].to(template[name].dtype) for name in template if name in inside}

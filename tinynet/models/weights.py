@@ -1,11 +1,7 @@
 """Load a VGG16 backbone with weights from a file or from torchvision."""
 
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
-from pickle import UnpicklingError
-from urllib.error import URLError
 
 import torch
 from torch import Tensor
@@ -13,11 +9,13 @@ from torchvision.models import VGG16_Weights, WeightsEnum
 
 from tinynet.console import log, option
 from tinynet.errors import InputError
+from tinynet.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from tinynet.models.download import download
 from tinynet.models.state_dicts import StateDict, check_numbers, read_file, unwrap
-from tinynet.models.vgg import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from tinynet.models.vgg import VGG16
 
 
-def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
+def load_vgg16(weights: str = "IMAGENET1K_V1") -> VGG16:
     """Load VGG16's backbone with `weights`: a torchvision name, a weights file, or `none` (random).
 
     A file may have wrappers, half precision, a classifier as well, or names without `features.`
@@ -28,7 +26,7 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
     Raises `InputError` for an unknown name, a file of another network, or a failed download.
     """
     if weights.lower() == "none":
-        return Backbone()
+        return VGG16()
     by_file = {member.url.rsplit("/", 1)[1]: member for member in VGG16_Weights}
     member = VGG16_Weights.__members__.get(weights)
     if not member and not Path(weights).is_file():
@@ -47,7 +45,7 @@ def load_backbone(weights: str = "IMAGENET1K_V1") -> Backbone:
             "are assumed"
         )
         normalisation = IMAGENET_MEAN, IMAGENET_STD
-    backbone = Backbone(*normalisation)
+    backbone = VGG16(*normalisation)
     backbone.features.load_state_dict(state.tensors)
     return backbone
 
@@ -58,7 +56,7 @@ def _template() -> dict[str, Tensor]:
     The fork leaves torch's random state unchanged, because a head's initial weights depend on it.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return Backbone().features.state_dict()
+        return VGG16().features.state_dict()
 
 
 def _normalisation(
@@ -79,25 +77,3 @@ def _normalisation(
             "use other weights"
         )
     return mean.flatten().tolist(), std.flatten().tolist()
-
-
-def download(weights: WeightsEnum) -> dict[str, Tensor]:
-    """Return the state dict of torchvision's `weights`, from torch's cache or the network.
-
-    Raises `InputError` if the download fails or the cached file cannot be read.
-    """
-    name = weights.url.rsplit("/", 1)[1]
-    try:
-        with redirect_stdout(sys.stderr):  # torch announces downloads on stdout
-            return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        path = Path(torch.hub.get_dir()) / "checkpoints" / name
-        if path.exists():  # torch checks the hash of a download, but not of a cached file
-            raise InputError(
-                f"{weights.name}: {path} cannot be read ({type(error).__name__}); remove it, "
-                "and run again to download it"
-            ) from None
-        raise InputError(
-            f"{weights.name}: could not be downloaded ({error}); download {weights.url} by hand "
-            f"and use {option('weights')} {name}"
-        ) from None

@@ -137,7 +137,9 @@ def gather(
             out = ("--out", results) if results else ()
             command = shell_command("tinynet.evaluate", "--run", run, "--tta", "flip", *out)
             report.missing.append(f"There are no saved probabilities; run: {command}")
-    report.answer = _answer(report, f"VGG16, stage {last.stage} of {run}", last.stage)
+    report.answer = _answer(
+        report, f"{config.recipe.network.arch}, stage {last.stage} of {run}", last.stage
+    )
     return report
 
 

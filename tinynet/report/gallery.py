@@ -21,11 +21,10 @@ from tinynet.score.confusions import (
     most_confident_errors,
     share_inside,
 )
-from tinynet.score.gradcam import heat_maps
+from tinynet.score.gradcam import heat_layer, heat_maps
 from tinynet.score.probabilities import Probabilities
 
 _ERRORS, _HARD_CLASSES, _IMAGES_A_CLASS, _HEAT_MAPS = 96, 8, 8, 12
-_LAYER = "relu4_3"  # 8 x 8 cells at 64 px, where relu5_3 has 4 x 4
 _INSIDE = 256  # images whose heat is compared with their boxes
 
 
@@ -122,7 +121,7 @@ def _add_heat_maps(
     count = len(plain.rows)
     positions = np.linspace(0, count - 1, min(_INSIDE, count)).astype(int)
     try:
-        heats = _heats(gallery, positions, packed, folder)
+        layer, heats = _heats(gallery, positions, packed, folder)
     except InputError as error:
         report.missing.append(f"No heat maps: {error}")
         return
@@ -134,7 +133,7 @@ def _add_heat_maps(
             n=int(boxed.sum()),
             inside=float(inside[boxed].mean()),
             area=float(box_areas(boxes[boxed]).mean() / packed.side**2),
-            layer=_LAYER,
+            layer=layer,
         )
     for index in np.linspace(0, len(positions) - 1, min(_HEAT_MAPS, len(positions))).astype(int):
         pixels = part.images[plain.rows[positions[index]]]
@@ -151,11 +150,12 @@ def _add_heat_maps(
 
 def _heats(
     gallery: _Gallery, positions: np.ndarray, packed: Packed, folder: StageFolder
-) -> np.ndarray:
-    """Heat maps (n, side, side); raises `InputError` if the head does not use the layer."""
+) -> tuple[str, np.ndarray]:
+    """The layer and its heat maps (n, side, side); raises `InputError` if it has no maps."""
     network, size = load_model(folder.best, packed.wnids, folder.origin)
     images = gallery.part.images[gallery.plain.rows[positions]]
-    return heat_maps(network, images, gallery.predictions[positions], size, _LAYER)
+    layer = heat_layer(network, size)
+    return layer, heat_maps(network, images, gallery.predictions[positions], size, layer)
 
 
 def find_twins(

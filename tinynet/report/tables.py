@@ -27,6 +27,7 @@ def _p(value: float) -> str:
 
 # Key of a row -> title and format. A table has the columns that at least one of its rows has.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "arch": ("network", str),
     "run": ("run", str),
     "stage": ("stage", str),
     "split": ("split", str),
@@ -44,6 +45,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "least": ("least", "{:.1%}".format),
     "greatest": ("greatest", "{:.1%}".format),
     "name": ("class", str),
+    "images": ("trained on", "{:,}".format),
     "n": ("n", "{:,}".format),
     "top1": ("top-1", "{:.2%}".format),
     "interval": ("95 % interval", str),
@@ -71,6 +73,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "forwards": ("forwards", str),
     "cost": ("cost", "{:.1f}".format),
     "pictures_per_second": ("images/s", "{:,.0f}".format),
+    "milliseconds": ("ms per image", "{:.2f}".format),
+    "minutes": ("minutes for all images", "{:.0f}".format),
     "taken_for": ("confused with", str),
     "share": ("share", "{:.0%}".format),
     "file": ("file", str),

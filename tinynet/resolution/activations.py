@@ -32,7 +32,8 @@ class Distances:
     """The distances of a distribution from a reference.
 
     `ks`: Kolmogorov-Smirnov, the greatest difference of the cumulative curves, in [0, 1].
-    `wasserstein`: the area between the curves, divided by the mean of the reference.
+    `wasserstein`: the area between the curves, divided by the mean absolute value of the
+    reference (by 1 if that is 0).
     """
 
     ks: float
@@ -89,7 +90,7 @@ def distances(values: np.ndarray, reference: np.ndarray) -> Distances:
     first, second = sample(values, _COMPARED), sample(reference, _COMPARED)
     return Distances(
         ks=float(ks_2samp(first, second, method="asymp").statistic),
-        wasserstein=float(wasserstein_distance(first, second) / second.mean()),
+        wasserstein=float(wasserstein_distance(first, second) / (np.abs(second).mean() or 1.0)),
     )
 
 

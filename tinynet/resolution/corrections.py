@@ -37,11 +37,16 @@ class Frechet:
         """Fit the distribution to `values` by maximum likelihood.
 
         A zero is a censored observation: ReLU has cut off a value at or below zero. `shape`: a
-        fixed shape; the paper uses 0.3 at all sizes. Raises `InputError` for fewer than ten
-        different values above zero.
+        fixed shape; the paper uses 0.3 at all sizes. Raises `InputError` for values below
+        zero, and for fewer than ten different values above zero.
         """
         from scipy.stats import CensoredData, genextreme
 
+        if values.min() < 0:
+            raise InputError(
+                f"activations: reach down to {values.min():.3g}, but the distribution is of what a "
+                "ReLU leaves; use the quantile mapping"
+            )
         subset = sample(values, _FITTED).astype(np.float64)
         positive = subset[subset > 0]
         if len(np.unique(positive)) < 10:

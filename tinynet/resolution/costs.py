@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tinynet.compute import AutoBatch
 from tinynet.data.batches import Batch, batches, default_batch_size
 from tinynet.evaluation.predictor import Predictor
-from tinynet.models.vgg import Backbone
+from tinynet.models.backbone import Backbone
 from tinynet.records import MISSING, ScoreRow
 from tinynet.resolution.study import AS_IS, CONTROL, FITTED
 from tinynet.training.extraction import frozen_backbone
@@ -79,7 +79,7 @@ def _work(predictor: Predictor, side: int) -> tuple[AutoBatch, Tensor]:
         batches(
             predictor.packed.train,
             predictor.images("holdout")[1],
-            batch_size=default_batch_size(side, compute.device),
+            batch_size=default_batch_size(side, compute.device, compute.least_batch),
             device=compute.device,
             augment=augment,
         )

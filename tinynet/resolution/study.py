@@ -13,7 +13,7 @@ from tinynet.console import log, option
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import GainsOverFirst
 from tinynet.evaluation.predictor import Predictor
-from tinynet.models.classifier import Classifier, update_bn
+from tinynet.models.classifier import Classifier, is_norm, update_bn
 from tinynet.records import NOT_COMPARED, ScoreRow
 from tinynet.resolution.activations import FeatureRow, curve, describe, distances
 from tinynet.resolution.corrections import Mapping, frechet_mapping, quantile_mapping
@@ -132,7 +132,7 @@ class Study:
     @property
     def corrections(self) -> list[str]:
         """The corrections without training; `batch norm` only if the head has batch norms."""
-        normed = any(isinstance(module, nn.BatchNorm1d) for module in self._head.modules())
+        normed = any(map(is_norm, self._head.modules()))
         return [*_MAPPINGS, *([NORMS] if normed else [])]
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "IMAGENET1K_V1"
 FORMAT = 2  # of recipe.json
+# Fields that format 1 does not have, with the values that change nothing.
+_ADDED = {"arch": "vgg16", "lr_decay": 1.0}
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,11 @@ def upgrade(contents: Json) -> Json:
 def in_format_1(section: Network | Stage) -> Json:
     """Return a recipe's section with the field names of format 1, which digests depend on."""
     names = {present: old for old, present in _present_names(type(section)).items()}
-    return {names.get(name, name): value for name, value in asdict(section).items()}
+    return {
+        names.get(name, name): value
+        for name, value in asdict(section).items()
+        if (name, value) not in _ADDED.items()
+    }
 
 
 def _present_names(kind: type[Network] | type[Stage]) -> dict[str, str]:

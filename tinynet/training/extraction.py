@@ -18,14 +18,18 @@ from tinynet.data.batches import Batch, batches, fetch_async
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
 from tinynet.files import map_array, new_array, read_json, write_json
+from tinynet.models.backbone import Backbone
 from tinynet.models.classifier import Classifier, feature_count, pooled_features
+from tinynet.models.engines import OpenVinoBackbone
 from tinynet.models.int8 import Int8Backbone
-from tinynet.models.vgg import Backbone
 from tinynet.training.inputs import augment_images
 from tinynet.training.recipes import Stage
 
 SAVE_EVERY = 30.0  # seconds of extraction that an interruption may cost
 _CALIBRATION = 64  # images that set the ranges of 8-bit integers; 256 give the same error
+
+
+FrozenBackbone = Backbone | Int8Backbone | OpenVinoBackbone
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,15 @@ class Source:
 
 def frozen_backbone(
     model: Classifier, packed: Packed, size: int, compute: Compute
-) -> Backbone | Int8Backbone:
+) -> FrozenBackbone:
     """Return the fastest inference version of an ImageNet-trained, never fine-tuned backbone.
 
     `size`: side in pixels of the images. An int8 backbone is calibrated on images from all over
     train.
     """
+    if compute.engine == "openvino":
+        nodes = {feature.split(":")[0] for feature in model.feature_names}
+        return OpenVinoBackbone(model.backbone, sorted(nodes), compute.for_frozen())
     if not compute.int8:
         return model.for_inference(compute.device, compute.for_frozen().dtype).backbone
     rows = np.linspace(0, len(packed.train) - 1, min(_CALIBRATION, len(packed.train))).astype(
@@ -72,7 +79,7 @@ def feature_file(folder: Path, feature: str, state: str = "") -> Path:
 
 
 def extract(
-    backbone: Backbone | Int8Backbone, feature_names: Sequence[str], folder: Path, source: Source
+    backbone: FrozenBackbone, feature_names: Sequence[str], folder: Path, source: Source
 ) -> None:
     """Write one array (epochs, N, channels) for each feature; continue an interrupted extraction.
 

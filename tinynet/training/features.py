@@ -121,7 +121,7 @@ class FeatureCache:
         )
         if stage.random:
             settings |= dict(seed=seed, batch=stage.batch)
-        batch_size = stage.batch if stage.random else default_batch_size(stage.size, device)
+        batch_size = stage.batch if stage.random else self._batch_size(stage.size)
 
         def epoch_batches(epoch: int, start: int) -> Iterator[Batch]:
             if stage.random:
@@ -157,7 +157,7 @@ class FeatureCache:
         `view`: images (N, 3, H, W) -> (N, 3, size, size) with the size of `stage`. The result has
         one epoch.
         """
-        batch_size = default_batch_size(stage.size, self.compute.device)
+        batch_size = self._batch_size(stage.size)
 
         def view_batches(_: int, start: int) -> Iterator[Batch]:
             return batches(
@@ -179,6 +179,10 @@ class FeatureCache:
             batches=view_batches,
         )
         return self._features(source, dict(view=effect(view, self.packed.side)))
+
+    def _batch_size(self, size: int) -> int:
+        """The batch size for extraction at `size` pixels."""
+        return default_batch_size(size, self.compute.device, self.compute.least_batch)
 
     def _features(self, source: Source, settings: Json) -> Features:
         """Read features from the cache, after extracting those that are missing.
@@ -225,6 +229,7 @@ class FeatureCache:
             "backbone": self.model.backbone.digest(),
             "device": self.compute.device.type,
             "precision": self.compute.for_frozen().precision,
+            **({"engine": engine} if (engine := self.compute.engine) != "torch" else {}),
             **settings,
         }
         return json.loads(json.dumps(manifest))

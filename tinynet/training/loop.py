@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tinynet.compute import Compute
 from tinynet.console import advice, option
 from tinynet.models.checkpoint import State
-from tinynet.models.classifier import BN_IMAGES, update_bn
+from tinynet.models.classifier import BN_IMAGES, Classifier, update_bn
 from tinynet.records import EpochRow, Json, LogRow, Score, StepRow, StopRow
-from tinynet.training.recipes import ALL_GROUPS, Stage
+from tinynet.training.recipes import Stage
 from tinynet.training.schedules import make_schedule
 
 # Seconds between two transfers of losses to the CPU. A transfer waits for the device, so there is
@@ -28,11 +28,28 @@ FLUSH_AFTER = 1.0
 EpochInputs = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
 
 
+@dataclass(frozen=True)
+class WeightGroup:
+    """Trainable weights, and the factor of their learning rate."""
+
+    weights: list[nn.Parameter]
+    factor: float
+
+
+def weight_groups(model: Classifier, stage: Stage) -> list[WeightGroup]:
+    """Return the weights that a stage trains; raises `InputError` if the network lacks a group."""
+    factors = stage.rate_factors(list(model.groups))
+    return [
+        WeightGroup(model.groups[name], factors[name])
+        for name in model.group_names(stage.trainable)
+    ]
+
+
 class Training:
     """The state of a training: everything that it changes, and that resuming needs.
 
-    `module`: the network that is called on the inputs. `groups`: the trainable groups of layers,
-    by name. `steps`: batches in an epoch.
+    `module`: the network that is called on the inputs. `groups`: its trainable weights. `steps`:
+    batches in an epoch.
 
     Attributes: `epoch` counts the finished epochs, `step` the finished steps of the present epoch.
     `seen` and `loss_sum`: the images trained on in this epoch, and the sum of their losses.
@@ -43,7 +60,7 @@ class Training:
     def __init__(
         self,
         module: nn.Module,
-        groups: Mapping[str, list[nn.Module]],
+        groups: Sequence[WeightGroup],
         stage: Stage,
         steps: int,
         compute: Compute,
@@ -205,7 +222,7 @@ class Training:
         The average has the statistics of the live network, which do not fit its weights (Izmailov
         et al. 2018). The next step copies those again, so this does not affect training.
         """
-        if self.average is not None and "head" in self.stage.trainable:
+        if self.average is not None:
             batches = islice(inputs, math.ceil(BN_IMAGES / self.stage.batch))
             update_bn(self.average.module, batches, self.compute.autocast)
 
@@ -346,21 +363,19 @@ def _finish_epoch(training: Training, check: Callable[[nn.Module], Score]) -> Ep
 
 
 def _make_optimizer(
-    groups: Mapping[str, list[nn.Module]], stage: Stage, compute: Compute
+    groups: Sequence[WeightGroup], stage: Stage, compute: Compute
 ) -> torch.optim.Optimizer:
     """An optimizer with the rate of each group; biases and batch norms have no weight decay."""
-    factors = dict(zip(ALL_GROUPS, stage.lr_factors, strict=True))
     settings: list[Json] = []
-    for name, modules in groups.items():
-        trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for group in groups:
         for decayed in (True, False):
-            weights = [p for p in trainable if (p.ndim > 1) == decayed]
+            weights = [weight for weight in group.weights if (weight.ndim > 1) == decayed]
             if weights:
                 settings.append(
                     {
                         "params": weights,
-                        "factor": factors[name],
-                        "lr": stage.lr * factors[name],
+                        "factor": group.factor,
+                        "lr": stage.lr * group.factor,
                         "weight_decay": stage.weight_decay if decayed else 0.0,
                     }
                 )

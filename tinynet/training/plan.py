@@ -11,6 +11,7 @@ from tinynet.runs import STAGES, StageFolder, stage_before
 from tinynet.training.config import WEIGHTS, RunConfig
 from tinynet.training.recipes import (
     RECIPES,
+    TUNED,
     Network,
     Recipe,
     SplitConfig,
@@ -67,8 +68,10 @@ def recipe_fields() -> list[str]:
 
 def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
     """The configuration of a new run, which starts with base."""
-    recipe = settings.recipe_or("tuned").override(settings.fields, stages)
-    weights = absolute_weights(settings.weights or WEIGHTS)
+    vgg = settings.fields.get("arch", TUNED.network.arch) == TUNED.network.arch
+    recipe = settings.recipe_or("tuned" if vgg else "general").override(settings.fields, stages)
+    default = WEIGHTS if recipe.network.arch == TUNED.network.arch else "DEFAULT"
+    weights = absolute_weights(settings.weights or default)
     return RunConfig(
         recipe, settings.data or "", stages, weights, settings.seed or 0, settings.cache
     )

@@ -1,12 +1,13 @@
 """Recipes: the hyper-parameters of every stage, with units and evidence.
 
-`TUNED`, `REFERENCE` (the published baseline), and `RECIPES`, a dict of both by name. Imports no
+`TUNED` (for VGG16), `GENERAL` (for other networks), `REFERENCE` (the published baseline), and
+`RECIPES`, a dict of them by name. Imports no
 torch, so that `--help` is fast.
 """
 
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from tinynet import runs
 from tinynet.errors import InputError
 from tinynet.values import brief, plain
 
-ALL_GROUPS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
+_VGG_GROUPS = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
 
 
 def check_types(instance: Any) -> None:
@@ -109,11 +110,15 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The features and the layers of the head, the same for all stages of a run."""
+    """The backbone, its features and the layers of the head, the same for all stages of a run."""
 
+    arch: str = option(
+        "vgg16", "the network: vgg16, another classifier of torchvision, or timm/NAME"
+    )
     features: tuple[str, ...] = option(
         ("pool5:grid2",),
-        "features of the backbone for the head, as LAYER:POOLING, for instance relu4_3:mean",
+        "features of the backbone for the head, as LAYER:POOLING, for instance relu4_3:mean; the "
+        "layers last, last-1, ... are counted from the end",
         was="taps",
     )
     hidden: tuple[int, ...] = option((1024, 1024), "widths of the head's hidden layers")
@@ -132,7 +137,9 @@ class Stage:
     """The trained layers, the images and the optimisation of one stage."""
 
     trainable: tuple[str, ...] = option(
-        ("head",), "groups of layers to train, of conv1 ... conv5 and head", was="learn"
+        ("head",),
+        "groups of layers to train (of VGG16: conv1 ... conv5), head, or all",
+        was="learn",
     )
     epochs: int = option(1, "number of passes over the training images")
     batch: int = option(64, "batch size")
@@ -164,7 +171,14 @@ class Stage:
     lr: float = option(1e-3, "maximum learning rate")
     min_lr: float = option(0.0, "minimum learning rate of the schedules cyclic and cosine")
     lr_factors: tuple[float, ...] = option(
-        (1, 1, 1, 1, 1, 1), "factors of the learning rate for conv1 ... conv5 and the head"
+        (1, 1, 1, 1, 1, 1),
+        "factors of the learning rate for the groups of layers and the head (of VGG16: conv1 ... "
+        "conv5, head); empty: by lr_decay",
+    )
+    lr_decay: float = option(
+        1.0,
+        "factor of the learning rate from one group of layers to the group before it, from the "
+        "head on, if lr_factors is empty",
     )
     dropout: float = option(0.5, "dropout probability of the head's hidden layers")
     weight_decay: float = option(0.0, "weight decay; biases and batch norms have none")
@@ -209,9 +223,10 @@ class Stage:
                 raise InputError(f"{name} is {value}; it must be greater than 0")
         if self.batch < 2:
             raise InputError(f"batch is {self.batch}; batch norm needs 2 images or more")
-        if not self.trainable or set(self.trainable) - set(ALL_GROUPS):
+        if not self.trainable:
             raise InputError(
-                f"trainable is {self.trainable}; it takes one or more of {', '.join(ALL_GROUPS)}"
+                f"trainable is {self.trainable}; it takes one or more groups of layers, for "
+                "instance head, or all"
             )
         if self.cached_epochs < 0:
             raise InputError(
@@ -245,12 +260,14 @@ class Stage:
             )
 
     def _check_optimisation(self) -> None:
-        if len(self.lr_factors) != len(ALL_GROUPS) or not all(
-            factor > 0 for factor in self.lr_factors
-        ):
+        if not all(factor > 0 for factor in self.lr_factors):
             raise InputError(
-                f"lr_factors is {self.lr_factors}; it takes six numbers greater than 0, for conv1 "
-                "... conv5 and the head; to freeze a group, remove it from trainable"
+                f"lr_factors is {self.lr_factors}; it takes numbers greater than 0, one for each "
+                "group of layers and one for the head; to freeze a group, remove it from trainable"
+            )
+        if not 0 < self.lr_decay <= 1:
+            raise InputError(
+                f"lr_decay is {self.lr_decay}; it must be greater than 0 and at most 1 (no decay)"
             )
         if not 0 <= self.min_lr <= self.lr:
             raise InputError(f"min_lr is {self.min_lr}; it must be from 0 to lr ({self.lr})")
@@ -274,6 +291,20 @@ class Stage:
             )
         if not 0 <= self.ema < 1:
             raise InputError(f"ema is {self.ema}; it must be 0 (off) or more and less than 1")
+
+    def rate_factors(self, groups: Sequence[str]) -> dict[str, float]:
+        """Return the factor of the learning rate of each of a network's `groups`, head included.
+
+        Raises `InputError` if `lr_factors` are not as many.
+        """
+        if not self.lr_factors:
+            return {name: self.lr_decay**place for place, name in enumerate(reversed(groups))}
+        if len(self.lr_factors) != len(groups):
+            raise InputError(
+                f"lr_factors is {self.lr_factors}; it takes {len(groups)} numbers, for "
+                f"{', '.join(groups)}, or none, for factors by lr_decay"
+            )
+        return dict(zip(groups, self.lr_factors, strict=True))
 
     @property
     def random(self) -> bool:
@@ -391,7 +422,7 @@ REFERENCE = Recipe(
     base=replace(_REFERENCE_STAGE, epochs=10, min_lr=1e-4, lr=6e-4, step_size_up=1404),
     finetune=replace(
         _REFERENCE_STAGE,
-        trainable=ALL_GROUPS,
+        trainable=_VGG_GROUPS,
         epochs=5,
         min_lr=1e-5,
         lr=6e-5,
@@ -449,7 +480,7 @@ TUNED = Recipe(
         pct_start=0.3,
     ),
     finetune=Stage(
-        trainable=ALL_GROUPS,
+        trainable=_VGG_GROUPS,
         epochs=4,
         batch=64,
         flip="random",
@@ -479,4 +510,19 @@ DEMO = (
     )
 )
 
-RECIPES = {"tuned": TUNED, "reference": REFERENCE}
+# For networks other than VGG16.
+GENERAL = Recipe(
+    name="general",
+    data=SplitConfig(),
+    network=Network(
+        arch="timm/tf_efficientnet_lite0",
+        features=("last:mean", "last-1:mean", "last-1:max"),
+        hidden=(1024,),
+        standardise=True,
+    ),
+    base=replace(TUNED.base, size=224, lr_factors=()),
+    finetune=replace(TUNED.finetune, trainable=("all",), size=224, lr_factors=(), lr_decay=0.8),
+    fixres=replace(_FIXRES, size=256, lr_factors=()),
+)
+
+RECIPES = {"tuned": TUNED, "general": GENERAL, "reference": REFERENCE}

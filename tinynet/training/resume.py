@@ -4,11 +4,13 @@ import hashlib
 import json
 import platform
 from dataclasses import asdict, replace
+from importlib.metadata import version
 
 import torch
 import torchvision
 
 from tinynet import __version__, console, runs
+from tinynet.allocator import keeps_freed_memory
 from tinynet.compute import Compute, out_of_memory
 from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
@@ -50,10 +52,21 @@ def stage_facts(
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "python": platform.python_version(),
+            **_library_versions(config, compute),
         },
+        "keeps_freed_memory": keeps_freed_memory(),
         "command": console.current_command(),
         "classes": dict(zip(packed.wnids, packed.names, strict=True)),
     }
+
+
+def _library_versions(config: RunConfig, compute: Compute) -> dict[str, str]:
+    """The versions of the optional libraries that the stage uses."""
+    used = {
+        "timm": config.recipe.network.arch.startswith("timm/"),
+        "openvino": compute.engine == "openvino",
+    }
+    return {name: version(name) for name, needed in used.items() if needed}
 
 
 def origin_digest(stage: str, config: RunConfig, facts: Json) -> str:

@@ -26,7 +26,7 @@ from tinynet.training import schedules
 from tinynet.training.config import RunConfig
 from tinynet.training.features import FeatureCache
 from tinynet.training.inputs import TrainingImages, steps_per_epoch
-from tinynet.training.loop import EpochInputs, Training, fit
+from tinynet.training.loop import EpochInputs, Training, fit, weight_groups
 from tinynet.training.observers import Observer
 from tinynet.training.recipes import Stage
 from tinynet.training.resume import origin_digest, restore
@@ -135,8 +135,7 @@ def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
     if warning := schedules.warning(stage, steps):
         console.log(f"note: {warning}")
     module, stream, eval_fn = _feature_inputs(job) if stage.cached_epochs else _image_inputs(job)
-    groups = {name: model.groups[name] for name in stage.trainable}
-    return Training(module, groups, stage, steps, job.compute), stream, eval_fn
+    return Training(module, weight_groups(model, stage), stage, steps, job.compute), stream, eval_fn
 
 
 def _feature_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:

@@ -12,11 +12,10 @@ from tinynet.data.batches import seeded_generator
 from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.files import clear_leftovers, locked
+from tinynet.models.backbones import backbone_template, load_backbone, runs_in_int8
 from tinynet.models.checkpoint import load_model
-from tinynet.models.classifier import Classifier
+from tinynet.models.classifier import Classifier, nodes_of_features
 from tinynet.models.digests import weights_digest
-from tinynet.models.vgg import check_side
-from tinynet.models.weights import load_backbone
 from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.training.config import RunConfig, open_data, split_of
@@ -91,8 +90,7 @@ def summary(run: Path, config: RunConfig) -> str:
 
 
 def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) -> list[ScoreRow]:
-    for name in config.stages:
-        check_side(config.recipe.stage(name).size)
+    _check_network(config)
     packed = open_data(None, None, config)
     for name in config.stages:
         check_crops(config.recipe.stage(name), packed.side)
@@ -114,6 +112,23 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
             console.log(f"{name} is finished: {folder.best}")
         rows += folder.read_scores()[:1]
     return rows
+
+
+def _check_network(config: RunConfig) -> None:
+    """Raise `InputError` unless the network has the layers and groups of the recipe's stages."""
+    network = config.recipe.network
+    backbone = backbone_template(network.arch)
+    nodes_of_features(backbone, network.features)
+    groups = [*backbone.groups, "head"]
+    for name in config.stages:
+        stage = config.recipe.stage(name)
+        backbone.check_size(stage.size)
+        stage.rate_factors(groups)
+        if unknown := set(stage.trainable) - {*groups, "all"}:
+            raise InputError(
+                f"trainable: {network.arch} has no group {', '.join(sorted(unknown))}; use one or "
+                f"more of {', '.join(groups)}, or all"
+            )
 
 
 def _check_finished(folder: StageFolder, config: RunConfig, packed: Packed) -> None:
@@ -163,7 +178,11 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     """Load everything that one stage is trained with; its start must have the same data."""
     split = split_of(config, packed)
     torch.manual_seed(seeded_generator("cpu", config.seed, folder.stage).initial_seed())
-    compute = compute.for_training() if config.trains_backbone(folder.stage) else compute
+    compute = (
+        compute.for_training()
+        if config.trains_backbone(folder.stage)
+        else compute.for_network(runs_in_int8(config.recipe.network.arch))
+    )
     start = config.start(folder.run, folder.stage)
     model = _start_model(start, config, packed)
     facts = stage_facts(folder, config, packed, split, compute)
@@ -189,7 +208,7 @@ def _start_model(start: StageFolder | None, config: RunConfig, packed: Packed) -
         return load_model(start.best, packed.wnids, start.origin)[0]
     network = config.recipe.network
     return Classifier(
-        load_backbone(config.weights),
+        load_backbone(network.arch, config.weights),
         network.features,
         network.hidden,
         len(packed.wnids),

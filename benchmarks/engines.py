@@ -1,0 +1,178 @@
+"""Time frozen networks in several engines on this CPU, in turn, in one process.
+
+    python -m benchmarks.engines OUT.json --networks timm/tf_efficientnet_lite0 vgg16 --sizes 64 224
+
+For each network and size: images per second in torch (eager, and compiled with frozen weights),
+ONNX Runtime and OpenVINO, in float32 and bfloat16 where the engine has it, and the relative error
+of the last layer's output against float32 in torch. Weights are random: they do not change the
+speed.
+"""
+
+import argparse
+import copy
+import io
+import json
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import facts
+from tinynet.allocator import keep_freed_memory
+from tinynet.compute import Compute
+from tinynet.models.backbone import Backbone
+from tinynet.models.backbones import make_backbone
+from tinynet.models.engines import OpenVinoModule
+
+Run = Callable[[Tensor], Tensor]
+PIXELS = 16 * 224**2  # of a batch
+
+
+class LastLayer(nn.Module):
+    """A backbone that returns the output of its last layer, in a tuple."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone, self.node = backbone, backbone.node("last")
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.backbone(images, [self.node])[self.node],)
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="file to write")
+    parser.add_argument("--networks", nargs="+", default=["timm/tf_efficientnet_lite0", "vgg16"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 224])
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each engine in a turn")
+    parser.add_argument("--no-allocator", action="store_true", help="leave glibc's allocator alone")
+    options = parser.parse_args()
+    kept = not options.no_allocator and keep_freed_memory()
+    rows = []
+    for arch in options.networks:
+        torch.manual_seed(0)
+        backbone = make_backbone(arch).eval().requires_grad_(False)
+        for size in options.sizes:
+            row = measure(backbone, size, options.turns, options.seconds)
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    result = {
+        "machine": facts(Compute(torch.device("cpu"), torch.float32)),
+        "keeps_freed_memory": kept,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "rows": rows,
+    }
+    options.out.write_text(json.dumps(result, indent=1))
+
+
+@torch.inference_mode()
+def measure(backbone: Backbone, size: int, turns: int, seconds: float) -> dict:
+    """Time all engines on images of one size, in turn."""
+    batch = max(1, min(64, PIXELS // size**2))
+    images = torch.rand(batch, 3, size, size)
+    runs, refused = engines(backbone, images)
+    reference = runs["torch float32"](images)
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    errors = {
+        name: float((run(images) - reference).norm() / reference.norm())
+        for name, run in runs.items()
+    }
+    for _ in range(turns):
+        for name, run in runs.items():
+            run(images)
+            start, count = time.perf_counter(), 0
+            while time.perf_counter() - start < seconds:
+                run(images)
+                count += batch
+            rates[name].append(count / (time.perf_counter() - start))
+    return {
+        "network": backbone.arch,
+        "size": size,
+        "batch": batch,
+        "images_per_second": {name: statistics.median(values) for name, values in rates.items()},
+        "errors": errors,
+        "refused": refused,
+    }
+
+
+def engines(backbone: Backbone, images: Tensor) -> tuple[dict[str, Run], dict[str, str]]:
+    """The engines that can run the network, and why the others cannot."""
+    runs: dict[str, Run] = {}
+    refused = {}
+    makers: dict[str, Callable[[], Run]] = {
+        "onnxruntime float32": lambda: onnx_runtime(LastLayer(backbone), images)
+    }
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        compute = Compute(torch.device("cpu"), dtype)
+        makers[f"torch {name}"] = lambda dtype=dtype: eager(backbone, dtype)
+        makers[f"compile {name}"] = lambda dtype=dtype: compiled(backbone, dtype)
+        makers[f"openvino {name}"] = lambda compute=compute: in_openvino(backbone, compute)
+    for name, maker in makers.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run = maker()
+                run(images)
+                run(images)
+        except Exception as error:  # whatever the engine raises
+            refused[name] = " ".join(str(error).split())[:160] or type(error).__name__
+        else:
+            runs[name] = run
+    return runs, refused
+
+
+def in_torch(backbone: Backbone, dtype: torch.dtype) -> LastLayer:
+    """A copy in a precision, channels last."""
+    network = LastLayer(copy.deepcopy(backbone))
+    network.backbone.body.to(dtype).to(memory_format=torch.channels_last)
+    return network
+
+
+def eager(backbone: Backbone, dtype: torch.dtype) -> Run:
+    network = in_torch(backbone, dtype)
+    return lambda images: network(images.contiguous(memory_format=torch.channels_last))[0].float()
+
+
+def compiled(backbone: Backbone, dtype: torch.dtype) -> Run:
+    torch._dynamo.reset()
+    torch._inductor.config.freezing = True
+    network = torch.compile(in_torch(backbone, dtype), dynamic=False)
+    return lambda images: network(images.contiguous(memory_format=torch.channels_last))[0].float()
+
+
+def in_openvino(backbone: Backbone, compute: Compute) -> Run:
+    module = OpenVinoModule(LastLayer(backbone), compute, backbone.arch)
+    module(torch.rand(1, 3, 224, 224))
+    if None in module._requests.values():
+        raise RuntimeError("cannot be converted")
+    return lambda images: module(images)[0]
+
+
+def onnx_runtime(network: LastLayer, images: Tensor) -> Run:
+    import onnxruntime
+
+    stream = io.BytesIO()
+    torch.onnx.export(network, (images,), stream, dynamo=False, opset_version=17)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        stream.getvalue(), options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Every command on runs of other networks than VGG16, in small and with random weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import ON_CPU, argv, call, complaint, in_floats, succeed
+from test_zoo import SIZES, networks
+
+from tinynet import evaluate, fixres, runs, select_views, soup, train
+from tinynet.data.packed import open_packed
+from tinynet.models.checkpoint import load_model
+from tinynet.report import __main__ as report
+from tinynet.report.curves import Curves
+from tinynet.score.probabilities import Probabilities
+from tinynet.score.views import PLAIN, resize
+from tinynet.training.plan import Settings, plan_new
+from tinynet.training.recipes import GENERAL, TUNED
+
+SMALL = (*argv("--weights none --hidden 8 --holdout 0.25 --batch 16 --epochs 1"), *ON_CPU)
+
+
+@pytest.fixture(scope="module", params=networks({"resnet18"}))
+def trained(request, archive_path, tmp_path_factory):
+    """A run of base and finetune in a folder of its own; (arch, size, flags)."""
+    arch, folder = request.param, tmp_path_factory.mktemp("network")
+    size = SIZES[arch]
+    where = ["--data", archive_path, "--cache", folder / "cache"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Curves, "finish", lambda self, folder, title: folder.curves.touch())
+        patch.setenv("TINYNET_PROGRESS", "0")
+        patch.chdir(folder)
+        flags = (*SMALL, "--arch", arch, "--size", size, *where)
+        succeed(train, *argv("--stage base --out run"), *flags)
+        succeed(train, *argv("--stage base --out second --seed 1"), *flags)
+        later = argv(f"--stage finetune --run run --size {size} --epochs 1 --batch 16 --out run")
+        succeed(train, *later, *ON_CPU)
+        yield arch, size, where
+
+
+def rows_of(command, *flags):
+    return json.loads(succeed(command, *flags, "--json").out)
+
+
+def test_runs_name_their_network_and_are_evaluated(trained):
+    arch, size, where = trained
+    recipe = json.loads((runs.StageFolder("run", "finetune").recipe).read_text())["recipe"]
+    assert recipe["network"]["arch"] == arch and recipe["name"] == "general"
+    # The maps of some shrink by other factors than two, so not all can be slid over.
+    views = argv("none flip five shift rotate zoom")
+    if arch != "vit_b_16":
+        views += argv(f"scales:{size},{size + 32} resize:{size + 32}")
+    for stage in ("base", "finetune"):
+        rows = rows_of(
+            evaluate,
+            *argv(f"--run run --stage {stage} --split val --tta"),
+            *views,
+            *argv("--merge mean max"),
+            *ON_CPU,
+            *where,
+        )
+        assert {row["views"] for row in rows} == set(views)
+        assert all(row["n"] == 24 and row["size"] == size for row in rows)
+        assert all(row["precision"] == "float32" for row in rows)
+
+
+def test_cached_features_give_the_scores_of_the_whole_network(trained):
+    """A base is scored on cached features; its probabilities are those of its network."""
+    arch, size, where = trained
+    folder = runs.StageFolder("run", "base")
+    succeed(evaluate, *argv("--run run --stage base --split val --tta none"), *ON_CPU, *where)
+    (file,) = [
+        file
+        for file in folder.probabilities.glob("val-*.npz")
+        if Probabilities.load(file).views == (PLAIN,)
+    ]
+    probabilities = Probabilities.load(file)
+    model, trained_size = load_model(folder.best, probabilities.wnids)
+    assert model.backbone.arch == arch and trained_size == size
+    images = open_packed(where[1], where[3]).val.images
+    with torch.inference_mode():
+        outputs = model(resize(in_floats(images), size)).log_softmax(1).numpy()
+    np.testing.assert_allclose(probabilities.log_probabilities[0], outputs, atol=2e-2)
+
+
+def test_other_commands(trained):
+    arch, size, where = trained
+    on = (*ON_CPU, *where)
+    succeed(select_views, *argv("--run run --stage base --tta flip shift --most 2"), *on)
+    rows = rows_of(soup, *argv("run second --stage base"), *on)
+    assert [row["correction"] for row in rows[-2:]] == ["batch norm"] * 2
+    if arch != "vit_b_16":
+        sizes = rows_of(
+            fixres,
+            *argv(f"--run run --stage base --sizes {size + 32} --fit {size + 32} --keep kept"),
+            *on,
+        )
+        assert {row["size"] for row in sizes} == {size, size + 32}
+        assert {"as is", "quantile", "batch norm", "frechet"} <= {
+            row["correction"] for row in sizes
+        }
+    page = succeed(report, "run", *where).out.strip()
+    assert arch in Path(page).read_text()
+    table = succeed(
+        train, *argv(f"--stage base --arch {arch} --summary --weights none"), "--size", size, *where
+    ).out
+    assert "Classifier" in table
+
+
+def test_a_wrong_size_or_group_is_refused(trained, archive_path):
+    arch, size, where = trained
+    base = (*argv(f"--stage base --out other --arch {arch}"), *SMALL, *where)
+    ran = call(train, *base, "--size", "8")
+    assert ran.status == 2 and "--size 8" in ran.err and arch in ran.err
+    ran = call(train, *base, "--size", size, "--trainable", "conv9", "--cached-epochs", "0")
+    assert ran.status == 2 and "conv9" in ran.err and "head" in ran.err
+    ran = call(train, *base, "--size", size, "--features", "relu9:mean")
+    assert ran.status == 2 and "relu9" in ran.err
+
+
+def test_the_recipe_follows_the_network():
+    assert plan_new(Settings(), ("base",)).recipe == TUNED
+    lite = plan_new(Settings(fields={"arch": "timm/tf_efficientnet_lite0"}), ("base",))
+    assert lite.recipe == GENERAL and lite.weights == "DEFAULT"
+    assert plan_new(Settings("general"), ("base",)).recipe == GENERAL
+    named = plan_new(Settings("tuned", {"arch": "resnet18"}), ("base",)).recipe
+    assert (named.name, named.network.arch) == ("tuned", "resnet18")
+    stage = GENERAL.finetune
+    assert stage.rate_factors(["a", "b", "head"])["head"] == 1
+    complaint(lambda: TUNED.finetune.rate_factors(["a", "head"]), "lr_factors", "2 numbers")

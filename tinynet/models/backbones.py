@@ -1,0 +1,46 @@
+"""Build and load the backbone of any network by its name."""
+
+import torch
+
+from tinynet.models.backbone import Backbone
+from tinynet.models.pretrained import load_published
+from tinynet.models.vgg import VGG16
+from tinynet.models.weights import load_vgg16
+from tinynet.models.zoo import TimmBackbone, TorchvisionBackbone
+
+VGG = "vgg16"
+
+
+def load_backbone(arch: str = VGG, weights: str = "DEFAULT") -> Backbone:
+    """Load the backbone of the network `arch` with `weights`.
+
+    `arch`: `vgg16`, another classifier of torchvision, or `timm/NAME`. `weights`: the publisher's
+    name of the weights (`DEFAULT`: its newest, for VGG16 its first), a file with or without a
+    classifier, or `none` (random).
+
+    Raises `InputError` for an unknown name, a file of another network, or a failed download.
+    """
+    if arch == VGG:
+        return load_vgg16("IMAGENET1K_V1" if weights == "DEFAULT" else weights)
+    published = load_published(arch, weights, with_classifier=False)
+    kind = TimmBackbone if arch.startswith("timm/") else TorchvisionBackbone
+    return kind(arch, published.network, published.mean, published.std, published.info.size)
+
+
+def make_backbone(arch: str) -> Backbone:
+    """Build the backbone of the network `arch` with random weights; raises `InputError`."""
+    return VGG16() if arch == VGG else load_backbone(arch, "none")
+
+
+def backbone_template(arch: str) -> Backbone:
+    """Return the backbone of `arch` without numbers, for checks; raises `InputError`.
+
+    The meta device needs no memory, and the fork leaves torch's random state unchanged.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return make_backbone(arch)
+
+
+def runs_in_int8(arch: str) -> bool:
+    """Whether the frozen backbone of `arch` can run in int8."""
+    return backbone_template(arch).chain() is not None

@@ -1,0 +1,76 @@
+"""Pick a network and a size for your images, within a budget of time.
+
+    python -m tinynet.pick --arch vgg16 timm/tf_efficientnet_lite0 --size 64 128 224 --minutes 30
+
+Every network gets a head on the frozen features of few images, at every size. The worse half is
+dropped, and the others get more images, until the time is spent. The table has the accuracy on the
+hold-out; `gain` and `p` compare with the best candidate on the same images (McNemar's paired test).
+The official val is not used. The command also plots accuracy against cost.
+"""
+
+from pathlib import Path
+
+from tinynet import console
+from tinynet.errors import InputError
+from tinynet.flags import Parser, add_common, positive_int, run_command
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    parser = Parser("tinynet.pick", __doc__)
+    parser.add_argument(
+        "--arch",
+        nargs="+",
+        metavar="NAME",
+        help="networks: vgg16, other classifiers of torchvision, or timm/NAME (required)",
+    )
+    parser.add_argument(
+        "--size", nargs="+", type=positive_int, metavar="N", help="sizes in pixels (required)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, metavar="M", help="time to spend (default: 30)"
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="W",
+        help="weights of each network, in the same order (default: the publishers' newest)",
+    )
+    out = "the figure to write (default: pick.png)"
+    add_common(parser, "data", "cache", "out", "seed", out=out)
+    add_common(parser, "device", "precision", "format", "json")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    flags = parser()
+    args = flags.parse_args(argv)
+    if not args.arch or not args.size:
+        flags.error("needs networks and sizes, for instance --arch vgg16 resnet50 --size 64 128")
+    if not 0 < args.minutes < float("inf"):
+        raise InputError(f"--minutes is {args.minutes}; it must be a number greater than 0")
+    from tinynet.compute import choose_compute
+    from tinynet.data.download import find_data
+    from tinynet.data.packed import open_packed
+    from tinynet.evaluation.pick import candidates, pick
+    from tinynet.plotting import figure_path, save_figure
+    from tinynet.report.candidates import accuracy_against_time
+    from tinynet.report.tables import show
+
+    path = figure_path(args.out or "pick.png")
+    options = candidates(args.arch, args.size, args.weights or ())
+    compute = choose_compute(args.device, args.precision)
+    packed = open_packed(find_data(args.data), args.cache)
+    rows = pick(packed, options, args.minutes, compute, args.seed or 0)
+    save_figure(accuracy_against_time(rows), path)
+    console.log(f"accuracy against time: {path}")
+    best = rows[0].candidate
+    flags_of_best = ["--stage", "base", "--arch", best.arch, "--size", best.size]
+    weights = ["--weights", Path(best.weights)] if best.weights != "DEFAULT" else []
+    console.log("go on with: " + console.shell_command("tinynet.train", *flags_of_best, *weights))
+    show(rows, args.format)
+
+
+if __name__ == "__main__":
+    run_command(main)
