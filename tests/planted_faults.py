@@ -391,8 +391,8 @@ FAULTS = [
     Fault(
         "a soup is measured all at once",
         "evaluation/soup.py",
-        "map(AutoBatch(network.features),",
-        "map(network.features,",
+        "map(AutoBatch(network.eval().features),",
+        "map(network.eval().features,",
     ),
     Fault(
         "features are extracted all at once",
