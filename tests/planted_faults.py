@@ -133,7 +133,8 @@ FAULTS = [
     Fault(
         "images that are timed stay on the CPU",
         "resolution/costs.py",
-        "batch_size=default_batch_size(side, compute.device, compute.least_batch),\n            device=compute.device,",
+        "batch_size=default_batch_size(side, compute.device, compute.least_batch),\n"
+        "            device=compute.device,",
         "batch_size=default_batch_size(side, compute.device, compute.least_batch),",
     ),
     Fault(
