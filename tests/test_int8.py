@@ -6,6 +6,8 @@ from support import DEPTHS, needs_vnni
 from torch import nn
 
 from tinynet.models import int8
+from tinynet.models.classifier import Classifier
+from tinynet.models.dense import Dense
 from tinynet.models.int8 import Int8Backbone
 from tinynet.models.vgg import VGG16
 
@@ -65,3 +67,13 @@ def test_int8_pooling_is_torchs_pooling(shape):
     assert torch.equal(
         int8.Int8MaxPool(1.0)(maps).float(), nn.functional.max_pool2d(maps.float(), 2)
     )
+
+
+@needs_vnni
+@torch.inference_mode()
+def test_it_is_slid_over_larger_images_like_floats(thin):
+    model = Classifier(VGG16(), ("pool5:grid2", "relu4_3:mean"), (), 3, 0.0, False).eval()
+    images = torch.rand(2, 3, 96, 96)
+    expected = Dense(model, 64)(images)
+    model.backbone = Int8Backbone(model.backbone, images)
+    torch.testing.assert_close(Dense(model, 64)(images), expected, rtol=0.1, atol=0.1)

@@ -64,6 +64,11 @@ class Backbone(nn.Module):
         """
         return None
 
+    @property
+    def floors(self) -> bool:
+        """Whether a map has size // stride cells, also where the stride does not divide it."""
+        return self.chain() is not None
+
     def walk(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, output) of each layer of `chain` for images (N, 3, H, W) in [0, 1].
 

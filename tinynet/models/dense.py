@@ -39,7 +39,7 @@ class Dense(nn.Module):
                     f"dense: layer {layer} of {arch} has no maps to slide over; use other views, "
                     "for instance ten"
                 )
-            if self.side % stride and self.model.backbone.chain() is None:
+            if self.side % stride and not self.model.backbone.floors:
                 raise InputError(
                     f"dense: a cell of layer {layer} of {arch} has {stride} pixels, which do not "
                     f"divide the network's {self.side} px; use other views, for instance ten"

@@ -91,6 +91,7 @@ class OpenVinoBackbone(nn.Module):
     def __init__(self, backbone: Backbone, nodes: Sequence[str], compute: Compute):
         super().__init__()
         self.channels, self.strides = backbone.channels, backbone.strides
+        self.arch, self.floors = backbone.arch, backbone.floors
         self.nodes = tuple(nodes)
         self.module = OpenVinoModule(_Outputs(backbone, self.nodes), compute, backbone.arch)
 

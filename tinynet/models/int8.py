@@ -29,6 +29,7 @@ class Int8Backbone(nn.Module):
         self.register_buffer("mean", backbone.mean)
         self.register_buffer("std", backbone.std)
         self.channels, self.strides = backbone.channels, backbone.strides
+        self.arch, self.floors = backbone.arch, backbone.floors
         self.layers: dict[str, nn.Module] = {}
         peaks = _peaks(backbone, images)
         convolution: nn.Conv2d | None = None
