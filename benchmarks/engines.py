@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each engine in a turn")
     parser.add_argument("--no-allocator", action="store_true", help="leave glibc's allocator alone")
     options = parser.parse_args()
-    kept = not options.no_allocator and keep_freed_memory()
+    reuse = not options.no_allocator and keep_freed_memory()
     rows = []
     for arch in options.networks:
         torch.manual_seed(0)
@@ -69,7 +69,7 @@ def main() -> None:
             rows.append(row)
     result = {
         "machine": facts(Compute(torch.device("cpu"), torch.float32)),
-        "keeps_freed_memory": kept,
+        "keeps_freed_memory": reuse,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "rows": rows,
     }

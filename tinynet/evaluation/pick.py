@@ -21,7 +21,7 @@ from tinynet.data.batches import default_batch_size, seeded_generator
 from tinynet.data.packed import Packed
 from tinynet.data.splits import split_train
 from tinynet.errors import InputError
-from tinynet.models.backbones import VGG, backbone_template, load_backbone, runs_in_int8
+from tinynet.models.backbones import backbone_template, load_backbone, runs_in_int8
 from tinynet.models.classifier import Classifier, pooled_features
 from tinynet.records import EpochRow, Json, Score
 from tinynet.score.compare import PairedGain, mcnemar
@@ -32,7 +32,7 @@ from tinynet.training.extraction import frozen_backbone
 from tinynet.training.features import FeatureCache, Features
 from tinynet.training.inputs import steps_per_epoch
 from tinynet.training.loop import Training, fit, weight_groups
-from tinynet.training.recipes import RECIPES, Recipe, Stage
+from tinynet.training.recipes import Recipe, Stage, recipe_for
 
 _LEAST = 4  # training images a class of the first round, and hold-out images too
 MEASURED = 1.0  # seconds of forward passes that a candidate's cost is measured by
@@ -54,8 +54,8 @@ class Candidate:
     @property
     def recipe(self) -> Recipe:
         """The recipe of this network, at this size."""
-        recipe = RECIPES["tuned" if self.arch == VGG else "general"]
-        return recipe.override({"arch": self.arch, "size": self.size}, ("base",))
+        values = {"arch": self.arch, "size": self.size}
+        return recipe_for(self.arch).override(values, ("base",))
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def pick(
             f"round {number} of {rounds}, {images} images a class: "
             + ", ".join(f"{each.option} {each.score.top1:.1%}" for each in contenders)
         )
-        kept = len(contenders) if number == rounds else math.ceil(len(contenders) / 2)
-        dropped = [each.row(contenders[0]) for each in contenders[kept:]] + dropped
-        contenders = contenders[:kept]
+        count = len(contenders) if number == rounds else math.ceil(len(contenders) / 2)
+        dropped = [each.row(contenders[0]) for each in contenders[count:]] + dropped
+        contenders = contenders[:count]
     return [each.row(contenders[0]) for each in contenders] + dropped
 
 

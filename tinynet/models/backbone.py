@@ -1,6 +1,7 @@
 """The backbone: a network without its classifier, as the rest of tinynet knows it."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -14,7 +15,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLED = "pooled"  # the node with the vector that a network's own classifier is given
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A network without its classifier; its layers have names, and it normalises its own input.
 
     `models.vgg` and `models.zoo` implement it. A node is a layer whose output can be a feature.
@@ -45,17 +46,17 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     @property
+    @abstractmethod
     def body(self) -> nn.Module:
         """The layers, without the normalisation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, images: Tensor, nodes: Iterable[str]) -> dict[str, Tensor]:
         """Compute the outputs (N, C, h, w) of `nodes`, by name.
 
         `images`: (N, 3, H, W) float in [0, 1]. Tokens are (N, C, tokens, 1), a vector is
         (N, C, 1, 1). The outputs have the dtype of the weights.
         """
-        raise NotImplementedError
 
     def chain(self) -> Iterator[tuple[str, nn.Module]] | None:
         """Return (name, layer) of a network of convolutions, ReLUs and 2x2 max poolings in a row.

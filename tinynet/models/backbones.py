@@ -1,5 +1,8 @@
 """Build and load the backbone of any network by its name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from tinynet.models.backbone import Backbone
@@ -24,7 +27,7 @@ def load_backbone(arch: str = VGG, weights: str = "DEFAULT") -> Backbone:
         return load_vgg16("IMAGENET1K_V1" if weights == "DEFAULT" else weights)
     published = load_published(arch, weights, with_classifier=False)
     kind = TimmBackbone if arch.startswith("timm/") else TorchvisionBackbone
-    return kind(arch, published.network, published.mean, published.std, published.info.size)
+    return kind(arch, published)
 
 
 def make_backbone(arch: str) -> Backbone:
@@ -33,14 +36,21 @@ def make_backbone(arch: str) -> Backbone:
 
 
 def backbone_template(arch: str) -> Backbone:
-    """Return the backbone of `arch` without numbers, for checks; raises `InputError`.
-
-    The meta device needs no memory, and the fork leaves torch's random state unchanged.
-    """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    """Return the backbone of `arch` without numbers, for checks; raises `InputError`."""
+    with without_numbers():
         return make_backbone(arch)
 
 
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Build networks on the meta device, which needs no memory.
+
+    The fork leaves torch's random state unchanged.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        yield
+
+
 def runs_in_int8(arch: str) -> bool:
-    """Whether the frozen backbone of `arch` can run in int8."""
-    return backbone_template(arch).chain() is not None
+    """Whether the frozen backbone of `arch` can run in int8: whether it is a chain of layers."""
+    return arch == VGG

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -143,8 +143,8 @@ class Classifier(nn.Module):
             return list(self.groups)
         if unknown := set(names) - set(self.groups):
             raise InputError(
-                f"group {', '.join(sorted(unknown))}: does not exist in {self.backbone.arch}; use "
-                f"some of {', '.join(self.groups)}, or all"
+                f"trainable: {self.backbone.arch} has no group {', '.join(sorted(unknown))}; use "
+                f"one or more of {', '.join(self.groups)}, or all"
             )
         return names
 
@@ -237,27 +237,27 @@ def feature_count(backbone: _HasChannels, feature_names: Sequence[str]) -> int:
 
 
 def nodes_of_features(backbone: Backbone, feature_names: Sequence[str]) -> tuple[str, ...]:
-    """Return features with the names of their layers in place of `last`, `last-1`, ....
+    """Return features with the names of their layers, where they are counted from the end.
 
     Raises `InputError` unless every name is LAYER:POOLING, and there is at least one.
     """
     if not feature_names:
         raise InputError("no features: the head needs at least one; use for instance 'last:mean'")
-    names = []
-    for feature in feature_names:
-        layer, _, pooling = feature.partition(":")
-        with suppress(InputError):
-            node = backbone.node(layer)
-            allowed = _OF_MAPS if backbone.strides[node] else _OF_TOKENS
-            if pooling in allowed:
-                names.append(f"{node}:{pooling}")
-                continue
-            layer = node
-        kinds = {bool(stride) for name, stride in backbone.strides.items() if layer in (name, "")}
-        maps = ", ".join(_OF_MAPS if kinds != {False} else _OF_TOKENS)
+    return tuple(_node_and_pooling(backbone, feature) for feature in feature_names)
+
+
+def _node_and_pooling(backbone: Backbone, feature: str) -> str:
+    layer, _, pooling = feature.partition(":")
+    try:
+        node = backbone.node(layer)
+    except InputError:
+        node = ""
+    is_map = not node or backbone.strides[node] > 0
+    poolings = _OF_MAPS if is_map else _OF_TOKENS
+    if not node or pooling not in poolings:
         raise InputError(
             f"feature {feature!r}: is not LAYER:POOLING; use a layer of "
-            f"{', '.join(backbone.channels)}, or last, last-1, ..., and a pooling of {maps}"
-            + (f", because {layer} is not a map" if kinds == {False} else "")
+            f"{', '.join(backbone.channels)}, or last, last-1, ..., and a pooling of "
+            f"{', '.join(poolings)}" + ("" if is_map else f", because {node} is not a map")
         )
-    return tuple(names)
+    return f"{node}:{pooling}"

@@ -7,6 +7,7 @@ table of architectures.
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from tinynet.console import option
 from tinynet.errors import InputError
 from tinynet.models.backbone import POOLED, Backbone
 from tinynet.models.digests import weights_digest
-from tinynet.models.pretrained import classifier_name
+from tinynet.models.pretrained import Published, classifier_name
 
 FINAL = "final"  # timm's node with the output of forward_features
 # A part with more of the network's weights than this is opened, down to a network's stages.
@@ -35,16 +36,9 @@ class ZooBackbone(Backbone):
     the vector that the network's own classifier is given.
     """
 
-    def __init__(
-        self,
-        arch: str,
-        network: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: int,
-    ):
-        super().__init__(arch, mean, std)
-        self.network, self.image_size = network.eval(), image_size
+    def __init__(self, arch: str, published: Published):
+        super().__init__(arch, published.mean, published.std)
+        self.network, self.image_size = published.network.eval(), published.info.size
         self.channels, self.strides = {}, {}
         self._recorder = _Recorder()
         self._handles: list[RemovableHandle] = []
@@ -80,9 +74,9 @@ class ZooBackbone(Backbone):
         """
         return weights_digest(self, self.arch)
 
+    @abstractmethod
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         """Run the network on normalised images; return the outputs that no hook records."""
-        raise NotImplementedError
 
     def _outputs(self, images: Tensor, nodes: set[str]) -> dict[str, Tensor]:
         """Return the outputs of `nodes` for normalised images, as maps once layouts are known."""
@@ -106,17 +100,14 @@ class ZooBackbone(Backbone):
         ]
         self._recorder.order = tuple(modules)
 
-    def _shapes(self, height: int, width: int, nodes: Iterable[str]) -> dict[str, torch.Size]:
-        """Return the shapes of the nodes' outputs for one image."""
-        outputs = _on_meta(self)._outputs(
-            torch.empty(1, 3, height, width, device="meta"), set(nodes)
-        )
-        return {name: output.shape for name, output in outputs.items() if _is_tensor(output)}
+    def _without_numbers(self, height: int, width: int, nodes: set[str]) -> dict[str, Tensor]:
+        """Return the outputs of `nodes` for one image, on the meta device: shapes alone."""
+        return _on_meta(self)._outputs(torch.empty(1, 3, height, width, device="meta"), nodes)
 
     def _refusal(self, height: int, width: int) -> str:
         """Why the network does not take images of these sides; empty if it does."""
         try:
-            _on_meta(self)._outputs(torch.empty(1, 3, height, width, device="meta"), {POOLED})
+            self._without_numbers(height, width, {POOLED})
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
             return " ".join(str(error).split())[:100] or type(error).__name__
         return ""
@@ -128,12 +119,13 @@ class ZooBackbone(Backbone):
         height, width = (
             (side, side * 3 // 2) if not self._refusal(side, side * 3 // 2) else (side,) * 2
         )
-        shapes = self._shapes(height, width, nodes)
+        outputs = self._without_numbers(height, width, set(nodes))
         for name in nodes:
-            if name in shapes and (layout := _layout(shapes[name], height, width)):
+            shape = getattr(outputs.get(name), "shape", torch.Size())  # some return no tensor
+            if layout := _layout(shape, height, width):
                 self._recorder.layouts[name] = layout
-                self.channels[name] = shapes[name][layout.index("C")]
-                rows = shapes[name][layout.index("H")] if "H" in layout else 1
+                self.channels[name] = shape[layout.index("C")]
+                rows = shape[layout.index("H")] if "H" in layout else 1
                 self.strides[name] = round(height / rows) if rows > 1 else 0
         self.min_size = max(self.strides.values()) or 1
 
@@ -144,15 +136,9 @@ class TorchvisionBackbone(ZooBackbone):
     A node is the last layer before the maps shrink, or a block of a transformer.
     """
 
-    def __init__(
-        self,
-        arch: str,
-        network: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: int,
-    ):
-        super().__init__(arch, network, mean, std, image_size)
+    def __init__(self, arch: str, published: Published):
+        super().__init__(arch, published)
+        network = self.network
         setattr(network, classifier_name(network), nn.Identity())
         parts = _parts(network)
         self._watch(parts)
@@ -194,15 +180,9 @@ class TimmBackbone(ZooBackbone):
     groups are those of its `group_matcher`.
     """
 
-    def __init__(
-        self,
-        arch: str,
-        network: Any,
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: int,
-    ):
-        super().__init__(arch, network, mean, std, image_size)
+    def __init__(self, arch: str, published: Published):
+        super().__init__(arch, published)
+        network: Any = self.network
         network.reset_classifier(0)
         info = getattr(network, "feature_info", [])
         modules = dict(network.named_modules())
@@ -218,8 +198,8 @@ class TimmBackbone(ZooBackbone):
 
     def _ends_with(self, names: Sequence[str]) -> bool:
         """Whether `forward_features` returns the output of the last of these layers."""
-        images = torch.empty(1, 3, self.image_size, self.image_size, device="meta")
-        outputs = _on_meta(self)._outputs(images, {*names[-1:], FINAL, POOLED})
+        side = self.image_size
+        outputs = self._without_numbers(side, side, {*names[-1:], FINAL, POOLED})
         return bool(names) and outputs[FINAL] is outputs.get(names[-1])
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
@@ -287,10 +267,6 @@ def _on_meta(backbone: ZooBackbone) -> ZooBackbone:
     for buffer in backbone.buffers():
         memo[id(buffer)] = buffer.to("meta")
     return copy.deepcopy(backbone, memo)
-
-
-def _is_tensor(output: Any) -> bool:
-    return isinstance(output, Tensor)
 
 
 def _layout(shape: torch.Size, height: int, width: int) -> str:

@@ -16,6 +16,7 @@ from tinynet.training.recipes import (
     Recipe,
     SplitConfig,
     Stage,
+    recipe_for,
     typed_values,
 )
 from tinynet.values import as_integer
@@ -68,8 +69,8 @@ def recipe_fields() -> list[str]:
 
 def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
     """The configuration of a new run, which starts with base."""
-    vgg = settings.fields.get("arch", TUNED.network.arch) == TUNED.network.arch
-    recipe = settings.recipe_or("tuned" if vgg else "general").override(settings.fields, stages)
+    usual = recipe_for(settings.fields.get("arch", TUNED.network.arch))
+    recipe = settings.recipe_or(usual.name).override(settings.fields, stages)
     default = WEIGHTS if recipe.network.arch == TUNED.network.arch else "DEFAULT"
     weights = absolute_weights(settings.weights or default)
     return RunConfig(

@@ -525,4 +525,10 @@ GENERAL = Recipe(
     fixres=replace(_FIXRES, size=256, lr_factors=()),
 )
 
+
+def recipe_for(arch: str) -> Recipe:
+    """Return the recipe of the network `arch`: `TUNED` for VGG16, else `GENERAL`."""
+    return TUNED if arch == TUNED.network.arch else GENERAL
+
+
 RECIPES = {"tuned": TUNED, "general": GENERAL, "reference": REFERENCE}

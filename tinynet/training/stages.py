@@ -12,14 +12,20 @@ from tinynet.data.batches import seeded_generator
 from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.files import clear_leftovers, locked
-from tinynet.models.backbones import backbone_template, load_backbone, runs_in_int8
+from tinynet.models.backbones import (
+    load_backbone,
+    make_backbone,
+    runs_in_int8,
+    without_numbers,
+)
 from tinynet.models.checkpoint import load_model
-from tinynet.models.classifier import Classifier, nodes_of_features
+from tinynet.models.classifier import Classifier
 from tinynet.models.digests import weights_digest
 from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.inputs import check_crops
+from tinynet.training.loop import weight_groups
 from tinynet.training.observers import Observer
 from tinynet.training.resume import (
     check_config,
@@ -117,18 +123,13 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
 def _check_network(config: RunConfig) -> None:
     """Raise `InputError` unless the network has the layers and groups of the recipe's stages."""
     network = config.recipe.network
-    backbone = backbone_template(network.arch)
-    nodes_of_features(backbone, network.features)
-    groups = [*backbone.groups, "head"]
+    with without_numbers():
+        backbone = make_backbone(network.arch)
+        model = Classifier(backbone, network.features, network.hidden, 1, 0.0, network.standardise)
     for name in config.stages:
         stage = config.recipe.stage(name)
         backbone.check_size(stage.size)
-        stage.rate_factors(groups)
-        if unknown := set(stage.trainable) - {*groups, "all"}:
-            raise InputError(
-                f"trainable: {network.arch} has no group {', '.join(sorted(unknown))}; use one or "
-                f"more of {', '.join(groups)}, or all"
-            )
+        weight_groups(model, stage)
 
 
 def _check_finished(folder: StageFolder, config: RunConfig, packed: Packed) -> None:
