@@ -1,13 +1,16 @@
-"""Compare settings of the tuned `base` on the hold-out: layers, head, learning rate, schedule.
+"""Compare settings of `base` on the hold-out: layers, head, learning rate, schedule.
 
     python -m benchmarks.search depths --data DATA --weights data/vgg16-features.pth
+    python -m benchmarks.search stages --arch timm/tf_efficientnet_lite0 --weights lite0.pth
 
-Every candidate is the tuned recipe with some fields changed, trained on the same cached features of
-every fifth image (all images with --every 1). All candidates of a group are compared with its first
-one on the same held-out images (McNemar's exact paired test). Val is not used.
+Every candidate is the network's recipe with some fields changed, trained on the same cached
+features of every fifth training image (all images with --every 1). All candidates of a group are
+compared with its first one on the same held-out images (McNemar's exact paired test). Val is not
+used.
 """
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,19 +25,18 @@ from tinynet.data.packed import Packed, open_packed
 from tinynet.data.splits import split_train
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path
+from tinynet.models.backbone import Backbone
+from tinynet.models.backbones import VGG, load_backbone, runs_in_int8
 from tinynet.models.classifier import Classifier
-from tinynet.models.vgg import VGG16
-from tinynet.models.weights import load_vgg16
 from tinynet.records import Score
 from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
-from tinynet.training.config import WEIGHTS
 from tinynet.training.features import FeatureCache, Features
 from tinynet.training.inputs import steps_per_epoch
 from tinynet.training.loop import Training, fit, weight_groups
-from tinynet.training.recipes import TUNED
+from tinynet.training.recipes import Recipe, recipe_for
 
 
 def both(*nodes: str) -> list[str]:
@@ -56,7 +58,15 @@ EVERY_RELU = [
     "relu5_3",
 ]
 FIVE = ["pool5:grid2", *both("relu5_3"), "relu4_3:grid2", *both("relu4_3", "relu3_3")]
-SUPERSET = [*both(*EVERY_RELU), "pool5:grid2", "relu5_3:grid2", "relu4_3:grid2", "relu3_3:grid2"]
+LAST = ["last:mean", *both("last-1")]
+# All features of a group of candidates, which are extracted in one pass.
+SUPERSETS = {
+    "depths": [
+        *both(*EVERY_RELU),
+        *(f"{node}:grid2" for node in ("pool5", "relu5_3", "relu4_3", "relu3_3")),
+    ],
+    "stages": ["last:grid2", *both("last", "last-1", "last-2", "last-3"), "last-1:grid2"],
+}
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "depths": {
@@ -72,13 +82,26 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "every relu, pool5, grid of relu4_3": dict(
             features=[*both(*EVERY_RELU), "pool5:grid2", "relu4_3:grid2"]
         ),
-        "everything": dict(features=SUPERSET),
+        "everything": dict(features=SUPERSETS["depths"]),
         "means only": dict(features=["pool5:grid2", *(f"{d}:mean" for d in EVERY_RELU)]),
         "maxima only": dict(features=["pool5:grid2", *(f"{d}:max" for d in EVERY_RELU)]),
+    },
+    "stages": {
+        "last, last-1": dict(features=LAST),
+        "last": dict(features=["last:mean"]),
+        "last, its maxima": dict(features=both("last")),
+        "means of last, last-1": dict(features=["last:mean", "last-1:mean"]),
+        "last, last-1, their maxima": dict(features=both("last", "last-1")),
+        "last, last-1, last-2": dict(features=[*LAST, *both("last-2")]),
+        "last to last-3": dict(features=[*LAST, *both("last-2", "last-3")]),
+        "grid of last, last-1": dict(features=["last:grid2", *both("last-1")]),
+        "last, grid of last-1": dict(features=["last:mean", "last-1:grid2", "last-1:max"]),
+        "everything": dict(features=SUPERSETS["stages"]),
     },
     "head": {
         "as it is": {},
         "one layer": dict(hidden=(1024,)),
+        "two layers": dict(hidden=(1024, 1024)),
         "one wide layer": dict(hidden=(2048,)),
         "wider": dict(hidden=(2048, 1024)),
         "linear": dict(hidden=()),
@@ -87,6 +110,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "not standardised": dict(standardise=False),
         "rate 1e-3": dict(lr=1e-3),
         "rate 4e-3": dict(lr=4e-3),
+        "rate 5e-4": dict(lr=5e-4),
         "decay 0.2": dict(weight_decay=0.2),
         "no smoothing": dict(label_smoothing=0.0),
         "smoothing 0.2": dict(label_smoothing=0.2),
@@ -127,7 +151,10 @@ def main() -> None:
         metavar="NAME",
         help="candidates to compare with the first (default: all)",
     )
-    add_common(parser, "data", "cache", "weights", "device", "precision")
+    parser.add_argument("--arch", default=VGG, metavar="NAME", help="network (default: vgg16)")
+    parser.add_argument("--size", type=int, metavar="N", help="pixels (default: the recipe's)")
+    parser.add_argument("--weights", default="DEFAULT", help="as of tinynet train")
+    add_common(parser, "data", "cache", "device", "precision")
     parser.add_argument(
         "--out",
         type=user_path,
@@ -135,21 +162,27 @@ def main() -> None:
         help="file for the result (default: benchmarks/results/search-GROUP.json)",
     )
     options = parser.parse_args()
-    compute = choose_compute(options.device, options.precision)
-    packed, backbone = (
-        open_packed(find_data(options.data), options.cache),
-        load_vgg16(options.weights or WEIGHTS),
+    recipe = recipe_for(options.arch).override(
+        {"arch": options.arch, "epochs": options.epochs}
+        | ({"size": options.size} if options.size else {}),
+        ("base",),
     )
-    if options.group == "depths":  # extract the features of all layers in one pass
-        candidate(packed, backbone, dict(features=SUPERSET), 50, 1, 0, compute)
+    compute = choose_compute(options.device, options.precision)
+    search = Search(
+        open_packed(find_data(options.data), options.cache),
+        load_backbone(options.arch, options.weights),
+        recipe,
+        compute.for_frozen().for_network(runs_in_int8(options.arch)),
+        options.every,
+    )
+    if superset := SUPERSETS.get(options.group):
+        search.features(recipe.override({"features": superset}, ("base",)), 0)
     rows, first = [], {}
     for name, changes in GROUPS[options.group].items():
         if options.only and rows and name not in options.only:
             continue
         for seed in range(options.seeds):
-            row, hits = candidate(
-                packed, backbone, changes, options.every, options.epochs, seed, compute
-            )
+            row, hits = search.candidate(changes, seed)
             first.setdefault(seed, hits)
             row = {
                 "candidate": name,
@@ -164,73 +197,80 @@ def main() -> None:
                 f"{row['seconds']:.0f} s"
             )
     path = options.out or f"benchmarks/results/search-{options.group}.json"
-    images = f"every {options.every}th image"
-    what = f"tuned base, {images}, {options.epochs} epochs, accuracy on the hold-out"
-    write_json(path, {"what": what, "machine": facts(compute), "rows": rows})
+    result = {
+        "what": f"{recipe.name} base of {options.arch}, {recipe.base.size} px, every "
+        f"{options.every}th image, {options.epochs} epochs, accuracy on the hold-out",
+        "machine": facts(search.compute),
+        "rows": rows,
+    }
+    write_json(path, result)
     print(path)
 
 
-def candidate(
-    packed: Packed,
-    backbone: VGG16,
-    changes: dict[str, Any],
-    every: int,
-    epochs: int,
-    seed: int,
-    compute: Compute,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """The hold-out score of one candidate, and (N,) booleans: is each prediction correct?"""
-    recipe = TUNED.override({"epochs": epochs, **changes}, ("base",))
-    stage, network = recipe.base, recipe.network
-    split = split_train(packed.train.labels)
-    torch.manual_seed(seeded_generator("cpu", seed, "search").initial_seed())
-    model = Classifier(
-        backbone,
-        network.features,
-        network.hidden,
-        len(packed.wnids),
-        stage.dropout,
-        network.standardise,
-    )
-    model.to(compute.device).train_only(stage.trainable)
-    cache = FeatureCache(model, packed, compute)
-    features = thin(cache.train_features(split.train, stage, seed), every)
-    holdout = cache.view_features(
-        packed.train, split.holdout, lambda x: resize(x, stage.size), stage
-    )
-    steps = steps_per_epoch(len(features.labels), stage.batch)
-    training = Training(model.head, weight_groups(model, stage), stage, steps, compute)
-    started = time.perf_counter()
-    results = []
+@dataclass(frozen=True)
+class Search:
+    """The images and the network of all candidates; `every`: train on every Nth image."""
 
-    def check(head: torch.nn.Module) -> Score:
-        results.append(head_probabilities(head.eval(), holdout.in_order(compute.device)))
-        return score(results[-1], holdout.labels)
+    packed: Packed
+    backbone: Backbone
+    recipe: Recipe
+    compute: Compute
+    every: int
 
-    for _ in fit(
-        training,
-        lambda epoch, start: features.epoch(seed, epoch, stage.batch, compute.device, start),
-        check,
-    ):
-        pass
-    # The last epoch, not the best: choosing the best epoch on the hold-out would overestimate it.
-    row = {
-        "seed": seed,
-        "features": sum(a.shape[2] for a in features.arrays),
-        **score(results[-1], holdout.labels).to_json(),
-        "seconds": time.perf_counter() - started,
-    }
-    return row, results[-1].argmax(1) == holdout.labels
+    def features(self, recipe: Recipe, seed: int) -> tuple[Classifier, Features, Features]:
+        """A new network, and the features of the training images and the hold-out."""
+        stage, network = recipe.base, recipe.network
+        torch.manual_seed(seeded_generator("cpu", seed, "search").initial_seed())
+        model = Classifier(
+            self.backbone,
+            network.features,
+            network.hidden,
+            len(self.packed.wnids),
+            stage.dropout,
+            network.standardise,
+        )
+        model.to(self.compute.device).train_only(stage.trainable)
+        split = split_train(self.packed.train.labels)
+        cache = FeatureCache(model, self.packed, self.compute)
+        train = cache.train_features(split.train[:: self.every], stage, seed)
+        holdout = cache.view_features(
+            self.packed.train, split.holdout, lambda x: resize(x, stage.size), stage
+        )
+        return model, in_memory(train), holdout
+
+    def candidate(self, changes: dict[str, Any], seed: int) -> tuple[dict[str, Any], np.ndarray]:
+        """The hold-out score of a candidate, and (N,) booleans: is each prediction correct?"""
+        recipe = self.recipe.override(changes, ("base",))
+        stage, device = recipe.base, self.compute.device
+        model, features, holdout = self.features(recipe, seed)
+        steps = steps_per_epoch(len(features.labels), stage.batch)
+        training = Training(model.head, weight_groups(model, stage), stage, steps, self.compute)
+        started = time.perf_counter()
+        results = []
+
+        def check(head: torch.nn.Module) -> Score:
+            results.append(head_probabilities(head.eval(), holdout.in_order(device)))
+            return score(results[-1], holdout.labels)
+
+        for _ in fit(
+            training,
+            lambda epoch, start: features.epoch(seed, epoch, stage.batch, device, start),
+            check,
+        ):
+            pass
+        # The last epoch, not the best: choosing the best epoch on the hold-out would overestimate.
+        row = {
+            "seed": seed,
+            "features": sum(a.shape[2] for a in features.arrays),
+            **score(results[-1], holdout.labels).to_json(),
+            "seconds": time.perf_counter() - started,
+        }
+        return row, results[-1].argmax(1) == holdout.labels
 
 
-def thin(features: Features, every: int) -> Features:
-    """Every Nth image of cached features, in memory."""
-    if every == 1:
-        return features
-    return Features(
-        tuple(np.ascontiguousarray(a[:, ::every]) for a in features.arrays),
-        features.labels[::every],
-    )
+def in_memory(features: Features) -> Features:
+    """Copies of memory-mapped features, which are read in random order."""
+    return Features(tuple(np.array(a) for a in features.arrays), features.labels)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def test_which_networks_run_in_it():
     assert chosen.for_network(runs_in_int8=False).engine == "openvino"
     assert chosen.for_network(runs_in_int8=False).for_training().engine == "torch"
     assert chosen.for_network(runs_in_int8=False).facts()["engine"] == "openvino"
+    assert "OpenVINO where frozen" in str(chosen.for_network(runs_in_int8=False))
     assert "engine" not in chosen.facts()
     gpu = Compute(torch.device("cuda"), torch.float16)
     assert gpu.for_network(runs_in_int8=False).engine == "torch"

@@ -1,5 +1,6 @@
 """Every command on runs of other networks than VGG16, in small and with random weights."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,10 +11,15 @@ from support import ON_CPU, argv, call, complaint, in_floats, succeed
 from test_zoo import SIZES, networks
 
 from tinynet import evaluate, fixres, runs, select_views, soup, train
+from tinynet.compute import choose_compute
 from tinynet.data.packed import open_packed
+from tinynet.errors import InputError
+from tinynet.evaluation.predictor import Predictor
 from tinynet.models.checkpoint import load_model
+from tinynet.models.classifier import is_norm
 from tinynet.report import __main__ as report
 from tinynet.report.curves import Curves
+from tinynet.resolution.study import Study
 from tinynet.score.probabilities import Probabilities
 from tinynet.score.views import PLAIN, resize
 from tinynet.training.plan import Settings, plan_new
@@ -111,6 +117,45 @@ def test_other_commands(trained):
         train, *argv(f"--stage base --arch {arch} --summary --weights none"), "--size", size, *where
     ).out
     assert "Classifier" in table
+
+
+def test_trained_batch_norms_are_recomputed_at_a_test_size(trained):
+    _, size, where = trained
+    packed = open_packed(where[1], where[3])
+    predictor = Predictor(
+        runs.StageFolder("run", "finetune"), packed, choose_compute("cpu", "float32")
+    )
+    study, side = Study(predictor), size + 32
+    try:
+        predictor.model.backbone.check_size(side)
+    except InputError:
+        pytest.skip("takes one size only")
+    model, before = study.with_bn_of(side), predictor.model
+    ours, theirs = (
+        [layer for layer in each.backbone.modules() if is_norm(layer)] for each in (model, before)
+    )
+    for name, weight in before.named_parameters():
+        assert torch.equal(weight, model.get_parameter(name)), name
+    if not ours:
+        assert model.backbone.digest() == before.backbone.digest()
+        return
+    # What reaches the first batch norm does not depend on statistics.
+    means = []
+    first = copy.deepcopy(before).eval()
+    norm = next(layer for layer in first.backbone.modules() if is_norm(layer))
+    norm.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean((0, 2, 3))))
+    rows = np.random.RandomState(0).permutation(study.sample)
+    images = resize(in_floats(packed.train.images[rows]), side)
+    with torch.inference_mode():
+        for batch in images.split(16):
+            first(batch)
+        val = model(resize(in_floats(packed.val.images), side)).log_softmax(1).numpy()
+    torch.testing.assert_close(ours[0].running_mean, torch.stack(means).mean(0))
+    assert all(
+        not torch.equal(mine.running_var, old.running_var)
+        for mine, old in zip(ours, theirs, strict=True)
+    )
+    np.testing.assert_allclose(study.predict("val", side, "batch norm"), val, atol=1e-3)
 
 
 def test_a_wrong_size_or_group_is_refused(trained, archive_path):

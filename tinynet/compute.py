@@ -105,7 +105,8 @@ class Compute:
             where = self.device.type + (
                 f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
             )
-        frozen = "int8" if self.int8 else self.for_frozen().floats if self.frozen else ""
+        engine = "OpenVINO" if self.engine == "openvino" else ""
+        frozen = "int8" if self.int8 else self.for_frozen().floats if self.frozen else engine
         return (
             f"{where}, {self.floats}{f', {frozen} where frozen' if frozen else ''}, channels last"
             f"{', compiled' if self.compiled else ''}"

@@ -83,8 +83,10 @@ def open_run(args: Any, compute: Any) -> Any:
         raise InputError(
             f"--out {args.out}: is not a folder that can be written to; name another folder"
         )
-    console.log(f"evaluating {folder.path} on {compute}")
-    return Predictor(folder, open_data(args.data, args.cache, RunConfig.of(folder)), compute)
+    packed = open_data(args.data, args.cache, RunConfig.of(folder))
+    predictor = Predictor(folder, packed, compute)
+    console.log(f"evaluating {folder.path} on {predictor.compute}")
+    return predictor
 
 
 if __name__ == "__main__":

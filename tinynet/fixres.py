@@ -8,8 +8,8 @@
 
 Touvron et al. 2019, "Fixing the train-test resolution discrepancy". Sizes and corrections are
 selected on the hold-out and reported on val. Corrections: `frechet` and `quantile` map features to
-their distribution at the training size; `batch norm` recomputes the head's statistics at the test
-size; `fine-tuned` trains the head at the test size (stage fixres).
+their distribution at the training size; `batch norm` recomputes the statistics of the trained batch
+norms at the test size; `fine-tuned` trains the head at the test size (stage fixres).
 """
 
 from argparse import SUPPRESS

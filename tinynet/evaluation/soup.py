@@ -187,7 +187,7 @@ def _with_updated_bn(
     )
     network = model.to(compute.device)
     network.train_only(config.recipe.stage(folder.stage).trainable)
-    if any(is_norm(layer) and layer.training for layer in network.train().backbone.modules()):
+    if network.trains_backbone_norms:
         update_bn(network, images)
     else:
         with torch.inference_mode():

@@ -155,6 +155,14 @@ class Classifier(nn.Module):
             _keep_frozen_in_eval(part)
         return self
 
+    @property
+    def trains_backbone_norms(self) -> bool:
+        """Whether training changes the statistics of batch norms in the backbone."""
+        return any(
+            is_norm(layer) and any(weight.requires_grad for weight in layer.parameters())
+            for layer in self.backbone.modules()
+        )
+
     def for_inference(self, device: torch.device, dtype: torch.dtype) -> "Classifier":
         """Return a frozen copy in eval mode on `device`, its backbone in `dtype`, channels last."""
         model = copy.deepcopy(self).eval().requires_grad_(False).to(device)

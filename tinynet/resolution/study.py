@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tinynet.console import log, option
+from tinynet.data.batches import batches
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import GainsOverFirst
 from tinynet.evaluation.predictor import Predictor
@@ -53,12 +54,15 @@ class Study:
                 f"{option('methods')} {method}: unknown; choose from {', '.join(METHODS)}"
             )
         self.predictor, self.method = predictor, method
-        self._cache: dict[tuple[int, str], tuple[nn.Module, list[_WidthAndMapping]]] = {}
-        self._head = copy.deepcopy(predictor.model.head).to(predictor.compute.device)
+        self._fitted: dict[tuple[int, str], list[_WidthAndMapping]] = {}
+        self._normed: dict[int, Classifier] = {}
         predictor.images("holdout")  # raises for other data
 
-    def features(self, split: str, size: int) -> Features:
-        """Compute the features of `holdout`, `val`, or a `sample` of train, at `size` pixels."""
+    def features(self, split: str, size: int, model: Classifier | None = None) -> Features:
+        """Compute the features of `holdout`, `val`, or a `sample` of train, at `size` pixels.
+
+        `model`: the run's network with other batch norms; None: as it is.
+        """
         predictor = self.predictor
         part, rows = (
             (predictor.packed.train, self.sample) if split == "sample" else predictor.images(split)
@@ -66,9 +70,11 @@ class Study:
         # The scores must be those of `tinynet evaluate`: it rounds features if it caches them.
         dtype = predictor.stage.feature_dtype if predictor.stage.cached_epochs else "float32"
         stage = Stage(size=size, feature_dtype=dtype)
-        view = partial(resize_square, size=size, method=self.method)
-        cache = FeatureCache(predictor.model, predictor.packed, predictor.compute)
-        return cache.view_features(part, rows, view, stage)
+        cache = FeatureCache(model or predictor.model, predictor.packed, predictor.compute)
+        return cache.view_features(part, rows, self._view(size), stage)
+
+    def _view(self, size: int) -> Callable[[Tensor], Tensor]:
+        return partial(resize_square, size=size, method=self.method)
 
     @property
     def sample(self) -> np.ndarray:
@@ -78,40 +84,61 @@ class Study:
 
     def predict(self, split: str, size: int, correction: str = AS_IS) -> np.ndarray:
         """Compute (N, C) log-probabilities of a split at a test size, with a correction."""
-        head, mappings = self._corrected(size, correction)
-        inputs = self.features(split, size).in_order(self.predictor.compute.device)
-        if mappings:
+        device = self.predictor.compute.device
+        model = self.with_bn_of(size) if correction == NORMS else self.predictor.model
+        inputs = self.features(split, size, model).in_order(device)
+        if correction in _MAPPINGS:
+            mappings = self._mappings(size, correction)
             inputs = (_mapped(features, mappings) for features in inputs)
-        return head_probabilities(head, inputs)
+        return head_probabilities(copy.deepcopy(model.head).to(device), inputs)
 
-    def _corrected(self, size: int, correction: str) -> tuple[nn.Module, list[_WidthAndMapping]]:
-        """The head, and the mappings of its features in order; no mappings: unchanged."""
-        if correction == AS_IS:
-            return self._head, []
-        if (size, correction) not in self._cache:  # for the hold-out and val
-            self._cache[size, correction] = self._correct(size, correction)
-        return self._cache[size, correction]
-
-    def _correct(self, size: int, correction: str) -> tuple[nn.Module, list[_WidthAndMapping]]:
-        features = self.features("sample", size)
-        if correction == NORMS:
-            head = copy.deepcopy(self._head)
-            # A batch of few classes has less variance, so the images are shuffled.
-            batches = features.epoch(0, 0, _BN_BATCH, self.predictor.compute.device)
-            update_bn(head, (inputs for inputs, _ in batches))
-            return head, []
-        reference = self.features("sample", self.predictor.size)
-        names = self.predictor.model.feature_names
-        return self._head, [
-            (values.shape[2], _mapping(correction, name, values[0], target[0]))
-            for name, values, target in zip(names, features.arrays, reference.arrays, strict=True)
-        ]
+    def _mappings(self, size: int, correction: str) -> list[_WidthAndMapping]:
+        """The mappings of a correction, in the order of the features."""
+        if (size, correction) not in self._fitted:  # for the hold-out and val
+            names = self.predictor.model.feature_names
+            features, reference = (
+                self.features("sample", side).arrays for side in (size, self.predictor.size)
+            )
+            self._fitted[size, correction] = [
+                (values.shape[2], _mapping(correction, name, values[0], target[0]))
+                for name, values, target in zip(names, features, reference, strict=True)
+            ]
+        return self._fitted[size, correction]
 
     def with_bn_of(self, size: int) -> Classifier:
-        """Return the network with its head's batch norms recomputed at `size`, on the CPU."""
+        """Return the network with batch norms recomputed at `size`, on the CPU.
+
+        They are those of the head, and those that were trained in the backbone.
+        """
+        if size not in self._normed:
+            model = copy.deepcopy(self.predictor.model)
+            if self._backbone_norms:
+                self._update_all(model, size)
+            else:
+                # A batch of few classes has less variance, so the images are shuffled.
+                shuffled = self.features("sample", size).epoch(0, 0, _BN_BATCH, torch.device("cpu"))
+                update_bn(model.head, (inputs for inputs, _ in shuffled))
+            self._normed[size] = model
+        return self._normed[size]
+
+    def _update_all(self, model: Classifier, size: int) -> None:
+        """Recompute all batch norms of `model` that were trained, from images of `size` pixels."""
+        predictor, view = self.predictor, self._view(size)
+        stage, compute = predictor.stage, predictor.compute
+        rows = np.random.RandomState(0).permutation(self.sample)
+        images = batches(
+            predictor.packed.train, rows, batch_size=stage.batch, device=compute.device
+        )
+        model.to(compute.device).train_only(stage.trainable)
+        update_bn(model, (view(batch.images) for batch in images), compute.autocast)
+        model.requires_grad_(False).cpu()
+
+    @cached_property
+    def _backbone_norms(self) -> bool:
+        """Whether the stage trained batch norms of the backbone."""
         model = copy.deepcopy(self.predictor.model)
-        model.head.load_state_dict(self._corrected(size, NORMS)[0].state_dict())
-        return model
+        model.train_only(self.predictor.stage.trainable)
+        return model.trains_backbone_norms
 
     def activations(self, size: int) -> Iterator[FeatureRow]:
         """Yield a row for each feature: its distribution, and its distance to the training size."""
@@ -131,8 +158,8 @@ class Study:
 
     @property
     def corrections(self) -> list[str]:
-        """The corrections without training; `batch norm` only if the head has batch norms."""
-        normed = any(map(is_norm, self._head.modules()))
+        """The corrections without training; `batch norm` only if there are any to recompute."""
+        normed = self._backbone_norms or any(map(is_norm, self.predictor.model.head.modules()))
         return [*_MAPPINGS, *([NORMS] if normed else [])]
 
 
