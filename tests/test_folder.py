@@ -1,6 +1,8 @@
 """The command folder: images scored as the publisher of a network scores them."""
 
 import json
+import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +162,24 @@ def test_a_folder_that_cannot_be_scored_is_refused(tree, cell_means, tmp_path, m
         "is not an image",
     )
     assert not list(Path("kept").iterdir())
+
+
+def test_workers_need_no_sockets(tree, cell_means, tmp_path, monkeypatch):
+    """The path of a socket has at most 107 bytes, and that of a temporary folder has no limit."""
+    long = tmp_path / ("x" * 110)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    def too_late(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(60)
+    try:
+        assert folder_rows(tree, workers=1)[0]["n"] == 15
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # --- preparation ---

@@ -367,7 +367,7 @@ class _Evaluation:
             dataset,
             decode_batch_size(views),
             num_workers=workers,
-            collate_fn=list,
+            collate_fn=_as_arrays,
             worker_init_fn=_silence,
         )
         with console.progress(total=len(dataset), label=views.name, unit="images") as bar:
@@ -375,12 +375,21 @@ class _Evaluation:
                 for _, image in batch:
                     if isinstance(image, str):
                         raise InputError(f"{image}; replace or remove this file")
-                batch_images = [image for _, image in batch]
+                batch_images = [torch.from_numpy(image) for _, image in batch]
                 yield (
                     image_probabilities(self.network, batch_images, views, self.compute),
                     [index for index, _ in batch],
                 )
                 bar.update(len(batch))
+
+
+def _as_arrays(items: Sequence[tuple[int, Tensor | str]]) -> list[tuple[int, np.ndarray | str]]:
+    """Return items of `DecodedImages` with arrays for tensors.
+
+    Workers send tensors through shared memory and sockets in the temporary folder. If the path of
+    a socket is too long, the main process would wait for ever.
+    """
+    return [(index, image if isinstance(image, str) else image.numpy()) for index, image in items]
 
 
 def _silence(worker: int) -> None:
