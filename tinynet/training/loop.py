@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from tinynet.compute import Compute
 from tinynet.console import advice, option
 from tinynet.models.checkpoint import State
 from tinynet.models.classifier import BN_IMAGES, Classifier, update_bn
+from tinynet.models.depthwise import FastDepthwise, has_depthwise
 from tinynet.records import EpochRow, Json, LogRow, Score, StepRow, StopRow
 from tinynet.training.recipes import Stage
 from tinynet.training.schedules import make_schedule
@@ -72,6 +74,12 @@ class Training:
         # A smaller last batch runs without compilation: another shape would make torch discard
         # the first graph.
         self._compiled = torch.compile(module, dynamic=False) if compute.compiled else module
+        in_bfloat16 = (compute.device.type, compute.dtype) == ("cpu", torch.bfloat16)
+        self._convolutions: Callable[[], AbstractContextManager] = (
+            FastDepthwise
+            if in_bfloat16 and not compute.compiled and has_depthwise(module)
+            else nullcontext
+        )
         self.average = (
             AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.ema))
             if stage.ema
@@ -197,7 +205,7 @@ class Training:
     def train_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Take one optimizer step; return the mean loss of the batch, a scalar on the device."""
         module = self._compiled if len(labels) == self.stage.batch else self.module
-        with self.compute.autocast():
+        with self.compute.autocast(), self._convolutions():
             logits = module(inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.stage.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
