@@ -2,8 +2,9 @@
 
     python -m benchmarks.batch_sizes OUT.json --networks timm/tf_efficientnet_lite0 resnet50
 
-In the engine that tinynet chooses on this CPU. `share` of a row: the rate at the default batch size
-as a fraction of the best rate. Weights are random: they do not change the speed.
+Each network runs in the float precision and the engine that tinynet chooses on this CPU; int8 is
+left out. `share` of a row: the rate at the default batch size as a fraction of the best rate. The
+weights are random, which does not change the speed.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 For each network and size: images per second in torch (eager, and compiled with frozen weights),
 ONNX Runtime and OpenVINO, in float32 and bfloat16 where the engine has it, and the relative error
-of the last layer's output against float32 in torch. Weights are random: they do not change the
-speed.
+of the last layer's output against float32 in torch. Weights are random. The speed does not depend
+on them, but the errors do.
 """
 
 import argparse

@@ -5,8 +5,10 @@
     python -m benchmarks.finetunes runs/small --flags --epochs 2 --size 128
 
 Every candidate is a run of `tinynet train` with some flags, and is compared with the first one on
-the same held-out images (McNemar's exact paired test). Val is not used. `--flags` takes flags for
-all candidates; it comes last.
+the same held-out images (McNemar's exact paired test). The score is that of each run's best epoch
+on these images, so all scores are a little too high. Val is not used. Runs are written next to RUN,
+and finished ones are used again; then `seconds` means nothing. `--flags` takes flags for all
+candidates; it comes last.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from tinynet.score.views import view_set
 CANDIDATES = {
     "as it is": "",
     "no decay by layer": "--lr-decay 1",
-    "decay 0.65": "--lr-decay 0.65",
+    "decay by layer 0.65": "--lr-decay 0.65",
     "rate 2e-4": "--lr 2e-4",
     "rate 1e-3": "--lr 1e-3",
     "rate 2e-3": "--lr 2e-3",

@@ -2,11 +2,11 @@
 
     python -m benchmarks.procedure --arch timm/tf_efficientnet_lite0 --weights lite0.pth
 
-Tiny ImageNet's val becomes a folder of class folders. The procedures are the publisher's (resize of
-the shorter side, centre crop), the same with ten crops, and both ways to resize for images that are
-cropped to 64 x 48 pixels. Both sides run timm's network in float32. A row has the greatest
-difference of an input pixel and of a probability, the number of equal predictions, and the accuracy
-over 1,000 classes of each side.
+The val images are written as one folder per class. Four procedures are compared: resize the shorter
+side and crop the centre, the same with ten crops, and, for images cropped to 64 x 48 pixels, resize
+the shorter side or both sides. tinynet and timm both run timm's network in float32. A row has the
+greatest difference of an input pixel and of a probability, the number of equal predictions, and the
+accuracy of each over 1,000 classes.
 """
 
 import tempfile
@@ -150,7 +150,7 @@ def pixel_difference(
     mode: str,
     views: str,
 ) -> float:
-    """The greatest difference between the inputs of both sides, in steps of 255."""
+    """The greatest difference between the inputs of tinynet and timm, in steps of 255."""
     decoded = DecodedImages(files, published.resize, mode, published.interpolation)
     view = view_set(views, published.size, prepared=True)
     greatest = 0.0
@@ -159,7 +159,7 @@ def pixel_difference(
         assert isinstance(image, Tensor)
         ours = torch.cat(list(view(image.float().div(255)[None]).values()))
         theirs = prepare(opened(file)) * std + mean
-        # Ten crops have an order of their own on each side.
+        # tinynet and timm have ten crops in another order.
         pairs = torch.cdist(ours.flatten(1), theirs.flatten(1), p=float("inf"))
         greatest = max(greatest, float(pairs.min(1).values.max()))
     return 255 * greatest

@@ -3,10 +3,10 @@
     python -m benchmarks.search depths --data DATA --weights data/vgg16-features.pth
     python -m benchmarks.search stages --arch timm/tf_efficientnet_lite0 --weights lite0.pth
 
-Every candidate is the network's recipe with some fields changed, trained on the same cached
-features of every fifth training image (all images with --every 1). All candidates of a group are
-compared with its first one on the same held-out images (McNemar's exact paired test). Val is not
-used.
+Every candidate is the network's recipe with some fields changed, for 8 epochs (`--epochs`), trained
+on the cached features of every fifth training image (all images with `--every 1`). All candidates
+of a group are compared with its first one on the same held-out images (McNemar's exact paired
+test). Val is not used.
 """
 
 import time
@@ -70,14 +70,14 @@ SUPERSETS = {
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "depths": {
-        "five depths": dict(features=FIVE),
+        "as it is": dict(features=FIVE),
         "pool5 alone": dict(features=["pool5:grid2"]),
         "pool5, relu4_3": dict(features=["pool5:grid2", *both("relu4_3")]),
         "pool5, relu4_3, relu3_3": dict(features=["pool5:grid2", *both("relu4_3", "relu3_3")]),
-        "five depths, relu2_2": dict(features=[*FIVE, *both("relu2_2")]),
-        "five depths, relu4_2, relu5_2": dict(features=[*FIVE, *both("relu4_2", "relu5_2")]),
-        "five depths, grid of relu3_3": dict(features=[*FIVE, "relu3_3:grid2"]),
-        "five depths, grid of relu5_3": dict(features=[*FIVE, "relu5_3:grid2"]),
+        "as it is, relu2_2": dict(features=[*FIVE, *both("relu2_2")]),
+        "as it is, relu4_2, relu5_2": dict(features=[*FIVE, *both("relu4_2", "relu5_2")]),
+        "as it is, grid of relu3_3": dict(features=[*FIVE, "relu3_3:grid2"]),
+        "as it is, grid of relu5_3": dict(features=[*FIVE, "relu5_3:grid2"]),
         "every relu, pool5": dict(features=[*both(*EVERY_RELU), "pool5:grid2"]),
         "every relu, pool5, grid of relu4_3": dict(
             features=[*both(*EVERY_RELU), "pool5:grid2", "relu4_3:grid2"]
@@ -87,7 +87,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "maxima only": dict(features=["pool5:grid2", *(f"{d}:max" for d in EVERY_RELU)]),
     },
     "stages": {
-        "last, last-1": dict(features=LAST),
+        "as it is": dict(features=LAST),
         "last": dict(features=["last:mean"]),
         "last, its maxima": dict(features=both("last")),
         "means of last, last-1": dict(features=["last:mean", "last-1:mean"]),
@@ -111,7 +111,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "rate 1e-3": dict(lr=1e-3),
         "rate 4e-3": dict(lr=4e-3),
         "rate 5e-4": dict(lr=5e-4),
-        "decay 0.2": dict(weight_decay=0.2),
+        "weight decay 0.2": dict(weight_decay=0.2),
         "no smoothing": dict(label_smoothing=0.0),
         "smoothing 0.2": dict(label_smoothing=0.2),
         "batch 128": dict(batch=128),

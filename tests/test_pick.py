@@ -92,7 +92,7 @@ def test_candidates_are_those_that_a_network_takes(capsys):
     ]
     notes = capsys.readouterr().err
     assert "size 16" in notes and "size 64: vit_b_16" in notes
-    complaint(lambda: candidates(["resnet18"], [64], []), "1 of the candidates")
+    complaint(lambda: candidates(["resnet18"], [64], []), "1 combinations")
     complaint(lambda: candidates(["resnet18", "resnet50"], [64], ["none"]), "1 for 2 networks")
     complaint(lambda: candidates(["resnet19"], [64, 128], []), "resnet19", "resnet18")
 
@@ -113,7 +113,7 @@ def test_the_front_has_what_no_cheaper_one_reaches():
     ("flags", "words"),
     [
         ("", ["--arch"]),
-        ("--arch resnet18 --size 64", ["1 of the candidates"]),
+        ("--arch resnet18 --size 64", ["1 combinations"]),
         (f"{NETWORKS} --minutes 0", ["--minutes is 0"]),
         (f"{NETWORKS} --minutes nan", ["--minutes is nan"]),
         (f"{NETWORKS} --minutes 0.0001", ["--minutes", "4 candidates"]),

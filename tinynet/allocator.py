@@ -1,7 +1,8 @@
 """glibc's memory allocator: keep the memory of one layer's output for the next.
 
 By default glibc returns every freed block above 32 MB to the kernel, so each layer of a network
-waits while the kernel clears new pages. `benchmarks/engines.py` measures with and without.
+waits while the kernel clears new pages. `benchmarks/engines.py` measures the difference
+(`--no-allocator`).
 """
 
 import ctypes
@@ -17,7 +18,7 @@ _state = {"kept": False}  # of this process
 def keep_freed_memory() -> bool:
     """Make glibc keep freed memory for this process's later allocations; return whether it does.
 
-    False where the C library is not glibc, or refuses. Memory use does not grow beyond the peak.
+    False where the C library is not glibc, or refuses. Memory use stays at its peak.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -27,7 +27,7 @@ class Compute:
     integers (`models.int8`); the other layers stay in `dtype`. `compiled`: whether training steps
     are compiled (`torch.compile`). `frozen`: the dtype of frozen networks, None: `dtype`.
     `engine`: what runs a frozen network, `torch` or `openvino` (`models.engines`). `least_batch`:
-    the smallest batch that it runs well with.
+    the smallest batch at which a frozen network runs at full speed.
     """
 
     device: torch.device
@@ -39,7 +39,7 @@ class Compute:
     least_batch: int = 1
 
     def for_frozen(self) -> "Compute":
-        """Return the settings for a frozen network."""
+        """Return these settings with the precision of frozen networks."""
         return replace(self, dtype=self.frozen or self.dtype, frozen=None)
 
     def for_training(self) -> "Compute":
@@ -47,11 +47,11 @@ class Compute:
         return replace(self, int8=False, frozen=None, engine="torch")
 
     def for_network(self, runs_in_int8: bool) -> "Compute":
-        """Return the settings for a frozen network.
+        """Return these settings with the engine and the smallest batch of a frozen network.
 
-        One that cannot run in int8 runs in OpenVINO, where that is installed. VGG16 can; in floats
-        it is as fast in torch. Other networks lose up to a third of their speed with batches that
-        fit VGG16's memory.
+        VGG16, the network that runs in int8, stays in torch, where its floats are as fast. Other
+        networks run in OpenVINO, if it is installed. They need batches of 16 images or more: with
+        VGG16's they lose up to a third of their speed.
         """
         if runs_in_int8:
             return self
@@ -64,7 +64,7 @@ class Compute:
         )
 
     def autocast(self) -> AbstractContextManager:
-        """Return the autocast context of training; weights stay float32."""
+        """Return an autocast context for networks whose weights stay float32."""
         return (
             nullcontext()
             if self.dtype == torch.float32

@@ -59,7 +59,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "weights": dict(
         type=user_path,
         metavar="NAME|FILE",
-        help="IMAGENET1K_V1 (default), IMAGENET1K_FEATURES, a state-dict file, or none",
+        help="torchvision's name of the weights, a state-dict file, or none (default: "
+        "IMAGENET1K_V1 for VGG16, else the newest published weights)",
     ),
     "run": dict(
         type=user_path, metavar="DIR", help="the run to use (default: the newest finished one)"
@@ -85,7 +86,7 @@ COMMON: dict[str, dict[str, Any]] = {
     "precision": dict(
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
-        help="int8: 8-bit integers for frozen layers, the fastest floats for others (default: "
+        help="int8: 8-bit integers for a frozen VGG16, the fastest floats for all else (default: "
         "the fastest that the device supports)",
     ),
     "tta": dict(
@@ -262,14 +263,16 @@ def add_merge(parser: argparse._ActionsContainer) -> None:
 def add_network(parser: argparse._ActionsContainer) -> None:
     """Add the flags that name a pretrained network."""
     parser.add_argument(
-        "--arch", metavar="NAME", help="a torchvision classifier, or timm/NAME for one of timm"
+        "--arch",
+        metavar="NAME",
+        help="a torchvision classifier, or timm/NAME or timm/NAME.TAG for one of timm",
     )
     parser.add_argument(
         "--weights",
         type=user_path,
         metavar="NAME|FILE",
-        help="the publisher's name of the weights, a state-dict file, or none (default: the newest "
-        "published weights)",
+        help="torchvision's name of the weights, a state-dict file, or none (default: the newest "
+        "published weights, or timm's TAG)",
     )
 
 

@@ -2,17 +2,22 @@
 
     python -m tinynet.pick --arch vgg16 timm/tf_efficientnet_lite0 --size 64 128 224 --minutes 30
 
-Every network gets a head on the frozen features of few images, at every size. The worse half is
-dropped, and the others get more images, until the time is spent. The table has the accuracy on the
-hold-out; `gain` and `p` compare with the best candidate on the same images (McNemar's paired test).
-The official val is not used. The command also plots accuracy against cost.
+A candidate is a network at a size that it takes. Every candidate gets a head on its frozen features
+of few images. The worse half is dropped, and the others get more images, until one round with two
+is left. The last line names the command that trains the most accurate candidate. The official val
+is not used.
+
+Columns of the table: `trained on`, the images of the last head; `top-1`, its accuracy on the
+hold-out; `gain` and `p`, the difference from the best candidate of the same round, on the same
+images (McNemar's paired test); `ms per image`, of a forward pass; `minutes of extraction`, for the
+features of a whole base run. The figure shows accuracy against milliseconds.
 """
 
 from pathlib import Path
 
 from tinynet import console
 from tinynet.errors import InputError
-from tinynet.flags import Parser, add_common, positive_int, run_command
+from tinynet.flags import Parser, add_common, positive_int, run_command, user_path
 
 
 def parser() -> Parser:
@@ -28,16 +33,23 @@ def parser() -> Parser:
         "--size", nargs="+", type=positive_int, metavar="N", help="sizes in pixels (required)"
     )
     parser.add_argument(
-        "--minutes", type=float, default=30.0, metavar="M", help="time to spend (default: 30)"
+        "--minutes",
+        type=float,
+        default=30.0,
+        metavar="M",
+        help="time to spend, without the decoding of the images (default: 30)",
     )
     parser.add_argument(
         "--weights",
         nargs="+",
         metavar="W",
-        help="weights of each network, in the same order (default: the publishers' newest)",
+        help="weights of each network, in the same order (default: the newest published ones)",
     )
-    out = "the figure to write (default: pick.png)"
-    add_common(parser, "data", "cache", "out", "seed", out=out)
+    parser.add_argument(
+        "--out", type=user_path, metavar="FILE", help="the figure to write (default: pick.png)"
+    )
+    seed = "seed of the images' order and of the heads (default: 0)"
+    add_common(parser, "data", "cache", "seed", seed=seed)
     add_common(parser, "device", "precision", "format", "json")
     return parser
 
@@ -64,12 +76,19 @@ def main(argv: list[str] | None = None) -> None:
     packed = open_packed(find_data(args.data), args.cache)
     rows = pick(packed, options, args.minutes, compute, args.seed or 0)
     save_figure(accuracy_against_time(rows), path)
-    console.log(f"accuracy against time: {path}")
+    console.log(f"figure of accuracy against time: {path}")
+    show(rows, args.format)
     best = rows[0].candidate
     flags_of_best = ["--stage", "base", "--arch", best.arch, "--size", best.size]
     weights = ["--weights", Path(best.weights)] if best.weights != "DEFAULT" else []
-    console.log("go on with: " + console.shell_command("tinynet.train", *flags_of_best, *weights))
-    show(rows, args.format)
+    places = [
+        word
+        for flag, value in (("--data", args.data), ("--cache", args.cache))
+        if value
+        for word in (flag, value)
+    ]
+    command = console.shell_command("tinynet.train", *flags_of_best, *weights, *places)
+    console.log(f"go on with: {command}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Train the head on a frozen VGG16 (`base`), then the whole network (`finetune`).
+"""Train a head on a frozen network (`base`), then the whole network (`finetune`).
 
-    python -m tinynet.train --stage base              the tuned recipe, on the official archive
+    python -m tinynet.train --stage base              VGG16, on the official archive
+    python -m tinynet.train --stage base --arch NAME  another network of torchvision, or timm/NAME
     python -m tinynet.train --stage finetune          starts from the newest finished base
     python -m tinynet.train --stage fixres --size 96  adapts the newest run to a test size
     python -m tinynet.train --resume runs/...         continues a run that was stopped
@@ -28,7 +29,7 @@ from tinynet.training.plan import (
     with_found_data,
     with_new_places,
 )
-from tinynet.training.recipes import RECIPES, TUNED, Network, SplitConfig, Stage
+from tinynet.training.recipes import RECIPES, TUNED, Network, Recipe, SplitConfig, Stage, recipe_for
 
 if TYPE_CHECKING:
     from tinynet.training.observers import Observer
@@ -48,7 +49,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        help="tuned, or reference: the published baseline (default: that of the run, else tuned)",
+        help="tuned: for VGG16, general: for other networks, reference: the published baseline "
+        "(default: that of the run, else the one for the network)",
     )
     parser.add_argument(
         "--resume",
@@ -80,21 +82,21 @@ def parser() -> Parser:
     add_common(parser, "data", "cache", "weights", "run", "out", "seed", run=run, out=out)
     add_common(parser, "device", "precision", "json")
     parser.set_defaults(floats=None, frozen=None)  # those of a resumed run
-    _add_recipe(parser, hidden=True)
+    _add_recipe(parser, TUNED, hidden=True)
     return parser
 
 
-def _add_recipe(parser: Parser, hidden: bool) -> None:
-    """Add a flag for every field of the recipe; hidden ones are not in the help."""
-    stages = [TUNED.stage(stage) for stage in STAGES]
+def _add_recipe(parser: Parser, recipe: Recipe, hidden: bool) -> None:
+    """Add a flag for each field, with the values of `recipe`; hidden ones are not in the help."""
+    stages = [recipe.stage(stage) for stage in STAGES]
     titles: dict[type, tuple[str, list[Any]]] = {
-        SplitConfig: ("split (the same in all stages)", [TUNED.data]),
-        Network: ("network (the same in all stages)", [TUNED.network]),
+        SplitConfig: ("split (the same in all stages)", [recipe.data]),
+        Network: ("network (the same in all stages)", [recipe.network]),
         Stage: (f"stage (values: {' / '.join(STAGES)})", stages),
     }
     for kind, (title, values) in titles.items():
         group = parser if hidden else parser.add_argument_group(title)
-        add_fields(group, kind, "tuned", values, hidden)
+        add_fields(group, kind, recipe.name, values, hidden)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -102,9 +104,10 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser()
     args = flags.parse_args(argv)
     if args.help_recipe:
-        recipe = Parser("tinynet.train", "Fields of the recipe, with the values of `tuned`.")
-        _add_recipe(recipe, hidden=False)
-        recipe.print_help()
+        name = args.recipe or recipe_for(getattr(args, "arch", None) or TUNED.network.arch).name
+        fields = Parser("tinynet.train", f"Fields of the recipe, with the values of `{name}`.")
+        _add_recipe(fields, RECIPES[name], hidden=False)
+        fields.print_help()
         return
     if args.restart and not args.resume:
         flags.error("--restart needs --resume RUN")

@@ -1,8 +1,8 @@
 """Compare networks and sizes within a budget of time, by heads on their frozen features.
 
 Successive halving (Jamieson & Talwalkar 2016): every candidate gets a head on few training images;
-the worse half is dropped, and the others get more images, until the time is spent. All accuracies
-are of the hold-out; the official val is not used.
+the worse half is dropped, and the others get more images. The rounds are log2 of the candidates,
+and share the time equally. All accuracies are of the hold-out; the official val is not used.
 """
 
 import math
@@ -34,7 +34,7 @@ from tinynet.training.inputs import steps_per_epoch
 from tinynet.training.loop import Training, fit, weight_groups
 from tinynet.training.recipes import Recipe, Stage, recipe_for
 
-_LEAST = 4  # training images a class of the first round, and hold-out images too
+_LEAST = 4  # training images per class in the first round, and as many of the hold-out
 MEASURED = 1.0  # seconds of forward passes that a candidate's cost is measured by
 # The share of the time that is spent on features; heads take the rest.
 _FOR_FEATURES = 0.8
@@ -62,9 +62,9 @@ class Candidate:
 class PickRow:
     """The last result of a candidate.
 
-    `images`: the training images of its head. `score`: of the hold-out images so far. `gain`: over
-    the best candidate with as many images; None for the best itself. `seconds`: of one image's
-    forward pass. `minutes`: to extract the features of a whole base run.
+    `images`: the training images of its head. `score`: on the hold-out images of its last round.
+    `gain`: over the best candidate of that round; None for the best itself. `seconds`: of one
+    image's forward pass. `minutes`: to extract the features of a whole base run.
     """
 
     candidate: Candidate
@@ -101,8 +101,8 @@ def candidates(
     """
     if weights and len(weights) != len(archs):
         raise InputError(
-            f"{console.option('weights')}: {len(weights)} for {len(archs)} networks; name one for "
-            "each, in the same order"
+            f"{console.option('weights')}: {len(weights)} for {len(archs)} networks; name the "
+            "weights of each network, in the same order"
         )
     options = []
     for arch, name in zip(archs, weights or ["DEFAULT"] * len(archs), strict=True):
@@ -117,7 +117,7 @@ def candidates(
     options = list(dict.fromkeys(options))
     if len(options) < 2:
         raise InputError(
-            f"{len(options)} of the candidates can be compared; name two networks or sizes, or more"
+            f"{len(options)} combinations of network and size can be compared; name two or more"
         )
     return options
 
@@ -142,7 +142,7 @@ def pick(
             contender.fit()
         contenders.sort(key=lambda each: -each.score.top1)
         console.log(
-            f"round {number} of {rounds}, {images} images a class: "
+            f"round {number} of {rounds}, {images} images per class: "
             + ", ".join(f"{each.option} {each.score.top1:.1%}" for each in contenders)
         )
         count = len(contenders) if number == rounds else math.ceil(len(contenders) / 2)
@@ -156,12 +156,13 @@ class Race:
 
     def __init__(self, packed: Packed, compute: Compute, seed: int, end: float):
         self.packed, self.compute, self.seed, self.end = packed, compute, seed, end
+        self.start = time.monotonic()
         split = split_train(packed.train.required_labels)
         self.train = self._by_class(split.train)
         self.holdout = self._by_class(split.holdout)
 
     def _by_class(self, rows: np.ndarray) -> np.ndarray:
-        """(most images of a class, classes) rows in random order; -1 where a class has fewer."""
+        """Return a table of rows: a column for each class, in random order; -1 fills a column."""
         labels = self.packed.train.required_labels
         order = np.random.RandomState(self.seed).permutation(rows)
         columns = [order[labels[order] == label] for label in range(len(self.packed.wnids))]
@@ -171,7 +172,7 @@ class Race:
         return table
 
     def images_a_class(self, contenders: Sequence["_Contender"], before: int, rounds: int) -> int:
-        """How many training images of each class the next of the remaining `rounds` has.
+        """Return how many training images per class the next of the remaining `rounds` has.
 
         Raises `InputError` if there is no time for a first round.
         """
@@ -183,11 +184,12 @@ class Race:
             shared = max(0, len(self.holdout) - before)
             new = int(seconds / cost) - shared
         if before == 0 and new < _LEAST:
-            needed = 2 * _LEAST * cost / _FOR_FEATURES * rounds / 60
+            spent = time.monotonic() - self.start
+            needed = (spent + 2 * _LEAST * cost / _FOR_FEATURES * rounds) / 60
             raise InputError(
-                f"{console.option('minutes')}: too short for {len(contenders)} candidates, which "
-                f"need {math.ceil(needed)} minutes on this machine; take more time, fewer networks "
-                "or smaller sizes"
+                f"{console.option('minutes')}: too short; {len(contenders)} candidates need about "
+                f"{math.ceil(needed)} minutes on this machine; allow more time, or name fewer "
+                "networks or smaller sizes"
             )
         return min(before + new, len(self.train))
 
@@ -232,7 +234,7 @@ class _Contender:
         return (time.perf_counter() - start) / (batches * count)
 
     def extend(self, images: int) -> None:
-        """Extract the features of up to `images` training images a class, and of the hold-out."""
+        """Extract the features of up to `images` images per class, of train and the hold-out."""
         for table, chunks in ((self.race.train, self._train), (self.race.holdout, self._holdout)):
             rows = table[self.images : images].ravel()
             rows = np.sort(rows[rows >= 0])

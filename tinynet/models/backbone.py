@@ -112,8 +112,7 @@ class Backbone(nn.Module, ABC):
         if side < self.min_size:
             raise InputError(
                 f"{name or option('size')} {side}: too small for {self.arch}, which needs "
-                f"{self.min_size} pixels for one cell of its last layer; use {self.min_size} "
-                "pixels or more"
+                f"{self.min_size} pixels or more; use a larger size"
             )
 
     def digest(self) -> str:

@@ -17,9 +17,9 @@ VGG = "vgg16"
 def load_backbone(arch: str = VGG, weights: str = "DEFAULT") -> Backbone:
     """Load the backbone of the network `arch` with `weights`.
 
-    `arch`: `vgg16`, another classifier of torchvision, or `timm/NAME`. `weights`: the publisher's
-    name of the weights (`DEFAULT`: its newest, for VGG16 its first), a file with or without a
-    classifier, or `none` (random).
+    `arch`: `vgg16`, another classifier of torchvision, or `timm/NAME`. `weights`: torchvision's
+    name of the weights, `DEFAULT` (IMAGENET1K_V1 for VGG16, else the library's newest), a file with
+    or without a classifier, or `none` (random).
 
     Raises `InputError` for an unknown name, a file of another network, or a failed download.
     """
@@ -52,5 +52,5 @@ def without_numbers() -> Iterator[None]:
 
 
 def runs_in_int8(arch: str) -> bool:
-    """Whether the frozen backbone of `arch` can run in int8: whether it is a chain of layers."""
+    """Whether the frozen backbone of `arch` can run in int8; only VGG16 can."""
     return arch == VGG

@@ -1,6 +1,7 @@
-"""Frozen networks in OpenVINO, which runs most of them faster than torch on a CPU.
+"""Frozen networks in OpenVINO, which runs many of them faster than torch on a CPU.
 
-OpenVINO is used if it is installed (`pip install 'tinynet[openvino]'`). Measurements:
+If OpenVINO is installed (`pip install 'tinynet[openvino]'`), networks other than VGG16 run in it
+where they are frozen, on a CPU, in float32 or bfloat16 (`Compute.for_network`). Measurements:
 `benchmarks/results/engines.json`.
 """
 
@@ -75,10 +76,10 @@ class OpenVinoModule(nn.Module):
 
 @cache
 def _core() -> Any:
-    """OpenVINO's runtime, which lives as long as the process.
+    """Return OpenVINO's runtime, one for the whole process.
 
-    With the last runtime it frees the stack that signals are handled on (seen in 2026.4), and the
-    next Ctrl-C is a segmentation fault.
+    When its last `Core` is deleted, OpenVINO (2026.4) frees the stack of the signal handlers, and
+    the next Ctrl-C crashes the process.
     """
     import openvino
 
@@ -86,7 +87,7 @@ def _core() -> Any:
 
 
 class OpenVinoBackbone(nn.Module):
-    """The layers `nodes` of a frozen backbone (on the CPU, float32) in OpenVINO."""
+    """A frozen backbone (on the CPU, float32) in OpenVINO, which computes the layers `nodes`."""
 
     def __init__(self, backbone: Backbone, nodes: Sequence[str], compute: Compute):
         super().__init__()

@@ -1,7 +1,8 @@
 """Pretrained ImageNet classifiers from torchvision and timm, with their published metadata.
 
-`resnet50` is torchvision's, `timm/resnet50` is timm's. Image size, resize and accuracy come from
-the metadata of the weights.
+`resnet50` is torchvision's, `timm/resnet50` is timm's. Image size and resize come from the metadata
+of the weights; torchvision's also have the accuracy. A file has no metadata, so those of the newest
+published weights apply.
 """
 
 import difflib
@@ -128,10 +129,11 @@ def load_pretrained(
 ) -> tuple[Pretrained, WeightsInfo]:
     """Load the network `arch`, in eval mode on the CPU, and the metadata of its weights.
 
-    `arch`: a torchvision classifier, or `timm/NAME` for one of timm. `weights`: the publisher's
-    name of the weights (`DEFAULT`: its newest), a state-dict file, or `none` (random). `classes`:
-    indices of the outputs to return, in this order; None returns all. The network normalises its
-    input: images (N, 3, H, W) in [0, 1] -> logits (N, C).
+    `arch`: a torchvision classifier, or `timm/NAME` for one of timm, where NAME may end in a tag
+    that names its weights. `weights`: torchvision's name of the weights (`DEFAULT`: the newest, or
+    those of the tag), a state-dict file, or `none` (random). `classes`: indices of the outputs to
+    return, in this order; None returns all. The network normalises its input: images (N, 3, H, W)
+    in [0, 1] -> logits (N, C).
 
     Raises `InputError` for an unknown name, a file of another network, a failed download, and for
     classes that the network does not have.
@@ -246,9 +248,8 @@ def _timm(arch: str, weights: str, with_classifier: bool) -> Published:
     size, mode = config["input_size"][-1], config["crop_mode"]
     if mode == "border":
         raise InputError(
-            f"{option('arch')} {arch}: its publisher pads images to a border, which is not "
-            f"supported; set {option('resize')}, {option('resize_mode')} and {option('size')}, "
-            f"with {option('weights')} FILE"
+            f"{option('arch')} {arch}: its publisher pads images to a border, which tinynet does "
+            "not support; use another network"
         )
     info = WeightsInfo(
         class_names,
@@ -271,19 +272,29 @@ def _timm_network(arch: str, weights: str) -> Any:
             f"{option('arch')} {arch}: timm is not installed; run pip install 'tinynet[timm]'"
         ) from None
     name = arch.removeprefix(_TIMM)
+    network_name, _, tag = name.partition(".")
     names = timm.list_models(pretrained=False)
-    if name.split(".")[0] not in names:
+    if network_name not in names:
         raise InputError(
             f"{option('arch')} {arch}: timm has no such network; use one like "
             f"{', '.join(_similar(name, names))}"
         )
-    try:
-        network = _any_size(partial(timm.create_model, name, pretrained=weights == "DEFAULT"))
-    except (OSError, RuntimeError, ValueError) as error:
+    tagged = timm.list_models(f"{network_name}.*", pretrained=True) if tag else ()
+    if tag and name not in tagged:
         raise InputError(
-            f"{option('arch')} {arch}: its weights could not be downloaded "
-            f"({' '.join(str(error).split())[:200]}); download a state dict by hand and name it"
-            + (advice(" with --weights") or " as weights")
+            f"{option('arch')} {arch}: timm has no weights {tag} for {network_name}; use "
+            f"{', '.join(_TIMM + each for each in (*tagged, network_name))}"
+        )
+    downloads = weights == "DEFAULT"
+    try:
+        network = _any_size(partial(timm.create_model, name, pretrained=downloads))
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{option('arch')} {arch}: its weights could not be downloaded ({reason}); download a "
+            f"state dict by hand and name it{advice(' with --weights') or ' as weights'}"
+            if downloads
+            else f"{option('arch')} {arch}: timm cannot build it ({reason}); use another network"
         ) from None
     if not network.num_classes:
         raise InputError(f"{option('arch')} {arch}: has no classifier; use a network with one")

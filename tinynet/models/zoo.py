@@ -1,8 +1,7 @@
 """Backbones of torchvision and timm: any of their classifiers, without its last layers.
 
-Nodes are found with forward hooks, so a network runs as its library wrote it, whether its layers
-are frozen or not. Shapes come from a run on the meta device, which computes nothing: there is no
-table of architectures.
+Forward hooks record the outputs of layers, so the library's own forward pass runs unchanged. Shapes
+come from a run on the meta device, which computes nothing: there is no table of architectures.
 """
 
 import copy
@@ -63,7 +62,7 @@ class ZooBackbone(Backbone):
         if reason := self._refusal(side, side):
             raise InputError(
                 f"{name or option('size')} {side}: {self.arch} does not take images of {side} "
-                f"pixels ({reason}); use its own size, {self.image_size} pixels"
+                f"pixels ({reason}); use its published size, {self.image_size}, or another"
             )
 
     def digest(self) -> str:
@@ -183,6 +182,11 @@ class TimmBackbone(ZooBackbone):
     def __init__(self, arch: str, published: Published):
         super().__init__(arch, published)
         network: Any = self.network
+        if not hasattr(network, "group_matcher"):
+            raise InputError(
+                f"{option('arch')} {arch}: timm defines no groups of layers for it, so it cannot "
+                "be trained in parts; use another network"
+            )
         network.reset_classifier(0)
         info = getattr(network, "feature_info", [])
         modules = dict(network.named_modules())

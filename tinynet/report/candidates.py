@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def front(rows: Sequence[PickRow]) -> list[PickRow]:
-    """Return the rows that no cheaper row reaches in accuracy, the cheapest first."""
+    """Return the Pareto front: rows that no faster row reaches in accuracy, the fastest first."""
     best: list[PickRow] = []
     for row in sorted(rows, key=lambda row: (row.seconds, -row.score.top1)):
         if not best or row.score.top1 > best[-1].score.top1:
@@ -21,8 +21,8 @@ def front(rows: Sequence[PickRow]) -> list[PickRow]:
 def accuracy_against_time(rows: Sequence[PickRow]) -> "Figure":
     """Plot the hold-out accuracy of each candidate against the time of one image.
 
-    A line connects the candidates that no cheaper one reaches. Candidates that were dropped early
-    have heads on fewer images, so they are drawn hollow.
+    A line connects the Pareto front of the candidates with the most images. Candidates that were
+    dropped have heads on fewer images, so they are drawn hollow.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
@@ -58,14 +58,14 @@ def accuracy_against_time(rows: Sequence[PickRow]) -> "Figure":
         color="0.5",
         linewidth=1,
         zorder=0,
-        label="not reached by a cheaper one",
+        label="Pareto front",
     )
     panel.plot(
-        [], [], "o", color="0.5", markerfacecolor="white", label="dropped early: fewer images"
+        [], [], "o", color="0.5", markerfacecolor="white", label="dropped: head on fewer images"
     )
     panel.set(
         xscale="log",
-        xlabel="milliseconds per image",
+        xlabel="milliseconds per image, forward pass",
         ylabel="hold-out top-1 with 95 % interval",
         title="Heads on frozen features",
     )

@@ -74,7 +74,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cost": ("cost", "{:.1f}".format),
     "pictures_per_second": ("images/s", "{:,.0f}".format),
     "milliseconds": ("ms per image", "{:.2f}".format),
-    "minutes": ("minutes for all images", "{:.0f}".format),
+    "minutes": ("minutes of extraction", "{:.0f}".format),
     "taken_for": ("confused with", str),
     "share": ("share", "{:.0%}".format),
     "file": ("file", str),

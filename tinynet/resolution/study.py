@@ -32,7 +32,7 @@ CONTROL = "trained on, own size"
 NORMS = "batch norm"
 # Training images whose features show the distribution at a size. Their labels are not used.
 _SAMPLE = 5000
-_BN_BATCH = 1000  # of them that a batch norm sees at a time
+_BN_BATCH = 1000  # of them at a time, where the head alone is recomputed
 _CURVE_POINTS = 201  # of a cumulative curve
 _MAPPINGS: dict[str, Callable[[np.ndarray, np.ndarray], Mapping]] = {
     "frechet": frechet_mapping,
@@ -106,9 +106,10 @@ class Study:
         return self._fitted[size, correction]
 
     def with_bn_of(self, size: int) -> Classifier:
-        """Return the network with batch norms recomputed at `size`, on the CPU.
+        """Return a copy on the CPU with batch norm statistics of images of `size` pixels.
 
-        They are those of the head, and those that were trained in the backbone.
+        The statistics of the head are recomputed, and those of batch norms in the backbone that the
+        stage trained.
         """
         if size not in self._normed:
             model = copy.deepcopy(self.predictor.model)

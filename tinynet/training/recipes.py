@@ -1,8 +1,7 @@
 """Recipes: the hyper-parameters of every stage, with units and evidence.
 
 `TUNED` (for VGG16), `GENERAL` (for other networks), `REFERENCE` (the published baseline), and
-`RECIPES`, a dict of them by name. Imports no
-torch, so that `--help` is fast.
+`RECIPES`, a dict of them by name. Imports no torch, so that `--help` is fast.
 """
 
 import math
