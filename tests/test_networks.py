@@ -165,6 +165,9 @@ def test_a_wrong_size_or_group_is_refused(trained, archive_path):
     assert ran.status == 2 and "--size 8" in ran.err and arch in ran.err
     ran = call(train, *base, "--size", size, "--trainable", "conv9", "--cached-epochs", "0")
     assert ran.status == 2 and "conv9" in ran.err and "head" in ran.err
+    ran = call(train, *base, "--size", size, "--precision", "int8")
+    if "not supported on cpu" not in ran.err:  # of a processor without such instructions
+        assert ran.status == 2 and "--precision int8: only VGG16" in ran.err
     ran = call(train, *base, "--size", size, "--features", "relu9:mean")
     assert ran.status == 2 and "relu9" in ran.err
 

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,11 @@ from tinynet.console import advice, log, option
 from tinynet.errors import InputError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+_SUPPORTED = {  # floats by device
+    "cuda": ("float32", "bfloat16", "float16"),
+    "mps": ("float32",),
+    "cpu": ("float32", "bfloat16"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Compute:
     integers (`models.int8`); the other layers stay in `dtype`. `compiled`: whether training steps
     are compiled (`torch.compile`). `frozen`: the dtype of frozen networks, None: `dtype`.
     `engine`: what runs a frozen network, `torch` or `openvino` (`models.engines`). `least_batch`:
-    the smallest batch at which a frozen network runs at full speed.
+    the smallest batch at which a frozen network runs at full speed. `named`: whether the user named
+    the precision, so that a network that cannot run in it is refused.
     """
 
     device: torch.device
@@ -37,6 +43,7 @@ class Compute:
     frozen: torch.dtype | None = None
     engine: Literal["torch", "openvino"] = "torch"
     least_batch: int = 1
+    named: bool = field(default=False, compare=False)
 
     def for_frozen(self) -> "Compute":
         """Return these settings with the precision of frozen networks."""
@@ -52,9 +59,16 @@ class Compute:
         VGG16, the network that runs in int8, stays in torch, where its floats are as fast. Other
         networks run in OpenVINO, if it is installed. They need batches of 16 images or more: with
         VGG16's they lose up to a third of their speed.
+
+        Raises `InputError` if the user named int8 for another network.
         """
         if runs_in_int8:
             return self
+        if self.int8 and self.named:
+            raise InputError(
+                f"{option('precision')} int8: only VGG16 runs in 8-bit integers; choose from auto, "
+                f"{', '.join(_SUPPORTED[self.device.type])}"
+            )
         fits = self.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16)
         return replace(
             self,
@@ -133,20 +147,18 @@ def choose_compute(
     Raises `InputError` if the machine does not have the device, the device does not support the
     precision, or the machine cannot compile.
     """
-    device = _choose_device(device)
+    device, named = _choose_device(device), precision != "auto"
     fastest = _fastest_floats(device)
     if precision == "auto":
         frozen = _fastest_frozen(device)
         precision = "int8" if device == "cpu" and int8 and _int8_is_faster() else fastest
-    supported = {
-        "cuda": ("float32", "bfloat16", "float16"),
-        "mps": ("float32",),
-        "cpu": ("float32", "bfloat16", *(("int8",) if int8 and has_vnni() else ())),
-    }
-    if precision not in supported[device]:
+    supported = _SUPPORTED[device]
+    if device == "cpu" and int8 and has_vnni():
+        supported = (*supported, "int8")
+    if precision not in supported:
         raise InputError(
             f"{option('precision')} {precision}: not supported on {device}; choose from "
-            f"{', '.join(supported[device])}" + advice(" with --precision")
+            f"{', '.join(supported)}" + advice(" with --precision")
         )
     if device == "cuda" and precision == "float32":
         # By default the convolutions would round to TF32, which has ten bits.
@@ -161,6 +173,7 @@ def choose_compute(
         int8=precision == "int8",
         compiled=compiled,
         frozen=None if frozen_dtype == dtype else frozen_dtype,
+        named=named,
     )
     if compiled:
         _try_compiler(compute.device)
