@@ -2,16 +2,17 @@
 
     python -m tinynet.train --stage base --arch timm/tf_efficientnet_lite0 --weights lite0.pth \\
         --per-class 125 --holdout 0.2 --size 128 --out runs/small
-    python -m benchmarks.finetunes runs/small --flags --epochs 2 --size 128
+    python -m benchmarks.finetunes runs/small --out small.json --flags --epochs 2 --size 128
 
 Every candidate is a run of `tinynet train` with some flags, and is compared with the first one on
 the same held-out images (McNemar's exact paired test). The score is that of each run's best epoch
-on these images, so all scores are a little too high. Val is not used. Runs are written next to RUN,
-and finished ones are used again; then `seconds` means nothing. `--flags` takes flags for all
-candidates; it comes last.
+on these images, so all scores are a little too high. Val is not used. Runs are written next to RUN;
+those of the same flags are continued or used again, and then `seconds` means nothing. `--flags`
+takes flags for all candidates; it comes last.
 """
 
 import argparse
+import hashlib
 import shlex
 import time
 from pathlib import Path
@@ -65,14 +66,19 @@ def main() -> None:
     for name, flags in CANDIDATES.items():
         if options.only and rows and name not in options.only:
             continue
-        run = options.base.with_name(f"{options.base.name}-{name.replace(' ', '-')}")
+        words = [*options.flags, *shlex.split(flags)]
+        digest = hashlib.sha256(shlex.join(words).encode()).hexdigest()[:6]
+        run = options.base.with_name(f"{options.base.name}-{name.replace(' ', '-')}-{digest}")
+        folder = StageFolder(run, "finetune")
         started = time.perf_counter()
-        if not StageFolder(run, "finetune").best.exists():
+        if folder.started and not folder.finished:
+            train.main(["--resume", str(run)])
+        elif not folder.finished:
             where = ["--data", str(packed.manifest["source"]), "--cache", str(packed.cache)]
             start = ["--stage", "finetune", "--run", str(options.base), "--out", str(run)]
-            train.main([*start, *where, *options.flags, *shlex.split(flags)])
+            train.main([*start, *where, *words])
         seconds = time.perf_counter() - started
-        row, hits = result(Predictor(StageFolder(run, "finetune"), packed, compute))
+        row, hits = result(Predictor(folder, packed, compute))
         first = hits if first is None else first
         rows.append(
             {"candidate": name, "flags": flags, **row, **mcnemar(hits, first).to_json()}

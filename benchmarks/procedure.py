@@ -1,6 +1,6 @@
 """Compare the ImageNet procedure of `tinynet folder` with timm's own transforms, image by image.
 
-    python -m benchmarks.procedure --arch timm/tf_efficientnet_lite0 --weights lite0.pth
+    python -m benchmarks.procedure --weights lite0.pth --out procedure.json
 
 The val images are written as one folder per class. Four procedures are compared: resize the shorter
 side and crop the centre, the same with ten crops, and, for images cropped to 64 x 48 pixels, resize
@@ -28,10 +28,10 @@ from tinynet.data.download import find_data
 from tinynet.evaluation.folder import DecodedImages, FolderRequest, evaluate_folder
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path
-from tinynet.models.pretrained import WeightsInfo, load_pretrained
+from tinynet.models.pretrained import Pretrained, load_pretrained
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities
-from tinynet.score.views import view_set
+from tinynet.score.views import ViewSet, view_set
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 OBLONG = "64 x 48"
@@ -93,13 +93,15 @@ def compare(procedure: str, folder: Path, arch: str, weights: str) -> dict[str, 
     saved = Probabilities.load(path)
     files = sorted(folder.glob("*/*"))
     model, published = load_pretrained(arch, weights)
+    decoded = DecodedImages(files, published.resize, mode, published.interpolation)
+    view = view_set(views, published.size, prepared=True)
     prepare = timm_transform(model.network, mode, views == "ten")
     theirs = np.stack(list(timm_probabilities(model.network, files, prepare)))
     probabilities = np.exp(saved.log_probabilities).mean(0)
     return {
         "procedure": procedure,
         "n": ours.n,
-        "pixel": pixel_difference(files, prepare, model.mean, model.std, published, mode, views),
+        "pixel": pixel_difference(files, prepare, model, decoded, view),
         "probability": float(np.abs(probabilities - theirs).max()),
         "equal": int((probabilities.argmax(1) == theirs.argmax(1)).sum()),
         "top1": ours.top1,
@@ -144,21 +146,17 @@ def timm_probabilities(
 def pixel_difference(
     files: Sequence[Path],
     prepare: Callable[[Image.Image], Tensor],
-    mean: Tensor,
-    std: Tensor,
-    published: WeightsInfo,
-    mode: str,
-    views: str,
+    model: Pretrained,
+    decoded: DecodedImages,
+    view: ViewSet,
 ) -> float:
     """The greatest difference between the inputs of tinynet and timm, in steps of 255."""
-    decoded = DecodedImages(files, published.resize, mode, published.interpolation)
-    view = view_set(views, published.size, prepared=True)
     greatest = 0.0
     for number, file in enumerate(files):
         image = decoded[number][1]
         assert isinstance(image, Tensor)
         ours = torch.cat(list(view(image.float().div(255)[None]).values()))
-        theirs = prepare(opened(file)) * std + mean
+        theirs = prepare(opened(file)) * model.std + model.mean
         # tinynet and timm have ten crops in another order.
         pairs = torch.cdist(ours.flatten(1), theirs.flatten(1), p=float("inf"))
         greatest = max(greatest, float(pairs.min(1).values.max()))

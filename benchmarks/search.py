@@ -172,7 +172,7 @@ def main() -> None:
         open_packed(find_data(options.data), options.cache),
         load_backbone(options.arch, options.weights),
         recipe,
-        compute.for_frozen().for_network(runs_in_int8(options.arch)),
+        compute.for_network(runs_in_int8(options.arch)),
         options.every,
     )
     if superset := SUPERSETS.get(options.group):

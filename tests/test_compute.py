@@ -1,5 +1,7 @@
 """Devices and precision."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support import SMALL, complaint, refused
@@ -23,6 +25,18 @@ def test_a_device_that_is_not_there_is_refused(run_folder):
 
 
 # --- precision ---
+
+
+def test_int8_that_the_user_named_is_for_vgg16_alone():
+    automatic = device.Compute(torch.device("cpu"), torch.float32, int8=True)
+    automatic.check_network(runs_in_int8=False)
+    assert not automatic.for_network(runs_in_int8=False).int8
+    named = replace(automatic, named=True)
+    named.check_network(runs_in_int8=True)
+    complaint(lambda: named.check_network(False), "int8", "VGG16", "auto, float32, bfloat16")
+    assert device.choose_compute("cpu", "float32").named
+    assert not device.choose_compute("cpu").named
+
 
 # torch has no public ones.
 PROBES = ("_is_vnni_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -76,6 +76,15 @@ def test_other_convolutions_are_left_alone(layer, replaced):
     assert not replaced
 
 
+def test_arguments_may_have_names_and_other_dtypes(replaced):
+    images, weight = torch.rand(2, 8, 12, 12), torch.rand(8, 1, 3, 3, requires_grad=True)
+    with in_bfloat16(), FastDepthwise():
+        outputs = F.conv2d(input=images, weight=weight, groups=8, padding=1)
+        assert len(replaced) == 1 and outputs.dtype == torch.bfloat16
+        exact = F.conv2d(images.double(), weight.double(), groups=8)
+    assert len(replaced) == 1 and exact.dtype == torch.float64
+
+
 def test_nothing_changes_in_float32_or_without_gradients(replaced):
     layer, images = nn.Conv2d(8, 8, 5, groups=8), torch.rand(2, 8, 12, 12)
     with FastDepthwise():

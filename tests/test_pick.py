@@ -1,6 +1,7 @@
 """Networks and sizes compared within a budget of time."""
 
 import json
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,6 +41,9 @@ def test_the_better_half_gets_more_images(where, tmp_path):
     line = next(line for line in ran.err.splitlines() if line.startswith("go on with: "))
     assert f"--arch {best['arch']}" in line and f"--size {best['size']}" in line
     assert "--weights none" in line
+    words = shlex.split(line.removeprefix("go on with: "))
+    assert words[words.index("--data") + 1] == str(where[1])
+    assert words[words.index("--precision") + 1] == "float32"
 
 
 class Untouchable:
@@ -92,7 +96,7 @@ def test_candidates_are_those_that_a_network_takes(capsys):
     ]
     notes = capsys.readouterr().err
     assert "size 16" in notes and "size 64: vit_b_16" in notes
-    complaint(lambda: candidates(["resnet18"], [64], []), "1 combinations")
+    complaint(lambda: candidates(["resnet18"], [64], []), "fewer than two")
     complaint(lambda: candidates(["resnet18", "resnet50"], [64], ["none"]), "1 for 2 networks")
     complaint(lambda: candidates(["resnet19"], [64, 128], []), "resnet19", "resnet18")
 
@@ -113,7 +117,7 @@ def test_the_front_has_what_no_cheaper_one_reaches():
     ("flags", "words"),
     [
         ("", ["--arch"]),
-        ("--arch resnet18 --size 64", ["1 combinations"]),
+        ("--arch resnet18 --size 64", ["fewer than two"]),
         (f"{NETWORKS} --minutes 0", ["--minutes is 0"]),
         (f"{NETWORKS} --minutes nan", ["--minutes is nan"]),
         (f"{NETWORKS} --minutes 0.0001", ["--minutes", "4 candidates"]),

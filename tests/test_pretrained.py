@@ -11,6 +11,7 @@ from support import complaint
 from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
+from tinynet.models.backbones import backbone_template
 from tinynet.models.pretrained import Pretrained, load_pretrained
 
 
@@ -123,6 +124,20 @@ def test_timm_is_asked_for_by_name(monkeypatch):
     )
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
     complaint(lambda: load_pretrained("timm/resnet5"), "timm/resnet5", "resnet50")
+    for tag in ("nonsense", ""):
+        complaint(
+            lambda tag=tag: load_pretrained(f"timm/resnet18.{tag}", "none"),
+            f"no weights '{tag}' for resnet18",
+            "timm/resnet18.a1_in1k",
+        )
+    # A tag whose weights timm does not host has metadata.
+    assert load_pretrained("timm/test_vit4.r160_in1k", "none")[1].size == 160
+
+
+def test_a_network_of_timm_without_groups_is_refused(monkeypatch):
+    timm = pytest.importorskip("timm")
+    monkeypatch.delattr(timm.models.resnet.ResNet, "group_matcher")
+    complaint(lambda: backbone_template("timm/resnet18"), "timm/resnet18", "no groups of layers")
 
 
 def test_without_timm_one_is_told_how_to_get_it(monkeypatch):

@@ -53,22 +53,23 @@ class Compute:
         """Return the settings for a trained backbone: `dtype` everywhere, no int8."""
         return replace(self, int8=False, frozen=None, engine="torch")
 
+    def check_network(self, runs_in_int8: bool) -> None:
+        """Raise `InputError` if the user named int8 for a network that cannot run in it."""
+        if self.int8 and self.named and not runs_in_int8:
+            raise InputError(
+                f"{option('precision')} int8: only VGG16 runs in 8-bit integers; choose from auto, "
+                f"{', '.join(_SUPPORTED[self.device.type])}"
+            )
+
     def for_network(self, runs_in_int8: bool) -> "Compute":
         """Return these settings with the engine and the smallest batch of a frozen network.
 
         VGG16, the network that runs in int8, stays in torch, where its floats are as fast. Other
         networks run in OpenVINO, if it is installed. They need batches of 16 images or more: with
         VGG16's they lose up to a third of their speed.
-
-        Raises `InputError` if the user named int8 for another network.
         """
         if runs_in_int8:
             return self
-        if self.int8 and self.named:
-            raise InputError(
-                f"{option('precision')} int8: only VGG16 runs in 8-bit integers; choose from auto, "
-                f"{', '.join(_SUPPORTED[self.device.type])}"
-            )
         fits = self.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16)
         return replace(
             self,

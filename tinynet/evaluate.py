@@ -76,17 +76,16 @@ def score_request(args: Any) -> Any:
 
 def open_run(args: Any, compute: Any) -> Any:
     """The predictor of the run that the flags name, or of the newest finished one."""
-    from tinynet.evaluation.predictor import Predictor
+    from tinynet.evaluation.predictor import Predictor, evaluation_compute
 
     folder = finished_stage(args.run, args.stage).with_results(args.out)
     if args.out and not can_write(folder.results):
         raise InputError(
             f"--out {args.out}: is not a folder that can be written to; name another folder"
         )
-    packed = open_data(args.data, args.cache, RunConfig.of(folder))
-    predictor = Predictor(folder, packed, compute)
-    console.log(f"evaluating {folder.path} on {predictor.compute}")
-    return predictor
+    config = RunConfig.of(folder)
+    console.log(f"evaluating {folder.path} on {evaluation_compute(config, folder.stage, compute)}")
+    return Predictor(folder, open_data(args.data, args.cache, config), compute)
 
 
 if __name__ == "__main__":

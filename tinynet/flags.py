@@ -86,8 +86,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "precision": dict(
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
-        help="int8: 8-bit integers for a frozen VGG16, the fastest floats for all else (default: "
-        "the fastest that the device supports)",
+        help="int8 is for VGG16: 8-bit integers for frozen layers, the fastest floats for others "
+        "(default: the fastest that the device supports)",
     ),
     "tta": dict(
         nargs="+",

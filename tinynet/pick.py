@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
     from tinynet.evaluation.pick import candidates, pick
+    from tinynet.models.backbones import runs_in_int8
     from tinynet.plotting import figure_path, save_figure
     from tinynet.report.candidates import accuracy_against_time
     from tinynet.report.tables import show
@@ -73,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     path = figure_path(args.out or "pick.png")
     options = candidates(args.arch, args.size, args.weights or ())
     compute = choose_compute(args.device, args.precision)
+    for option in options:
+        compute.check_network(runs_in_int8(option.arch))
     packed = open_packed(find_data(args.data), args.cache)
     rows = pick(packed, options, args.minutes, compute, args.seed or 0)
     save_figure(accuracy_against_time(rows), path)
@@ -81,13 +84,14 @@ def main(argv: list[str] | None = None) -> None:
     best = rows[0].candidate
     flags_of_best = ["--stage", "base", "--arch", best.arch, "--size", best.size]
     weights = ["--weights", Path(best.weights)] if best.weights != "DEFAULT" else []
-    places = [
-        word
-        for flag, value in (("--data", args.data), ("--cache", args.cache))
-        if value
-        for word in (flag, value)
-    ]
-    command = console.shell_command("tinynet.train", *flags_of_best, *weights, *places)
+    given = {"--data": args.data, "--cache": args.cache}
+    given |= {
+        flag: value
+        for flag, value in (("--device", args.device), ("--precision", args.precision))
+        if value != "auto"
+    }
+    others = [word for flag, value in given.items() if value for word in (flag, value)]
+    command = console.shell_command("tinynet.train", *flags_of_best, *weights, *others)
     console.log(f"go on with: {command}")
 
 

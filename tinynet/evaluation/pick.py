@@ -117,7 +117,8 @@ def candidates(
     options = list(dict.fromkeys(options))
     if len(options) < 2:
         raise InputError(
-            f"{len(options)} combinations of network and size can be compared; name two or more"
+            f"fewer than two combinations of network and size can be compared ({len(options)}); "
+            "name more"
         )
     return options
 

@@ -51,6 +51,19 @@ def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
     return part, np.arange(len(part))
 
 
+def evaluation_compute(config: RunConfig, stage: str, compute: Compute) -> Compute:
+    """Return how the network of a finished stage is evaluated, on the device of `compute`.
+
+    A trained backbone stays in floats, in which it was trained. Raises `InputError` if the user
+    named int8 for a network that cannot run in it.
+    """
+    int8 = runs_in_int8(config.recipe.network.arch)
+    compute.check_network(int8)
+    if config.trains_backbone(stage):
+        return compute.for_training()
+    return compute.for_frozen().for_network(int8)
+
+
 @dataclass(frozen=True)
 class _View:
     """One view of the images of a split, and where its probabilities come from.
@@ -103,13 +116,8 @@ class Predictor:
         self._warm: set[tuple[int, bool]] = set()  # sides that have been timed, and whether dense
         self._data = recipe["data"]
         self.source = ScoreRow(run=str(folder.run), stage=folder.stage)
-        # A trained backbone stays in floats, in which it was trained.
         self.training_compute = compute
-        self.compute = (
-            compute.for_training()
-            if self.config.trains_backbone(folder.stage)
-            else compute.for_frozen().for_network(runs_in_int8(self.config.recipe.network.arch))
-        )
+        self.compute = evaluation_compute(self.config, folder.stage, compute)
         self.own = packed.contents == recipe["data_digest"]
         self._saves = self.own and can_write(folder.results)
         if self._saves and folder.probabilities.is_dir():

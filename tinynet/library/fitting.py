@@ -39,9 +39,10 @@ def fit(
 
     `run`: the folder of the run. `data`: the archive (default: the official one, downloaded if
     needed). `stages`: one or more of base, finetune, fixres; "all" means base and finetune.
-    `recipe`: tuned (default), reference, or a `Recipe`. `settings`: `weights` (a name of
-    torchvision, a file, or "none"), `seed`, `cache`, `device`, `precision`, `tensorboard`, and any
-    field of the recipe, for instance `epochs=4`; it applies to all stages that are trained.
+    `recipe`: tuned, general, reference (default: the one for the network), or a `Recipe`.
+    `settings`: `weights` (a name of torchvision, a file, or "none"), `seed`, `cache`, `device`,
+    `precision`, `tensorboard`, and any field of the recipe, for instance `epochs=4`; it applies to
+    all stages that are trained.
 
     Raises `InputError` for invalid input. After Ctrl-C it saves the run and raises
     `KeyboardInterrupt`.

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 _PAIR = tuple[int, int]
-_LARGE = 9  # weights of a channel, from which on their gradient is faster in float32
+_MOST = 9  # weights of a channel: the gradient of more is faster in float32
+_NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # of conv2d
+_DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_DTYPES = (torch.float32, torch.bfloat16)  # that autocast changes to bfloat16
 
 
 def has_depthwise(module: nn.Module) -> bool:
@@ -39,35 +42,36 @@ class FastDepthwise(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call `func`, or for a depthwise convolution its equal with faster gradients."""
-        if func is F.conv2d and torch.is_grad_enabled():
-            inputs, weight, bias, stride, padding = _arguments(*args, **(kwargs or {}))
-            if stride and torch.is_autocast_enabled("cpu"):
-                dtype = torch.get_autocast_dtype("cpu")
-                outputs = _Depthwise.apply(inputs.to(dtype), weight.to(dtype), stride, padding)
-                return outputs if bias is None else outputs + bias.to(dtype).view(-1, 1, 1)
+        if func is F.conv2d and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+            call = {**_DEFAULTS, **dict(zip(_NAMES, args, strict=False)), **(kwargs or {})}
+            if _is_depthwise(call):
+                return _convolve(call)
         return func(*args, **(kwargs or {}))
 
 
-def _arguments(
-    inputs: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple[Tensor, Tensor, Tensor | None, _PAIR | None, _PAIR]:
-    """The arguments of a convolution; the stride is None unless it is depthwise, on the CPU."""
-    depthwise = inputs.ndim == 4 and groups == inputs.shape[1] == weight.shape[0] > 1
-    plain = _pair(dilation) == (1, 1) and not isinstance(padding, str)
-    changed = depthwise and plain and inputs.device.type == "cpu"
-    return inputs, weight, bias, _pair(stride) if changed else None, _pair(padding)
+def _is_depthwise(call: Mapping[str, Any]) -> bool:
+    """Whether a call of conv2d is of a depthwise convolution that this module can run."""
+    inputs, weight = call["input"], call["weight"]
+    return (
+        inputs.ndim == 4
+        and inputs.device.type == "cpu"
+        and inputs.dtype in _DTYPES
+        and call["groups"] == inputs.shape[1] == weight.shape[0] > 1
+        and _pair(call["dilation"]) == (1, 1)
+        and not isinstance(call["padding"], str)
+    )
+
+
+def _convolve(call: Mapping[str, Any]) -> Tensor:
+    """Compute what a call of conv2d would, by `_Depthwise`, in the dtype of autocast."""
+    dtype = torch.get_autocast_dtype("cpu")
+    tensors = call["input"].to(dtype), call["weight"].to(dtype)
+    outputs: Tensor = _Depthwise.apply(*tensors, _pair(call["stride"]), _pair(call["padding"]))
+    return outputs if call["bias"] is None else outputs + call["bias"].to(dtype).view(-1, 1, 1)
 
 
 def _pair(value: Any) -> _PAIR:
-    if isinstance(value, int):
-        return value, value
-    return (0, 0) if isinstance(value, str) else (value[0], value[-1])
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 class _Depthwise(torch.autograd.Function):
@@ -89,7 +93,7 @@ class _Depthwise(torch.autograd.Function):
             spread = _spread(gradient, inputs, weight, ctx.stride, ctx.padding)
             of_inputs = _gradient(spread, inputs, weight, (1, 1), ctx.padding, 0)
         if ctx.needs_input_grad[1]:
-            if weight[0].numel() > _LARGE:
+            if weight[0].numel() > _MOST:
                 tensors = gradient.float(), inputs.float(), weight.float()
             else:
                 tensors = gradient, inputs, weight

@@ -279,13 +279,14 @@ def _timm_network(arch: str, weights: str) -> Any:
             f"{option('arch')} {arch}: timm has no such network; use one like "
             f"{', '.join(_similar(name, names))}"
         )
-    tagged = timm.list_models(f"{network_name}.*", pretrained=True) if tag else ()
-    if tag and name not in tagged:
+    downloads = weights == "DEFAULT"
+    # Without a download, a tag names the metadata alone.
+    tagged = timm.list_models(f"{network_name}.*", pretrained=downloads, include_tags=True)
+    if "." in name and name not in tagged:
         raise InputError(
-            f"{option('arch')} {arch}: timm has no weights {tag} for {network_name}; use "
+            f"{option('arch')} {arch}: timm has no weights {tag!r} for {network_name}; use "
             f"{', '.join(_TIMM + each for each in (*tagged, network_name))}"
         )
-    downloads = weights == "DEFAULT"
     try:
         network = _any_size(partial(timm.create_model, name, pretrained=downloads))
     except (OSError, RuntimeError, ValueError) as error:

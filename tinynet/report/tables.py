@@ -141,7 +141,7 @@ def show(rows: Sequence[Json] | Sequence[Row], form: str = "table") -> None:
     objects = [row if isinstance(row, dict) else row.to_json() for row in rows]
     if objects or form == "json":
         writers = {"table": table, "markdown": _markdown, "csv": _csv, "json": _json}
-        print(writers[form](objects))
+        print(writers[form](objects), flush=True)  # in a log file, before later messages
 
 
 def show_paths(paths: Sequence[str | Path], form: str = "table") -> None:

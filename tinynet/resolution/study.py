@@ -130,7 +130,7 @@ class Study:
         images = batches(
             predictor.packed.train, rows, batch_size=stage.batch, device=compute.device
         )
-        model.to(compute.device).train_only(stage.trainable)
+        model.to(compute.device).train_only([*stage.trainable, "head"])
         update_bn(model, (view(batch.images) for batch in images), compute.autocast)
         model.requires_grad_(False).cpu()
 

@@ -96,6 +96,7 @@ def summary(run: Path, config: RunConfig) -> str:
 
 
 def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) -> list[ScoreRow]:
+    compute.check_network(runs_in_int8(config.recipe.network.arch))
     _check_network(config)
     packed = open_data(None, None, config)
     for name in config.stages:
