@@ -21,9 +21,9 @@ def in_bfloat16():
 @pytest.fixture
 def replaced(monkeypatch):
     """How many convolutions got other gradients."""
-    calls, apply = [], depthwise._Depthwise.apply
+    calls, apply = [], depthwise.DepthwiseConv.apply
     monkeypatch.setattr(
-        depthwise._Depthwise, "apply", lambda *args: calls.append(args) or apply(*args)
+        depthwise.DepthwiseConv, "apply", lambda *args: calls.append(args) or apply(*args)
     )
     return calls
 

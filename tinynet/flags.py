@@ -59,8 +59,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "weights": dict(
         type=user_path,
         metavar="NAME|FILE",
-        help="torchvision's name of the weights, a state-dict file, or none (default: "
-        "IMAGENET1K_V1 for VGG16, else the newest published weights)",
+        help="torchvision's name of the weights, a state-dict file, or none (default: published "
+        "weights)",
     ),
     "run": dict(
         type=user_path, metavar="DIR", help="the run to use (default: the newest finished one)"
@@ -86,8 +86,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "precision": dict(
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
-        help="int8 is for VGG16: 8-bit integers for frozen layers, the fastest floats for others "
-        "(default: the fastest that the device supports)",
+        help="int8: for frozen layers of VGG16, floats for others (default: the fastest that the "
+        "device supports)",
     ),
     "tta": dict(
         nargs="+",

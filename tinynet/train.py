@@ -49,8 +49,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        help="tuned: for VGG16, general: for other networks, reference: the published baseline "
-        "(default: that of the run, else the one for the network)",
+        help="tuned (for VGG16), general (for others) or reference (the published baseline)",
     )
     parser.add_argument(
         "--resume",

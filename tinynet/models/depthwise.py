@@ -63,10 +63,10 @@ def _is_depthwise(call: Mapping[str, Any]) -> bool:
 
 
 def _convolve(call: Mapping[str, Any]) -> Tensor:
-    """Compute what a call of conv2d would, by `_Depthwise`, in the dtype of autocast."""
+    """Compute what a call of conv2d would, by `DepthwiseConv`, in the dtype of autocast."""
     dtype = torch.get_autocast_dtype("cpu")
     tensors = call["input"].to(dtype), call["weight"].to(dtype)
-    outputs: Tensor = _Depthwise.apply(*tensors, _pair(call["stride"]), _pair(call["padding"]))
+    outputs: Tensor = DepthwiseConv.apply(*tensors, _pair(call["stride"]), _pair(call["padding"]))
     return outputs if call["bias"] is None else outputs + call["bias"].to(dtype).view(-1, 1, 1)
 
 
@@ -74,7 +74,7 @@ def _pair(value: Any) -> _PAIR:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-class _Depthwise(torch.autograd.Function):
+class DepthwiseConv(torch.autograd.Function):
     """A depthwise convolution of inputs (N, C, H, W) with weights (C, 1, h, w)."""
 
     @staticmethod

@@ -62,7 +62,7 @@ class ZooBackbone(Backbone):
         if reason := self._refusal(side, side):
             raise InputError(
                 f"{name or option('size')} {side}: {self.arch} does not take images of {side} "
-                f"pixels ({reason}); use its published size, {self.image_size}, or another"
+                f"pixels ({reason}); use its published size, {self.image_size} pixels, or another"
             )
 
     def digest(self) -> str:
