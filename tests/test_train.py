@@ -403,7 +403,7 @@ def test_help_recipe_shows_the_value_of_every_stage_or_one_for_all():
     assert "(tuned: adamw)" in text
     for flags in (["--recipe", "general"], ["--arch", "resnet18"]):
         text = " ".join(call(train, "--help-recipe", *flags).out.split())
-        assert "values of `general`" in text and "(general: 224 / 224 / 256)" in text
+        assert "values of `general`" in text and "(general: 224 / 160 / 192)" in text
 
 
 def test_help_fits_a_screen():
