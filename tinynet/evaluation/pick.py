@@ -21,6 +21,7 @@ from tinynet.data.batches import default_batch_size, seeded_generator
 from tinynet.data.packed import Packed
 from tinynet.data.splits import split_train
 from tinynet.errors import InputError
+from tinynet.models.backbone import Backbone
 from tinynet.models.backbones import backbone_template, load_backbone, runs_in_int8
 from tinynet.models.classifier import Classifier, pooled_features
 from tinynet.records import EpochRow, Json, Score
@@ -158,9 +159,16 @@ class Race:
     def __init__(self, packed: Packed, compute: Compute, seed: int, end: float):
         self.packed, self.compute, self.seed, self.end = packed, compute, seed, end
         self.start = time.monotonic()
+        self._backbones: dict[tuple[str, str], Backbone] = {}
         split = split_train(packed.train.required_labels)
         self.train = self._by_class(split.train)
         self.holdout = self._by_class(split.holdout)
+
+    def backbone(self, arch: str, weights: str) -> Backbone:
+        """Return a network, which its candidates of all sizes share."""
+        if (arch, weights) not in self._backbones:
+            self._backbones[arch, weights] = load_backbone(arch, weights)
+        return self._backbones[arch, weights]
 
     def _by_class(self, rows: np.ndarray) -> np.ndarray:
         """Return a table of rows: a column for each class, in random order; -1 fills a column."""
@@ -205,7 +213,7 @@ class _Contender:
         self.compute = race.compute.for_frozen().for_network(runs_in_int8(option.arch))
         torch.manual_seed(seeded_generator("cpu", race.seed, "pick").initial_seed())
         self.model = Classifier(
-            load_backbone(option.arch, option.weights),
+            race.backbone(option.arch, option.weights),
             recipe.network.features,
             recipe.network.hidden,
             len(race.packed.wnids),
