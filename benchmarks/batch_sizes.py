@@ -7,52 +7,44 @@ left out. `share` of a row: the rate at the default batch size as a fraction of 
 weights are random, which does not change the speed.
 """
 
-import argparse
 import json
-import statistics
-import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks.machine import facts
+from benchmarks.measure import LITE, in_turn, network_parser
 from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import default_batch_size
+from tinynet.files import write_json
+from tinynet.flags import run_command
 from tinynet.models.backbone import Backbone
 from tinynet.models.backbones import make_backbone, runs_in_int8
 from tinynet.models.engines import OpenVinoBackbone
 
 BATCHES = (4, 8, 16, 32, 64, 128)
-MOST_PIXELS = 64 * 224**2  # of a batch
+MOST_PIXELS = 64 * 224**2  # of a batch, and of all batches that are timed in a turn
 
 
 def main() -> None:
     """Run the script."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.batch_sizes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("out", type=Path, help="file to write")
-    parser.add_argument("--networks", nargs="+", default=["timm/tf_efficientnet_lite0", "vgg16"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 224])
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each batch size in a turn")
+    parser = network_parser("benchmarks.batch_sizes", __doc__, [LITE, "vgg16"], [64, 128, 224])
     options = parser.parse_args()
     compute, rows = choose_compute("cpu", int8=False), []
     for arch in options.networks:
         torch.manual_seed(0)
         backbone = make_backbone(arch).eval().requires_grad_(False)
         for size in options.sizes:
-            rows.append(measure(backbone, size, compute.for_network(runs_in_int8(arch)), options))
+            settings = compute.for_network(runs_in_int8(arch))
+            rows.append(measure(backbone, size, settings, options.turns))
             print(json.dumps(rows[-1]), flush=True)
     result = {"machine": facts(compute), "turns": options.turns, "rows": rows}
-    options.out.write_text(json.dumps(result, indent=1))
+    write_json(options.out, result)
 
 
 @torch.inference_mode()
-def measure(backbone: Backbone, size: int, compute: Compute, options: Any) -> dict[str, Any]:
+def measure(backbone: Backbone, size: int, compute: Compute, turns: int) -> dict[str, Any]:
     """Time one network on images of one size."""
     node = backbone.node("last")
     if compute.engine == "openvino":
@@ -62,17 +54,20 @@ def measure(backbone: Backbone, size: int, compute: Compute, options: Any) -> di
         backbone.body.to(compute.dtype).to(memory_format=torch.channels_last)
     default = default_batch_size(size, compute.device, compute.least_batch)
     counts = [n for n in sorted({*BATCHES, default}) if n * size**2 <= MOST_PIXELS]
-    rates: dict[int, list[float]] = {count: [] for count in counts}
-    for _ in range(options.turns):
-        for count in counts:
-            images = torch.rand(count, 3, size, size).contiguous(memory_format=torch.channels_last)
-            network(images, [node])
-            start, batches = time.perf_counter(), 0
-            while time.perf_counter() - start < options.seconds:
-                network(images, [node])
-                batches += 1
-            rates[count].append(batches * count / (time.perf_counter() - start))
-    medians = {count: statistics.median(values) for count, values in rates.items()}
+    images = {
+        count: torch.rand(count, 3, size, size).contiguous(memory_format=torch.channels_last)
+        for count in counts
+    }
+    batches = {count: max(1, MOST_PIXELS // (count * size**2)) for count in counts}
+
+    def run(count: int) -> None:
+        for _ in range(batches[count]):
+            network(images[count], [node])
+
+    jobs = {str(count): partial(run, count) for count in counts}
+    processed = {str(count): count * batches[count] for count in counts}
+    rates = in_turn(jobs, processed, compute, turns)
+    medians = {count: rates[str(count)]["median"] for count in counts}
     return {
         "network": backbone.arch,
         "size": size,
@@ -85,4 +80,4 @@ def measure(backbone: Backbone, size: int, compute: Compute, options: Any) -> di
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

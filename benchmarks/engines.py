@@ -8,7 +8,6 @@ of the last layer's output against float32 in torch. Weights are random. The spe
 on them, but the errors do.
 """
 
-import argparse
 import copy
 import io
 import json
@@ -17,14 +16,16 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import facts
+from benchmarks.measure import LITE, network_parser
 from tinynet.allocator import keep_freed_memory
 from tinynet.compute import Compute
+from tinynet.files import write_json
+from tinynet.flags import run_command
 from tinynet.models.backbone import Backbone
 from tinynet.models.backbones import make_backbone
 from tinynet.models.engines import OpenVinoModule
@@ -47,15 +48,7 @@ class LastLayer(nn.Module):
 
 def main() -> None:
     """Run the script."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.engines",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("out", type=Path, help="file to write")
-    parser.add_argument("--networks", nargs="+", default=["timm/tf_efficientnet_lite0", "vgg16"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 224])
-    parser.add_argument("--turns", type=int, default=3)
+    parser = network_parser("benchmarks.engines", __doc__, [LITE, "vgg16"], [64, 128, 224])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each engine in a turn")
     parser.add_argument("--no-allocator", action="store_true", help="leave glibc's allocator alone")
     options = parser.parse_args()
@@ -74,7 +67,7 @@ def main() -> None:
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "rows": rows,
     }
-    options.out.write_text(json.dumps(result, indent=1))
+    write_json(options.out, result)
 
 
 @torch.inference_mode()
@@ -179,4 +172,4 @@ def onnx_runtime(network: LastLayer, images: Tensor) -> Run:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

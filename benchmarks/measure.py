@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tinynet.compute import Compute
 from tinynet.console import progress
+from tinynet.flags import Parser, user_path
+
+LITE = "timm/tf_efficientnet_lite0"
+
+
+def network_parser(
+    module: str, description: str | None, networks: Sequence[str], sizes: Sequence[int]
+) -> Parser:
+    """Flags of a script that times networks at several sizes, and their defaults."""
+    parser = Parser(module, description)
+    parser.add_argument("out", type=user_path, help="file to write")
+    parser.add_argument("--networks", nargs="+", default=networks)
+    parser.add_argument("--sizes", nargs="+", type=int, default=sizes)
+    parser.add_argument("--turns", type=int, default=3)
+    return parser
 
 
 def in_turn(

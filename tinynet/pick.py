@@ -84,13 +84,13 @@ def main(argv: list[str] | None = None) -> None:
     best = rows[0].candidate
     flags_of_best = ["--stage", "base", "--arch", best.arch, "--size", best.size]
     weights = ["--weights", Path(best.weights)] if best.weights != "DEFAULT" else []
-    given = {"--data": args.data, "--cache": args.cache}
-    given |= {
+    values = {"--data": args.data, "--cache": args.cache}
+    values |= {
         flag: value
         for flag, value in (("--device", args.device), ("--precision", args.precision))
         if value != "auto"
     }
-    others = [word for flag, value in given.items() if value for word in (flag, value)]
+    others = [word for flag, value in values.items() if value for word in (flag, value)]
     command = console.shell_command("tinynet.train", *flags_of_best, *weights, *others)
     console.log(f"go on with: {command}")
 
