@@ -43,7 +43,7 @@ def parser() -> Parser:
         "--weights",
         nargs="+",
         metavar="W",
-        help="weights of each network, in the same order (default: the newest published ones)",
+        help="weights of each network, in the same order: a name, a file, none, or DEFAULT",
     )
     parser.add_argument(
         "--out", type=user_path, metavar="FILE", help="the figure to write (default: pick.png)"

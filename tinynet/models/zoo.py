@@ -62,7 +62,8 @@ class ZooBackbone(Backbone):
         if reason := self._refusal(side, side):
             raise InputError(
                 f"{name or option('size')} {side}: {self.arch} does not take images of {side} "
-                f"pixels ({reason}); use its published size, {self.image_size} pixels, or another"
+                f"pixels ({reason}); use its published size, {self.image_size} pixels, or another "
+                "network"
             )
 
     def digest(self) -> str:
@@ -184,8 +185,8 @@ class TimmBackbone(ZooBackbone):
         network: Any = self.network
         if not hasattr(network, "group_matcher"):
             raise InputError(
-                f"{option('arch')} {arch}: timm defines no groups of layers for it, so it cannot "
-                "be trained in parts; use another network"
+                f"{option('arch')} {arch}: timm defines no groups of layers for it, which "
+                "tinynet needs; use another network"
             )
         network.reset_classifier(0)
         info = getattr(network, "feature_info", [])
