@@ -277,7 +277,7 @@ def sizes(bench: Bench) -> dict[str, Any]:
     for size in SIZES:
         name = f"frozen forward, {size} px"
         counts[name] = max(
-            2 * default_batch_size(size, bench.compute.device), 4 * bench.count * SIZE**2 // size**2
+            2 * default_batch_size(size, bench.compute), 4 * bench.count * SIZE**2 // size**2
         )
         jobs[name] = ours.frozen_forward(
             bench.frozen, bench.packed, size, bench.compute, counts[name]

@@ -4,7 +4,8 @@
 
 Each network runs in the float precision and the engine that tinynet chooses on this CPU; int8 is
 left out. `share` of a row: the rate at the default batch size as a fraction of the best rate. The
-weights are random, which does not change the speed.
+weights are random, which does not change the speed. Sizes that a network does not take are left
+out.
 """
 
 import json
@@ -17,6 +18,7 @@ from benchmarks.machine import facts
 from benchmarks.measure import LITE, in_turn, network_parser
 from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import default_batch_size
+from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.flags import run_command
 from tinynet.models.backbone import Backbone
@@ -36,6 +38,10 @@ def main() -> None:
         torch.manual_seed(0)
         backbone = make_backbone(arch).eval().requires_grad_(False)
         for size in options.sizes:
+            try:
+                backbone.check_size(size)
+            except InputError:
+                continue
             settings = compute.for_network(runs_in_int8(arch))
             rows.append(measure(backbone, size, settings, options.turns))
             print(json.dumps(rows[-1]), flush=True)
@@ -52,7 +58,7 @@ def measure(backbone: Backbone, size: int, compute: Compute, turns: int) -> dict
     else:
         network = backbone
         backbone.body.to(compute.dtype).to(memory_format=torch.channels_last)
-    default = default_batch_size(size, compute.device, compute.least_batch)
+    default = default_batch_size(size, compute)
     counts = [n for n in sorted({*BATCHES, default}) if n * size**2 <= MOST_PIXELS]
     images = {
         count: torch.rand(count, 3, size, size).contiguous(memory_format=torch.channels_last)

@@ -3,9 +3,9 @@
     python -m benchmarks.engines OUT.json --networks timm/tf_efficientnet_lite0 vgg16 --sizes 64 224
 
 For each network and size: images per second in torch (eager, and compiled with frozen weights),
-ONNX Runtime and OpenVINO, in float32 and bfloat16 where the engine has it, and the relative error
-of the last layer's output against float32 in torch. Weights are random. The speed does not depend
-on them, but the errors do.
+ONNX Runtime and OpenVINO, in float32 and bfloat16 where the engine has it, and in 8-bit integers in
+OpenVINO where NNCF is installed; and the relative error of the last layer's output against float32
+in torch. Weights are random. The speed does not depend on them, but the errors do.
 """
 
 import copy
@@ -24,11 +24,12 @@ from benchmarks.machine import facts
 from benchmarks.measure import LITE, network_parser
 from tinynet.allocator import keep_freed_memory
 from tinynet.compute import Compute
+from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.flags import run_command
 from tinynet.models.backbone import Backbone
 from tinynet.models.backbones import make_backbone
-from tinynet.models.engines import OpenVinoModule
+from tinynet.models.engines import OpenVinoModule, core
 
 Run = Callable[[Tensor], Tensor]
 PIXELS = 16 * 224**2  # of a batch
@@ -58,6 +59,11 @@ def main() -> None:
         torch.manual_seed(0)
         backbone = make_backbone(arch).eval().requires_grad_(False)
         for size in options.sizes:
+            try:
+                backbone.check_size(size)
+            except InputError as error:
+                print(error, flush=True)
+                continue
             row = measure(backbone, size, options.turns, options.seconds)
             print(json.dumps(row), flush=True)
             rows.append(row)
@@ -116,6 +122,7 @@ def engines(backbone: Backbone, images: Tensor) -> tuple[dict[str, Run], dict[st
         makers[f"torch {name}"] = lambda dtype=dtype: eager(backbone, dtype)
         makers[f"compile {name}"] = lambda dtype=dtype: compiled(backbone, dtype)
         makers[f"openvino {name}"] = lambda compute=compute: in_openvino(backbone, compute)
+    makers["openvino int8"] = lambda: in_openvino_int8(backbone, images)
     for name, maker in makers.items():
         try:
             with warnings.catch_warnings():
@@ -155,6 +162,34 @@ def in_openvino(backbone: Backbone, compute: Compute) -> Run:
     if None in module._requests.values():
         raise RuntimeError("cannot be converted")
     return lambda images: module(images)[0]
+
+
+def in_openvino_int8(backbone: Backbone, images: Tensor) -> Run:
+    has_maps = backbone.strides[backbone.node("last")] > 0
+    return quantised(LastLayer(backbone), images, transformer=not has_maps)
+
+
+def quantised(network: nn.Module, images: Tensor, transformer: bool = False) -> Run:
+    """A network in 8-bit integers in OpenVINO, quantised by NNCF with the ranges of `images`."""
+    import nncf
+    import openvino
+
+    model = openvino.convert_model(network, example_input=images[:2], input=[-1, *images.shape[1:]])
+    model = nncf.quantize(
+        model,
+        nncf.Dataset([image[None].numpy() for image in images]),
+        subset_size=len(images),
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+    )
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    # The last of OpenVINO's cores must not be deleted (`models.engines`).
+    request = core().compile_model(model, "CPU", threads).create_infer_request()
+
+    def run(images: Tensor) -> Tensor:
+        request.infer({0: images.contiguous().numpy()}, share_inputs=True)
+        return torch.from_numpy(request.output_tensors[0].data.copy())
+
+    return run
 
 
 def onnx_runtime(network: LastLayer, images: Tensor) -> Run:

@@ -55,7 +55,7 @@ def frozen_forward(
 ) -> Work:
     """The backbone alone on one batch in memory, of the size that extraction uses."""
     frozen = frozen_backbone(model, packed, size, compute)
-    at_once = default_batch_size(size, compute.device)
+    at_once = default_batch_size(size, compute)
     images = torch.rand(at_once, size, size, 3, device=compute.device).permute(0, 3, 1, 2)
     nodes = {feature.split(":")[0] for feature in model.feature_names}
 

@@ -3,10 +3,10 @@
     python -m benchmarks.procedure --weights lite0.pth --out procedure.json
 
 The val images are written as one folder per class. Four procedures are compared: resize the shorter
-side and crop the centre, the same with ten crops, and, for images cropped to 64 x 48 pixels, resize
-the shorter side or both sides. tinynet and timm both run timm's network in float32. A row has the
-greatest difference of an input pixel and of a probability, the number of equal predictions, and the
-accuracy of each over 1,000 classes.
+side and crop the centre, the same with ten crops (of every tenth image), and, for images cropped to
+64 x 48 pixels, resize the shorter side or both sides. tinynet and timm both run timm's network in
+float32. A row has the greatest difference of an input pixel and of a probability, the number of
+equal predictions, and the accuracy of each over 1,000 classes.
 """
 
 import tempfile
@@ -41,6 +41,7 @@ PROCEDURES = {  # how to resize, and the views
     f"published, {OBLONG}": ("shorter", "none"),
     f"squash, {OBLONG}": ("squash", "none"),
 }
+TEN = 10  # every tenth image gets ten crops
 BATCH = 32
 
 
@@ -55,11 +56,13 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        val, oblong = Path(temporary, "val"), Path(temporary, "oblong")
-        class_folders(find_data(options.data), val, options.every)
+        val, oblong, few = (Path(temporary, name) for name in ("val", "oblong", "few"))
+        archive = find_data(options.data)
+        class_folders(archive, val, options.every)
+        class_folders(archive, few, TEN * options.every)
         crop_all(val, oblong)
         for name in PROCEDURES:
-            folder = oblong if OBLONG in name else val
+            folder = oblong if OBLONG in name else few if name == "ten" else val
             rows.append(compare(name, folder, options.arch, options.weights))
             console.log(str(rows[-1]))
     write_json(options.out, {"arch": options.arch, "machine": facts(CPU), "rows": rows})

@@ -133,9 +133,8 @@ FAULTS = [
     Fault(
         "images that are timed stay on the CPU",
         "resolution/costs.py",
-        "batch_size=default_batch_size(side, compute.device, compute.least_batch),\n"
-        "            device=compute.device,",
-        "batch_size=default_batch_size(side, compute.device, compute.least_batch),",
+        "batch_size=default_batch_size(side, compute),\n            device=compute.device,",
+        "batch_size=default_batch_size(side, compute),",
     ),
     Fault(
         "the classes of a heat map are on the CPU",

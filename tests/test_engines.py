@@ -48,6 +48,14 @@ def test_a_signal_is_handled_after_a_network_is_gone():
 
 
 @torch.inference_mode()
+def test_what_is_drawn_later_does_not_depend_on_it():
+    """Dropout is the same whether features were cached or not."""
+    before = torch.get_rng_state()
+    OpenVinoModule(Twice(), OPENVINO, "twice")(torch.ones(2, 3, 8, 8))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@torch.inference_mode()
 def test_results_outlive_the_next_batch():
     engine = OpenVinoModule(Twice(), OPENVINO, "twice")
     first, *_ = engine(torch.ones(2, 3, 8, 8))

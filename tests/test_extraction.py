@@ -65,13 +65,13 @@ def test_an_extraction_interrupted_in_other_batches_starts_again(
 ):
     """What is kept of an interruption counts batches."""
     plain = dataclasses.replace(CROPPED_STAGE, flip="alternating", crop_side=())
-    monkeypatch.setattr(features, "default_batch_size", lambda size, device, least=1: 16)
+    monkeypatch.setattr(features, "default_batch_size", lambda size, compute: 16)
     whole = cached_features(packed, tmp_path / "whole", None, plain).arrays
     extracted_batches.calls, extracted_batches.limit = 0, 2
     with pytest.raises(KeyboardInterrupt):
         cached_features(packed, tmp_path, None, plain)
     extracted_batches.limit = None
-    monkeypatch.setattr(features, "default_batch_size", lambda size, device, least=1: 32)
+    monkeypatch.setattr(features, "default_batch_size", lambda size, compute: 32)
     again = cached_features(packed, tmp_path, None, plain).arrays
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(again, whole, strict=True))
 

@@ -6,7 +6,7 @@ import torch
 from support import ON_CPU, SMALL, argv, call, complaint, succeed, thin_network
 
 from tinynet import train
-from tinynet.compute import AutoBatch, out_of_memory
+from tinynet.compute import AutoBatch, Compute, out_of_memory
 from tinynet.data import batches as module
 from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
@@ -155,8 +155,15 @@ def test_features_that_fit_are_sent_once_and_are_the_same(monkeypatch):
     assert sent == [array.shape for array in arrays]
 
 
-def test_a_gpu_gets_more_images_at_once_than_a_cpu():
-    gpu = torch.device("cuda")
-    assert [module.default_batch_size(size, CPU) for size in (64, 128, 512, 4096)] == [64, 16, 1, 1]
-    sizes = [module.default_batch_size(size, gpu) for size in (64, 128, 224, 4096)]
-    assert sizes == [1024, 256, 83, 1]
+def test_gpus_and_other_networks_than_vgg16_get_more_images_at_once(monkeypatch):
+    cpu, gpu = (Compute(torch.device(name), torch.float32) for name in ("cpu", "cuda"))
+
+    def batch_sizes(compute):
+        return [module.default_batch_size(size, compute) for size in (64, 128, 224, 4096)]
+
+    assert batch_sizes(cpu) == [64, 16, 5, 1]
+    assert batch_sizes(gpu) == [1024, 256, 83, 1]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert batch_sizes(cpu) == [64, 16, 5, 1]
+    assert batch_sizes(cpu.for_network(runs_in_int8=False)) == [128, 32, 16, 16]
+    assert batch_sizes(gpu.for_network(runs_in_int8=False)) == [1024, 256, 83, 16]

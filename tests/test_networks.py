@@ -14,6 +14,7 @@ from tinynet import evaluate, fixres, runs, select_views, soup, train
 from tinynet.compute import choose_compute
 from tinynet.data.packed import open_packed
 from tinynet.errors import InputError
+from tinynet.evaluation import soup as soups
 from tinynet.evaluation.predictor import Predictor
 from tinynet.models.checkpoint import load_model
 from tinynet.models.classifier import is_norm
@@ -184,3 +185,32 @@ def test_the_recipe_follows_the_network():
     stage = GENERAL.finetune
     assert stage.rate_factors(["a", "b", "head"])["head"] == 1
     complaint(lambda: TUNED.finetune.rate_factors(["a", "head"]), "lr_factors", "2 numbers")
+
+
+def test_a_soup_recomputes_the_norms_of_a_head_that_its_stage_did_not_train(
+    archive_path, tmp_path, monkeypatch
+):
+    """The backbone's batch norms have new statistics, so the head's inputs change."""
+    monkeypatch.chdir(tmp_path)
+    where = ["--data", archive_path, "--cache", tmp_path / "cache"]
+    flags = (*SMALL, "--arch", "resnet18", "--size", 32, *where)
+    succeed(train, *argv("--stage base --out run"), *flags)
+    stage = argv("--stage finetune --run run --trainable layer4 --size 32 --epochs 1 --batch 16")
+    for seed in (0, 1):
+        succeed(train, *stage, *argv(f"--out part{seed} --seed {seed}"), *ON_CPU)
+    models, save = [], soups.save_model
+
+    def save_and_keep(path, model, *rest):
+        models.append(model)
+        save(path, model, *rest)
+
+    monkeypatch.setattr(soups, "save_model", save_and_keep)
+    succeed(soup, "part0", "part1", *ON_CPU)
+    wnids = open_packed(where[1], str(where[3])).wnids
+    before, _ = load_model(runs.StageFolder("part0", "finetune").best, wnids)
+    (norm, earlier), *_ = [
+        (new, old)
+        for new, old in zip(models[0].head.modules(), before.head.modules(), strict=True)
+        if is_norm(new)
+    ]
+    assert (norm.running_mean - earlier.running_mean).abs().max() > 1e-3

@@ -13,7 +13,7 @@ from tinynet.data.packed import open_packed
 from tinynet.data.splits import split_train
 from tinynet.evaluation import pick
 from tinynet.evaluation.pick import Candidate, candidates
-from tinynet.report.candidates import front
+from tinynet.report.candidates import accuracy_against_time, front
 
 LITE = "timm/tf_efficientnet_lite0"
 NETWORKS = f"--arch resnet18 {LITE} --weights none none --size 32 64"
@@ -111,6 +111,24 @@ def test_the_front_has_what_no_cheaper_one_reaches():
         (3, 0.6),
         (5, 0.7),
     ]
+
+
+def test_labels_of_close_candidates_do_not_overlap():
+    def row(seconds, top1):
+        score = SimpleNamespace(top1=top1, low=top1 - 0.01, high=top1 + 0.01)
+        return SimpleNamespace(
+            candidate=Candidate("resnet18", 64), images=10, score=score, seconds=seconds
+        )
+
+    figure = accuracy_against_time(
+        [row(0.001, 0.2), row(0.0010001, 0.2001), row(0.00101, 0.2002), row(0.01, 0.6)]
+    )
+    figure.draw_without_rendering()
+    labels = [text for text in figure.axes[0].texts if "px" in text.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) == 4
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
 
 
 @pytest.mark.parametrize(

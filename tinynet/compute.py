@@ -31,9 +31,10 @@ class Compute:
     `dtype`: of convolutions and matrix products. `int8`: whether a frozen backbone runs in 8-bit
     integers (`models.int8`); the other layers stay in `dtype`. `compiled`: whether training steps
     are compiled (`torch.compile`). `frozen`: the dtype of frozen networks, None: `dtype`.
-    `engine`: what runs a frozen network, `torch` or `openvino` (`models.engines`). `least_batch`:
-    the smallest batch at which a frozen network runs at full speed. `named`: whether the user named
-    the precision, so that a network that cannot run in it is refused.
+    `engine`: what runs a frozen network, `torch` or `openvino` (`models.engines`).
+    `large_batches`: whether the network needs larger batches than VGG16 in inference
+    (`default_batch_size`). `named`: whether the user named the precision, so that a network that
+    cannot run in it is refused.
     """
 
     device: torch.device
@@ -42,7 +43,7 @@ class Compute:
     compiled: bool = False
     frozen: torch.dtype | None = None
     engine: Literal["torch", "openvino"] = "torch"
-    least_batch: int = 1
+    large_batches: bool = False
     named: bool = field(default=False, compare=False)
 
     def for_frozen(self) -> "Compute":
@@ -62,11 +63,10 @@ class Compute:
             )
 
     def for_network(self, runs_in_int8: bool) -> "Compute":
-        """Return these settings with the engine and the smallest batch of a frozen network.
+        """Return these settings for a network in inference.
 
-        VGG16, the network that runs in int8, stays in torch, where its floats are as fast. Other
-        networks run in OpenVINO, if it is installed. They need batches of 16 images or more: with
-        VGG16's they lose up to a third of their speed.
+        VGG16, the network that runs in int8, stays in torch, where its floats are as fast. Others
+        run in OpenVINO where they are frozen, if it is installed, and in larger batches.
         """
         if runs_in_int8:
             return self
@@ -75,7 +75,7 @@ class Compute:
             self,
             int8=False,
             engine="openvino" if fits and find_spec("openvino") else "torch",
-            least_batch=16,
+            large_batches=True,
         )
 
     def autocast(self) -> AbstractContextManager:

@@ -271,8 +271,8 @@ def add_network(parser: argparse._ActionsContainer) -> None:
         "--weights",
         type=user_path,
         metavar="NAME|FILE",
-        help="torchvision's name of the weights, a state-dict file, or none (default: the newest "
-        "published weights, or timm's TAG)",
+        help="torchvision's name of the weights, a state-dict file, or none (default: the "
+        "library's default weights, or timm's TAG)",
     )
 
 

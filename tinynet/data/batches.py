@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinynet.compute import Compute
 from tinynet.data.packed import PackedPart
 
 
@@ -135,15 +136,22 @@ def send_whole(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor
 
 
-def default_batch_size(size: int, device: torch.device, least: int = 1) -> int:
-    """Batch size for images of `size` x `size` pixels that keeps the device busy in inference.
+def default_batch_size(size: int, compute: Compute) -> int:
+    """Return a batch size for images of `size` x `size` pixels that suits inference.
 
-    On CPUs, as many pixels as 64 images of 64 x 64, at which VGG16's maps fit the CPU's caches, and
-    at least `least` images. A GPU gets 16 times as many, because it finishes small batches before
-    the CPU launches the next kernels.
+    On CPUs, as many pixels as 64 images of 64 x 64, at which VGG16's maps fit the CPU's caches.
+    Other networks: 64 such images for each thread, and at least 16 images of any size. With two
+    threads they then reach 0.95 of the rate of the best batch size or more
+    (`benchmarks/results/batch-sizes.json`). A GPU gets as many pixels as 1,024 such images, because
+    it finishes small batches before the CPU launches the next kernels.
     """
-    count = 64 if device.type == "cpu" else 1024
-    return max(least, count * 64**2 // size**2)
+    if compute.device.type != "cpu":
+        count = 1024
+    elif compute.large_batches:
+        count = 64 * min(torch.get_num_threads(), 16)
+    else:
+        count = 64
+    return max(16 if compute.large_batches else 1, count * 64**2 // size**2)
 
 
 def to_float(images: Tensor) -> Tensor:

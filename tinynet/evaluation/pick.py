@@ -65,7 +65,7 @@ class PickRow:
 
     `images`: the training images of its head. `score`: on the hold-out images of its last round.
     `gain`: over the best candidate of that round; None for the best itself. `seconds`: of one
-    image's forward pass. `minutes`: to extract the features of a whole base run.
+    image's forward pass, in `compute`. `minutes`: to extract the features of a whole base run.
     """
 
     candidate: Candidate
@@ -74,6 +74,7 @@ class PickRow:
     gain: PairedGain | None
     seconds: float
     minutes: float
+    compute: Compute
 
     def to_json(self) -> Json:
         """Return the row as a JSON object."""
@@ -89,6 +90,8 @@ class PickRow:
             "p": gain and gain.p,
             "milliseconds": 1000 * self.seconds,
             "minutes": self.minutes,
+            "precision": self.compute.precision,
+            "engine": self.compute.engine,
         }
 
 
@@ -97,7 +100,7 @@ def candidates(
 ) -> list[Candidate]:
     """Return every network at every size that it takes.
 
-    `weights`: of each network, or empty for the publishers' newest. Raises `InputError` for an
+    `weights`: of each network, or empty for the library's default. Raises `InputError` for an
     unknown network, and if fewer than two candidates remain.
     """
     if weights and len(weights) != len(archs):
@@ -232,8 +235,10 @@ class _Contender:
         size = self.option.size
         backbone = frozen_backbone(self.model, self.race.packed, size, self.compute)
         forward = AutoBatch(partial(pooled_features, backbone, self.model.feature_names))
-        count = default_batch_size(size, self.compute.device, self.compute.least_batch)
-        images = torch.rand(count, 3, size, size, device=self.compute.device)
+        count = default_batch_size(size, self.compute)
+        generator = seeded_generator("cpu", "images to time")
+        images = torch.rand(count, 3, size, size, generator=generator).to(self.compute.device)
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             forward(images).sum().item()
             start, batches = time.perf_counter(), 0
@@ -294,6 +299,7 @@ class _Contender:
             None if self is best else mcnemar(self.right, best.right),
             self.seconds,
             everything * self.seconds / 60,
+            self.compute,
         )
 
 

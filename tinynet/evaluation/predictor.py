@@ -60,7 +60,7 @@ def evaluation_compute(config: RunConfig, stage: str, compute: Compute) -> Compu
     int8 = runs_in_int8(config.recipe.network.arch)
     compute.check_network(int8)
     if config.trains_backbone(stage):
-        return compute.for_training()
+        return compute.for_network(int8).for_training()
     return compute.for_frozen().for_network(int8)
 
 
@@ -285,7 +285,7 @@ class Predictor:
         if view.dense:
             network = Dense(cast(Classifier, network), self.size)
         device = self.compute.device
-        size = default_batch_size(view.side, device, self.compute.least_batch)
+        size = default_batch_size(view.side, self.compute)
 
         def image_batches() -> Iterator[Batch]:
             for batch in batches(view.part, view.rows, batch_size=size, device=device):

@@ -175,7 +175,7 @@ def mean_weights(models: Sequence[Classifier]) -> Classifier:
 def _with_updated_bn(
     model: Classifier, folder: StageFolder, packed: Packed, compute: Compute, size: int
 ) -> Classifier:
-    """Recompute the running statistics of the trained batch norms on training images.
+    """Recompute the statistics of the batch norms of the head, and of those that the stage trained.
 
     Averaged weights need statistics of their own (Izmailov et al. 2018).
     """
@@ -186,7 +186,7 @@ def _with_updated_bn(
         for batch in batches(packed.train, rows[:BN_IMAGES], batch_size=64, device=compute.device)
     )
     network = model.to(compute.device)
-    network.train_only(config.recipe.stage(folder.stage).trainable)
+    network.train_only([*config.recipe.stage(folder.stage).trainable, "head"])
     if network.trains_backbone_norms:
         update_bn(network, images)
     else:

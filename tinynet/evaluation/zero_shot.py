@@ -102,7 +102,7 @@ class ZeroShot:
         """Log-probabilities (N, C) of a view, and the seconds they took."""
         side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
         device = self.compute.device
-        size = default_batch_size(side, device, self.compute.least_batch)
+        size = default_batch_size(side, self.compute)
         if device.type != "cpu" and side not in self._warm:
             # The first batch starts cuDNN and sends all images, so it is not timed.
             self._warm.add(side)

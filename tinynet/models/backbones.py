@@ -18,8 +18,8 @@ def load_backbone(arch: str = VGG, weights: str = "DEFAULT") -> Backbone:
     """Load the backbone of the network `arch` with `weights`.
 
     `arch`: `vgg16`, another classifier of torchvision, or `timm/NAME`. `weights`: torchvision's
-    name of the weights, `DEFAULT` (IMAGENET1K_V1 for VGG16, else the library's newest), a file with
-    or without a classifier, or `none` (random).
+    name of the weights, `DEFAULT` (IMAGENET1K_V1 for VGG16, else the library's default), a file
+    with or without a classifier, or `none` (random).
 
     Raises `InputError` for an unknown name, a file of another network, or a failed download.
     """

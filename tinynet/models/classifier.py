@@ -264,7 +264,7 @@ def _node_and_pooling(backbone: Backbone, feature: str) -> str:
     poolings = _OF_MAPS if is_map else _OF_TOKENS
     if not node or pooling not in poolings:
         raise InputError(
-            f"feature {feature!r}: is not LAYER:POOLING; use a layer of "
+            f"feature {feature!r}: unknown layer or pooling; use LAYER:POOLING, with a layer of "
             f"{', '.join(backbone.channels)}, or last, last-1, ..., and a pooling of "
             f"{', '.join(poolings)}" + ("" if is_map else f", because {node} is not a map")
         )

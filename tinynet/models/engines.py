@@ -57,7 +57,7 @@ class OpenVinoModule(nn.Module):
                 warnings.simplefilter("ignore")  # tracing warns of each shape that Python reads
                 model = openvino.convert_model(
                     self.network,
-                    example_input=torch.rand(2, 3, height, width),
+                    example_input=torch.zeros(2, 3, height, width),
                     input=[-1, 3, height, width],
                 )
             settings = {
@@ -65,8 +65,8 @@ class OpenVinoModule(nn.Module):
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 "PERFORMANCE_HINT": "LATENCY",  # one request at a time, on all threads
             }
-            request = _core().compile_model(model, "CPU", settings).create_infer_request()
-            request.infer({0: torch.rand(1, 3, height, width).numpy()})
+            request = core().compile_model(model, "CPU", settings).create_infer_request()
+            request.infer({0: torch.zeros(1, 3, height, width).numpy()})
         except Exception as error:  # depends on the network and on the version
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             log(f"note: OpenVINO cannot run {self.name} ({reason}); torch runs it")
@@ -75,7 +75,7 @@ class OpenVinoModule(nn.Module):
 
 
 @cache
-def _core() -> Any:
+def core() -> Any:
     """Return OpenVINO's runtime, one for the whole process.
 
     When its last `Core` is deleted, OpenVINO (2026.4) frees the stack of the signal handlers, and

@@ -1,8 +1,8 @@
 """Pretrained ImageNet classifiers from torchvision and timm, with their published metadata.
 
 `resnet50` is torchvision's, `timm/resnet50` is timm's. Image size and resize come from the metadata
-of the weights; torchvision's also have the accuracy. A file has no metadata, so those of the newest
-published weights apply.
+of the weights; torchvision's also have the accuracy. A file has no metadata, so those of the
+library's default weights apply.
 """
 
 import difflib
@@ -130,10 +130,10 @@ def load_pretrained(
     """Load the network `arch`, in eval mode on the CPU, and the metadata of its weights.
 
     `arch`: a torchvision classifier, or `timm/NAME` for one of timm, where NAME may end in a tag
-    that names its weights. `weights`: torchvision's name of the weights (`DEFAULT`: the newest, or
-    those of the tag), a state-dict file, or `none` (random). `classes`: indices of the outputs to
-    return, in this order; None returns all. The network normalises its input: images (N, 3, H, W)
-    in [0, 1] -> logits (N, C).
+    that names its weights. `weights`: torchvision's name of the weights (`DEFAULT`: the library's
+    default, or those of the tag), a state-dict file, or `none` (random). `classes`: indices of the
+    outputs to return, in this order; None returns all. The network normalises its input: images
+    (N, 3, H, W) in [0, 1] -> logits (N, C).
 
     Raises `InputError` for an unknown name, a file of another network, a failed download, and for
     classes that the network does not have.

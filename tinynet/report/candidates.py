@@ -1,12 +1,15 @@
 """The figure of networks and sizes that were compared within a budget of time."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 from tinynet.evaluation.pick import PickRow
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 
 def front(rows: Sequence[PickRow]) -> list[PickRow]:
@@ -43,13 +46,6 @@ def accuracy_against_time(rows: Sequence[PickRow]) -> "Figure":
                 markerfacecolor=f"C{number % 10}" if complete else "white",
                 capsize=2,
             )
-            panel.annotate(
-                f"{row.candidate.size} px",
-                (1000 * row.seconds, score.top1),
-                (6, 4),
-                textcoords="offset points",
-                fontsize=8,
-            )
         panel.plot([], [], "os^Dv<>p"[number % 8], color=f"C{number % 10}", label=network)
     line = front([row for row in rows if row.images == most])
     panel.plot(
@@ -72,4 +68,27 @@ def accuracy_against_time(rows: Sequence[PickRow]) -> "Figure":
     panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panel.grid(alpha=0.3, which="both")
     panel.legend(fontsize=8)
+    _label_sizes(figure, panel, rows)
     return figure
+
+
+def _label_sizes(figure: "Figure", panel: "Axes", rows: Sequence[PickRow]) -> None:
+    """Write the size beside each point, where the text overlaps no other text if possible."""
+    figure.draw_without_rendering()  # the layout sets where the points are
+    places = list(product((7, -7), (4, -4, 12, -12)))  # points across and up
+    boxes: list[Bbox] = []
+    for row in rows:
+        label = panel.annotate(
+            f"{row.candidate.size} px",
+            (1000 * row.seconds, row.score.top1),
+            textcoords="offset points",
+            fontsize=8,
+            verticalalignment="center",
+        )
+        for across, up in (*places, places[0]):  # the first again, if all overlap
+            label.set_position((across, up))
+            label.set_horizontalalignment("left" if across > 0 else "right")
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in boxes):
+                break
+        boxes.append(box)

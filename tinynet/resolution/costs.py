@@ -79,7 +79,7 @@ def _work(predictor: Predictor, side: int) -> tuple[AutoBatch, Tensor]:
         batches(
             predictor.packed.train,
             predictor.images("holdout")[1],
-            batch_size=default_batch_size(side, compute.device, compute.least_batch),
+            batch_size=default_batch_size(side, compute),
             device=compute.device,
             augment=augment,
         )

@@ -154,8 +154,8 @@ def _check(request: SizeRequest, study: Study, sizes: Sequence[int]) -> None:
     refuse_existing(console.option("keep"), keep)
     if NORMS not in study.corrections:
         raise InputError(
-            f"{console.option('keep')} {keep}: {study.predictor.folder.path} has no batch norms to "
-            f"recompute; leave out {console.option('keep')}"
+            f"{console.option('keep')} {keep}: {study.predictor.folder.path} has no trained batch "
+            f"norms to recompute; leave out {console.option('keep')}"
         )
     if set(sizes) == {study.predictor.size}:
         raise InputError(

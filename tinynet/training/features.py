@@ -182,7 +182,7 @@ class FeatureCache:
 
     def _batch_size(self, size: int) -> int:
         """The batch size for extraction at `size` pixels."""
-        return default_batch_size(size, self.compute.device, self.compute.least_batch)
+        return default_batch_size(size, self.compute)
 
     def _features(self, source: Source, settings: Json) -> Features:
         """Read features from the cache, after extracting those that are missing.

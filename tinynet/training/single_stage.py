@@ -169,7 +169,7 @@ def _image_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
         holdout = batches(
             job.packed.train,
             job.split.holdout,
-            batch_size=default_batch_size(stage.size, compute.device),
+            batch_size=default_batch_size(stage.size, compute),
             device=compute.device,
         )
         return view_probabilities(

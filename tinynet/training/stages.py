@@ -180,11 +180,9 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     """Load everything that one stage is trained with; its start must have the same data."""
     split = split_of(config, packed)
     torch.manual_seed(seeded_generator("cpu", config.seed, folder.stage).initial_seed())
-    compute = (
-        compute.for_training()
-        if config.trains_backbone(folder.stage)
-        else compute.for_network(runs_in_int8(config.recipe.network.arch))
-    )
+    compute = compute.for_network(runs_in_int8(config.recipe.network.arch))
+    if config.trains_backbone(folder.stage):
+        compute = compute.for_training()
     start = config.start(folder.run, folder.stage)
     model = _start_model(start, config, packed)
     facts = stage_facts(folder, config, packed, split, compute)
