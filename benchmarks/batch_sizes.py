@@ -22,7 +22,7 @@ from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.flags import run_command
 from tinynet.models.backbone import Backbone
-from tinynet.models.backbones import make_backbone, runs_in_int8
+from tinynet.models.backbones import compute_for, make_backbone
 from tinynet.models.engines import OpenVinoBackbone
 
 BATCHES = (4, 8, 16, 32, 64, 128)
@@ -42,7 +42,7 @@ def main() -> None:
                 backbone.check_size(size)
             except InputError:
                 continue
-            settings = compute.for_network(runs_in_int8(arch))
+            settings = compute_for(compute, arch)
             rows.append(measure(backbone, size, settings, options.turns))
             print(json.dumps(rows[-1]), flush=True)
     result = {"machine": facts(compute), "turns": options.turns, "rows": rows}

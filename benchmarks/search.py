@@ -26,7 +26,7 @@ from tinynet.data.splits import split_train
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path
 from tinynet.models.backbone import Backbone
-from tinynet.models.backbones import VGG, load_backbone, runs_in_int8
+from tinynet.models.backbones import VGG, compute_for, load_backbone
 from tinynet.models.classifier import Classifier
 from tinynet.records import Score
 from tinynet.score.compare import mcnemar
@@ -172,7 +172,7 @@ def main() -> None:
         open_packed(find_data(options.data), options.cache),
         load_backbone(options.arch, options.weights),
         recipe,
-        compute.for_network(runs_in_int8(options.arch)),
+        compute_for(compute, options.arch),
         options.every,
     )
     if superset := SUPERSETS.get(options.group):

@@ -12,7 +12,7 @@ from torch import nn
 
 from tinynet.compute import Compute, choose_compute
 from tinynet.interrupts import Interrupted, interrupt, interrupted_by
-from tinynet.models.backbones import make_backbone
+from tinynet.models.backbones import compute_for, make_backbone, runs_in_openvino
 from tinynet.models.engines import OpenVinoBackbone, OpenVinoModule
 from tinynet.models.pretrained import load_pretrained
 
@@ -92,6 +92,17 @@ def test_pretrained_classifiers_run_in_it():
     images = torch.rand(2, 3, 64, 64)
     expected = model(images)
     torch.testing.assert_close(model.on(OPENVINO)(images), expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_networks_without_batch_norms_run_in_torch():
+    assert not any(map(runs_in_openvino, ("vgg16", "convnext_tiny", "vit_b_16")))
+    assert runs_in_openvino("resnet18") and runs_in_openvino("timm/tf_efficientnet_lite0")
+    for arch, engine in (("convnext_tiny", "torch"), ("resnet18", "openvino")):
+        assert compute_for(choose_compute("cpu", "float32"), arch).engine == engine
+    model, _ = load_pretrained("vgg11", "none", [3, 1])
+    network = model.network
+    assert model.on(OPENVINO).network is network
 
 
 def test_which_networks_run_in_it():

@@ -62,15 +62,20 @@ class Compute:
                 f"{', '.join(_SUPPORTED[self.device.type])}"
             )
 
-    def for_network(self, runs_in_int8: bool) -> "Compute":
+    def for_network(self, runs_in_int8: bool, in_openvino: bool = True) -> "Compute":
         """Return these settings for a network in inference.
 
         VGG16, the network that runs in int8, stays in torch, where its floats are as fast. Others
-        run in OpenVINO where they are frozen, if it is installed, and in larger batches.
+        have larger batches. With `in_openvino`, they run in it where they are frozen, if it is
+        installed.
         """
         if runs_in_int8:
             return self
-        fits = self.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16)
+        fits = (
+            in_openvino
+            and self.device.type == "cpu"
+            and self.dtype in (torch.float32, torch.bfloat16)
+        )
         return replace(
             self,
             int8=False,

@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
 def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) -> None:
     """Train; `started_with`: the precision of a resumed run, if the user names no other."""
     from tinynet.compute import choose_compute
-    from tinynet.models.backbones import runs_in_int8
+    from tinynet.models.backbones import compute_for
     from tinynet.report.tables import show
     from tinynet.training import stages
 
@@ -140,7 +140,7 @@ def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) ->
             raise InputError(f"{run}: was started with precision {started_with}; {error}") from None
         raise
     recipe = config.recipe
-    frozen = compute.for_network(runs_in_int8(recipe.network.arch))
+    frozen = compute_for(compute, recipe.network.arch)
     console.log(f"{run}: {recipe.name}, {' and '.join(config.stages)}, on {frozen}")
     rows = stages.train(
         run,

@@ -22,7 +22,7 @@ from tinynet.data.packed import Packed
 from tinynet.data.splits import split_train
 from tinynet.errors import InputError
 from tinynet.models.backbone import Backbone
-from tinynet.models.backbones import backbone_template, load_backbone, runs_in_int8
+from tinynet.models.backbones import backbone_template, compute_for, load_backbone
 from tinynet.models.classifier import Classifier, pooled_features
 from tinynet.records import EpochRow, Json, Score
 from tinynet.score.compare import PairedGain, mcnemar
@@ -213,7 +213,7 @@ class _Contender:
         self.option, self.race = option, race
         recipe = option.recipe
         self.stage: Stage = replace(recipe.base, cached_epochs=1, flip="none")
-        self.compute = race.compute.for_frozen().for_network(runs_in_int8(option.arch))
+        self.compute = compute_for(race.compute.for_frozen(), option.arch)
         torch.manual_seed(seeded_generator("cpu", race.seed, "pick").initial_seed())
         self.model = Classifier(
             race.backbone(option.arch, option.weights),

@@ -21,7 +21,7 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.errors import InputError
 from tinynet.files import can_write, clear_leftovers
 from tinynet.models.backbone import Backbone
-from tinynet.models.backbones import runs_in_int8
+from tinynet.models.backbones import compute_for, runs_in_int8
 from tinynet.models.checkpoint import load_model
 from tinynet.models.classifier import Classifier
 from tinynet.models.dense import Dense
@@ -57,11 +57,11 @@ def evaluation_compute(config: RunConfig, stage: str, compute: Compute) -> Compu
     A trained backbone stays in floats, in which it was trained. Raises `InputError` if the user
     named int8 for a network that cannot run in it.
     """
-    int8 = runs_in_int8(config.recipe.network.arch)
-    compute.check_network(int8)
+    arch = config.recipe.network.arch
+    compute.check_network(runs_in_int8(arch))
     if config.trains_backbone(stage):
-        return compute.for_network(int8).for_training()
-    return compute.for_frozen().for_network(int8)
+        return compute_for(compute, arch).for_training()
+    return compute_for(compute.for_frozen(), arch)
 
 
 @dataclass(frozen=True)

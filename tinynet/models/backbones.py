@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
+from tinynet.compute import Compute
 from tinynet.models.backbone import Backbone
+from tinynet.models.classifier import is_norm
 from tinynet.models.pretrained import load_published
 from tinynet.models.vgg import VGG16
 from tinynet.models.weights import load_vgg16
@@ -54,3 +57,18 @@ def without_numbers() -> Iterator[None]:
 def runs_in_int8(arch: str) -> bool:
     """Whether the frozen backbone of `arch` can run in int8; only VGG16 can."""
     return arch == VGG
+
+
+@cache
+def runs_in_openvino(arch: str) -> bool:
+    """Whether the frozen backbone of `arch` runs in OpenVINO where it is installed.
+
+    It merges batch norms into convolutions. Networks without batch norms are as fast in torch, or
+    faster (`benchmarks/results/engines.json`).
+    """
+    return arch != VGG and any(map(is_norm, backbone_template(arch).modules()))
+
+
+def compute_for(compute: Compute, arch: str) -> Compute:
+    """Return how the frozen backbone of `arch` runs: its engine, precision and batches."""
+    return compute.for_network(runs_in_int8(arch), runs_in_openvino(arch))

@@ -22,6 +22,7 @@ from tinynet.compute import Compute
 from tinynet.console import advice, log, option
 from tinynet.errors import InputError
 from tinynet.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from tinynet.models.classifier import is_norm
 from tinynet.models.download import download
 from tinynet.models.engines import OpenVinoModule
 from tinynet.models.state_dicts import check_numbers, read_file, unwrap
@@ -88,8 +89,11 @@ class Pretrained(nn.Module):
         self._autocast: Callable[[], AbstractContextManager] = nullcontext
 
     def on(self, compute: Compute) -> "Pretrained":
-        """Move to the device of `compute`, to run there in its precision and its engine."""
-        if compute.engine == "openvino":
+        """Move to the device of `compute`, to run there in its precision and its engine.
+
+        Networks without batch norms stay in torch (`runs_in_openvino`).
+        """
+        if compute.engine == "openvino" and any(map(is_norm, self.modules())):
             self.network = _InOpenVino(self.network, compute)
             return self
         self._autocast = compute.autocast

@@ -81,6 +81,7 @@ def _label_sizes(figure: "Figure", panel: "Axes", rows: Sequence[PickRow]) -> No
         label = panel.annotate(
             f"{row.candidate.size} px",
             (1000 * row.seconds, row.score.top1),
+            xytext=places[0],
             textcoords="offset points",
             fontsize=8,
             verticalalignment="center",

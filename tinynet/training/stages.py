@@ -13,6 +13,7 @@ from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.files import clear_leftovers, locked
 from tinynet.models.backbones import (
+    compute_for,
     load_backbone,
     make_backbone,
     runs_in_int8,
@@ -180,7 +181,7 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     """Load everything that one stage is trained with; its start must have the same data."""
     split = split_of(config, packed)
     torch.manual_seed(seeded_generator("cpu", config.seed, folder.stage).initial_seed())
-    compute = compute.for_network(runs_in_int8(config.recipe.network.arch))
+    compute = compute_for(compute, config.recipe.network.arch)
     if config.trains_backbone(folder.stage):
         compute = compute.for_training()
     start = config.start(folder.run, folder.stage)
