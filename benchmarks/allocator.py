@@ -1,10 +1,10 @@
-"""Time VGG16 with and without memory that is kept for later allocations, in turn.
+"""Time VGG16 with freed memory kept by glibc or returned to the kernel (its default), in turn.
 
     python -m benchmarks.allocator OUT.json
 
 Each turn is a process of its own: images per second of a frozen VGG16 (in 8-bit integers and in
 floats) and of a training step, at 64 px, and the peak of resident memory in GB. Weights and images
-are random, which does not change the speed.
+are random.
 """
 
 import argparse

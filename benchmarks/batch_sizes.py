@@ -4,8 +4,7 @@
 
 Each network runs in the float precision and the engine that tinynet chooses on this CPU; int8 is
 left out. `share` of a row: the rate at the default batch size as a fraction of the best rate. The
-weights are random, which does not change the speed. Sizes that a network does not take are left
-out.
+weights are random. Sizes that a network does not take are left out.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""Compare the accuracy of a pretrained network in several engines, image by image, on the hold-out.
+"""Compare the accuracy of a pretrained network in torch and OpenVINO on the hold-out, in pairs.
 
     python -m benchmarks.engine_accuracy OUT.json --weights lite0.pth
 
-The network is used without training, by its own ImageNet head (`tinynet zero-shot`). Each engine is
-compared with float32 in torch on the same images (McNemar's exact paired test). 8-bit integers:
+The network is used without training, by its own ImageNet head (`tinynet zero-shot`), in float32 and
+bfloat16 in both engines. Each is compared with float32 in torch on the same images (McNemar's exact
+paired test). `images_per_second` is not a measurement of speed. 8-bit integers:
 OpenVINO, quantised after training by NNCF with ranges of 256 training images; left out if NNCF is
 not installed.
 """

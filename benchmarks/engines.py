@@ -5,7 +5,7 @@
 For each network and size: images per second in torch (eager, and compiled with frozen weights),
 ONNX Runtime and OpenVINO, in float32 and bfloat16 where the engine has it, and in 8-bit integers in
 OpenVINO where NNCF is installed; and the relative error of the last layer's output against float32
-in torch. Weights are random. The speed does not depend on them, but the errors do.
+in torch. Weights are random; the errors hold for these weights only.
 """
 
 import copy

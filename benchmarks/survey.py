@@ -2,10 +2,10 @@
 
     python -m benchmarks.survey OUT.json --every 4
 
-Each network is built without numbers, with the head and the learning rates of its recipe, and is
-given an image of its published size (every Nth network of timm; all of torchvision). `accepted` and
-`refused` count networks by library; `reasons` has an example of each message, and `failures` every
-network that failed in another way, which would be a fault.
+Each network is built without memory for its weights (torch's meta device), with the features of its
+recipe and a small head. Its groups get learning rates, and its published size is checked (every Nth
+network of timm; all of torchvision). `counts`: networks by library. `reasons`: the networks that
+are refused with each message. `failures`: networks that failed in another way, which is a fault.
 """
 
 import collections

@@ -139,10 +139,10 @@ def send_whole(array: np.ndarray, device: torch.device) -> Tensor:
 def default_batch_size(size: int, compute: Compute) -> int:
     """Return a batch size for images of `size` x `size` pixels that suits inference.
 
-    On CPUs, as many pixels as 64 images of 64 x 64, at which VGG16's maps fit the CPU's caches.
-    Other networks: 64 such images for each thread, and at least 16 images of any size. With two
-    threads they then reach 0.95 of the rate of the best batch size or more
-    (`benchmarks/results/batch-sizes.json`). A GPU gets as many pixels as 1,024 such images, because
+    VGG16 on a CPU: the pixels of 64 images of 64 x 64, whose maps fit the caches. Other networks:
+    that for each thread, up to 16 threads, and never fewer than 16 images. With two threads,
+    EfficientNet-Lite0 and ResNet-50 in OpenVINO then reach 0.96 of the rate of the best batch tried
+    or more (`benchmarks/results/batch-sizes.json`). A GPU: the pixels of 1,024 such images, because
     it finishes small batches before the CPU launches the next kernels.
     """
     if compute.device.type != "cpu":
