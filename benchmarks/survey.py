@@ -21,7 +21,7 @@ from tinynet.console import progress
 from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.flags import Parser, positive_int, run_command, user_path
-from tinynet.models.backbones import backbone_template, without_numbers
+from tinynet.models.backbones import VGG, backbone_template, without_numbers
 from tinynet.models.classifier import Classifier
 from tinynet.training.loop import weight_groups
 from tinynet.training.recipes import recipe_for
@@ -73,7 +73,7 @@ def build(name: str) -> None:
         network, stage = recipe.network, recipe.finetune
         model = Classifier(backbone, network.features, (8,), 10, 0.0, network.standardise)
         weight_groups(model, stage)
-    backbone.check_size(backbone.image_size)
+    backbone.check_size(stage.size if name == VGG else backbone.image_size)
 
 
 def without_names(message: str, name: str) -> str:

@@ -292,6 +292,15 @@ def test_an_unknown_network_is_refused_with_similar_names(arch, words):
     complaint(lambda: load_backbone(arch, "none"), *words)
 
 
+def test_networks_that_compute_with_numbers_while_they_are_built_are_taken():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    template = backbone_template("regnet_y_400mf")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(weight.is_meta for weight in template.parameters())
+    assert list(template.channels) == list(make_backbone("regnet_y_400mf").channels)
+
+
 def test_features_that_a_layer_does_not_have_are_refused():
     backbone = backbone_template("timm/vit_tiny_patch16_224")
     for features, words in (

@@ -11,7 +11,7 @@ from tinynet.console import advice
 from tinynet.errors import InputError
 from tinynet.files import atomic_file
 from tinynet.interrupts import postponed
-from tinynet.models.backbones import VGG, make_backbone, without_numbers
+from tinynet.models.backbones import VGG, backbone_template, make_backbone, without_numbers
 from tinynet.models.classifier import MAX_SIDE, Classifier
 from tinynet.models.state_dicts import check_numbers, load
 
@@ -101,8 +101,9 @@ def _check_shape(shape: State, class_ids: tuple[str, ...], size: Any) -> None:
 
 def _check_weights(arch: str, shape: State, weights: dict[str, Tensor], path: Path) -> None:
     """Raise `ValueError` or `InputError` if the weights do not fit, before memory is allocated."""
+    backbone = backbone_template(arch)
     with without_numbers():
-        template = Classifier(make_backbone(arch), **shape).state_dict()
+        template = Classifier(backbone, **shape).state_dict()
     misfits = [
         name
         for name in {**template, **weights}

@@ -13,9 +13,9 @@ from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.files import clear_leftovers, locked
 from tinynet.models.backbones import (
+    backbone_template,
     compute_for,
     load_backbone,
-    make_backbone,
     runs_in_int8,
     without_numbers,
 )
@@ -125,8 +125,8 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
 def _check_network(config: RunConfig) -> None:
     """Raise `InputError` unless the network has the layers and groups of the recipe's stages."""
     network = config.recipe.network
+    backbone = backbone_template(network.arch)
     with without_numbers():
-        backbone = make_backbone(network.arch)
         model = Classifier(backbone, network.features, network.hidden, 1, 0.0, network.standardise)
     for name in config.stages:
         stage = config.recipe.stage(name)
