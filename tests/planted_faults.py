@@ -97,8 +97,8 @@ FAULTS = [
     Fault(
         "the head of other sizes stays on the CPU",
         "resolution/study.py",
-        "copy.deepcopy(predictor.model.head).to(predictor.compute.device)",
-        "copy.deepcopy(predictor.model.head)",
+        "copy.deepcopy(model.head).to(device)",
+        "copy.deepcopy(model.head)",
     ),
     Fault(
         "a quantile mapping comes back on the CPU",
