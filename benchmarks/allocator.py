@@ -54,10 +54,10 @@ def main() -> None:
             ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             turns[name].append(json.loads(ran.stdout))
             print(name, turns[name][-1], flush=True)
-    kept, returned = turns["kept"], turns["returned"]
+    pairs = list(zip(*(turns[name] for name in MEMORY), strict=True))
     ratios = {
-        job: statistics.median(a[job] / b[job] for a, b in zip(kept, returned, strict=True))
-        for job in kept[0]
+        job: statistics.median(turn[job] / default[job] for turn, default in pairs)
+        for job in pairs[0][0]
     }
     machine = facts(choose_compute("cpu"))
     write_json(options.out, {"machine": machine, "turns": turns, "ratios": ratios})

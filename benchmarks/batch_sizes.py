@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from benchmarks.machine import facts
-from benchmarks.measure import LITE, in_turn, network_parser
+from benchmarks.measure import LITE, in_turn, network_parser, sizes_taken
 from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import default_batch_size
-from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.flags import run_command
 from tinynet.models.backbone import Backbone
@@ -36,11 +35,7 @@ def main() -> None:
     for arch in options.networks:
         torch.manual_seed(0)
         backbone = make_backbone(arch).eval().requires_grad_(False)
-        for size in options.sizes:
-            try:
-                backbone.check_size(size)
-            except InputError:
-                continue
+        for size in sizes_taken(backbone, options.sizes):
             settings = compute_for(compute, arch)
             rows.append(measure(backbone, size, settings, options.turns))
             print(json.dumps(rows[-1]), flush=True)

@@ -13,6 +13,7 @@ import copy
 import json
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def main() -> None:
         rows.append(row | {"differ": int((hits != reference).sum())})
         print(json.dumps(rows[-1]), flush=True)
     machine = facts(Compute(torch.device("cpu"), torch.float32))
-    what = {"arch": options.arch, "weights": str(options.weights), "size": size}
+    what = {"arch": options.arch, "weights": Path(options.weights).name, "size": size}
     write_json(options.out, {**what, "machine": machine, "rows": rows})
 
 

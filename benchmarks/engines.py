@@ -21,10 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import facts
-from benchmarks.measure import LITE, network_parser
+from benchmarks.measure import LITE, network_parser, sizes_taken
 from tinynet.allocator import keep_freed_memory
 from tinynet.compute import Compute
-from tinynet.errors import InputError
 from tinynet.files import write_json
 from tinynet.flags import run_command
 from tinynet.models.backbone import Backbone
@@ -58,12 +57,7 @@ def main() -> None:
     for arch in options.networks:
         torch.manual_seed(0)
         backbone = make_backbone(arch).eval().requires_grad_(False)
-        for size in options.sizes:
-            try:
-                backbone.check_size(size)
-            except InputError as error:
-                print(error, flush=True)
-                continue
+        for size in sizes_taken(backbone, options.sizes):
             row = measure(backbone, size, options.turns, options.seconds)
             print(json.dumps(row), flush=True)
             rows.append(row)

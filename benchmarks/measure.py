@@ -17,7 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tinynet.compute import Compute
 from tinynet.console import progress
+from tinynet.errors import InputError
 from tinynet.flags import Parser, user_path
+from tinynet.models.backbone import Backbone
 
 LITE = "timm/tf_efficientnet_lite0"
 
@@ -32,6 +34,19 @@ def network_parser(
     parser.add_argument("--sizes", nargs="+", type=int, default=sizes)
     parser.add_argument("--turns", type=int, default=3)
     return parser
+
+
+def sizes_taken(backbone: Backbone, sizes: Sequence[int]) -> list[int]:
+    """Those of the sizes in pixels that a network takes; a line about each of the others."""
+    taken = []
+    for size in sizes:
+        try:
+            backbone.check_size(size)
+        except InputError as error:
+            print(error, flush=True)
+        else:
+            taken.append(size)
+    return taken
 
 
 def in_turn(

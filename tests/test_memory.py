@@ -162,6 +162,7 @@ def test_gpus_and_other_networks_than_vgg16_get_more_images_at_once(monkeypatch)
         return [module.default_batch_size(size, compute) for size in (64, 128, 224, 4096)]
 
     assert batch_sizes(cpu) == [64, 16, 5, 1]
+    assert module.default_batch_size(512, cpu) == 1
     assert batch_sizes(gpu) == [1024, 256, 83, 1]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert batch_sizes(cpu) == [64, 16, 5, 1]

@@ -8,7 +8,7 @@ import torch
 
 from tinynet.compute import Compute
 from tinynet.models.backbone import Backbone
-from tinynet.models.classifier import is_norm
+from tinynet.models.engines import gains_by_openvino
 from tinynet.models.pretrained import load_published
 from tinynet.models.vgg import VGG16
 from tinynet.models.weights import load_vgg16
@@ -65,12 +65,8 @@ def runs_in_int8(arch: str) -> bool:
 
 @cache
 def runs_in_openvino(arch: str) -> bool:
-    """Whether the frozen backbone of `arch` runs in OpenVINO where it is installed.
-
-    It merges batch norms into convolutions. Networks without batch norms are as fast in torch, or
-    faster (`benchmarks/results/engines.json`).
-    """
-    return arch != VGG and any(map(is_norm, backbone_template(arch).modules()))
+    """Whether the frozen backbone of `arch` runs in OpenVINO where it is installed."""
+    return arch != VGG and gains_by_openvino(backbone_template(arch))
 
 
 def compute_for(compute: Compute, arch: str) -> Compute:

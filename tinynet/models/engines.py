@@ -17,8 +17,17 @@ from torch import Tensor, nn
 from tinynet.compute import Compute
 from tinynet.console import log
 from tinynet.models.backbone import Backbone
+from tinynet.models.classifier import is_norm
 
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def gains_by_openvino(network: nn.Module) -> bool:
+    """Whether a frozen network is faster in OpenVINO, which merges batch norms into convolutions.
+
+    Networks without batch norms are as fast in torch, or faster.
+    """
+    return any(map(is_norm, network.modules()))
 
 
 class OpenVinoModule(nn.Module):

@@ -22,9 +22,8 @@ from tinynet.compute import Compute
 from tinynet.console import advice, log, option
 from tinynet.errors import InputError
 from tinynet.models.backbone import IMAGENET_MEAN, IMAGENET_STD
-from tinynet.models.classifier import is_norm
 from tinynet.models.download import download
-from tinynet.models.engines import OpenVinoModule
+from tinynet.models.engines import OpenVinoModule, gains_by_openvino
 from tinynet.models.state_dicts import check_numbers, read_file, unwrap
 from tinynet.values import as_integer, brief
 
@@ -91,9 +90,9 @@ class Pretrained(nn.Module):
     def on(self, compute: Compute) -> "Pretrained":
         """Move to the device of `compute`, to run there in its precision and its engine.
 
-        Networks without batch norms stay in torch (`runs_in_openvino`).
+        Networks that do not gain by OpenVINO stay in torch.
         """
-        if compute.engine == "openvino" and any(map(is_norm, self.modules())):
+        if compute.engine == "openvino" and gains_by_openvino(self):
             self.network = _InOpenVino(self.network, compute)
             return self
         self._autocast = compute.autocast
