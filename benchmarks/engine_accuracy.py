@@ -12,6 +12,7 @@ not installed.
 import copy
 import json
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from tinynet.models.pretrained import Pretrained, load_pretrained
 from tinynet.score.compare import mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import view_probabilities
-from tinynet.score.views import resize
+from tinynet.score.views import View, resize
 
 RANGES = 256  # training images
 
@@ -49,15 +50,13 @@ def main() -> None:
     add_common(parser, "data", "cache")
     options = parser.parse_args()
     packed = open_packed(find_data(options.data), options.cache)
-    wnids = imagenet_wnids()
-    classes = [wnids.index(wnid) for wnid in packed.wnids]
-    model, published = load_pretrained(options.arch, options.weights, classes)
-    size = options.size or published.size
+    model, size = zero_shot_network(options.arch, options.weights, packed)
+    size = options.size or size
     rows, reference = [], None
     for name, network in engines(model, packed, size).items():
         network(torch.zeros(16, 3, size, size))  # compiles
         start = time.perf_counter()
-        values, labels = predictions(network, packed, size)
+        values, labels = predictions(network, packed, partial(resize, size=size))
         seconds = time.perf_counter() - start
         hits = values.argmax(1) == labels
         reference = hits if reference is None else reference
@@ -70,12 +69,20 @@ def main() -> None:
     write_json(options.out, {**what, "machine": machine, "rows": rows})
 
 
-def predictions(network: nn.Module, packed: Packed, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities (N, C) of the hold-out's images, and their labels (N,)."""
+def zero_shot_network(arch: str, weights: str, packed: Packed) -> tuple[Pretrained, int]:
+    """A network with the outputs of the data's classes, and its published size."""
+    wnids = imagenet_wnids()
+    classes = [wnids.index(wnid) for wnid in packed.wnids]
+    model, published = load_pretrained(arch, weights, classes)
+    return model, published.size
+
+
+def predictions(network: nn.Module, packed: Packed, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities (N, C) of a view of the hold-out's images, and their labels (N,)."""
     labels = packed.train.required_labels
     rows = split_train(labels).holdout
     images = batches(packed.train, rows, batch_size=16)
-    return view_probabilities(network, images, lambda x: resize(x, size)), labels[rows]
+    return view_probabilities(network, images, view), labels[rows]
 
 
 def engines(model: Pretrained, packed: Packed, size: int) -> dict[str, nn.Module]:

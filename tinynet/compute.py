@@ -65,7 +65,7 @@ class Compute:
     def for_network(self, runs_in_int8: bool, in_openvino: bool = True) -> "Compute":
         """Return these settings for a network in inference.
 
-        VGG16, the network that runs in int8, stays in torch, where its floats are as fast. Others
+        VGG16, the network that runs in int8, stays in torch. Others
         have larger batches. With `in_openvino`, they run in it where they are frozen, if it is
         installed.
         """

@@ -25,7 +25,8 @@ _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 def gains_by_openvino(network: nn.Module) -> bool:
     """Whether a frozen network is faster in OpenVINO, which merges batch norms into convolutions.
 
-    Networks without batch norms are as fast in torch, or faster.
+    Networks without batch norms gain little (at most 1.2 times) or are slower, so they stay in
+    torch (`benchmarks/results/engines.json`).
     """
     return any(map(is_norm, network.modules()))
 

@@ -512,10 +512,11 @@ DEMO = (
 # For networks other than VGG16. The evidence is from EfficientNet-Lite0 (`--arch
 # timm/tf_efficientnet_lite0`), one seed, on two cores of an EPYC with bfloat16.
 # network:
-# - Of ten sets of features, none is better than these three by more than chance. Less is worse:
-#   the last layer alone loses 1.0 points of the hold-out (p = 0.05), the two means 1.0 (p = 0.03).
-#   Maxima of both layers, more layers, or grids change it by -0.9 to +0.4 (every fifth image, 8
-#   epochs, 224 px; benchmarks/results/search-lite0-stages.json).
+# - Of nine other sets of features, none is better by more than chance. The mean of the last layer
+#   alone loses 1.0 points of the hold-out (p = 0.05), the two means 1.0 (p = 0.03), four layers 0.9
+#   (p = 0.04). The last layer with its maximum, three layers, or grids change it by -0.5 to +0.4,
+#   within chance (every fifth image, 8 epochs, 224 px; search-lite0-stages.json in
+#   benchmarks/results).
 # - A linear head loses 2.6 points (p = 4e-8). Two hidden layers and half of the rate change nothing
 #   beyond chance, twice the rate loses 0.5 (p = 0.15; search-lite0-head.json).
 # base:
