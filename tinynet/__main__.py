@@ -21,6 +21,7 @@ COMMANDS = {
     "folder": ("tinynet.folder", "evaluate a pretrained network on any folder"),
     "fixres": ("tinynet.fixres", "evaluate a run at other test sizes, with corrections"),
     "predict": ("tinynet.predict", "predict classes of image files or the official test set"),
+    "export": ("tinynet.export", "export a run to ONNX, torch.export or safetensors"),
     "report": ("tinynet.report.__main__", "write one HTML page for each run"),
 }
 

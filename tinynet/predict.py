@@ -10,6 +10,7 @@ data uses this format.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import console
@@ -92,6 +93,9 @@ def parser() -> Parser:
         help="write a figure of the first image's views and the classes that they predict",
     )
     parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
+    parser.add_argument(
+        "--model", type=user_path, metavar="FILE", help="an .onnx file from tinynet export"
+    )
     add_common(parser, "run", "data", "cache", data=OF_RUN)
     parser.add_argument(
         "--out",
@@ -113,9 +117,12 @@ def main(argv: list[str] | None = None) -> None:
         refuse_others(flags, args, "the official test set", _TEST)
         _predict_test(args)
         return
-    use = "--arch" if args.arch else "a run on files"
-    network = {"arch", "weights"} if args.arch else {"run", "stage"}
-    refuse_others(flags, args, use, _FILES | network)
+    if args.model:
+        refuse_others(flags, args, "--model", (_FILES | {"model"}) - {"device", "precision"})
+    elif args.arch:
+        refuse_others(flags, args, "--arch", _FILES | {"arch", "weights"})
+    else:
+        refuse_others(flags, args, "a run on files", _FILES | {"run", "stage"})
     from tinynet.compute import choose_compute
     from tinynet.report.tables import show
 
@@ -131,10 +138,17 @@ def main(argv: list[str] | None = None) -> None:
 
 def _predict_files(args: Any, compute: "Compute") -> "tuple[list[Prediction], list[str]]":
     from tinynet.data.image_folder import expand
-    from tinynet.evaluation.predict import Preparation, pretrained_predictor, run_predictor
+    from tinynet.evaluation.predict import (
+        Preparation,
+        exported_predictor,
+        pretrained_predictor,
+        run_predictor,
+    )
 
     files = expand(args.files)
-    if args.arch:
+    if args.model:
+        predictor = exported_predictor(Path(args.model))
+    elif args.arch:
         predictor = pretrained_predictor(args.arch, args.weights or "DEFAULT", compute)
     else:
         predictor = run_predictor(_stage(args), compute)

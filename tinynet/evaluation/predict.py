@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights  # type: ignore[import-untyped]  # has no stubs
 
 from tinynet import console
-from tinynet.compute import Compute
+from tinynet.compute import Compute, choose_compute
 from tinynet.data.image_folder import imagenet_wnids
 from tinynet.evaluation.folder import (
     DecodedImages,
@@ -22,6 +22,7 @@ from tinynet.evaluation.folder import (
 )
 from tinynet.models.checkpoint import class_order, load_model
 from tinynet.models.dense import Dense
+from tinynet.models.export import Exported
 from tinynet.models.pretrained import load_pretrained
 from tinynet.records import Json
 from tinynet.runs import StageFolder
@@ -217,6 +218,21 @@ def run_predictor(folder: StageFolder, compute: Compute) -> FilePredictor:
         "bilinear",
         compute,
         dense=Dense(network, size),
+    )
+
+
+def exported_predictor(path: Path) -> FilePredictor:
+    """Load a file that `tinynet export` wrote; it runs on the CPU in float32."""
+    network = Exported(path)
+    about, compute = network.about, choose_compute("cpu", "float32")
+    return FilePredictor(
+        network,
+        about.class_ids,
+        [name.split(",")[0] for name in about.class_names],
+        about.image_size,
+        None,
+        "bilinear",
+        compute,
     )
 
 

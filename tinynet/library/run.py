@@ -285,6 +285,22 @@ class Run:
 
         return RunModel.load(self.folder)
 
+    def export(self, file: str | Path, images: int = 500, data: str | None = None) -> Rows:
+        """Write the network to a file that other programs run, and its model card beside it.
+
+        `file`: its ending names the format: .onnx (ONNX), .pt2 (torch.export) or .safetensors
+        (weights alone). `images`: how many images of val the file is checked on before it gets its
+        name. `data`: the data, if it has moved.
+
+        Examples:
+            >>> run.export("model.onnx")
+        """
+        from tinynet.report.card import export_with_card
+
+        packed = self.data if data is None else open_data(data, None, self.config)
+        path, count = as_path(file, "file"), as_count(images, "images")
+        return Rows([export_with_card(self.folder, path, packed, count)])
+
     def report(self, out: str | Path | None = None, data: str | None = None) -> Path:
         """Write the run's HTML report, and return its path (default: report.html in the run).
 

@@ -117,7 +117,7 @@ def gather(
     finished = [folder for folder in started if folder.finished]
     last = (finished or started)[-1]
     config = RunConfig.of(last)
-    report.facts = _facts(last, config)
+    report.facts = run_facts(last, config)
     if unfinished := [folder.stage for folder in started if not folder.finished]:
         report.missing.append(
             f"Not finished: {', '.join(unfinished)}; continue with: "
@@ -200,7 +200,8 @@ def _add_training(report: RunReport, folder: StageFolder) -> None:
     report.scores += folder.read_scores()
 
 
-def _facts(folder: StageFolder, config: RunConfig) -> list[tuple[str, str]]:
+def run_facts(folder: StageFolder, config: RunConfig) -> list[tuple[str, str]]:
+    """Return how a stage was trained: names and values."""
     recipe, stage = folder.read_recipe(), config.recipe.stage(folder.stage)
     seconds = sum(row.seconds for row in folder.read_log() if isinstance(row, EpochRow))
     counts, versions = recipe["pictures"], recipe["versions"]
