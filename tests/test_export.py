@@ -18,7 +18,7 @@ from tinynet.evaluation.predictor import Predictor
 from tinynet.models import export as files
 from tinynet.runs import StageFolder
 
-KINDS = tuple(files._WRITERS)
+KINDS = tuple(files.WRITERS)
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, monkeypa
         right(model, path, about)
         model.network.head[-1].bias.data[0] -= 0.01
 
-    right = files._WRITERS[".safetensors"]
-    monkeypatch.setitem(files._WRITERS, ".safetensors", other)
+    right = files.WRITERS[".safetensors"]
+    monkeypatch.setitem(files.WRITERS, ".safetensors", other)
     refused(export, [run, "model.safetensors"], "differ")
     monkeypatch.setattr(exporting, "TOLERANCE", 1.0)
     succeed(export, run, "model.safetensors")
@@ -133,7 +133,7 @@ def test_other_files_are_no_networks(run, tmp_path, name):
 
 
 def test_the_library_exports(run, packed, tmp_path):
-    (row,) = Run(run).export(tmp_path / "library.safetensors", images=5)
+    row = Run(run).export(tmp_path / "library.safetensors", images=5)
     assert row.checked == 5 and (tmp_path / "library.safetensors.md").exists()
 
 
@@ -141,7 +141,7 @@ def test_ctrl_c_leaves_no_file(run, tmp_path, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting, "_compare", stop)
+    monkeypatch.setattr(exporting, "compare", stop)
     before = set(tmp_path.rglob("*"))
     assert call(export, run, "model.safetensors").status == 130
     assert set(tmp_path.rglob("*")) == before

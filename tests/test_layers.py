@@ -19,6 +19,8 @@ LEAVES = (
     "interrupts",
     "files",
     "console",
+    "distributed",
+    "signs",
     "compute",
     "plotting",
     "records",

@@ -15,7 +15,8 @@ EXCEPTIONS = {
     ("data/decode.py", "{}: {}"),
     ("data/decode.py", "{}: out of memory while decoding"),
     ("data/decode.py", "{}: cannot be read as an image ({})"),
-    # They put the name of a file before a message that has a way out.
+    # They put the name of a file, or a rank, before a message that has a way out.
+    ("distributed.py", "rank {}: {}"),
     ("data/labels.py", "{} {}: {}"),
     ("models/checkpoint.py", "{}: {}"),
     ("training/config.py", "{}: {}"),

@@ -1,6 +1,7 @@
 """Choose device and precision from the hardware, and batches from the memory."""
 
 import platform
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tinynet.allocator import keep_freed_memory
 from tinynet.console import advice, log, option
+from tinynet.distributed import get_world
 from tinynet.errors import InputError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -53,6 +55,18 @@ class Compute:
     def for_training(self) -> "Compute":
         """Return the settings for a trained backbone: `dtype` everywhere, no int8."""
         return replace(self, int8=False, frozen=None, engine="torch")
+
+    def wait(self, check: Callable[[], None]) -> None:
+        """Wait until the device has done its work; `check()` may raise meanwhile.
+
+        A GPU waits without end for another process that is lost.
+        """
+        if self.device.type == "cuda" and get_world().size > 1:
+            event = torch.cuda.Event()
+            event.record()
+            while not event.query():
+                check()
+                time.sleep(0.001)
 
     def check_network(self, runs_in_int8: bool) -> None:
         """Raise `InputError` if the user named int8 for a network that cannot run in it."""
@@ -154,6 +168,7 @@ def choose_compute(
     precision, or the machine cannot compile.
     """
     device, named = _choose_device(device), precision != "auto"
+    _check_ranks(device, compiled)
     fastest = _fastest_floats(device)
     if precision == "auto":
         frozen = _fastest_frozen(device)
@@ -201,6 +216,33 @@ def _choose_device(device: str) -> str:
             + advice(" with --device")
         )
     return device
+
+
+def _check_ranks(device: str, compiled: bool) -> None:
+    """Raise `InputError` if the ranks of this machine cannot share the device."""
+    world = get_world()
+    if world.size == 1:
+        return
+    world.check_equal(device, "device")
+    if device == "cuda":
+        world.agreed(lambda: _choose_gpu(world.local_rank))
+    if device == "mps":
+        raise InputError(f"{option('device')} mps: works in one process; start it without torchrun")
+    if compiled:
+        raise InputError(
+            f"{option('compile')}: works in one process; start it without torchrun"
+            + advice(", or with --no-compile")
+        )
+
+
+def _choose_gpu(local_rank: int) -> None:
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise InputError(
+            f"its machine has {gpus} GPUs for more processes than that; let torchrun start "
+            f"{gpus} processes on it"
+        )
+    torch.cuda.set_device(local_rank)
 
 
 def _try_compiler(device: torch.device) -> None:

@@ -17,11 +17,12 @@ from tinynet.interrupts import ENDING, Interrupted, interrupted_by
 class _Console:
     """`flags`: the flags of the running command, which advice may name; None: no command runs.
 
-    `program`: how the user started tinynet: `tinynet`, `python -m tinynet`, or, if it is empty,
-    one command as a module: `python -m tinynet.train`.
+    `silent`: whether another process speaks. `program`: how the user started tinynet: `tinynet`,
+    `python -m tinynet`, or, if it is empty, one command as a module: `python -m tinynet.train`.
     """
 
     quiet: bool = False
+    silent: bool = False
     flags: frozenset[str] | None = None
     program: str = ""
 
@@ -33,6 +34,11 @@ _FLAG = re.compile(r"--[a-z][a-z-]*")
 def set_quiet(quiet: bool) -> None:
     """Turn messages and progress bars off or on."""
     _console.quiet = quiet
+
+
+def set_silent(silent: bool) -> None:
+    """Set whether another process speaks to the user: rank 0 of those that torchrun started."""
+    _console.silent = silent
 
 
 def set_flags(flags: Iterable[str] | None) -> None:
@@ -102,8 +108,11 @@ def printable(line: str) -> str:
 
 
 def log(line: str) -> None:
-    """Print a message on standard error, above any progress bars; nothing with `--quiet`."""
-    if _console.quiet:
+    """Print a message on standard error, above any progress bars; nothing with `--quiet`.
+
+    Of the processes that torchrun started, only rank 0 prints (`set_silent`).
+    """
+    if _console.quiet or _console.silent:
         return
     line = "\n".join(map(printable, as_started(line).split("\n")))
     if "tqdm" in sys.modules:
@@ -138,7 +147,7 @@ def progress(
         mininterval=0.5 if terminal else 30,
         smoothing=0.1,
         unit_scale=unit == "B",
-        disable=_console.quiet or os.environ.get("TINYNET_PROGRESS") == "0",
+        disable=_console.quiet or _console.silent or os.environ.get("TINYNET_PROGRESS") == "0",
     )
 
 

@@ -13,10 +13,11 @@ See also the commands compare, soup, select-views, zero-shot and folder.
 from typing import Any
 
 from tinynet import console
+from tinynet.distributed import get_world, join
 from tinynet.errors import InputError
 from tinynet.files import can_write
 from tinynet.flags import OF_RUN, Parser, add_common, add_scoring, run_command
-from tinynet.runs import STAGES, finished_stage
+from tinynet.runs import STAGES, StageFolder, finished_stage
 from tinynet.training.config import RunConfig, open_data
 
 # Flags of the first edition -> the command that has replaced them.
@@ -50,6 +51,7 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(argv)
+    join()
     from tinynet.compute import choose_compute
     from tinynet.evaluation.evaluate import evaluate
     from tinynet.report.tables import show
@@ -78,14 +80,19 @@ def open_run(args: Any, compute: Any) -> Any:
     """The predictor of the run that the flags name, or of the newest finished one."""
     from tinynet.evaluation.predictor import Predictor, evaluation_compute
 
+    # Other machines may not have the run.
+    folder, config = get_world().from_main(lambda: _run_to_score(args))
+    console.log(f"evaluating {folder.path} on {evaluation_compute(config, folder.stage, compute)}")
+    return Predictor(folder, open_data(args.data, args.cache, config), compute)
+
+
+def _run_to_score(args: Any) -> tuple[StageFolder, RunConfig]:
     folder = finished_stage(args.run, args.stage).with_results(args.out)
     if args.out and not can_write(folder.results):
         raise InputError(
             f"--out {args.out}: is not a folder that can be written to; name another folder"
         )
-    config = RunConfig.of(folder)
-    console.log(f"evaluating {folder.path} on {evaluation_compute(config, folder.stage, compute)}")
-    return Predictor(folder, open_data(args.data, args.cache, config), compute)
+    return folder, RunConfig.of(folder)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,19 @@ import os
 import select
 import signal
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from tinynet.console import as_started, command_flags, printable, set_flags, set_quiet
+from tinynet.console import as_started, command_flags, printable, set_flags, set_quiet, set_silent
+from tinynet.distributed import get_world, is_lost, launched_rank, launched_size, leave, part
 from tinynet.errors import InputError
 from tinynet.interrupts import ENDING, Interrupted, interrupt, interrupted_by, write_always
+from tinynet.signs import STOPPED, LostRank
 
 # What a user can do at once: a sentence, and the flags that name another place.
 _PLACES = ("cache", "out")
@@ -111,6 +115,15 @@ COMMON: dict[str, dict[str, Any]] = {
 }
 
 
+# Seconds that a rank gives another to write the line: when one ends, torchrun ends all.
+_GRACE = 3.0
+_running = {"command": False}  # whether this process was started to run a command
+# Commands that share their work among the processes that torchrun starts.
+_PARALLEL = {
+    f"tinynet.{name}" for name in ("train", "evaluate", "zero_shot", "folder", "predict", "pick")
+}
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser with the flag `--quiet`, whose errors take one line.
 
@@ -127,7 +140,7 @@ class Parser(argparse.ArgumentParser):
         prog: str | None = None,
         **kwargs: Any,
     ):
-        self._moved = moved or {}
+        self._moved, self._parallel = moved or {}, module in _PARALLEL
         super().__init__(
             prog=prog or as_started(f"python -m {module}"),
             description=description and as_started(description),
@@ -152,6 +165,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse a command line and become the parser of the running command."""
         set_flags(self._option_string_actions)  # a subcommand's parser is the last to do so
+        if _running["command"] and launched_size() > 1 and not self._parallel:
+            self.error("runs in one process; start it without torchrun")
         words = list(map(str, args[0] if args and args[0] is not None else sys.argv[1:]))
         for flag in (word.partition("=")[0] for word in words):
             if flag in self._moved:
@@ -200,6 +215,9 @@ class Parser(argparse.ArgumentParser):
             for flag in get_close_matches(word, self._option_string_actions, 1, 0.75)
         ]
         hint = f"did you mean {near[0]}? " if near else ""
+        if _running["command"] and launched_rank():
+            time.sleep(_GRACE)
+            raise SystemExit(2)  # rank 0 says the same
         self.exit(2, f"{self.prog}: {message}; {hint}see --help\n")
 
 
@@ -395,10 +413,22 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     SIGTERM and SIGHUP do what Ctrl-C does, with status 143 and 129.
     """
     write_always()
+    _running["command"] = True
+    if launched_rank():  # rank 0 speaks and prints the results
+        set_silent(True)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
     try:
         _run(main)
+        part()
+    except SystemExit as error:
+        if error.code in (None, 0, 1):  # all ranks end so
+            with suppress(LostRank):
+                part()
+        raise
     except (InputError, FloatingPointError) as error:
         # the latter: a training that diverged says what to lower
+        _end(f"error: {error}", 2)
+    except LostRank as error:
         _end(f"error: {error}", 2)
     except Interrupted as error:
         _stopped(error)
@@ -409,6 +439,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             _end(f"error: {_what_failed(error)}", 2)  # it was another pipe
         # else the flush at exit fails again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(LostRank):
+            part()
         raise SystemExit(0) from None
     except OSError as error:
         _end(f"error: {_what_failed(error)}", 2)
@@ -426,6 +458,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             _stopped(error.__context__)
         if isinstance(error.__context__, KeyboardInterrupt):
             _end("interrupted", 130)
+        if get_world().size > 1 and is_lost(error):
+            _end(f"error: {get_world().lost(error)}", 2)
         if not _is_out_of_memory(error):
             raise
         flags = " or ".join(_available("batch", "size", "workers"))
@@ -440,6 +474,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
 
 
 def _stopped(error: Interrupted) -> NoReturn:
+    if reason := get_world().whom():  # then torchrun has asked this one to end
+        _end(f"error: {reason}", 2)
     _end(f"stopped by {signal.Signals(error.number).name}", 128 + error.number)
 
 
@@ -487,7 +523,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    # over a progress bar; in a file it would be a line of its own
-    start = "\r" if sys.stderr.isatty() else ""
-    print(start + printable(" ".join(as_started(line).split())), file=sys.stderr)
+    fault = line.startswith("error: ")
+    if leave(line.removeprefix("error: ") if fault else STOPPED):
+        # over a progress bar; in a file it would be a line of its own
+        start = "\r" if sys.stderr.isatty() else ""
+        print(start + printable(" ".join(as_started(line).split())), file=sys.stderr)
+    else:
+        time.sleep(_GRACE)
+    if get_world().size > 1:  # at exit, torch would wait for ranks that are lost
+        sys.stderr.flush()
+        os._exit(status)
     raise SystemExit(status)

@@ -7,6 +7,7 @@ The folder contains a folder for each class, or images whose labels are in --lab
 compared with the published accuracy.
 """
 
+from tinynet.distributed import join
 from tinynet.flags import (
     Parser,
     add_common,
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     flags = parser()
     args = flags.parse_args(argv)
+    join()
     if args.data is None or args.arch is None:
         flags.error("needs --data with a folder and --arch with a network")
     from tinynet.compute import choose_compute

@@ -16,6 +16,7 @@ features of a whole base run. The figure shows accuracy against milliseconds.
 from pathlib import Path
 
 from tinynet import console
+from tinynet.distributed import get_world, join
 from tinynet.errors import InputError
 from tinynet.flags import Parser, add_common, positive_int, run_command, user_path
 
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     flags = parser()
     args = flags.parse_args(argv)
+    join()
     if not args.arch or not args.size:
         flags.error("needs networks and sizes, for instance --arch vgg16 resnet50 --size 64 128")
     if not 0 < args.minutes < float("inf"):
@@ -76,9 +78,10 @@ def main(argv: list[str] | None = None) -> None:
     compute = choose_compute(args.device, args.precision)
     for option in options:
         compute.check_network(runs_in_int8(option.arch))
-    packed = open_packed(find_data(args.data), args.cache)
+    packed = open_packed(get_world().main_first(lambda: find_data(args.data)), args.cache)
     rows = pick(packed, options, args.minutes, compute, args.seed or 0)
-    save_figure(accuracy_against_time(rows), path)
+    if get_world().main:
+        save_figure(accuracy_against_time(rows), path)
     console.log(f"figure of accuracy against time: {path}")
     show(rows, args.format)
     best = rows[0].candidate

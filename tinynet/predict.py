@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import console
+from tinynet.distributed import get_world, join
 from tinynet.files import check_writable, write_text
 from tinynet.flags import (
     OF_RUN,
@@ -94,7 +95,10 @@ def parser() -> Parser:
     )
     parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
     parser.add_argument(
-        "--model", type=user_path, metavar="FILE", help="an .onnx file from tinynet export"
+        "--model",
+        type=user_path,
+        metavar="FILE",
+        help="an .onnx file that the command export wrote",
     )
     add_common(parser, "run", "data", "cache", data=OF_RUN)
     parser.add_argument(
@@ -113,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command; exits with status 1 if a file cannot be read."""
     flags = parser()
     args = flags.parse_args(argv)
+    join()
     if not args.files:
         refuse_others(flags, args, "the official test set", _TEST)
         _predict_test(args)
@@ -177,7 +182,7 @@ def _drawing(place: str | None) -> "Callable[[Explanation], None] | None":
 
 
 def _stage(args: Any) -> StageFolder:
-    folder = finished_stage(args.run, args.stage)
+    folder = get_world().from_main(lambda: finished_stage(args.run, args.stage))
     console.log(f"predicting with {folder.path}")
     return folder
 
@@ -190,15 +195,17 @@ def _predict_test(args: Any) -> None:
     from tinynet.score import merges
 
     merge = merges.get(args.merge)
-    packed = open_data(args.data, args.cache, RunConfig.of(folder))
+    world = get_world()
+    packed = open_data(args.data, args.cache, world.from_main(lambda: RunConfig.of(folder)))
     predictor = Predictor(folder, packed, choose_compute(args.device, args.precision))
-    path = check_writable(args.out or folder.path / "test-predictions.txt")
+    path = world.from_main(lambda: check_writable(args.out or folder.path / "test-predictions.txt"))
     (views,) = predictor.sets([args.tta], predictor.size if args.size is None else args.size)
     probabilities = predictor.predict("test", views)
     best = probabilities.merged(merge).argmax(1)
     names = (packed.test.files[row].rsplit("/", 1)[1] for row in probabilities.rows)
     lines = (f"{name} {packed.wnids[label]}\n" for name, label in zip(names, best, strict=True))
-    write_text(path, "".join(lines))
+    if world.main:
+        write_text(path, "".join(lines))
     print(path)
 
 

@@ -16,6 +16,9 @@ class _Missing:
     def __repr__(self) -> str:
         return "missing"
 
+    def __reduce__(self) -> str:
+        return "MISSING"  # after pickling it is the same object
+
 
 MISSING: Any = _Missing()
 

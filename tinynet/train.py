@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import console, runs
+from tinynet.distributed import get_world, join, was_restarted
 from tinynet.errors import InputError
 from tinynet.flags import Parser, add_common, add_fields, flag_name, run_command, user_path
 from tinynet.runs import STAGES, WHOLE, stage_before
@@ -111,7 +112,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.restart and not args.resume:
         flags.error("--restart needs --resume RUN")
     precision = args.precision
-    run, config = _resumed(args) if args.resume else _new(args)
+    # A resumed run changes `args`, on rank 0.
+    run, config, args = join().from_main(
+        lambda: (*(_resumed(args) if args.resume else _new(args)), args)
+    )
     if args.summary:
         from tinynet.training import stages
 
@@ -146,9 +150,9 @@ def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) ->
         run,
         config,
         compute,
-        resume=bool(args.resume),
-        restart=args.restart,
-        observers=_observers(args.tensorboard),
+        resume=bool(args.resume) or was_restarted(),
+        restart=args.restart and not was_restarted(),
+        observers=_observers(args.tensorboard) if get_world().main else [],
     )
     show(rows, args.format)
 
@@ -185,7 +189,8 @@ def _new(args: Any) -> tuple[Path, RunConfig]:
         run = runs.new_run(args.out, config.recipe.name)
     resume = console.shell_command("tinynet.train", "--resume", run)
     way_out = f"continue it with {resume}, or use another folder with --out"
-    refuse_started(run, config.stages, way_out)
+    if not was_restarted():
+        refuse_started(run, config.stages, way_out)
     return run, with_found_data(config)
 
 

@@ -6,6 +6,7 @@
 The network's own classifier is restricted to the 200 classes of the data.
 """
 
+from tinynet.distributed import join
 from tinynet.evaluate import score_request
 from tinynet.flags import Parser, add_common, add_network, add_scoring, run_command
 
@@ -22,6 +23,7 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(argv)
+    world = join()
     from tinynet.compute import choose_compute
     from tinynet.data.download import find_data
     from tinynet.data.packed import open_packed
@@ -35,8 +37,10 @@ def main(argv: list[str] | None = None) -> None:
         .for_frozen()
         .for_network(runs_in_int8=False)
     )
-    packed = open_packed(find_data(args.data), args.cache)
-    network = ZeroShot(args.arch or "vgg16", args.weights or "DEFAULT", packed, compute)
+    packed = open_packed(world.main_first(lambda: find_data(args.data)), args.cache)
+    network = world.main_first(
+        lambda: ZeroShot(args.arch or "vgg16", args.weights or "DEFAULT", packed, compute)
+    )
     show(list(evaluate(network, request)), args.format)
 
 

@@ -170,7 +170,7 @@ def _training_inputs(
     import torch
 
     from tinynet.data.batches import to_float
-    from tinynet.training.inputs import augment_images
+    from tinynet.training.inputs import Draws, augment_images
     from tinynet.training.recipes import RECIPES
 
     stage = RECIPES[arguments.recipe].stage(arguments.stage or "finetune")
@@ -178,7 +178,7 @@ def _training_inputs(
         to_float(torch.from_numpy(np.stack(images))),
         torch.from_numpy(rows),
         stage,
-        seed=arguments.seed,
+        Draws(seed=arguments.seed),
     )
     return list(inputs.permute(0, 2, 3, 1).clamp(0, 1).numpy())
 

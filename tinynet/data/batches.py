@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tinynet.compute import Compute
 from tinynet.data.packed import PackedPart
+from tinynet.distributed import get_world
 
 
 class Batch(NamedTuple):
@@ -45,16 +47,39 @@ def batches(
     from zero; it can seed the random draws of the batch. `start`: the number of the first batch.
     """
     rows = np.arange(len(part)) if rows is None else np.ascontiguousarray(rows)
-    device = torch.device(device)
-    pool = resident(part, device)
+    loader = ImageLoader(part, torch.device(device))
     for number in range(start, math.ceil(len(rows) / batch_size)):
         batch_rows = rows[number * batch_size : (number + 1) * batch_size]
-        indices = send(batch_rows, device)
-        images = to_float(send(part.images[batch_rows], device) if pool is None else pool[indices])
-        labels = None if part.labels is None else send(part.labels[batch_rows], device)
+        get_world().check()
+        yield loader.load(batch_rows, None if augment is None else _numbered(augment, number))
+
+
+def _numbered(augment: Augment, number: int) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda images, rows: augment(images, rows, number)
+
+
+class ImageLoader:
+    """Loads images of `part` on a device."""
+
+    def __init__(self, part: PackedPart, device: torch.device):
+        self._part, self._device = part, device
+
+    @cached_property
+    def _pool(self) -> Tensor | None:
+        """All images on the device; not before any is needed, because sending them takes time."""
+        return resident(self._part, self._device)
+
+    def load(
+        self, rows: np.ndarray, augment: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Batch:
+        """Return the images in `rows` (N,); `augment(images, rows)` transforms them."""
+        part, device, pool = self._part, self._device, self._pool
+        indices = send(rows, device)
+        images = to_float(send(part.images[rows], device) if pool is None else pool[indices])
+        labels = None if part.labels is None else send(part.labels[rows], device)
         if augment is not None:
-            images = augment(images, indices, number)
-        yield Batch(images.contiguous(memory_format=torch.channels_last), labels, indices)
+            images = augment(images, indices)
+        return Batch(images.contiguous(memory_format=torch.channels_last), labels, indices)
 
 
 def resident(part: PackedPart, device: torch.device) -> Tensor | None:

@@ -13,6 +13,7 @@ from tinynet.data.decode import decode as decode_any
 from tinynet.data.places import expand_user, locate
 from tinynet.data.tiny_imagenet import SPLITS, Archive, Part
 from tinynet.data.workers import CHUNK, ReadFile, in_child, in_workers
+from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.files import (
     atomic_file,
@@ -210,6 +211,13 @@ def open_packed(path: str | Path, cache: str | None = None) -> Packed:
     if in_child():
         # A worker that runs the main script again would wait for its parent.
         raise SystemExit(1)
+    world = get_world()
+    packed = world.main_first(lambda: _open(path, cache))
+    world.check_equal(packed.contents, "data")
+    return packed
+
+
+def _open(path: str | Path, cache: str | None) -> Packed:
     source = locate(path)
     parent = cache_folder(source, cache)
     clear_leftovers(parent)

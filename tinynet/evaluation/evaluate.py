@@ -10,6 +10,7 @@ import numpy as np
 
 from tinynet.console import option
 from tinynet.data.packed import Packed, PackedPart
+from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.files import check_writable
 from tinynet.records import NOT_COMPARED, Gain, ScoreRow
@@ -122,7 +123,7 @@ def evaluate(predictor: Scorable, request: ScoreRequest) -> Iterator[ScoreRow]:
                     predictor.source, split=split, views=views.name, merge=merge, size=size
                 )
                 yield from _rows(predictor, scored, row, request.per_class)
-        if request.save:
+        if request.save and get_world().main:
             probabilities.save(Path(request.save))
 
 

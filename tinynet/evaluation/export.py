@@ -67,7 +67,7 @@ def export(folder: StageFolder, path: Path, packed: Packed, images: int) -> tupl
         console.log(f"writing {path}")
         files.write(model, file, about)
         megabytes = file.stat().st_size / 1e6
-        result = Export(str(path), megabytes, *_compare(model, file, packed, images))
+        result = Export(str(path), megabytes, *compare(model, file, packed, images))
         if not result.difference <= TOLERANCE:
             raise InputError(
                 f"{path}: its probabilities differ from those of the run by up to "
@@ -77,7 +77,7 @@ def export(folder: StageFolder, path: Path, packed: Packed, images: int) -> tupl
     return result, about
 
 
-def _compare(model: Deployed, file: Path, packed: Packed, count: int) -> tuple[int, float, int]:
+def compare(model: Deployed, file: Path, packed: Packed, count: int) -> tuple[int, float, int]:
     """Compare a file with the network that it was written from: images, difference, same."""
     run, _ = files.read(file)
     rows = np.linspace(0, len(packed.val) - 1, min(count, len(packed.val))).astype(np.int64)

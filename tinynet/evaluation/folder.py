@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from tinynet import console
 from tinynet.compute import AutoBatch, Compute
 from tinynet.data.image_folder import Images, imagenet_wnids, labelled_images, open_image
 from tinynet.data.workers import can_start
+from tinynet.distributed import World, get_world
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import GainsOverFirst
 from tinynet.files import check_writable, new_array, temporary_folder
@@ -74,6 +75,11 @@ class FolderRequest:
                 f"{console.option('workers')} {self.workers}: out of range; use 0 to {_MAX_WORKERS}"
             )
         check_resize(resize)
+        if self.save and get_world().size > 1:
+            raise InputError(
+                f"{console.option('save_probabilities')}: is written by one process; start it "
+                "without torchrun"
+            )
         if self.save:
             check_writable(self.save)
         if self.save and len(self.tta) > 1:
@@ -110,7 +116,7 @@ def evaluate_folder(
     Raises `InputError` for unusable input and for the first unreadable image: a score without it
     would be of other images.
     """
-    model, published = load_pretrained(arch, weights)
+    model, published = get_world().main_first(lambda: load_pretrained(arch, weights))
     class_ids = imagenet_wnids() if len(published.names) == 1000 else published.names
     images = labelled_images(folder, class_ids, labels)
     sets, network = request.sets(published), model.on(compute)
@@ -125,8 +131,10 @@ def evaluate_folder(
         size=request.size or published.size,
         precision=compute.precision,
     )
+    digest = _digest(images, Path(folder))
+    get_world().check_equal(digest, "folder of images")
     evaluation = _Evaluation(network, published, images, class_ids, request, compute)
-    yield from evaluation.rows(sets, source, _digest(images, Path(folder)))
+    yield from evaluation.rows(sets, source, digest)
 
 
 def check_resize(resize: int) -> None:
@@ -207,6 +215,14 @@ class _MergeTally:
     def add(self, merged: np.ndarray, labels: np.ndarray) -> None:
         self._tally.add(merged, labels)
         self._right.append(merged.argmax(1) == labels)
+
+    def of_all(self, world: World) -> "_MergeTally":
+        """The tally of the images of all ranks."""
+        whole = _MergeTally()
+        for tally, right in world.gather_objects((self._tally, self._right)):
+            whole._tally.merge(tally)
+            whole._right += right
+        return whole
 
     @property
     def score(self) -> Score:
@@ -342,14 +358,18 @@ class _Evaluation:
         names = self.request.merges if len(views) > 1 else ("mean",)
         tallies = {merge: _MergeTally() for merge in names}
         writer = _ViewWriter(save, views, len(self.images.files), len(self.class_ids))
-        with writer, _worker_errors(self.request.workers):
-            for log_probabilities, positions in self._batches(views):
-                labels = np.array([self.images.labels[i] for i in positions])
-                for merge, tally in tallies.items():
-                    tally.add(merging.get(merge)(log_probabilities).numpy(), labels)
-                writer.add(log_probabilities, positions)
-            writer.save(self.images.labels, self.class_ids, about)
-        return tallies
+
+        def count() -> None:
+            with writer, _worker_errors(self.request.workers):
+                for log_probabilities, positions in self._batches(views):
+                    labels = np.array([self.images.labels[i] for i in positions])
+                    for merge, tally in tallies.items():
+                        tally.add(merging.get(merge)(log_probabilities).numpy(), labels)
+                    writer.add(log_probabilities, positions)
+                writer.save(self.images.labels, self.class_ids, about)
+
+        get_world().agreed(count)
+        return {merge: tally.of_all(get_world()) for merge, tally in tallies.items()}
 
     def _batches(self, views: ViewSet) -> Iterator[tuple[Tensor, list[int]]]:
         """Yield (V, n, C) log-probabilities of n images, and the positions of these images."""
@@ -363,8 +383,9 @@ class _Evaluation:
         workers = request.workers if request.workers and can_start() else 0
         # Python tests its temporary folder with a file, which a killed worker would leave behind.
         tempfile.gettempdir()
+        share = get_world().share(len(dataset))
         loader = DataLoader(
-            dataset,
+            Subset(dataset, range(share.start, share.stop)),
             decode_batch_size(views),
             num_workers=workers,
             collate_fn=_as_arrays,
@@ -372,6 +393,7 @@ class _Evaluation:
         )
         with console.progress(total=len(dataset), label=views.name, unit="images") as bar:
             for batch in loader:
+                get_world().check()
                 for _, image in batch:
                     if isinstance(image, str):
                         raise InputError(f"{image}; replace or remove this file")
@@ -380,7 +402,7 @@ class _Evaluation:
                     image_probabilities(self.network, batch_images, views, self.compute),
                     [index for index, _ in batch],
                 )
-                bar.update(len(batch))
+                bar.update(len(batch) * get_world().size)
 
 
 def _as_arrays(items: Sequence[tuple[int, Tensor | str]]) -> list[tuple[int, np.ndarray | str]]:

@@ -20,6 +20,7 @@ from tinynet.compute import AutoBatch, Compute
 from tinynet.data.batches import default_batch_size, seeded_generator
 from tinynet.data.packed import Packed
 from tinynet.data.splits import split_train
+from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.models.backbone import Backbone
 from tinynet.models.backbones import backbone_template, compute_for, load_backbone
@@ -145,7 +146,8 @@ def pick(
         for contender in contenders:
             contender.extend(images)
             contender.fit()
-        contenders.sort(key=lambda each: -each.score.top1)
+        order = sorted(range(len(contenders)), key=lambda i: -contenders[i].score.top1)
+        contenders = [contenders[i] for i in race.world.from_main(lambda: order)]  # noqa: B023
         console.log(
             f"round {number} of {rounds}, {images} images per class: "
             + ", ".join(f"{each.option} {each.score.top1:.1%}" for each in contenders)
@@ -161,7 +163,7 @@ class Race:
 
     def __init__(self, packed: Packed, compute: Compute, seed: int, end: float):
         self.packed, self.compute, self.seed, self.end = packed, compute, seed, end
-        self.start = time.monotonic()
+        self.start, self.world = time.monotonic(), get_world()
         self._backbones: dict[tuple[str, str], Backbone] = {}
         split = split_train(packed.train.required_labels)
         self.train = self._by_class(split.train)
@@ -170,7 +172,9 @@ class Race:
     def backbone(self, arch: str, weights: str) -> Backbone:
         """Return a network, which its candidates of all sizes share."""
         if (arch, weights) not in self._backbones:
-            self._backbones[arch, weights] = load_backbone(arch, weights)
+            self._backbones[arch, weights] = self.world.main_first(
+                lambda: load_backbone(arch, weights)
+            )
         return self._backbones[arch, weights]
 
     def _by_class(self, rows: np.ndarray) -> np.ndarray:
@@ -188,8 +192,12 @@ class Race:
 
         Raises `InputError` if there is no time for a first round.
         """
+        cost = sum(each.seconds for each in contenders) * len(self.packed.wnids) / self.world.size
+        return self.world.from_main(lambda: self._affordable(cost, before, rounds, len(contenders)))
+
+    def _affordable(self, cost: float, before: int, rounds: int, contenders: int) -> int:
+        """The images per class of the next round, if one of each class costs `cost` seconds."""
         seconds = max(0.0, self.end - time.monotonic()) / rounds * _FOR_FEATURES
-        cost = sum(each.seconds for each in contenders) * len(self.packed.wnids)
         # Each training image comes with one of the hold-out, as long as there are any.
         new = int(seconds / cost / 2)
         if before + new > len(self.holdout):
@@ -199,7 +207,7 @@ class Race:
             spent = time.monotonic() - self.start
             needed = (spent + 2 * _LEAST * cost / _FOR_FEATURES * rounds) / 60
             raise InputError(
-                f"{console.option('minutes')}: too short; {len(contenders)} candidates need about "
+                f"{console.option('minutes')}: too short; {contenders} candidates need about "
                 f"{math.ceil(needed)} minutes on this machine; allow more time, or name fewer "
                 "networks or smaller sizes"
             )
@@ -245,7 +253,7 @@ class _Contender:
             while time.perf_counter() - start < MEASURED:
                 forward(images).sum().item()
                 batches += 1
-        return (time.perf_counter() - start) / (batches * count)
+        return self.race.world.from_main(lambda: (time.perf_counter() - start) / (batches * count))
 
     def extend(self, images: int) -> None:
         """Extract the features of up to `images` images per class, of train and the hold-out."""

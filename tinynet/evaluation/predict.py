@@ -1,8 +1,10 @@
 """Classify image files with a trained run or a pretrained network, and show how each view votes."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torchvision.models import VGG16_Weights  # type: ignore[import-untyped]  # 
 from tinynet import console
 from tinynet.compute import Compute, choose_compute
 from tinynet.data.image_folder import imagenet_wnids
+from tinynet.distributed import get_world
 from tinynet.evaluation.folder import (
     DecodedImages,
     check_resize,
@@ -21,6 +24,7 @@ from tinynet.evaluation.folder import (
     refuse_dense,
 )
 from tinynet.models.checkpoint import class_order, load_model
+from tinynet.models.classifier import Classifier
 from tinynet.models.dense import Dense
 from tinynet.models.export import Exported
 from tinynet.models.pretrained import load_pretrained
@@ -111,12 +115,17 @@ class FilePredictor:
         """
         merge, views = merging.get(preparation.merge), self._views(preparation)
         network = self.dense if views.dense and self.dense is not None else self.network
+        world = get_world()
+        names = hashlib.sha256("\n".join(map(str, files)).encode("utf-8", "surrogateescape"))
+        world.check_equal(f"{len(files):,} images, {names.hexdigest()[:8]}", "list of images")
+        files = files[world.share(len(files))]
         dataset = self._dataset(files, views, network, preparation)
         predictions: list[Prediction] = []
         unreadable: list[str] = []
         step = decode_batch_size(views)
         with console.progress(total=len(files), label="images", unit="images") as bar:
             for start in range(0, len(files), step):
+                world.check()
                 batch = [dataset[i] for i in range(start, min(start + step, len(files)))]
                 bar.update(len(batch))
                 unreadable += [image for _, image in batch if isinstance(image, str)]
@@ -132,12 +141,13 @@ class FilePredictor:
                         f"{console.option('precision')} float32, or another run"
                     )
                 merged = merge(log_probabilities)
-                if explain and not predictions:
+                if explain and not predictions and world.main:
                     votes = log_probabilities[:, 0]
                     explain(self._explanation(*images[0], views, votes, merged[0]))
                 for (file, _), probabilities in zip(images, merged.exp(), strict=True):
                     predictions += self._predictions(file, probabilities, top)
-        return predictions, unreadable
+        shares = world.gather_objects((predictions, unreadable))
+        return [p for share, _ in shares for p in share], [m for _, share in shares for m in share]
 
     def _views(self, preparation: Preparation) -> ViewSet:
         """Parse the set of views; dense views need a dense network."""
@@ -188,24 +198,38 @@ class FilePredictor:
         )
 
 
+@dataclass(frozen=True)
+class _SavedRun:
+    """What a finished stage saved. `trained`: whether it trained the backbone. `classes`: names."""
+
+    wnids: tuple[str, ...]
+    model: Classifier
+    size: int
+    trained: bool
+    classes: Any
+
+    @classmethod
+    def read(cls, folder: StageFolder) -> "_SavedRun":
+        wnids = class_order(folder.best)
+        model, size = load_model(folder.best, wnids, folder.origin)
+        trained = RunConfig.of(folder).trains_backbone(folder.stage)
+        return cls(wnids, model, size, trained, folder.read_recipe({}).get("classes", {}))
+
+
 def run_predictor(folder: StageFolder, compute: Compute) -> FilePredictor:
     """Load the network of a finished stage.
 
     ImageNet's classes have ImageNet's names; other classes have the names of the run's data.
     """
-    wnids = class_order(folder.best)
-    model, size = load_model(folder.best, wnids, folder.origin)
+    # Other machines may not have the run.
+    run = get_world().from_main(lambda: _SavedRun.read(folder))
+    wnids, size = run.wnids, run.size
     if compute.frozen:
-        compute = (
-            compute.for_training()
-            if RunConfig.of(folder).trains_backbone(folder.stage)
-            else compute.for_frozen()
-        )
-    network = model.for_inference(compute.device, compute.dtype)
-    classes = folder.read_recipe({}).get("classes", {})
+        compute = compute.for_training() if run.trained else compute.for_frozen()
+    network = run.model.for_inference(compute.device, compute.dtype)
     names = (
-        {wnid: str(name).split(",")[0] for wnid, name in classes.items()}
-        if isinstance(classes, dict)
+        {wnid: str(name).split(",")[0] for wnid, name in run.classes.items()}
+        if isinstance(run.classes, dict)
         else {}
     )
     names |= dict(zip(imagenet_wnids(), VGG16_Weights.DEFAULT.meta["categories"], strict=True))
@@ -238,7 +262,7 @@ def exported_predictor(path: Path) -> FilePredictor:
 
 def pretrained_predictor(arch: str, weights: str, compute: Compute) -> FilePredictor:
     """Load a pretrained classifier of torchvision or timm."""
-    model, published = load_pretrained(arch, weights)
+    model, published = get_world().main_first(lambda: load_pretrained(arch, weights))
     compute = compute.for_frozen().for_network(runs_in_int8=False)
     ids = (
         imagenet_wnids()

@@ -18,6 +18,7 @@ from tinynet import console, runs
 from tinynet.compute import Compute
 from tinynet.data.batches import Batch, batches, default_batch_size
 from tinynet.data.packed import Packed, PackedPart
+from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.files import can_write, clear_leftovers
 from tinynet.models.backbone import Backbone
@@ -108,9 +109,11 @@ class Predictor:
     """
 
     def __init__(self, folder: StageFolder, packed: Packed, compute: Compute):
-        self.folder, self.packed = folder, packed
-        recipe = folder.read_recipe()
-        self.config = RunConfig.of(folder)
+        self.folder, self.packed, self._world = folder, packed, get_world()
+        # Other machines may not have the run.
+        recipe, self.config = self._world.from_main(
+            lambda: (folder.read_recipe(), RunConfig.of(folder))
+        )
         self.stage = self.config.recipe.stage(folder.stage)
         self._networks: dict[int | None, Classifier] = {}
         self._warm: set[tuple[int, bool]] = set()  # sides that have been timed, and whether dense
@@ -119,7 +122,8 @@ class Predictor:
         self.training_compute = compute
         self.compute = evaluation_compute(self.config, folder.stage, compute)
         self.own = packed.contents == recipe["data_digest"]
-        self._saves = self.own and can_write(folder.results)
+        writable = self._world.from_main(lambda: can_write(folder.results))
+        self._saves = self.own and writable and self._world.main
         if self._saves and folder.probabilities.is_dir():
             clear_leftovers(folder.probabilities)
         if not self.own:
@@ -127,7 +131,7 @@ class Predictor:
                 f"note: scores are not saved: {packed.manifest['source']} is not the data that "
                 f"{folder.run} was trained on"
             )
-        elif not self._saves:
+        elif not writable:
             console.log(
                 f"note: scores are not saved: {folder.results} is not writable"
                 + console.advice("; save them elsewhere with --out DIR")
@@ -136,8 +140,12 @@ class Predictor:
     @functools.cached_property
     def _loaded(self) -> tuple[Classifier, int, str]:
         """The network, its training size, and the digest of its file."""
-        model, size = load_model(self.folder.best, self.packed.wnids, self.folder.origin)
-        return model, size, hashlib.sha256(self.folder.best.read_bytes()).hexdigest()[:16]
+
+        def load() -> tuple[Classifier, int, str]:
+            model, size = load_model(self.folder.best, self.packed.wnids, self.folder.origin)
+            return model, size, hashlib.sha256(self.folder.best.read_bytes()).hexdigest()[:16]
+
+        return self._world.from_main(load)
 
     @property
     def model(self) -> Classifier:
@@ -245,11 +253,17 @@ class Predictor:
         """Read the saved probabilities of a view, or compute and save them."""
         key = effect(view.view, self.packed.side) + ("-dense" if view.dense else "")
         path = self.folder.probabilities / f"{view.split}-{key}.npz"
-        for file in self.folder.probability_files(path.name):
-            with suppress(InputError):  # an unreadable file is computed again
-                saved = Probabilities.load(file)
-                if view.matches(saved):
-                    return saved
+
+        def read() -> Probabilities | None:
+            for file in self.folder.probability_files(path.name):
+                with suppress(InputError):  # an unreadable file is computed again
+                    saved = Probabilities.load(file)
+                    if view.matches(saved):
+                        return saved
+            return None
+
+        if saved := self._world.from_main(read):
+            return saved
         values, seconds = self._compute(view, advance)
         probabilities = Probabilities(
             (view.name,),
@@ -279,26 +293,30 @@ class Predictor:
             stage = replace(self.stage, size=view.side)
             cache = FeatureCache(self.model, self.packed, self.compute)
             features = cache.view_features(view.part, view.rows, view.view, stage)
-            inputs = features.in_order(self.compute.device)
-            return head_probabilities(self._head, inputs), float("nan")
+            share = self._world.share(len(view.rows))
+            inputs = features.in_order(self.compute.device, share=share)
+            values = head_probabilities(self._head, inputs)
+            return self._world.gather(values), float("nan")
         network: nn.Module = self._network(view.side)
         if view.dense:
             network = Dense(cast(Classifier, network), self.size)
         device = self.compute.device
         size = default_batch_size(view.side, self.compute)
+        rows = view.rows[self._world.share(len(view.rows))]
 
         def image_batches() -> Iterator[Batch]:
-            for batch in batches(view.part, view.rows, batch_size=size, device=device):
+            for batch in batches(view.part, rows, batch_size=size, device=device):
                 yield batch
-                advance(len(batch.rows))
+                advance(len(batch.rows) * self._world.size)
 
         if device.type != "cpu" and (view.side, view.dense) not in self._warm:
             # The first batch starts cuDNN and sends all images, so it is not timed.
             self._warm.add((view.side, view.dense))
-            first = batches(view.part, view.rows[:size], batch_size=size, device=device)
+            first = batches(view.part, rows[:size], batch_size=size, device=device)
             view_probabilities(network, first, view.view)
         start = time.perf_counter()
         probabilities = view_probabilities(network, image_batches(), view.view)
+        probabilities = self._world.gather(probabilities)
         return probabilities, time.perf_counter() - start
 
     def _network(self, side: int) -> Classifier:

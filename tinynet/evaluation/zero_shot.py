@@ -16,6 +16,7 @@ from tinynet.data.batches import batches, default_batch_size
 from tinynet.data.image_folder import imagenet_wnids
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.data.splits import split_train
+from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.evaluation.folder import check_views, refuse_dense
 from tinynet.evaluation.predictor import whole_part
@@ -100,6 +101,8 @@ class ZeroShot:
         self, view: View, part: PackedPart, rows: np.ndarray, label: str
     ) -> tuple[np.ndarray, float]:
         """Log-probabilities (N, C) of a view, and the seconds they took."""
+        world = get_world()
+        rows = rows[world.share(len(rows))]
         side = min(view(torch.zeros(1, 3, self.packed.side, self.packed.side)).shape[-2:])
         device = self.compute.device
         size = default_batch_size(side, self.compute)
@@ -115,7 +118,8 @@ class ZeroShot:
             unit="batches",
         )
         start = time.perf_counter()
-        return view_probabilities(self._model, bar, view), time.perf_counter() - start
+        values = world.gather(view_probabilities(self._model, bar, view))
+        return values, time.perf_counter() - start
 
     def save_row(self, row: ScoreRow) -> None:
         """Do nothing: there is no run to save the row in."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynet import runs
+from tinynet.distributed import launched_size
 from tinynet.errors import InputError
 from tinynet.library.arguments import as_texts
 from tinynet.library.run import Run
@@ -55,6 +56,10 @@ def fit(
     from tinynet.training.observers import Observer
     from tinynet.training.stages import train
 
+    if launched_size() > 1:
+        raise InputError(
+            "`tinynet.fit` works in one process; under torchrun start the command tinynet.train"
+        )
     path = as_path(run, "run")
     names = _stage_names(stages)
     device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tinynet.compute import Compute
     from tinynet.data.packed import Packed
+    from tinynet.evaluation.export import Export
     from tinynet.evaluation.model import RunModel
     from tinynet.evaluation.predict import Explanation
     from tinynet.evaluation.predictor import Predictor
@@ -285,12 +286,13 @@ class Run:
 
         return RunModel.load(self.folder)
 
-    def export(self, file: str | Path, images: int = 500, data: str | None = None) -> Rows:
+    def export(self, file: str | Path, images: int = 500, data: str | None = None) -> "Export":
         """Write the network to a file that other programs run, and its model card beside it.
 
         `file`: its ending names the format: .onnx (ONNX), .pt2 (torch.export) or .safetensors
         (weights alone). `images`: how many images of val the file is checked on before it gets its
-        name. `data`: the data, if it has moved.
+        name. `data`: the data, if it has moved. The result has the greatest `difference` of a
+        probability, and for how many of the `checked` images the class is the `same`.
 
         Examples:
             >>> run.export("model.onnx")
@@ -299,7 +301,7 @@ class Run:
 
         packed = self.data if data is None else open_data(data, None, self.config)
         path, count = as_path(file, "file"), as_count(images, "images")
-        return Rows([export_with_card(self.folder, path, packed, count)])
+        return export_with_card(self.folder, path, packed, count)
 
     def report(self, out: str | Path | None = None, data: str | None = None) -> Path:
         """Write the run's HTML report, and return its path (default: report.html in the run).

@@ -199,13 +199,14 @@ def update_bn(
     module: nn.Module,
     inputs: Iterable[Tensor],
     context: Callable[[], AbstractContextManager] = nullcontext,
+    least: int = 2,
 ) -> None:
     """Recompute the running statistics of the batch norms of `module` from batches of inputs.
 
     Frozen layers of a `Classifier` keep their statistics. The statistics are cumulative means over
     the batches (Izmailov et al. 2018). Dropout is off, so the result is deterministic. The module
     is in eval mode afterwards. `context` surrounds each forward pass, but not the iteration over
-    `inputs`.
+    `inputs`. `least`: rows of a batch; smaller ones are left out, because a variance needs two.
     """
     norms = [layer for layer in module.train().modules() if is_norm(layer) and layer.training]
     module.eval()
@@ -217,7 +218,7 @@ def update_bn(
         norm.momentum = None  # torch then keeps a cumulative mean
         norm.train()
     for batch in inputs:
-        if len(batch) > 1:  # a variance needs two rows
+        if len(batch) >= least:
             with context():
                 module(batch)
     for norm, momentum in zip(norms, momenta, strict=True):

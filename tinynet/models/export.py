@@ -7,7 +7,6 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ class About:
 
 
 _NAMES = ("class_ids", "class_names")
-_NOT_OURS = "name a file that tinynet export wrote"
+_NOT_OURS = "`python -m tinynet.export` writes one"
 
 
 class Deployed(nn.Module):
@@ -79,30 +78,34 @@ class Deployed(nn.Module):
 
 def check_kind(path: Path) -> None:
     """Raise `InputError` if tinynet does not write such files, or lacks a package for it."""
-    if path.suffix not in _WRITERS:
-        *kinds, last = _WRITERS
-        raise InputError(f"{path}: name a file that ends in {', '.join(kinds)} or {last}")
-    for package in _PACKAGES[path.suffix]:
-        _need(package, path)
-
-
-def _need(package: str, path: Path) -> None:
-    try:
-        import_module(package)
-    except ImportError:
+    if path.suffix not in WRITERS:
+        *kinds, last = WRITERS
         raise InputError(
-            f"{path}: needs the package {package}; run pip install 'tinynet[export]'"
-        ) from None
+            f"{path}: unknown kind of file; use a name that ends in {', '.join(kinds)} or {last}"
+        )
+    try:
+        if path.suffix == ".onnx":
+            import onnx  # noqa: F401  these are only tried
+            import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
+            import onnxscript  # noqa: F401
+        elif path.suffix == ".safetensors":
+            import safetensors  # noqa: F401
+    except ImportError as error:
+        raise _missing(path, error) from None
+
+
+def _missing(path: Path, error: ImportError) -> InputError:
+    return InputError(f"{path}: needs the package {error.name}; run pip install 'tinynet[export]'")
 
 
 def write(model: Deployed, path: Path, about: About) -> None:
     """Write a network; the file's name says how: .onnx, .pt2 or .safetensors."""
-    _WRITERS[path.suffix](model, path, json.dumps(asdict(about)))
+    WRITERS[path.suffix](model, path, json.dumps(asdict(about)))
 
 
 def read(path: Path) -> tuple[Run, About]:
     """Open a file that tinynet has just written; return what it computes and says of itself."""
-    run, text = _READERS[path.suffix](path)
+    run, text = READERS[path.suffix](path)
     return run, About.read(text, path)
 
 
@@ -196,12 +199,13 @@ class Exported(nn.Module):
         if path.suffix != ".onnx":  # torch.export would run code of a hostile file
             raise InputError(f"{path}: is not an .onnx file; export the run to one")
         if not path.is_file():
-            raise InputError(f"{path}: no such file; name one that tinynet export wrote")
-        _need("onnxruntime", path)
+            raise InputError(f"{path}: no such file; {_NOT_OURS}")
         try:
             self._compute, self.about = read(path)
         except InputError:
             raise
+        except ImportError as error:
+            raise _missing(path, error) from None
         except Exception as error:  # onnxruntime has its own for each fault
             reason = " ".join(str(error).split())[:100]
             raise InputError(f"{path}: cannot be read ({reason}); {_NOT_OURS}") from None
@@ -220,10 +224,5 @@ def _run(module: nn.Module) -> Run:
     return run
 
 
-_WRITERS = {".onnx": _write_onnx, ".pt2": _write_pt2, ".safetensors": _write_safetensors}
-_READERS = {".onnx": _read_onnx, ".pt2": _read_pt2, ".safetensors": _read_safetensors}
-_PACKAGES = {
-    ".onnx": ("onnx", "onnxscript", "onnxruntime"),
-    ".pt2": (),
-    ".safetensors": ("safetensors",),
-}
+WRITERS = {".onnx": _write_onnx, ".pt2": _write_pt2, ".safetensors": _write_safetensors}
+READERS = {".onnx": _read_onnx, ".pt2": _read_pt2, ".safetensors": _read_safetensors}

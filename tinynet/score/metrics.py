@@ -55,6 +55,14 @@ class Tally:
         right = log_probabilities.argmax(1) == labels
         self.gaps += np.bincount(bins, right - confidence, BINS)
 
+    def merge(self, other: "Tally") -> None:
+        """Add what another tally has counted."""
+        self.count += other.count
+        self.top1_hits += other.top1_hits
+        self.top5_hits += other.top5_hits
+        self.loss += other.loss
+        self.gaps = self.gaps + other.gaps
+
     def result(self) -> Score:
         """Return the metrics of all batches.
 

@@ -207,15 +207,19 @@ def view_probabilities(
     `network`: in eval mode, images (N, 3, H, W) in [0, 1] to logits (N, C).
     """
     predict = AutoBatch(lambda images: log_softmax(network(images)).cpu(), network)
-    return torch.cat(
-        [
-            predict(view(batch.images).contiguous(memory_format=torch.channels_last))
-            for batch in batches
-        ]
-    ).numpy()
+    return _joined(
+        predict(view(batch.images).contiguous(memory_format=torch.channels_last))
+        for batch in batches
+    )
 
 
 @torch.inference_mode()
 def head_probabilities(head: nn.Module, inputs: Iterable[Tensor]) -> np.ndarray:
     """Compute float32 log-probabilities (N, C) of a head, in eval mode, on batches of features."""
-    return torch.cat([log_softmax(head(features)).cpu() for features in inputs]).numpy()
+    return _joined(log_softmax(head(features)).cpu() for features in inputs)
+
+
+def _joined(parts: Iterable[Tensor]) -> np.ndarray:
+    """The parts, one after another; (0, 0) if there are none: a rank may have no images."""
+    tensors = list(parts)
+    return torch.cat(tensors).numpy() if tensors else np.empty((0, 0), np.float32)

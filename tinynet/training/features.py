@@ -8,7 +8,8 @@ number of epochs.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tinynet.compute import Compute
 from tinynet.console import log
 from tinynet.data.batches import (
     Batch,
-    batches,
+    ImageLoader,
     default_batch_size,
     has_room,
     seeded_generator,
@@ -28,12 +29,13 @@ from tinynet.data.batches import (
     send_whole,
 )
 from tinynet.data.packed import Packed, PackedPart
+from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.files import locked, map_array, read_json, write_json
 from tinynet.models.classifier import Classifier, feature_count
 from tinynet.records import Json
 from tinynet.training.extraction import Source, extract, feature_file, frozen_backbone
-from tinynet.training.inputs import TrainingImages, augment_images, epoch_order
+from tinynet.training.inputs import Draws, TrainingImages, augment_images, epoch_order
 from tinynet.training.recipes import Stage
 
 FORMAT = 1  # of the cache
@@ -77,21 +79,28 @@ class Features:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features (n, F) and labels (n,) in the order of training on images.
 
-        `batch`: the batch size. `start`: the number of the first batch to yield.
+        `batch`: the batch size. `start`: the number of the first batch to yield. Each rank gets its
+        share of every batch.
         """
         assert self.labels is not None  # an image without a label cannot be trained on
         order = epoch_order(len(self.labels), seed, epoch, batch)
         cached_epoch = epoch % len(self.arrays[0])
         for first in range(start * batch, len(order), batch):
             positions = order[first : first + batch]
+            positions = positions[get_world().share(len(positions))]
             labels = send(self.labels[positions], device)
             yield self.gather(cached_epoch, positions, device), labels
 
-    def in_order(self, device: torch.device, batch: int = 1024) -> Iterator[Tensor]:
-        """Yield the features (n, F) of the first cached epoch, in the order of the rows."""
-        count = self.arrays[0].shape[1]
-        for first in range(0, count, batch):
-            yield self.gather(0, np.arange(first, min(first + batch, count)), device)
+    def in_order(
+        self, device: torch.device, batch: int = 1024, share: slice = slice(None)
+    ) -> Iterator[Tensor]:
+        """Yield the features (n, F) of the first cached epoch, in the order of the rows.
+
+        `share`: of which positions.
+        """
+        positions = np.arange(self.arrays[0].shape[1])[share]
+        for first in range(0, len(positions), batch):
+            yield self.gather(0, positions[first : first + batch], device)
 
 
 @dataclass(frozen=True)
@@ -121,21 +130,17 @@ class FeatureCache:
         )
         if stage.random:
             settings |= dict(seed=seed, batch=stage.batch)
-        batch_size = stage.batch if stage.random else self._batch_size(stage.size)
+        images, loader = TrainingImages(train, rows, stage, seed), ImageLoader(train, device)
 
-        def epoch_batches(epoch: int, start: int) -> Iterator[Batch]:
+        def load(epoch: int, number: int, batch_size: int) -> Batch:
             if stage.random:
-                images = TrainingImages(train, rows, stage, seed)
-                return images.epoch(epoch, device, start, whole=True)
+                return images.batch(loader, epoch, number)
             # Without randomness the order does not matter, and the archive's own order reads and
             # writes in one sweep.
-            return batches(
-                train,
-                rows,
-                batch_size=batch_size,
-                device=device,
-                start=start,
-                augment=lambda images, rows, _: augment_images(images, rows, stage, epoch),
+            draws = Draws(epoch=epoch)
+            return loader.load(
+                rows[number * batch_size : (number + 1) * batch_size],
+                lambda images, rows: augment_images(images, rows, stage, draws),
             )
 
         source = Source(
@@ -144,8 +149,8 @@ class FeatureCache:
             epochs=stage.cached_epochs,
             size=stage.size,
             dtype=stage.feature_dtype,
-            batch_size=batch_size,
-            batches=epoch_batches,
+            batch_size=stage.batch if stage.random else self._batch_size(stage.size),
+            load=load,
         )
         return self._features(source, settings)
 
@@ -157,16 +162,12 @@ class FeatureCache:
         `view`: images (N, 3, H, W) -> (N, 3, size, size) with the size of `stage`. The result has
         one epoch.
         """
-        batch_size = self._batch_size(stage.size)
+        loader = ImageLoader(part, self.compute.device)
 
-        def view_batches(_: int, start: int) -> Iterator[Batch]:
-            return batches(
-                part,
-                rows,
-                batch_size=batch_size,
-                device=self.compute.device,
-                start=start,
-                augment=lambda images, rows, _: view(images),
+        def load(_: int, number: int, batch_size: int) -> Batch:
+            return loader.load(
+                rows[number * batch_size : (number + 1) * batch_size],
+                lambda images, rows: view(images),
             )
 
         source = Source(
@@ -175,8 +176,8 @@ class FeatureCache:
             epochs=1,
             size=stage.size,
             dtype=stage.feature_dtype,
-            batch_size=batch_size,
-            batches=view_batches,
+            batch_size=self._batch_size(stage.size),
+            load=load,
         )
         return self._features(source, dict(view=effect(view, self.packed.side)))
 
@@ -197,23 +198,34 @@ class FeatureCache:
             name: (source.epochs, len(source.rows), feature_count(self.model.backbone, [name]))
             for name in self.model.feature_names
         }
-        if arrays := _from_longer_cache(self.packed.cache, manifest, shapes):
-            return Features(arrays, labels)
+        site, cache = get_world().site(self.packed.cache), self.packed.cache
+        longer = site.from_main(lambda: _longer_cache(cache, manifest, list(shapes)))
 
         def missing() -> list[str]:
-            return [name for name in shapes if not feature_file(folder, name).exists()]
+            names = () if longer else shapes
+            return [name for name in names if not feature_file(folder, name).exists()]
 
-        if missing():
-            with locked(folder, lambda: log(f"waiting: another process is extracting {folder}")):
-                if names := missing():
+        # If any copy of the cache lacks features, all ranks meet in the extraction.
+        if site.world.agree(bool(site.from_main(missing)))[0]:
+            waiting = lambda: log(f"waiting: another process is extracting {folder}")  # noqa: E731
+            with locked(folder, waiting) if site.main else nullcontext():
+                names = site.from_main(missing)
+                if names and site.main:
                     folder.mkdir(parents=True, exist_ok=True)
                     write_json(folder / "manifest.json", manifest)
-                    backbone = frozen_backbone(self.model, self.packed, source.size, self.compute)
-                    extract(backbone, names, folder, source)
+                extract(
+                    lambda: frozen_backbone(self.model, self.packed, source.size, self.compute),
+                    {name: shapes[name][2] for name in names},
+                    folder,
+                    source,
+                    site,
+                )
+        epochs, files = longer or (source.epochs, {})
         arrays = tuple(
-            _read(feature_file(folder, name), shape, source.dtype) for name, shape in shapes.items()
+            _read(files.get(name, feature_file(folder, name)), (epochs, *shape[1:]), source.dtype)
+            for name, shape in shapes.items()
         )
-        return Features(arrays, labels)
+        return Features(tuple(array[: source.epochs] for array in arrays), labels)
 
     def _manifest(self, source: Source, settings: Json) -> Json:
         """Everything that the features depend on, as plain JSON values."""
@@ -260,12 +272,12 @@ def _read(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return array
 
 
-def _from_longer_cache(
-    cache: Path, manifest: Json, shapes: dict[str, tuple[int, int, int]]
-) -> tuple[np.ndarray, ...] | None:
-    """The first epochs of a cache that has more epochs and is otherwise the same; None without one.
+def _longer_cache(
+    cache: Path, manifest: Json, names: Sequence[str]
+) -> tuple[int, dict[str, Path]] | None:
+    """The epochs and the files of a cache that has more epochs and is otherwise the same.
 
-    An epoch does not depend on the number of epochs.
+    An epoch does not depend on the number of epochs. None without such a cache.
     """
     epochs = manifest["views"]
     for file in cache.glob("features-*/manifest.json"):
@@ -278,10 +290,7 @@ def _from_longer_cache(
             continue
         if {**other, "views": epochs} != manifest:
             continue
-        files = {name: feature_file(file.parent, name) for name in shapes}
+        files = {name: feature_file(file.parent, name) for name in names}
         if all(path.exists() for path in files.values()):  # else it is incomplete
-            return tuple(
-                _read(files[name], (longer, *shape[1:]), manifest["dtype"])[:epochs]
-                for name, shape in shapes.items()
-            )
+            return longer, files
     return None

@@ -3,26 +3,32 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tinynet.data import augment
-from tinynet.data.batches import Batch, batches, seeded_generator, send
+from tinynet.data.batches import Batch, ImageLoader, seeded_generator, send
 from tinynet.data.packed import PackedPart
+from tinynet.distributed import World
 from tinynet.errors import InputError
 from tinynet.training.recipes import Stage
 
 
-def epoch_order(count: int, seed: int, epoch: int, batch: int, whole: bool = False) -> np.ndarray:
+def epoch_order(count: int, seed: int, epoch: int, batch: int) -> np.ndarray:
     """Return a random permutation of 0 ... count - 1 for one epoch, (count,) int64.
 
     If the last batch would be a single image, it is left out, because batch norm needs two.
-    `whole`: keep this batch.
     """
-    order = torch.randperm(count, generator=seeded_generator("cpu", seed, "order", epoch)).numpy()
-    return order[:-1] if count % batch == 1 and not whole else order
+    order = _order(count, seed, epoch)
+    return order[:-1] if count % batch == 1 else order
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return torch.randperm(count, generator=seeded_generator("cpu", seed, "order", epoch)).numpy()
 
 
 def steps_per_epoch(count: int, batch: int) -> int:
@@ -38,54 +44,72 @@ class TrainingImages:
     batch size and augmentation.
 
     Each batch can be reproduced alone: its random draws are seeded by `seed`, the epoch and the
-    batch number.
+    batch number. `world`: each rank gets its share of every batch.
     """
 
     part: PackedPart
     rows: np.ndarray
     stage: Stage
     seed: int
+    world: World = World()
 
-    def epoch(
-        self, epoch: int, device: torch.device, start: int = 0, whole: bool = False
-    ) -> Iterator[Batch]:
+    def epoch(self, epoch: int, device: torch.device, start: int = 0) -> Iterator[Batch]:
         """Yield the augmented batches of one epoch on `device`, from batch number `start` on.
 
-        `whole`: include a last batch of a single image, which training leaves out.
+        A last batch of a single image is left out, because batch norm needs two.
         """
+        loader = ImageLoader(self.part, device)
+        for number in range(start, steps_per_epoch(len(self.rows), self.stage.batch)):
+            yield self.batch(loader, epoch, number)
 
-        def augmented(images: Tensor, rows: Tensor, number: int) -> Tensor:
-            return augment_images(images, rows, self.stage, epoch, self.seed, number)
+    def batch(self, loader: ImageLoader, epoch: int, number: int) -> Batch:
+        """Return this rank's share of one augmented batch of an epoch; `loader`: of its part."""
+        first = number * self.stage.batch
+        order = _order(len(self.rows), self.seed, epoch)[first : first + self.stage.batch]
+        share = self.world.share(len(order))
+        draws = Draws(epoch, self.seed, number, len(order), share)
 
-        batch_size = self.stage.batch
-        order = self.rows[epoch_order(len(self.rows), self.seed, epoch, batch_size, whole)]
-        return batches(
-            self.part, order, batch_size=batch_size, device=device, augment=augmented, start=start
-        )
+        def augmented(images: Tensor, rows: Tensor) -> Tensor:
+            return augment_images(images, rows, self.stage, draws)
+
+        return loader.load(self.rows[order[share]], augmented)
 
 
-def augment_images(
-    images: Tensor, rows: Tensor, stage: Stage, epoch: int = 0, seed: int = 0, number: int = 0
-) -> Tensor:
+@dataclass(frozen=True)
+class Draws:
+    """What the random draws for images depend on.
+
+    `number`: of the batch in its epoch. `count`: the images of the whole batch, None: those that
+    are given. `share`: which of them are given, None: all.
+    """
+
+    epoch: int = 0
+    seed: int = 0
+    number: int = 0
+    count: int | None = None
+    share: slice | None = None
+
+
+def augment_images(images: Tensor, rows: Tensor, stage: Stage, draws: Draws = Draws()) -> Tensor:
     """Crop, flip and jitter a batch: (N, 3, H, W) in [0, 1] -> (N, 3, size, size) in [0, 1].
 
-    `rows`: (N,) the images' rows in their part. `number`: the number of the batch in its epoch.
-    The random draws depend on `seed`, `epoch` and `number` only. They are made on the CPU, so that
-    they are the same for every device.
+    `rows`: (N,) the images' rows in their part. The random draws depend on `draws` only. They are
+    made on the CPU for the whole batch, so that they are the same for every device and number of
+    ranks.
     """
 
     def to_device(values: Tensor) -> Tensor:
-        return send(values.numpy(), images.device)
+        return send(values[draws.share or slice(None)].numpy(), images.device)
 
-    generator = seeded_generator("cpu", seed, "pictures", epoch, number)
-    count, side = len(images), images.shape[-1]
+    generator = seeded_generator("cpu", draws.seed, "pictures", draws.epoch, draws.number)
+    count, side = len(images) if draws.count is None else draws.count, images.shape[-1]
     if stage.crop_side or stage.crop_area or side != stage.size:
         sides = _crop_sides(count, side, stage, generator)
         top, left = map(to_device, augment.draw_corners(sides, generator, side))
         sides = to_device(sides)
         images = augment.resized_crop(images, top, left, sides, sides, stage.size)
     if stage.flip == "alternating":
-        images = augment.hflip(images, augment.alternating_flags(rows, epoch))
+        images = augment.hflip(images, augment.alternating_flags(rows, draws.epoch))
     elif stage.flip == "random":
         images = augment.hflip(images, to_device(augment.draw_flags(count, generator)))
     if stage.saturation or stage.hue:

@@ -2,8 +2,9 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,9 +16,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinynet.compute import Compute
 from tinynet.console import advice, option
+from tinynet.distributed import World, get_world
 from tinynet.models.checkpoint import State
 from tinynet.models.classifier import BN_IMAGES, Classifier, update_bn
 from tinynet.models.depthwise import FastDepthwise, has_depthwise
+from tinynet.models.global_batch import GlobalBatch
 from tinynet.records import EpochRow, Json, LogRow, Score, StepRow, StopRow
 from tinynet.training.recipes import Stage
 from tinynet.training.schedules import make_schedule
@@ -70,10 +73,13 @@ class Training:
         self.module, self.stage, self.steps, self.compute = module, stage, steps, compute
         self.optimizer = _make_optimizer(groups, stage, compute)
         self.schedule = make_schedule(self.optimizer, stage, steps)
-        self.scaler = compute.scaler()
+        self.scaler, self.world = compute.scaler(), get_world()
         # A smaller last batch runs without compilation: another shape would make torch discard
         # the first graph.
-        self._compiled = torch.compile(module, dynamic=False) if compute.compiled else module
+        self._parallel = _parallel(module, self.world)
+        self._compiled = (
+            torch.compile(self._parallel, dynamic=False) if compute.compiled else self._parallel
+        )
         in_bfloat16 = (compute.device.type, compute.dtype) == ("cpu", torch.bfloat16)
         self._convolutions: Callable[[], AbstractContextManager] = (
             FastDepthwise
@@ -203,11 +209,15 @@ class Training:
         return {"cuda": torch.cuda, "mps": torch.mps}.get(self.compute.device.type)
 
     def train_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Take one optimizer step; return the mean loss of the batch, a scalar on the device."""
-        module = self._compiled if len(labels) == self.stage.batch else self.module
-        with self.compute.autocast(), self._convolutions():
-            logits = module(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.stage.label_smoothing)
+        """Take one optimizer step; return the mean loss of the batch, a scalar on the device.
+
+        `inputs`, `labels`: this rank's share of the batch.
+        """
+        count = self._images(labels, last=self.step + 1 >= self.steps)
+        module = self._compiled if count == self.stage.batch else self._parallel
+        with self.compute.autocast(), self._convolutions(), self.of_batch(count):
+            logits = module(self._filled(inputs))
+        loss = self._loss(logits.float()[: len(labels)], labels, count)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.stage.max_grad_norm is not None:
@@ -221,8 +231,34 @@ class Training:
         if self.stage.schedule_every == "step":
             self.schedule.step()
         self.step += 1
-        self.seen += len(labels)
-        return loss.detach()
+        self.seen += count
+        if self.world.size == 1:
+            return loss.detach()
+        return self.world.sum(loss.detach()) / self.world.size
+
+    def _images(self, share: Tensor, last: bool = True) -> int:
+        """The images of the whole batch; only the `last` of an epoch can have another size."""
+        if self.world.size == 1:
+            return len(share)
+        if not last:
+            return self.stage.batch
+        return int(self.world.sum(torch.tensor(len(share))))
+
+    def _loss(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
+        """The loss whose mean over the ranks is the mean loss of all `count` images."""
+        smoothing = self.stage.label_smoothing
+        if self.world.size == 1:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        total = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+        return total * (self.world.size / count)
+
+    def _filled(self, share: Tensor) -> Tensor:
+        """The share, or an image that does not count: transformers do not take an empty batch."""
+        return share if len(share) else share.new_zeros(1, *share.shape[1:])
+
+    def of_batch(self, count: int) -> AbstractContextManager:
+        """A context of forward passes on this rank's share of a batch of `count` images."""
+        return nullcontext() if self.world.size == 1 else GlobalBatch(self.world, count)
 
     def update_bn(self, inputs: Iterable[Tensor]) -> None:
         """Update the batch norm statistics of the moving average on the first of these batches.
@@ -232,7 +268,22 @@ class Training:
         """
         if self.average is not None:
             batches = islice(inputs, math.ceil(BN_IMAGES / self.stage.batch))
-            update_bn(self.average.module, batches, self.compute.autocast)
+            if self.world.size == 1:
+                update_bn(self.average.module, batches, self.compute.autocast)
+                return
+            counts: list[int] = []  # of the present batch
+
+            def filled() -> Iterator[Tensor]:
+                for batch in batches:
+                    counts[:] = [self._images(batch)]
+                    yield self._filled(batch)
+
+            @contextmanager
+            def context() -> Iterator[None]:
+                with self.compute.autocast(), self.of_batch(counts[0]):
+                    yield
+
+            update_bn(self.average.module, filled(), context, least=1)
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -252,6 +303,20 @@ class Training:
         for buffer, live_buffer in zip(buffers, live_buffers, strict=True):
             buffer.copy_(live_buffer)
         average.n_averaged += 1
+
+
+def _parallel(module: nn.Module, world: World) -> nn.Module:
+    """The module, with gradients that are averaged over all ranks."""
+    if world.size == 1:
+        return module
+    with warnings.catch_warnings():
+        # Of the argument's new name, which torch 2.6 does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        # Batch norms have the statistics of all images on every rank already. Layers of a backbone
+        # that no feature needs get no gradient; with a static graph, they are found once.
+        return nn.parallel.DistributedDataParallel(
+            module, broadcast_buffers=False, static_graph=True
+        )
 
 
 def _tensors(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -287,7 +352,9 @@ def fit(
             return
         training.update_bn(inputs for inputs, _ in stream(training.epoch, 0))
         yield _finish_epoch(training, check)
-        if stop():  # after the last epoch too, else the next stage would start
+        training.world.barrier()  # rank 0 has written the best network
+        (stopped,) = training.world.agree(stop())
+        if stopped:  # after the last epoch too, else the next stage would start
             yield StopRow(training.epoch, training.total_steps)
             return
 
@@ -319,21 +386,28 @@ def _run_epoch(
         )
         return rows
 
-    for inputs, labels in stream(training.epoch, training.step):
+    for number, (inputs, labels) in enumerate(stream(training.epoch, training.step)):
+        if not number:
+            training.world.barrier()  # rank 0 has written a checkpoint; all have loaded images
         group = training.optimizer.param_groups[-1]
         rate = group["lr"] / group["factor"]
+        seen = training.seen
         loss = training.train_batch(inputs, labels)
-        pending.append(_PendingStep(training.total_steps, rate, len(labels), loss))
-        if stop():
+        pending.append(_PendingStep(training.total_steps, rate, training.seen - seen, loss))
+        due = training.world.main and time.perf_counter() - since > FLUSH_AFTER
+        stopped, due = training.world.agree(stop(), due)
+        if stopped:
             break
-        if time.perf_counter() - since > FLUSH_AFTER:
+        if due:
             yield from flush()
+            training.world.barrier()  # rank 0 may have written a checkpoint
             since = time.perf_counter()  # the caller's work on the rows is not training time
     yield from flush()
 
 
 def _fetch_losses(steps: Sequence[_PendingStep], training: Training) -> list[StepRow]:
     """Return the rows of `steps` of the present epoch, and add the losses to the epoch's sum."""
+    training.compute.wait(training.world.check)
     losses = torch.stack([step.loss for step in steps]).tolist() if steps else []
     rows = []
     for step, loss in zip(steps, losses, strict=True):

@@ -14,6 +14,7 @@ from tinynet.compute import Compute
 from tinynet.data.batches import batches, default_batch_size
 from tinynet.data.packed import Packed
 from tinynet.data.splits import Split
+from tinynet.distributed import World
 from tinynet.files import write_json
 from tinynet.models.checkpoint import State, save_model, save_training
 from tinynet.models.classifier import Classifier
@@ -47,6 +48,7 @@ class StageJob:
     model: Classifier
     compute: Compute
     facts: Json
+    world: World = World()
 
     def view(self, images: Tensor) -> Tensor:
         """Images of the hold-out as the network sees them: resized, not augmented."""
@@ -66,7 +68,7 @@ class StageJob:
     def images(self) -> TrainingImages:
         """The training images of this stage."""
         return TrainingImages(
-            self.packed.train, self.split.train, self.stage, seed=self.config.seed
+            self.packed.train, self.split.train, self.stage, self.config.seed, self.world
         )
 
     @property
@@ -91,7 +93,7 @@ def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer
         for observer in observers:
             observer.start(job.folder, training.total_steps)
             stack.callback(observer.close)
-        if state is None:
+        if state is None and job.world.main:
             # Only now, so that a run that cannot start leaves no files. The checkpoint comes
             # first: the recipe marks the stage as started.
             save_training(job.folder.last, training.state_dict(), job.packed.wnids, job.origin)
@@ -150,7 +152,9 @@ def _feature_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
         return features.epoch(seed, epoch, stage.batch, device, start)
 
     def evaluate(head: nn.Module) -> np.ndarray:
-        return head_probabilities(head.eval(), holdout.in_order(device))
+        share = job.world.share(len(job.split.holdout))
+        values = head_probabilities(head.eval(), holdout.in_order(device, share=share))
+        return job.world.gather(values)
 
     return job.model.head, stream, evaluate
 
@@ -168,13 +172,12 @@ def _image_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
         assert isinstance(network, Classifier)
         holdout = batches(
             job.packed.train,
-            job.split.holdout,
+            job.split.holdout[job.world.share(len(job.split.holdout))],
             batch_size=default_batch_size(stage.size, compute),
             device=compute.device,
         )
-        return view_probabilities(
-            network.for_inference(compute.device, compute.for_frozen().dtype), holdout, job.view
-        )
+        network = network.for_inference(compute.device, compute.for_frozen().dtype)
+        return job.world.gather(view_probabilities(network, holdout, job.view))
 
     return job.model, stream, evaluate
 
@@ -198,6 +201,12 @@ def _run(
 ) -> None:
     """Consume the `rows` of `fit`: write the log, the checkpoints and the progress bar."""
     folder = job.folder
+    if not job.world.main:
+        for row in rows:  # rank 0 writes
+            if isinstance(row, StopRow):
+                job.world.barrier()  # until it has
+                raise KeyboardInterrupt
+        return
     runs.cut_log(folder.log, training.total_steps)
     last_save = time.monotonic()
     # Rows arrive in bursts: collect them, and open the log once a burst.
@@ -228,6 +237,7 @@ def _run(
                 save_training(folder.last, training.state_dict(), job.packed.wnids, job.origin)
                 last_save = time.monotonic()
             if isinstance(row, StopRow):
+                job.world.barrier()
                 raise KeyboardInterrupt
 
 

@@ -1,6 +1,7 @@
 """Train the stages of a run in order, from a run configuration to finished stage folders."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tinynet import console, runs
 from tinynet.compute import Compute, out_of_memory
 from tinynet.data.batches import seeded_generator
 from tinynet.data.packed import Packed
+from tinynet.distributed import get_world, is_lost
 from tinynet.errors import InputError
 from tinynet.files import clear_leftovers, locked
 from tinynet.models.backbones import (
@@ -19,11 +21,12 @@ from tinynet.models.backbones import (
     runs_in_int8,
     without_numbers,
 )
-from tinynet.models.checkpoint import load_model
+from tinynet.models.checkpoint import State, load_model
 from tinynet.models.classifier import Classifier
 from tinynet.models.digests import weights_digest
 from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
+from tinynet.signs import LostRank
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.inputs import check_crops
 from tinynet.training.loop import weight_groups
@@ -75,6 +78,15 @@ def train(
             flags = [observer.flag for observer in observers if observer.flag]
             console.log(f"\nstopped and saved; continue with: {' '.join([command, *flags])}")
         raise
+    except LostRank as error:
+        command = console.shell_command("tinynet.train", "--resume", run)
+        way_on = "the same command goes on from where it stopped"
+        if any(StageFolder(run, name).started for name in config.stages):
+            way_on = (
+                "the run is saved up to its last checkpoint; continue with any number of "
+                f"processes: {command}"
+            )
+        raise InputError(f"{error}; {way_on}") from None
 
 
 def summary(run: Path, config: RunConfig) -> str:
@@ -99,26 +111,31 @@ def summary(run: Path, config: RunConfig) -> str:
 def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) -> list[ScoreRow]:
     compute.check_network(runs_in_int8(config.recipe.network.arch))
     _check_network(config)
+    world = get_world()
     packed = open_data(None, None, config)
     for name in config.stages:
         check_crops(config.recipe.stage(name), packed.side)
+        _check_batch(config.recipe.stage(name).batch, world.size)
     if options.restart and all(StageFolder(run, name).finished for name in config.stages):
         restart = console.option("restart")
         raise InputError(f"{restart}: {run} is finished; remove {restart}, or start a new run")
     rows = []
     for name in config.stages:
         folder = StageFolder(run, name)
-        for path in (run, folder.path):
-            clear_leftovers(path)
-        if folder.finished:
-            _check_finished(folder, config, packed)
+        if world.main:
+            for path in (run, folder.path):
+                clear_leftovers(path)
+        if world.from_main(lambda: folder.finished):  # noqa: B023  called at once
+            world.from_main(lambda: _check_finished(folder, config, packed))  # noqa: B023
         else:
             row = _train_locked(folder, config, packed, compute, options)
-            for observer in options.observers:
-                observer.finish(folder, f"{run.name}: {name}, {config.recipe.name}")
-            runs.put_scores(folder.scores, [row])  # last, because it marks the stage as finished
+            if world.main:
+                for observer in options.observers:
+                    observer.finish(folder, f"{run.name}: {name}, {config.recipe.name}")
+                # Last, because it marks the stage as finished.
+                runs.put_scores(folder.scores, [row])
             console.log(f"{name} is finished: {folder.best}")
-        rows += folder.read_scores()[:1]
+        rows += world.from_main(folder.read_scores)[:1]
     return rows
 
 
@@ -149,21 +166,15 @@ def _train_locked(
 ) -> ScoreRow:
     """Train one stage to its end while holding its lock; return the score of its best epoch."""
     job = _make_job(folder, config, packed, compute)
-    resumed = options.resume and folder.started
-    if resumed:
-        check_resumable(folder, config, job.facts)
-    folder.make()
-    with locked(folder.path, lambda: _refuse_busy(folder)):
-        if not resumed and not options.restart:
-            check_recipe_not_lost(folder)
-        state = None
-        if resumed and not options.restart:
-            state = load_last_checkpoint(folder, packed.wnids, job.origin)
-        if resumed:
-            update_paths(folder, config)
+    with ExitStack() as stack:
+        state = job.world.from_main(lambda: _claim(stack, job, options))
         try:
             return train_stage(job, state, options.observers)
+        except LostRank:
+            raise
         except RuntimeError as error:
+            if job.world.size > 1 and is_lost(error):
+                raise job.world.lost(error) from None
             if not out_of_memory(error):
                 raise
             smaller = console.advice(
@@ -177,23 +188,60 @@ def _train_locked(
             ) from None
 
 
+def _claim(stack: ExitStack, job: StageJob, options: _Options) -> State | None:
+    """Lock the folder of a stage until `stack` ends; return the state that it continues from."""
+    folder, config = job.folder, job.config
+    resumed = options.resume and folder.started
+    if resumed:
+        check_resumable(folder, config, job.facts)
+    folder.make()
+    stack.enter_context(locked(folder.path, lambda: _refuse_busy(folder)))
+    if not resumed and not options.restart:
+        check_recipe_not_lost(folder)
+    state = None
+    if resumed and not options.restart:
+        state = load_last_checkpoint(folder, job.packed.wnids, job.origin)
+    if resumed:
+        update_paths(folder, config)
+    return state
+
+
 def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute) -> StageJob:
     """Load everything that one stage is trained with; its start must have the same data."""
-    split = split_of(config, packed)
+    world, split = get_world(), split_of(config, packed)
     torch.manual_seed(seeded_generator("cpu", config.seed, folder.stage).initial_seed())
     compute = compute_for(compute, config.recipe.network.arch)
     if config.trains_backbone(folder.stage):
         compute = compute.for_training()
-    start = config.start(folder.run, folder.stage)
-    model = _start_model(start, config, packed)
+    start = world.from_main(lambda: config.start(folder.run, folder.stage))
+    if start:  # a run, which other machines may not have
+        model = world.from_main(lambda: _start_model(start, config, packed))
+    else:
+        model = world.main_first(lambda: _start_model(None, config, packed))
+    torch.set_rng_state(world.from_main(torch.get_rng_state))
     facts = stage_facts(folder, config, packed, split, compute)
     # The head of base is new, so its start is the backbone alone.
     facts["start_digest"] = weights_digest(model if start else model.backbone)
+    world.check_equal(facts["start_digest"], "starting weights")
+    world.check_equal(
+        f"{compute.device.type} {compute.precision} {compute.floats} {compute.engine}",
+        "device, precision and engine",
+    )
     if start:
-        check_inputs(start, {key: facts[key] for key in ("data_digest", "split_digest")})
-    job = StageJob(folder, config, packed, split, model, compute, facts)
+        inputs = {key: facts[key] for key in ("data_digest", "split_digest")}
+        world.from_main(lambda: check_inputs(start, inputs))
+    job = StageJob(folder, config, packed, split, model, compute, facts, world)
     facts["origin"] = job.origin
     return job
+
+
+def _check_batch(batch: int, ranks: int) -> None:
+    """Raise `InputError` if some ranks would have no image of a batch."""
+    if batch < ranks:
+        raise InputError(
+            f"{console.option('batch')} {batch}: is less than one image for each of {ranks} "
+            "processes; use a larger batch, or fewer processes"
+        )
 
 
 def _refuse_busy(folder: StageFolder) -> None:
