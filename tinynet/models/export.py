@@ -99,8 +99,20 @@ def _missing(path: Path, error: ImportError) -> InputError:
 
 
 def write(model: Deployed, path: Path, about: About) -> None:
-    """Write a network; the file's name says how: .onnx, .pt2 or .safetensors."""
-    WRITERS[path.suffix](model, path, json.dumps(asdict(about)))
+    """Write a network; the file's name says how: .onnx, .pt2 or .safetensors.
+
+    Raises `InputError` where this version of torch cannot write the network so.
+    """
+    try:
+        WRITERS[path.suffix](model, path, json.dumps(asdict(about)))
+    except OSError:
+        raise
+    except Exception as error:  # the exporters have their own for each fault
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(
+            f"{path}: torch {torch.__version__} cannot write {about.arch} as {path.suffix} "
+            f"({reason}); use a newer torch, or another format"
+        ) from None
 
 
 def read(path: Path) -> tuple[Run, About]:

@@ -172,6 +172,8 @@ class _BatchNorm(torch.autograd.Function):
         factor = -slope * inverse * of_variance
         constant = -slope * of_mean - factor * mean
         result = torch.addcmul(constant.view(shape), input, factor.view(shape)).add_(direct)
+        if not norm.own:  # mean and variance do not depend on an image that does not count
+            result.zero_()
         return (
             result.to(input.dtype),
             None if weight is None else of_weight,
