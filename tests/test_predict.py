@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_files_are_named_by_the_run(run_folder, archive):
             archive.names[label].split(",")[0] for label in best.indices
         ]
         assert [row["probability"] for row in mine] == pytest.approx(best.values.tolist(), rel=0.02)
+
+
+def test_files_are_predicted_by_a_run_with_an_empty_recipe(finished_run, tmp_path, thin):
+    """Classes and weights are in the checkpoint; only their names are missing."""
+    shutil.copytree(finished_run.folder / "runs" / "done", tmp_path / "run")
+    (tmp_path / "run" / "finetune" / "recipe.json").write_text("{}")
+    draw_noise(tmp_path / "photo.png", (64, 64), seed=1)
+    run = ["--run", tmp_path / "run", "--stage", "finetune"]
+    ran = call(predict, tmp_path / "photo.png", *run, *ON_CPU)
+    assert (ran.status, len(ran.out.splitlines())) == (0, 6), ran.err
 
 
 def test_predict_takes_the_stage_that_is_named(run_folder):

@@ -209,10 +209,11 @@ class _SavedRun:
     classes: Any
 
     @classmethod
-    def read(cls, folder: StageFolder) -> "_SavedRun":
+    def read(cls, folder: StageFolder, compute: Compute) -> "_SavedRun":
         wnids = class_order(folder.best)
         model, size = load_model(folder.best, wnids, folder.origin)
-        trained = RunConfig.of(folder).trains_backbone(folder.stage)
+        # Where all networks have one precision, the run needs no recipe.
+        trained = compute.frozen is None or RunConfig.of(folder).trains_backbone(folder.stage)
         return cls(wnids, model, size, trained, folder.read_recipe({}).get("classes", {}))
 
 
@@ -222,7 +223,7 @@ def run_predictor(folder: StageFolder, compute: Compute) -> FilePredictor:
     ImageNet's classes have ImageNet's names; other classes have the names of the run's data.
     """
     # Other machines may not have the run.
-    run = get_world().from_main(lambda: _SavedRun.read(folder))
+    run = get_world().from_main(lambda: _SavedRun.read(folder, compute))
     wnids, size = run.wnids, run.size
     if compute.frozen:
         compute = compute.for_training() if run.trained else compute.for_frozen()
