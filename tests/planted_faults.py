@@ -37,8 +37,8 @@ FAULTS = [
     Fault(
         "places of crops stay on the CPU",
         "training/inputs.py",
-        "return send(values.numpy(), images.device)",
-        "return values",
+        "return send(values[draws.share or slice(None)].numpy(), images.device)",
+        "return values[draws.share or slice(None)]",
     ),
     Fault(
         "arange without a device in the crop",
@@ -55,8 +55,8 @@ FAULTS = [
     Fault(
         "labels stay on the CPU",
         "data/batches.py",
-        "else send(part.labels[batch_rows], device)",
-        "else torch.from_numpy(part.labels[batch_rows])",
+        "else send(part.labels[rows], device)",
+        "else torch.from_numpy(part.labels[rows])",
     ),
     Fault(
         "labels of kept features stay on the CPU",
@@ -397,8 +397,8 @@ FAULTS = [
     Fault(
         "features are extracted all at once",
         "training/extraction.py",
-        "AutoBatch(partial(pooled_features, backbone, feature_names))",
-        "partial(pooled_features, backbone, feature_names)",
+        "AutoBatch(partial(pooled_features, backbone, output.feature_names))",
+        "partial(pooled_features, backbone, output.feature_names)",
     ),
     Fault(
         "views are seen all at once",
