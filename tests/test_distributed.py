@@ -383,4 +383,5 @@ def test_two_machines(shared, alone, archive_path, tmp_path):
         < 1e-5
     )
     features = [folder.name for folder in tmp_path.glob("*/cache/features-*")]
-    assert len(features) == len(set(features)) * (1 if shared else 2) > 0
+    # In training both use the cache of rank 0, whose path this one file system has for both.
+    assert len(features) > 0 and (len(features) == len(set(features))) == shared
