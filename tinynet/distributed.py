@@ -142,12 +142,7 @@ class World:
             return function()
         import torch.distributed as dist
 
-        result: list[Any] = [None]
-        if self.main:
-            try:
-                result = [(function(), None)]
-            except InputError as error:
-                result = [(None, error)]
+        result: list[Any] = [_tried(function) if self.main else None]
         self.barrier()
         with self._collective():
             dist.broadcast_object_list(result, src=0)
@@ -160,16 +155,11 @@ class World:
         """Call a function on every rank; raise the `InputError` of any rank on all of them."""
         if self.size == 1:
             return function()
-        result: Value | None = None
-        failure: InputError | None = None
-        try:
-            result = function()
-        except InputError as error:
-            failure = error
-        self._raise_first(self.gather_objects(failure))
+        result, failure = _tried(function)
+        self.raise_first(self.gather_objects(failure))
         return cast(Value, result)
 
-    def _raise_first(self, failures: list[InputError | None]) -> None:
+    def raise_first(self, failures: list[InputError | None]) -> None:
         """Raise the first error, with the number of its rank unless it is rank 0."""
         for rank, failure in enumerate(failures):
             if failure is not None:
@@ -289,8 +279,17 @@ class Site:
 
         All ranks must call this. An `InputError` is raised on all of them.
         """
-        result = self.world.agreed(lambda: function() if self.main else None)
-        return cast(Value, self.world.gather_objects(result)[self.ranks[0]])
+        outcomes = self.world.gather_objects(_tried(function) if self.main else (None, None))
+        self.world.raise_first([failure for _, failure in outcomes])
+        return cast(Value, outcomes[self.ranks[0]][0])
+
+
+def _tried(function: Callable[[], Value]) -> tuple[Value | None, InputError | None]:
+    """The result of a function, or its `InputError`."""
+    try:
+        return function(), None
+    except InputError as error:
+        return None, error
 
 
 def is_lost(error: BaseException) -> bool:

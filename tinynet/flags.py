@@ -425,10 +425,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             with suppress(LostRank):
                 part()
         raise
-    except (InputError, FloatingPointError) as error:
-        # the latter: a training that diverged says what to lower
-        _end(f"error: {error}", 2)
-    except LostRank as error:
+    except (InputError, FloatingPointError, LostRank) as error:
+        # FloatingPointError: a training that diverged says what to lower
         _end(f"error: {error}", 2)
     except Interrupted as error:
         _stopped(error)

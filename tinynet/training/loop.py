@@ -391,9 +391,11 @@ def _run_epoch(
             training.world.barrier()  # rank 0 has written a checkpoint; all have loaded images
         group = training.optimizer.param_groups[-1]
         rate = group["lr"] / group["factor"]
-        seen = training.seen
+        images_before = training.seen
         loss = training.train_batch(inputs, labels)
-        pending.append(_PendingStep(training.total_steps, rate, training.seen - seen, loss))
+        pending.append(
+            _PendingStep(training.total_steps, rate, training.seen - images_before, loss)
+        )
         due = training.world.main and time.perf_counter() - since > FLUSH_AFTER
         stopped, due = training.world.agree(stop(), due)
         if stopped:
