@@ -21,7 +21,8 @@ from tinynet import console
 from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import seeded_generator
 from tinynet.data.download import find_data
-from tinynet.data.packed import Packed, open_packed
+from tinynet.data.packed import Packed
+from tinynet.data.packing import open_packed
 from tinynet.data.splits import split_train
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path
@@ -34,8 +35,8 @@ from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
 from tinynet.training.features import FeatureCache, Features
-from tinynet.training.inputs import steps_per_epoch
 from tinynet.training.loop import Training, fit, weight_groups
+from tinynet.training.order import steps_per_epoch
 from tinynet.training.recipes import Recipe, recipe_for
 
 

@@ -25,8 +25,8 @@ from tinynet.models.classifier import update_bn
 from tinynet.models.global_batch import GlobalBatch
 from tinynet.records import EpochRow
 from tinynet.score.metrics import score
-from tinynet.training.inputs import epoch_order
 from tinynet.training.loop import Training, WeightGroup, fit
+from tinynet.training.order import Shuffle
 from tinynet.training.recipes import Stage
 
 NETWORK = [
@@ -94,7 +94,7 @@ def hundred_steps(world):
     training = Training(model, groups, stage, 10, choose_compute("cpu", "float32"))
 
     def stream(epoch, start):
-        order = epoch_order(95, 0, epoch, 10)
+        order = Shuffle().epoch(labels.numpy(), 0, epoch, 10)
         for first in range(10 * start, 95, 10):
             rows = order[first : first + 10]
             yield images[rows[world.share(len(rows))]], labels[rows[world.share(len(rows))]]

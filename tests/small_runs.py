@@ -27,9 +27,14 @@ from tinynet.training.recipes import TUNED, Stage
 CROPPED = (*SMALL, *argv("--epochs 2 --crop-side 28 32 --taps pool5:grid2 relu4_3:mean"))
 LATER_FLAGS = (*argv("--epochs 2 --batch 16 --size 32 --crop-side 28 32"), *ON_CPU)
 # Keys of the rows that a training and an evaluation print.
-SCORE_KEYS = argv("run stage split views merge size n top1 top5 loss ece low high")
+SCORE_KEYS = argv(
+    "run stage split views merge size n top1 top5 loss ece low high balanced worst worst_class"
+)
 TRAINED_KEYS = [*SCORE_KEYS, "precision"]
-SCORED_KEYS = [*TRAINED_KEYS, *argv("forwards pictures_per_second gain gain_low gain_high p")]
+SCORED_KEYS = [
+    *TRAINED_KEYS,
+    *argv("forwards pictures_per_second gain gain_low gain_high p"),
+]
 
 TIMES = {"seconds", "pictures_per_second"}
 

@@ -52,6 +52,8 @@ def test_saved_probabilities_are_scored_without_the_run(run_folder):
     for row, again in zip(rows, found, strict=False):
         assert again["loss"] == pytest.approx(row["loss"]) and again["top1"] == row["top1"]
         assert again["run"] == "runs/done" and again["split"] == "val"
+        assert again["worst"] == row["worst"]
+        assert again["worst_class"] == row["worst_class"].split()[0]  # files have only ids
     assert [row["gain"] is None for row in found] == [True, False, False, False]
     parts = [Probabilities.load(Path(name)) for name in ("flip.npz", "large.npz", "base.npz")]
     mean = np.mean([np.exp(part.log_probabilities.astype(np.float64)).mean(0) for part in parts], 0)
@@ -70,6 +72,7 @@ def test_runs_are_compared_in_pairs(run_folder):
     assert rows[0]["gain"] is None and rows[1]["gain"] == 0 and rows[1]["p"] == 1
     expected = json.loads(call(evaluate, "--split", "val", "--tta", "flip", *flags).out)[1]
     assert rows[0]["top1"] == expected["top1"] == rows[2]["top1"]
+    assert {row["worst_class"] for row in rows} == {expected["worst_class"]}
     assert {row["split"] for row in rows} == {"val"}
 
 

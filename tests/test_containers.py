@@ -13,8 +13,8 @@ from support import complaint, same_data
 
 from tinynet import TinyImageNet
 from tinynet.data import containers
-from tinynet.data.containers import ZipSource
-from tinynet.data.packed import open_packed
+from tinynet.data.containers import ZipContainer
+from tinynet.data.packing import open_packed
 from tinynet.data.tiny_imagenet import Archive
 
 ARCHIVE_ROOT = "tiny-imagenet-200/"
@@ -176,7 +176,7 @@ def test_a_member_that_inflates_to_more_than_it_says_does_not_fill_memory(conten
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", 2**26), struct.pack("<I", 1000)))
     tracemalloc.start()
     try:
-        complaint(lambda: ZipSource(path).read("words.txt"), "liar.zip", "words.txt")
+        complaint(lambda: ZipContainer(path).read("words.txt"), "liar.zip", "words.txt")
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()

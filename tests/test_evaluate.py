@@ -13,7 +13,7 @@ from support import ON_CPU, argv, call, files, in_floats, refused
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import evaluate, predict, runs
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.models.checkpoint import load_model
 from tinynet.score.calibration import at_temperature, fit_temperature
@@ -87,6 +87,9 @@ def test_a_row_a_class(run_folder):
     assert [row["top1"] for row in found] == sorted(row["top1"] for row in found)
     whole = score_rows(call(evaluate, "--split", "val", "--json", "--device", "cpu"))[0]
     assert np.mean([row["top1"] for row in found]) == pytest.approx(whole["top1"])
+    assert whole["balanced"] == pytest.approx(whole["top1"])  # all classes have four images
+    assert (whole["worst"], whole["worst_class"]) == (found[0]["top1"], found[0]["name"])
+    assert not {"balanced", "worst", "worst_class"} & found[0].keys()
     kept = stored_views("finetune", "val")["plain"]
     right = kept.log_probabilities[0].argmax(1) == kept.labels
     each = {wnid: right[kept.labels == label].mean() for label, wnid in enumerate(kept.wnids)}
@@ -200,7 +203,8 @@ def test_scores_on_other_images_of_the_same_classes_are_printed_and_not_saved(ru
 
 
 def test_what_cannot_be_scored_is_refused(run_folder):
-    assert refused(evaluate, ["--split", "test"], "--split", "'holdout', 'val', 'both'") == 1
+    refused(evaluate, ["--split", "test", "--device", "cpu"], "test: has no labels")
+    assert refused(evaluate, ["--split", "train"], "--split", "'holdout', 'val', 'both'") == 1
     refused(evaluate, ["--tta", "flip", "tencrop"], "tencrop", "flip, five, ten")
     refused(evaluate, ["--merge", "median"], "median", "gmean")
     refused(evaluate, ["--tta", "dense:48", "--device", "cpu"], "dense", "dense:64")

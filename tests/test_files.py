@@ -14,7 +14,6 @@ import pytest
 from support import ROOT, full_disk
 
 from tinynet import files
-from tinynet.data.packed import pack
 from tinynet.files import (
     atomic_file,
     atomic_folder,
@@ -130,14 +129,14 @@ def test_what_the_first_edition_left_is_cleared_where_its_file_is_written_again(
     assert not first.exists() and alive.exists() and not folder.exists()
 
 
-def test_a_partial_folder_of_an_earlier_process_with_this_number_is_replaced(
-    archive, packed, tmp_path
-):
+def test_a_partial_folder_of_an_earlier_process_with_this_number_is_replaced(tmp_path):
     left = tmp_path / f".a.packed.tinynet-{files.HOST}-{os.getpid()}.partial"
     left.mkdir()
     (left / "train.pictures.npy").write_bytes(b"1.5 GB")
-    assert pack(archive, tmp_path / "a.packed").val.images.tolist() == packed.val.images.tolist()
+    with atomic_folder(tmp_path / "a.packed") as partial:
+        (partial / "a").write_bytes(b"a")
     assert [path.name for path in tmp_path.iterdir()] == ["a.packed"]
+    assert [path.name for path in (tmp_path / "a.packed").iterdir()] == ["a"]
 
 
 def test_locks_of_other_programs_are_left_alone(tmp_path):

@@ -94,6 +94,7 @@ def test_a_study_has_a_row_for_every_size_and_correction(size_study):
     for row in mine:
         assert 0 <= row["low"] <= row["top1"] <= row["high"] <= 1 and row["pictures_per_second"] > 0
         assert (row["gain"] is None) == (row["correction"] == "as is")
+        assert row["worst"] <= row["balanced"] and len(row["worst_class"].split()) > 1
     compared = [
         row for row in size_study.rows if row["split"] == "holdout" and "correction" not in row
     ]

@@ -1,6 +1,7 @@
 """The command folder: images scored as the publisher of a network scores them."""
 
 import json
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from image_folders import IMAGENET_WNIDS, TREE_CLASSES, CellMeans, by_hand, draw_noise
 from PIL import Image
+from sklearn.metrics import balanced_accuracy_score
 from support import CPU, argv, call, complaint, refused
 from torch import nn
 from torchvision.transforms import v2 as tv2
@@ -76,6 +78,27 @@ def test_scores_do_not_depend_on_batches_and_workers(tree, cell_means, batch, mo
         same = ("views", "merge", "n", "top1", "top5", "forwards")
         assert [row[key] for key in same] == [other[key] for key in same]
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-5) and row["p"] == other["p"]
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_classes_of_unequal_size_count_the_same_in_the_balanced_accuracy(
+    tree, cell_means, tmp_path
+):
+    for wnid, count in zip(TREE_CLASSES, (5, 2, 4), strict=True):
+        for file in sorted((tree / wnid).glob(f"{wnid}_*"))[:count]:
+            (tmp_path / wnid).mkdir(exist_ok=True)
+            shutil.copy(file, tmp_path / wnid)
+    expected, labels = by_hand(tmp_path, "none")
+    best = expected.argmax(1)
+    recalls = {k: (best == k)[labels == k].double().mean().item() for k in (3, 500, 999)}
+    worst = min(recalls, key=lambda k: (recalls[k], -(labels == k).sum().item()))
+    (row,) = folder_rows(tmp_path)
+    assert row["balanced"] == pytest.approx(balanced_accuracy_score(labels, best))
+    assert abs(row["balanced"] - row["top1"]) > 0.01
+    assert (row["worst"], row["worst_class"]) == (
+        pytest.approx(recalls[worst]),
+        f"{IMAGENET_WNIDS[worst]} name {worst}",
+    )
 
 
 def test_scales_keep_the_aspect_ratio(tree, cell_means):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from small_runs import TRAIN_ROWS, differences
 from support import CPU
 
-from tinynet.training.inputs import TrainingImages, augment_images, epoch_order, steps_per_epoch
+from tinynet.training.inputs import TrainingImages, augment_images
+from tinynet.training.order import Shuffle, steps_per_epoch
 from tinynet.training.recipes import Stage
 
 
@@ -36,16 +37,19 @@ def test_random_numbers_of_augmentation_are_drawn_on_the_cpu_and_sent():
 )
 @settings(deadline=None)
 def test_an_epoch_shows_every_image_once_and_no_batch_of_one(count, batch, seed, epoch):
-    order = epoch_order(count, seed, epoch, batch)
+    order = Shuffle().epoch(np.zeros(count, np.int64), seed, epoch, batch)
     sizes = [len(order[i : i + batch]) for i in range(0, len(order), batch)]
     assert len(set(order)) == len(order) and set(order) <= set(range(count))
     assert count - len(order) == (count % batch == 1)
     assert len(sizes) == steps_per_epoch(count, batch) and min(sizes) >= 2
-    assert np.array_equal(order, epoch_order(count, seed, epoch, batch))
+    assert np.array_equal(order, Shuffle().epoch(np.zeros(count, np.int64), seed, epoch, batch))
 
 
 def test_the_order_changes_with_seed_and_epoch():
-    orders = [tuple(epoch_order(50, seed, epoch, 8)) for seed in range(3) for epoch in range(3)]
+    labels = np.zeros(50, np.int64)
+    orders = [
+        tuple(Shuffle().epoch(labels, seed, epoch, 8)) for seed in range(3) for epoch in range(3)
+    ]
     assert len(set(orders)) == 9
 
 

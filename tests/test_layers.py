@@ -17,6 +17,7 @@ LEAVES = (
     "errors",
     "values",
     "interrupts",
+    "memory",
     "files",
     "console",
     "distributed",

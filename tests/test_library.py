@@ -254,8 +254,9 @@ def test_fit_drops_no_setting_in_silence(place, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (dict(split="train"), ["train", "holdout, val or both"]),
+        (dict(split="train"), ["train", "holdout, val, both or test"]),
         (dict(split=["val"]), ["val", "both"]),
+        (dict(split="test"), ["test: has no labels"]),
         (dict(size="32"), ["'32'", "pixels"]),
         (dict(size=[]), ["[]", "pixels"]),
         (dict(tta=None), ["None", "string"]),
@@ -284,7 +285,7 @@ def test_predict_refuses_what_it_cannot_read(run, files, asked, words):
 
 
 def test_all_stages_are_checked_before_one_is_trained(place, tmp_path):
-    small = {**SMALL, "epochs": 1}  # finetune's crops of 46 to 64 pixels do not fit
+    small = {**SMALL, "epochs": 1, "crop_side": (46, 64)}  # the crops do not fit in finetune
     complaint(lambda: tinynet.fit(tmp_path / "run", place / "data.zip", **small), "crop")
     assert not (tmp_path / "run").exists()
     complaint(lambda: tinynet.fit(tmp_path / "run", place / "data.zip", [], **small), "empty")

@@ -32,7 +32,18 @@ def toy_stream(epoch, start, batch=8):
 
 
 def scored(top1=0.0, loss=0.0):
-    return Score(n=20, top1=top1, top5=1.0, loss=loss, ece=0.0, low=0.0, high=1.0)
+    return Score(
+        n=20,
+        top1=top1,
+        top5=1.0,
+        loss=loss,
+        ece=0.0,
+        low=0.0,
+        high=1.0,
+        balanced=top1,
+        worst=0.0,
+        worst_label=0,
+    )
 
 
 def run_toy(training, check=lambda module: scored(), after_step=lambda: None):

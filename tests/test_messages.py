@@ -17,7 +17,7 @@ EXCEPTIONS = {
     ("data/decode.py", "{}: cannot be read as an image ({})"),
     # They put the name of a file, or a rank, before a message that has a way out.
     ("distributed.py", "rank {}: {}"),
-    ("data/labels.py", "{} {}: {}"),
+    ("data/labels.py", "{}: {}"),
     ("models/checkpoint.py", "{}: {}"),
     ("training/config.py", "{}: {}"),
     ("training/recipes.py", "{}: {}"),

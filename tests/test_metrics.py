@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 from score_support import log_probabilities, quickly
-from sklearn.metrics import log_loss, top_k_accuracy_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    log_loss,
+    recall_score,
+    top_k_accuracy_score,
+)
+from support import argv
 
 from tinynet.score.confusions import ClassAccuracy, by_class
 from tinynet.score.metrics import Tally, score, top_k_hits, wilson
@@ -72,7 +78,7 @@ def test_the_loss_is_that_of_scikit_learn(seed):
 def test_a_score_is_made_of_its_parts():
     found, labels = log_probabilities(3)
     whole = score(found, labels)
-    assert list(whole.to_json()) == ["n", "top1", "top5", "loss", "ece", "low", "high"]
+    assert list(whole.to_json()) == argv("n top1 top5 loss ece low high balanced worst worst_label")
     assert whole.n == 40 and whole.top1 == top_k_hits(found, labels, 1) / 40
     assert whole.top5 == top_k_hits(found, labels, 5) / 40
     assert (whole.low, whole.high) == wilson(top_k_hits(found, labels, 1), 40)
@@ -133,6 +139,59 @@ def test_a_tally_does_not_depend_on_the_batches(seed, size):
     for first in range(0, 40, size):
         tally.add(found[first : first + size], labels[first : first + size])
     assert tally.result().to_json() == pytest.approx(score(found, labels).to_json())
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@quickly
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 50), ties=st.booleans())
+def test_the_accuracies_of_classes_are_those_of_scikit_learn(seed, size, ties):
+    """Over batches of any size in two tallies; some classes have many images, some have none."""
+    draw = np.random.RandomState(seed)
+    log_probs = log_softmax(draw.randint(-2, 1, (50, 7)) if ties else draw.randn(50, 7), axis=1)
+    labels = draw.choice(draw.permutation(7)[:5], 50, p=[0.6, 0.2, 0.1, 0.05, 0.05])
+    predictions = np.argsort(-log_probs, axis=1, kind="stable")[:, 0]
+    tally, *others = Tally(), Tally(), Tally()
+    for first in range(0, 50, size):
+        batch = slice(first, first + size)
+        others[first // size % 2].add(log_probs[batch], labels[batch])
+    for other in others:
+        tally.merge(other)
+    tally.merge(Tally())  # of a process without images
+    result = tally.result()
+    assert result.balanced == pytest.approx(balanced_accuracy_score(labels, predictions), abs=1e-12)
+    classes, images = np.unique(labels, return_counts=True)
+    recalls = recall_score(labels, predictions, labels=classes, average=None)
+    worst, _, label = min(zip(recalls, -images, classes, strict=True))
+    assert (result.worst, result.worst_label) == (worst, label)
+    whole = score(log_probs, labels)
+    assert (whole.balanced, whole.worst, whole.worst_label) == (result.balanced, worst, label)
+
+
+def test_of_equally_bad_classes_the_largest_is_the_worst():
+    def worst(labels, best):
+        result = score(np.log(np.eye(5)[best] * 0.9 + 0.02), np.array(labels))
+        return result.worst, result.worst_label, result.balanced
+
+    # class 3 has twice as many images as class 1
+    assert worst([1, 1, 3, 3, 3, 3, 4], [1, 0, 3, 3, 0, 0, 4]) == (0.5, 3, pytest.approx(2 / 3))
+    # as many: the lower index
+    assert worst([3, 3, 1, 1, 4], [3, 0, 1, 0, 4]) == (0.5, 1, pytest.approx(2 / 3))
+
+
+def test_with_as_many_images_in_each_class_the_balanced_accuracy_is_top_1():
+    log_probs, _ = log_probabilities(5, count=42)
+    result = score(log_probs, np.tile(np.arange(7), 6))
+    assert result.worst < result.top1 == pytest.approx(result.balanced, abs=1e-12)
+
+
+def test_a_tally_refuses_what_is_no_number_before_it_counts():
+    log_probs, labels = log_probabilities(0)
+    tally = Tally()
+    tally.add(log_probs, labels)
+    whole = tally.result()
+    with pytest.raises(FloatingPointError, match="NaN"):
+        tally.add(np.where(np.arange(40)[:, None] == 3, np.nan, log_probs), labels)
+    assert tally.result() == whole
 
 
 def test_a_class_is_scored_on_its_own_images():

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from support import complaint, rgb_pixels
 
-from tinynet.data import packed as packed_module
+from tinynet.data import packing as packed_module
 from tinynet.data import workers as workers_module
-from tinynet.data.packed import Packed, open_packed, pack
+from tinynet.data.packed import Packed
+from tinynet.data.packing import open_packed, pack
 from tinynet.data.synthetic import synthetic
 from tinynet.data.tiny_imagenet import SPLITS, Archive
 from tinynet.errors import InputError

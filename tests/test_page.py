@@ -7,6 +7,7 @@ from tinynet.report.page import (
     ClassRow,
     HardClass,
     HeatMap,
+    LabelCheck,
     Pair,
     RunReport,
     Twin,
@@ -32,6 +33,8 @@ def test_a_class_called_script_is_harmless(tmp_path):
         split="val",
         hardest=[HardClass(evil, 0.1, [card])],
         heats=[HeatMap(card, "data:,", 64, None, None)],
+        label_checks=[LabelCheck(evil, evil, evil, 0.1, 0.8, "data:,")],
+        label_counts={"val": (1, 4)},
         twins=[Twin("data:,", evil, evil, evil, evil)],
     )
     write_page(shown, tmp_path / "page.html")

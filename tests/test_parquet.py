@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import complaint
 
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 from tinynet.data.tiny_imagenet import Archive
 
 

@@ -6,7 +6,7 @@ from support import complaint
 
 from tinynet import TinyImageNet
 from tinynet.data.download import find_data
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 
 
 def test_the_home_folder_is_written_with_a_tilde(archive_path, packed, tmp_path, monkeypatch):

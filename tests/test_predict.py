@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from tinynet import predict
 from tinynet.data.image_folder import labelled_images
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 from tinynet.evaluation import predictor as predictor
 from tinynet.models.checkpoint import load_model
 from tinynet.score.probabilities import Probabilities

@@ -13,7 +13,7 @@ from support import ON_CPU, argv, call, in_floats
 
 from tinynet import evaluate, runs
 from tinynet.compute import Compute
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 from tinynet.errors import InputError
 from tinynet.evaluation import predictor as predictor
 from tinynet.models.checkpoint import load_model
@@ -62,6 +62,8 @@ def test_stored_probabilities_give_the_same_scores(run_folder):
     mean, labels = np.log((np.exp(plain) + np.exp(hflip)) / 2), kept["plain"].labels
     for row, logs in zip(found, (plain, mean), strict=True):
         again = score(logs, labels).to_json()
+        wnid = kept["plain"].wnids[again.pop("worst_label")]
+        assert row["worst_class"].startswith(f"{wnid} ")
         assert {key: row[key] for key in again} == pytest.approx(again, rel=1e-4)
     assert found[0]["gain"] is None and found[0]["p"] is None
     assert (

@@ -1,6 +1,7 @@
 """Rows of scores and of logs: written with the keys of their files, and read back."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from support import ROOT
@@ -14,6 +15,7 @@ from tinynet.records import (
     ScoreRow,
     StepRow,
     StopRow,
+    class_names,
 )
 from tinynet.runs import StageFolder, append_rows
 
@@ -70,17 +72,28 @@ def test_gains_over_several_references_have_keys_of_their_own():
     assert ScoreRow.from_json(written) == row
 
 
-SCORE = Score(n=8, top1=0.25, top5=1.0, loss=1.5, ece=0.125, low=0.07, high=0.59)
+SCORE = Score(
+    n=8,
+    top1=0.25,
+    top5=1.0,
+    loss=1.5,
+    ece=0.125,
+    low=0.07,
+    high=0.59,
+    balanced=0.3,
+    worst=0.0,
+    worst_label=1,
+)
 LOG = """\
 {"kind": "step", "epoch": 0, "step": 1, "lr": 0.001, "loss": 2.5}
 {"kind": "epoch", "epoch": 0, "step": 1, "loss": 2.5, "seconds": 0.5, "pictures_per_second": 16.0, \
 "improved": true, "holdout": {"n": 8, "top1": 0.25, "top5": 1.0, "loss": 1.5, "ece": 0.125, \
-"low": 0.07, "high": 0.59}}
+"low": 0.07, "high": 0.59, "balanced": 0.3, "worst": 0.0, "worst_label": 1}}
 {"kind": "stopped", "epoch": 1, "step": 1}
 """
 
 
-def test_a_log_has_the_keys_that_it_always_had(tmp_path):
+def test_a_log_is_written_and_read_back(tmp_path):
     folder = StageFolder(tmp_path, "base")
     folder.make()
     rows = [
@@ -105,11 +118,32 @@ def test_a_log_of_another_version_is_read(tmp_path):
     (row,) = folder.read_log()
     assert isinstance(row, EpochRow) and row.holdout.top1 == 0.25
     assert row.images_per_second is MISSING and row.holdout.ece is MISSING
+    assert row.holdout.balanced is MISSING and row.holdout.worst_label is MISSING
+    again = ScoreRow(run="a").with_score(row.holdout, ["x", "y"])
+    assert list(again.to_json()) == ["run", "top1", "top5", "loss", "low", "high"]
     del scores["later"]
     assert row.to_json() == early
 
 
-def test_a_row_takes_all_of_a_score():
-    row = ScoreRow(run="a", precision="float32").with_score(SCORE)
-    assert list(row.to_json()) == ["run", *SCORE.to_json(), "precision"]
+def test_a_row_takes_all_of_a_score_and_names_the_worst_class():
+    row = ScoreRow(run="a", precision="float32").with_score(SCORE, ["n01 ant", "n02 bee"])
+    *keys, label = SCORE.to_json()
+    assert label == "worst_label"
+    assert list(row.to_json()) == ["run", *keys, "worst_class", "precision"]
+    assert row.worst_class == "n02 bee" and (row.worst, row.balanced) == (0.0, 0.3)
     assert ScoreRow.from_json(row.to_json()) == row and row.to_json()["loss"] == 1.5
+    assert row.with_score(replace(SCORE, worst_label=0), ["ant", "bee"]).worst_class == "ant"
+    unnamed = row.with_score(SCORE)
+    assert list(unnamed.to_json()) == ["run", *keys, "precision"]
+    assert ScoreRow(run="a", precision="float32").with_score_of(row) == row
+
+
+def test_a_row_of_an_earlier_version_has_no_worst_class():
+    row = ScoreRow.from_json({"run": "a", "top1": 0.5, "low": 0.4, "high": 0.6})
+    assert row.balanced is row.worst is row.worst_class is MISSING
+    assert list(row.to_json()) == ["run", "top1", "low", "high"]
+
+
+def test_a_class_has_its_id_and_its_name_unless_they_are_equal():
+    ids, names = ("n01443537", "red fox"), ("goldfish, Carassius auratus", "red fox")
+    assert class_names(ids, names) == ["n01443537 goldfish, Carassius auratus", "red fox"]

@@ -88,7 +88,7 @@ def test_every_image_and_canvas_has_words_and_every_input_a_label(page):
 
 
 def test_a_page_says_whose_images_it_shows(scored_folder, page, no_figures, tmp_path):
-    assert "24 images of\nofficial val, in float32" in page.text
+    assert "24 images of\nval, in float32" in page.text
     shutil.copytree("runs/one", tmp_path / "one")
     for kept in (tmp_path / "one" / "base" / "probabilities").glob("val-*"):
         kept.unlink()

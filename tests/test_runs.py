@@ -10,6 +10,7 @@ from small_runs import copy_run
 from support import call, refused
 
 from tinynet import evaluate, predict, runs
+from tinynet.errors import InputError
 from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
 
@@ -54,6 +55,15 @@ def test_a_score_takes_the_place_of_one_of_its_own_kind_alone(tmp_path):
     runs.put_scores(path, map(ScoreRow.from_json, [row, *other]))
     runs.put_scores(path, [ScoreRow.from_json(row | dict(top1=0.2))])
     assert runs.read_rows(path) == [row | dict(top1=0.2), *other]
+
+
+def test_a_worst_class_that_is_no_name_is_refused(tmp_path):
+    folder = StageFolder(tmp_path, "base")
+    folder.make()
+    row = dict(split="val", views="none", merge="mean", size=32, top1=0.1, worst_class=3)
+    folder.scores.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match="line 1: worst_class is '3', not a string"):
+        folder.read_scores()
 
 
 # --- which run is taken ---

@@ -62,6 +62,9 @@ def test_views_are_selected_on_one_half_and_scored_on_the_other(run_folder, monk
         and ten["gain_over_ten"] == 0
         and greedy[1]["gain"] == 0
     )
+    for row in found:
+        wnid, name = row["worst_class"].split(" ", 1)
+        assert wnid in held.wnids and name and row["worst"] <= row["balanced"]
     assert json.loads(call(select_command, *flags).out) == found
 
 

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from tinynet import evaluate
 from tinynet import soup as soup_command
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 from tinynet.evaluation import soup
 from tinynet.models.checkpoint import load_model
 from tinynet.runs import StageFolder
@@ -50,6 +50,7 @@ def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(run_folder
         call(evaluate, "--run", "runs/both", "--split", "holdout", "--json", "--device", "cpu")
     )
     assert again[0]["top1"] == trained["top1"]
+    assert again[0]["worst_class"] == found[4]["worst_class"] != found[0]["worst_class"]
     recipe = json.loads(Path("runs/both/finetune/recipe.json").read_text())
     assert recipe["soup"] == ["runs/up/finetune", "runs/down/finetune"]
     assert len(heads) == 3

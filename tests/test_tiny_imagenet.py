@@ -9,7 +9,7 @@ from image_folders import draw_square
 from PIL import Image
 from support import complaint, same_data, val_annotations
 
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 from tinynet.data.tiny_imagenet import Archive, find_classes, locate
 
 # --- labels ---
@@ -71,13 +71,9 @@ def test_locate(archive_path, folder):
     shutil.copy(archive_path, lonely / "other.zip")
     complaint(lambda: locate(lonely), "several data sets", "archive.zip", "other.zip")
     complaint(lambda: locate(folder / "nowhere"), folder / "nowhere", "get", "TINYNET_DATA")
-    complaint(
-        lambda: locate(folder / "val"),
-        folder / "val",
-        "no Tiny ImageNet",
-        "3 folders deep",
-        "name the archive",
-    )
+    empty = folder / "val/empty"
+    empty.mkdir()
+    complaint(lambda: locate(empty), empty, "no images", "3 folders deep", "name the archive")
 
 
 # --- rearranged archives ---
@@ -254,7 +250,7 @@ def test_classes_come_from_the_folders_where_their_list_is_gone(folder, packed, 
         "wnids.txt is missing; using the 6 folders in train/ as classes" in capsys.readouterr().err
     )
     shutil.rmtree(folder / "train")
-    complaint(lambda: Archive(folder), "no Tiny ImageNet", "train/ and val/")
+    complaint(lambda: Archive(folder), "not Tiny ImageNet", "train/ folder")
 
 
 def test_archives_nested_twice_are_found(folder, packed, tmp_path):

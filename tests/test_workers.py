@@ -15,9 +15,9 @@ from PIL import Image
 from support import ROOT, argv, call, thin_network
 
 from tinynet import folder as folder_command
-from tinynet.data import packed as packed_module
+from tinynet.data import packing as packed_module
 from tinynet.data import workers
-from tinynet.data.packed import open_packed, pack
+from tinynet.data.packing import open_packed, pack
 from tinynet.data.tiny_imagenet import Archive
 
 
@@ -124,7 +124,7 @@ def test_a_script_without_a_main_guard_does_not_wait_for_itself(
         "import multiprocessing, sys, threading\n"
         "multiprocessing.set_start_method(sys.argv[1], force=True)\n"
         "from tinynet.data import workers\n"
-        "from tinynet.data.packed import open_packed\n"
+        "from tinynet.data.packing import open_packed\n"
         "workers.SERIAL_LIMIT = 0\n"
         "def run_in_thread():\n"
         "    thread = threading.Thread(target=open_packed, args=(sys.argv[2],))\n"
@@ -216,7 +216,7 @@ def test_a_tar_is_read_by_processes_that_share_it_alone(archive_path, tmp_path, 
         source.extractall(tmp_path)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as target:
         target.add(tmp_path / "tiny-imagenet-200", "tiny-imagenet-200")
-    source = Archive(tmp_path / "a.tar.gz").source
+    source = Archive(tmp_path / "a.tar.gz").container
     assert workers.can_start(source) is (workers.start_method() == "fork")
     monkeypatch.setattr(workers, "start_method", lambda: "spawn")
     assert workers.can_start(source) is False

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import zero_shot as zero_shot_command
-from tinynet.data.packed import open_packed
+from tinynet.data.packing import open_packed
 from tinynet.evaluation import evaluate as scoring
 from tinynet.evaluation import zero_shot
 from tinynet.evaluation.evaluate import ScoreRequest
@@ -56,6 +56,8 @@ def test_a_network_without_training_is_scored_at_the_size_that_is_named(renamed,
     assert [(row["split"], row["views"], row["size"]) for row in rows] == [
         (split, views, 48) for split in ("holdout", "val") for views in ("none", "flip")
     ]
+    names = [f"{wnid} {name}" for wnid, name in zip(renamed.wnids, renamed.names, strict=True)]
+    assert {row["worst_class"] for row in rows} <= set(names)
     images = in_floats(renamed.val.images)
     seen = tv.resize(images, [48, 48], antialias=True)
     model = Pretrained(CellMeans(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))

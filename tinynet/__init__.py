@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinynet.data.dataset import TinyImageNet
+    from tinynet.data.dataset import Images, TinyImageNet
     from tinynet.data.synthetic import synthetic
     from tinynet.errors import InputError
     from tinynet.library.fitting import fit
@@ -35,6 +35,7 @@ __version__ = "0.1.0"
 
 # Public names, imported when they are first used: torch takes seconds to import.
 _NAMES = {
+    "Images": "tinynet.data.dataset",
     "InputError": "tinynet.errors",
     "Rows": "tinynet.library.results",
     "Run": "tinynet.library.run",
@@ -50,6 +51,7 @@ _NAMES = {
     "tta": "tinynet.library.run",
 }
 __all__ = [
+    "Images",
     "InputError",
     "Rows",
     "Run",

@@ -20,7 +20,7 @@ COMMANDS = {
     "zero-shot": ("tinynet.zero_shot", "evaluate a pretrained network without training"),
     "folder": ("tinynet.folder", "evaluate a pretrained network on any folder"),
     "fixres": ("tinynet.fixres", "evaluate a run at other test sizes, with corrections"),
-    "predict": ("tinynet.predict", "predict classes of image files or the official test set"),
+    "predict": ("tinynet.predict", "predict classes of image files, or of the images of test"),
     "export": ("tinynet.export", "export a run to ONNX, torch.export or safetensors"),
     "report": ("tinynet.report.__main__", "write one HTML page for each run"),
 }

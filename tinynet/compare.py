@@ -8,6 +8,7 @@ the first (McNemar's paired test). `python -m tinynet.evaluate --save-probabilit
 the files.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tinynet.flags import (
     run_command,
     user_path,
 )
+from tinynet.records import class_names
 from tinynet.runs import STAGES, finished_stage
 from tinynet.training.config import RunConfig, open_data
 
@@ -43,7 +45,7 @@ def parser() -> Parser:
         "--split",
         choices=("holdout", "val"),
         default="val",
-        help="the images: the hold-out, or the official val (default: val)",
+        help="the images: the hold-out, or val (default: val)",
     )
     runs.add_argument(
         "--tta", default="none", metavar="VIEWS", help="one set of views (default: none)"
@@ -72,23 +74,25 @@ def main(argv: list[str] | None = None) -> None:
 
     for name in args.merge:
         merges.get(name)
-    results = [_result(source, args) for source in args.sources]
-    show(compare(args.sources, results, args.merge), args.format)
+    results, names = zip(*(_result(source, args) for source in args.sources), strict=True)
+    classes = next(filter(None, names), ())
+    show(compare(args.sources, results, args.merge, classes), args.format)
 
 
-def _result(source: str, args: Any) -> Any:
-    """The probabilities of a run or of a file."""
+def _result(source: str, args: Any) -> tuple[Any, Sequence[str]]:
+    """The probabilities of a run or of a file, and the names of the classes, which a run has."""
     from tinynet.score.probabilities import Probabilities
 
     if not Path(source).is_dir():
-        return Probabilities.load(Path(source))
+        return Probabilities.load(Path(source)), ()
     from tinynet.compute import choose_compute
     from tinynet.evaluation.predictor import Predictor
 
     folder = finished_stage(source, args.stage)
     packed = open_data(args.data, args.cache, RunConfig.of(folder))
     predictor = Predictor(folder, packed, choose_compute(args.device, args.precision))
-    return predictor.predict(args.split, *predictor.sets([args.tta], args.size or predictor.size))
+    views = predictor.sets([args.tta], args.size or predictor.size)
+    return predictor.predict(args.split, *views), class_names(packed.wnids, packed.names)
 
 
 if __name__ == "__main__":

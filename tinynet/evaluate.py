@@ -1,4 +1,4 @@
-"""Evaluate a run on its hold-out and on the official val, with and without test-time augmentation.
+"""Evaluate a run on its hold-out and on val, with and without test-time augmentation.
 
     python -m tinynet.evaluate --tta flip                    the newest finished run
     python -m tinynet.evaluate --run runs/a --calibrate      also with calibrated probabilities

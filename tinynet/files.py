@@ -73,12 +73,35 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = _link_target(Path(path))
     with temporary_folder(path) as temporary:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        _put_in_place(temporary, path)
+
+
+@contextmanager
+def resumable_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a folder that gets the name `path` when the block ends without an exception.
+
+    If the block is interrupted or the process is killed, the folder stays, as `path` with
+    `.unfinished`, and the next call yields it again. After an error it is removed. Only one process
+    may write it at a time (see `locked`).
+    """
+    path = _link_target(Path(path))
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.mkdir(exist_ok=True)
+    try:
+        yield unfinished
+        _put_in_place(unfinished, path)
+    except Exception:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _put_in_place(folder: Path, path: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(folder, path)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def user_path(text: str) -> str:
     return os.path.expanduser(text)
 
 
-_DATA = "a zip, a tar, an extracted folder or parquet files"
+_DATA = "a zip, a tar, a folder of class folders, or parquet files"
 OF_RUN = f"{_DATA} (default: the data of the run)"  # the help of --data for a finished run
 COMMON: dict[str, dict[str, Any]] = {
     "data": dict(
@@ -59,6 +59,16 @@ COMMON: dict[str, dict[str, Any]] = {
         type=user_path,
         metavar="DIR",
         help="folder for decoded images and features (default: the folder cache next to the data)",
+    ),
+    "labels": dict(
+        type=user_path,
+        metavar="FILE",
+        help="file of labels, for images without class folders",
+    ),
+    "pack-size": dict(
+        type=int,
+        metavar="N",
+        help="side of stored images of unequal sizes (default: 1.15 --size)",
     ),
     "weights": dict(
         type=user_path,
@@ -79,8 +89,8 @@ COMMON: dict[str, dict[str, Any]] = {
     ),
     "split": dict(
         default="both",
-        choices=("holdout", "val", "both"),
-        help="the images: the hold-out, the official val, or both (default: both)",
+        choices=("holdout", "val", "both", "test"),
+        help="the images: the hold-out, val, both, or test if it has labels (default: both)",
     ),
     "device": dict(
         default="auto",

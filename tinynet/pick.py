@@ -50,7 +50,7 @@ def parser() -> Parser:
         "--out", type=user_path, metavar="FILE", help="the figure to write (default: pick.png)"
     )
     seed = "seed of the images' order and of the heads (default: 0)"
-    add_common(parser, "data", "cache", "seed", seed=seed)
+    add_common(parser, "data", "labels", "pack-size", "cache", "seed", seed=seed)
     add_common(parser, "device", "precision", "format", "json")
     return parser
 
@@ -66,19 +66,21 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--minutes is {args.minutes}; it must be a number greater than 0")
     from tinynet.compute import choose_compute
     from tinynet.data.download import find_data
-    from tinynet.data.packed import open_packed
+    from tinynet.data.packing import PackRequest, open_packed
     from tinynet.evaluation.pick import candidates, pick
     from tinynet.models.backbones import runs_in_int8
     from tinynet.plotting import figure_path, save_figure
     from tinynet.report.candidates import accuracy_against_time
     from tinynet.report.tables import show
+    from tinynet.training.plan import pack_size_for
 
     path = figure_path(args.out or "pick.png")
     options = candidates(args.arch, args.size, args.weights or ())
     compute = choose_compute(args.device, args.precision)
     for option in options:
         compute.check_network(runs_in_int8(option.arch))
-    packed = open_packed(get_world().main_first(lambda: find_data(args.data)), args.cache)
+    request = PackRequest(args.pack_size or pack_size_for(args.size), args.labels)
+    packed = open_packed(get_world().main_first(lambda: find_data(args.data)), args.cache, request)
     rows = pick(packed, options, args.minutes, compute, args.seed or 0)
     if get_world().main:
         save_figure(accuracy_against_time(rows), path)
@@ -87,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     best = rows[0].candidate
     flags_of_best = ["--stage", "base", "--arch", best.arch, "--size", best.size]
     weights = ["--weights", Path(best.weights)] if best.weights != "DEFAULT" else []
-    values = {"--data": args.data, "--cache": args.cache}
+    values = {"--data": args.data, "--labels": args.labels, "--cache": args.cache}
+    values |= {"--pack-size": packed.side if packed.resized else None}
     values |= {
         flag: value
         for flag, value in (("--device", args.device), ("--precision", args.precision))

@@ -1,9 +1,9 @@
-"""Predict the classes of image files, or of the official test images, which have no labels.
+"""Predict the classes of image files, or of the test images of the data.
 
     python -m tinynet.predict photo.jpg holiday/              the newest finished run
     python -m tinynet.predict photo.jpg --arch resnet18       a pretrained ImageNet network
     python -m tinynet.predict photo.jpg --tta ten --explain views.png     a figure of the views
-    python -m tinynet.predict --out predictions.txt           the official test images
+    python -m tinynet.predict --out predictions.txt           the test images of the data
 
 The last command writes a line `FILE CLASS_ID` for every test image. The course that published the
 data uses this format.
@@ -60,7 +60,7 @@ def parser() -> Parser:
         type=user_path,
         default=[],
         metavar="FILE|FOLDER",
-        help="images (default: the official test images)",
+        help="images (default: the test images of the data)",
     )
     parser.add_argument(
         "--tta",
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     args = flags.parse_args(argv)
     join()
     if not args.files:
-        refuse_others(flags, args, "the official test set", _TEST)
+        refuse_others(flags, args, "the test set", _TEST)
         _predict_test(args)
         return
     if args.model:
@@ -188,7 +188,7 @@ def _stage(args: Any) -> StageFolder:
 
 
 def _predict_test(args: Any) -> None:
-    """Write the predictions of the official test images."""
+    """Write the predictions of the test images of the data."""
     folder = _stage(args)
     from tinynet.compute import choose_compute
     from tinynet.evaluation.predictor import Predictor

@@ -1,6 +1,6 @@
 """Rows of results and of logs, as dataclasses and as JSON objects."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -29,6 +29,10 @@ class Score:
 
     `top1`, `top5`: fractions. `loss`: mean negative log-likelihood in nats. `ece`: expected
     calibration error (Guo et al. 2017). `low`, `high`: the 95 % Wilson interval of `top1`.
+
+    `balanced`: the mean of the top-1 accuracies of the classes (Brodersen et al. 2010). `worst`:
+    the lowest of them. `worst_label`: the index of its class; among equals, of the class with the
+    most images.
     """
 
     n: int
@@ -38,6 +42,9 @@ class Score:
     ece: float
     low: float
     high: float
+    balanced: float
+    worst: float
+    worst_label: int
 
     def to_json(self) -> Json:
         """Return the score as a JSON object, with the names of the fields as keys."""
@@ -91,11 +98,14 @@ class ScoreRow:
     class, in a row for one class. `temperature`: the temperature of calibration.
 
     `n`: number of images. `top1`, `top5`: fractions. `loss`: mean negative log-likelihood in nats.
-    `ece`: expected calibration error. `low`, `high`: the 95 % interval of `top1`. `forwards`:
-    forward passes per image. `cost`: of all views, in forward passes at the training size.
-    `seconds`: for a forward pass of one image. `gain`: over one view. `over`: gains over the run at
-    its training size (`own`), over equal further training at that size, or, for a soup, over runs
-    with recomputed batch norms (`control`), and over ten-crop (`ten`).
+    `ece`: expected calibration error. `low`, `high`: the 95 % interval of `top1`. `balanced`: the
+    mean of the top-1 accuracies of the classes. `worst`, `worst_class`: the lowest of them, and the
+    id and the name of its class.
+
+    `forwards`: forward passes per image. `cost`: of all views, in forward passes at the training
+    size. `seconds`: for a forward pass of one image. `gain`: over one view. `over`: gains over the
+    run at its training size (`own`), over equal further training at that size, or, for a soup, over
+    runs with recomputed batch norms (`control`), and over ten-crop (`ten`).
 
     `documented`: the published top-1. `apart`: `top1` minus the published one, in half-widths of
     the 95 % interval. `taken`, `weights`: the selected views, and their weights.
@@ -118,6 +128,9 @@ class ScoreRow:
     ece: float = MISSING
     low: float = MISSING
     high: float = MISSING
+    balanced: float = MISSING
+    worst: float = MISSING
+    worst_class: str = MISSING
     temperature: float = MISSING
     precision: str | None = MISSING
     forwards: int = MISSING
@@ -132,9 +145,19 @@ class ScoreRow:
     seconds: float = MISSING
     other: Mapping[str, Any] = field(default_factory=dict)  # keys of files that no field has
 
-    def with_score(self, score: Score) -> "ScoreRow":
-        """Return the row with the accuracy and the loss of `score`."""
-        return replace(self, **vars(score))
+    def with_score(self, score: Score, classes: Sequence[str] = ()) -> "ScoreRow":
+        """Return the row with the accuracies and the loss of `score`.
+
+        `classes`: by class index, as from `class_names`; without them the row has no `worst_class`.
+        """
+        values = dict(vars(score))
+        label = values.pop("worst_label")
+        unnamed = not classes or label is MISSING  # as in an early log
+        return replace(self, **values, worst_class=MISSING if unnamed else classes[label])
+
+    def with_score_of(self, other: "ScoreRow") -> "ScoreRow":
+        """Return the row with the accuracies and the loss of another row."""
+        return replace(self, **{name: getattr(other, name) for name in _SCORED})
 
     def to_json(self) -> Json:
         """Return the row as a JSON object, with the keys of the result files."""
@@ -167,6 +190,19 @@ class ScoreRow:
             for key in gain:
                 del rest[key]
         return cls(**values, over=over, other=rest)
+
+
+# The fields of a row that come from a score.
+_SCORED = (*(each.name for each in fields(Score) if each.name != "worst_label"), "worst_class")
+
+
+def class_names(ids: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return what rows call each class: its id and its name, or only one of them if they are equal.
+
+    `ids`, `names`: by class index.
+    """
+    pairs = zip(ids, names, strict=True)
+    return [name if name == class_id else f"{class_id} {name}" for class_id, name in pairs]
 
 
 _Row = TypeVar("_Row", bound="LogRow")

@@ -36,7 +36,15 @@ _IN_RECIPE = {
 _SCORES = {"top1": float, "top5": float, "loss": float, "low": float, "high": float}
 _IN_SCORES = {"split": str, "views": str, "merge": str, "size": int, "top1": float}
 # Optional keys of a row of scores.
-_NUMBERS = {"n": int, "ece": float, "forwards": int, **_SCORES}
+_OPTIONAL = {
+    "n": int,
+    "ece": float,
+    "balanced": float,
+    "worst": float,
+    "worst_class": str,
+    "forwards": int,
+    **_SCORES,
+}
 _IN_LOG = {"kind": str, "step": int, "epoch": int}
 _IN_KIND: dict[str, Json] = {
     "step": {"lr": float, "loss": float},
@@ -328,7 +336,7 @@ def put_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
 def _score_rows(path: Path) -> list[Json]:
     rows = read_rows(path, _IN_SCORES)
     for number, row in enumerate(rows, 1):
-        kinds = {name: kind for name, kind in _NUMBERS.items() if name in row}
+        kinds = {name: kind for name, kind in _OPTIONAL.items() if name in row}
         if problem := _mismatch(row, kinds):
             raise InputError(f"{path}, line {number}: {problem}; {_RESTORE}")
     return rows

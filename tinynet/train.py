@@ -2,6 +2,7 @@
 
     python -m tinynet.train --stage base              VGG16, on the official archive
     python -m tinynet.train --stage base --arch NAME  another network of torchvision, or timm/NAME
+    python -m tinynet.train --data DIR --arch NAME    your own images, a folder for each class
     python -m tinynet.train --stage finetune          starts from the newest finished base
     python -m tinynet.train --stage fixres --size 96  adapts the newest run to a test size
     python -m tinynet.train --resume runs/...         continues a run that was stopped
@@ -45,7 +46,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--stage",
         choices=(*STAGES, "all"),
-        help="what to train (default: all, which is base and finetune)",
+        help="what to train (default: all: base, finetune)",
     )
     parser.add_argument(
         "--recipe",
@@ -56,13 +57,13 @@ def parser() -> Parser:
         "--resume",
         type=user_path,
         metavar="RUN",
-        help="continue all stages of this run; if files have moved, give their new places with "
-        "--data, --cache, --weights and --run",
+        help="continue this run; --data, --labels, --cache, --weights and --run name new "
+        "places of files that have moved",
     )
     parser.add_argument(
         "--restart",
         action="store_true",
-        help="with --resume: start an unfinished stage over, for instance if its last.pt is lost",
+        help="with --resume: start an unfinished stage over",
     )
     parser.add_argument(
         "--summary", action="store_true", help="print the network layer by layer and exit"
@@ -70,7 +71,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--compile",
         action=BooleanOptionalAction,
-        help="compile the training steps (takes a minute; meant for long training on a GPU)",
+        help="compile the steps (for long training on a GPU)",
     )
     parser.add_argument(
         "--tensorboard",
@@ -79,7 +80,8 @@ def parser() -> Parser:
     )
     run = "the run that finetune or fixres starts from (default: the newest suitable one)"
     out = "folder of the run (default: one below runs/; for finetune and fixres, that of --run)"
-    add_common(parser, "data", "cache", "weights", "run", "out", "seed", run=run, out=out)
+    add_common(parser, "data", "labels", "pack-size", "cache", "weights", run=run, out=out)
+    add_common(parser, "run", "out", "seed", run=run, out=out)
     add_common(parser, "device", "precision", "json")
     parser.set_defaults(floats=None, frozen=None)  # those of a resumed run
     _add_recipe(parser, TUNED, hidden=True)
@@ -169,7 +171,16 @@ def _observers(tensorboard: bool) -> list["Observer"]:
 
 def _new(args: Any) -> tuple[Path, RunConfig]:
     """The folder and the configuration of a new run, or of a new stage of a run."""
-    settings = Settings(args.recipe, _fields(args), args.data, args.weights, args.seed, args.cache)
+    settings = Settings(
+        args.recipe,
+        _fields(args),
+        args.data,
+        args.weights,
+        args.seed,
+        args.cache,
+        args.labels,
+        args.pack_size,
+    )
     if args.stage in ("finetune", "fixres"):
         start = runs.find_run(
             args.run,
@@ -200,7 +211,8 @@ def _resumed(args: Any) -> tuple[Path, RunConfig]:
     Only the places of its files can be changed. Device, precision and compiled steps are those it
     was started with, unless others are named; they are set in `args`.
     """
-    names = [name for name in ("stage", "recipe", "seed", "out") if getattr(args, name) is not None]
+    fixed = ("stage", "recipe", "seed", "out", "pack_size")
+    names = [name for name in fixed if getattr(args, name) is not None]
     if flags := [flag_name(name) for name in [*names, *sorted(_fields(args))]]:
         raise InputError(
             f"{', '.join(flags)}: cannot be changed when a run is resumed; start another run for "
@@ -217,7 +229,7 @@ def _resumed(args: Any) -> tuple[Path, RunConfig]:
     device = Device(args.device, args.precision, args.compile).as_started(folder)
     args.device, args.precision, args.compile = device.device, device.precision, device.compiled
     args.floats, args.frozen = device.floats, device.frozen
-    settings = Settings(data=args.data, weights=args.weights, cache=args.cache)
+    settings = Settings(data=args.data, weights=args.weights, cache=args.cache, labels=args.labels)
     config = with_new_places(config, settings)
     if args.run:
         if config.start_run is None:

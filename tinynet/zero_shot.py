@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     world = join()
     from tinynet.compute import choose_compute
     from tinynet.data.download import find_data
-    from tinynet.data.packed import open_packed
+    from tinynet.data.packing import open_packed
     from tinynet.evaluation.evaluate import evaluate
     from tinynet.evaluation.zero_shot import ZeroShot
     from tinynet.report.tables import show

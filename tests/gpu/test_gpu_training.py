@@ -81,7 +81,18 @@ STAGES = {
     ),
 }
 each_stage = pytest.mark.parametrize("name", STAGES)
-SCORE = Score(n=1, top1=0.0, top5=0.0, loss=1.0, ece=0.0, low=0.0, high=1.0)
+SCORE = Score(
+    n=1,
+    top1=0.0,
+    top5=0.0,
+    loss=1.0,
+    ece=0.0,
+    low=0.0,
+    high=1.0,
+    balanced=0.0,
+    worst=0.0,
+    worst_label=0,
+)
 
 
 @each_stage

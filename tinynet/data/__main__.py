@@ -4,7 +4,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,10 @@ from tinynet.runs import STAGES
 if TYPE_CHECKING:
     import numpy as np
 
-    from tinynet.data.tiny_imagenet import Archive, Part
+    from tinynet.data.source import Source, Subset
+
+_SAMPLE = 256  # images whose sizes `info` reads
+_CELL = 256  # pixels: a cell of the sheet that `show` writes has fewer
 
 # --- commands ---
 
@@ -35,23 +38,26 @@ def _verify(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from tinynet.data.download import find_data
-    from tinynet.data.tiny_imagenet import Archive
+    from tinynet.data.sources import open_source
     from tinynet.data.verify import verify
 
     path = find_data(arguments.data)
-    report = verify(Archive(path))
+    report = verify(open_source(path, arguments.labels))
     marks = {True: "ok", False: "WRONG", None: ""}
     rows = [asdict(row) for row in report.rows]
-    _show_rows(
-        rows if arguments.format == "json" else [row | {"ok": marks[row["ok"]]} for row in rows],
-        arguments.format,
-    )
-    for fault in report.faults:
-        log(fault)
+    if arguments.format != "json":
+        texts = [{"official": "" if row["official"] is None else row["official"]} for row in rows]
+        rows = [
+            row | text | {"ok": marks[row["ok"]]} for row, text in zip(rows, texts, strict=True)
+        ]
+    _show_rows(rows, arguments.format)
+    for line in (*report.faults, *report.pair_lines):
+        log(line)
     scope = {
         "complete": "the complete official archive",
         "other": "not the official set of images",
         "part": "a part of the official archive, checked for consistency only",
+        "any": "checked for damaged images and for duplicates",
     }[report.scope]
     verdict = "no errors" if report.ok else "errors in the rows marked WRONG"
     modes = f"; converted to 8-bit RGB: {report.other_modes}" if report.other_modes else ""
@@ -62,28 +68,30 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 def _pack(arguments: argparse.Namespace) -> None:
     from tinynet.data.download import find_data
-    from tinynet.data.packed import open_packed
+    from tinynet.data.packing import PackRequest, open_packed
 
-    show_paths([open_packed(find_data(arguments.data), arguments.cache).folder], arguments.format)
+    request = PackRequest(arguments.pack_size, arguments.labels)
+    packed = open_packed(find_data(arguments.data), arguments.cache, request)
+    show_paths([packed.folder], arguments.format)
 
 
 def _info(arguments: argparse.Namespace) -> None:
     from tinynet.data.download import find_data
-    from tinynet.data.packed import decode
+    from tinynet.data.source import SPLITS
+    from tinynet.data.sources import open_source
     from tinynet.data.splits import split_train
-    from tinynet.data.tiny_imagenet import SPLITS, Archive
 
     path = find_data(arguments.data)
-    archive = Archive(path)
-    assert archive.train.labels is not None  # only test has no labels
-    split, first = split_train(archive.train.labels), archive.train.files[0]
-    facts = {
+    source = open_source(path, arguments.labels)
+    assert source.train.labels is not None  # only test may have no labels
+    split = split_train(source.train.labels)
+    facts: Json = {
         "path": str(path),
-        "digest": archive.digest(),
-        "classes": len(archive.wnids),
-        "side": len(decode(archive.read(first), first)),
+        "digest": source.digest(),
+        "classes": len(source.wnids),
+        **_size_facts(source),
     }
-    facts |= {f"{name} images": len(archive.part(name).files) for name in SPLITS}
+    facts |= {f"{name} images": len(source.part(name).files) for name in SPLITS}
     facts |= {
         "of train, without hold-out": len(split.train),
         "of train, hold-out": len(split.holdout),
@@ -92,12 +100,33 @@ def _info(arguments: argparse.Namespace) -> None:
     _show_rows([{"what": what, "value": value} for what, value in facts.items()], arguments.format)
 
 
-def _show(arguments: argparse.Namespace) -> None:
+def _size_facts(source: "Source") -> Json:
+    """The side of images of one size; else the smallest and the largest size in a sample."""
+    from contextlib import suppress
+
     import numpy as np
 
+    from tinynet.data.decode import image_size
+    from tinynet.data.packing import decode
+
+    files = source.train.files
+    if source.one_size:
+        return {"side": len(decode(source.read(files[0]), files[0]))}
+    sample = np.linspace(0, len(files) - 1, min(_SAMPLE, len(files))).astype(int)
+    sizes = []
+    for row in sample:
+        with suppress(InputError):  # `verify` lists what cannot be read
+            sizes.append(image_size(source.read(files[row]), files[row]))
+    sizes.sort(key=lambda size: (size[0] * size[1], size))
+    ends = " to ".join(
+        dict.fromkeys(f"{width}x{height}" for width, height in sizes[:: max(1, len(sizes) - 1)])
+    )
+    return {f"sizes of {len(sizes):,} train images": ends or "none can be read"}
+
+
+def _show(arguments: argparse.Namespace) -> None:
     from tinynet.data.download import find_data
-    from tinynet.data.packed import decode
-    from tinynet.data.tiny_imagenet import Archive
+    from tinynet.data.sources import open_source
     from tinynet.plotting import figure_path, save_figure
     from tinynet.report.figures import contact_sheet
 
@@ -106,23 +135,50 @@ def _show(arguments: argparse.Namespace) -> None:
             f"--stage {arguments.stage}: needs a recipe; name one with --recipe, such as tuned"
         )
     out = figure_path(arguments.out)
-    archive = Archive(find_data(arguments.data))
-    part = archive.part("train" if arguments.split == "holdout" else arguments.split)
-    rows = _sample(_candidate_rows(archive, part, arguments), arguments)
-    images = [decode(archive.read(part.files[row]), part.files[row]) for row in rows]
-    titles = [
-        archive.names[part.labels[row]].split(",")[0] if part.labels is not None else ""
-        for row in rows
-    ]
-    boxes = part.boxes[rows]
+    source = open_source(find_data(arguments.data), arguments.labels)
+    part = source.part("train" if arguments.split == "holdout" else arguments.split)
+    rows = _sample(_candidate_rows(source, part, arguments), arguments)
+    files = [part.files[row] for row in rows]
     if arguments.recipe:
-        images, boxes = _training_inputs(images, rows, arguments), np.full_like(boxes, -1)
-    save_figure(contact_sheet(images, titles, list(boxes)), out)
+        images, boxes = _training_inputs(source, files, rows, arguments), None
+    else:
+        images = [_picture(source, file) for file in files]
+        boxes = list(part.boxes[rows]) if source.one_size else None
+    titles = [_title(source, part.labels[row]) if part.labels is not None else "" for row in rows]
+    save_figure(contact_sheet(images, titles, boxes), out)
     show_paths([arguments.out], arguments.format)
 
 
+def _title(source: "Source", label: int) -> str:
+    """The name of a class; the first of several that WordNet has."""
+    name = source.names[label]
+    # matplotlib would set what is between two dollars as a formula.
+    return name.split(",")[0] if source.one_size else name.replace("$", r"\$")
+
+
+def _picture(source: "Source", file: str) -> "np.ndarray":
+    """The pixels of an image; one that may have any size is reduced to that of a cell."""
+    import numpy as np
+
+    from tinynet.data import packing
+    from tinynet.data.decode import decode
+
+    data = source.read(file)
+    if source.one_size:
+        return packing.decode(data, file)
+    try:
+        image = decode(data, file, upright=True, least_side=_CELL).image
+    except InputError as error:
+        raise InputError(
+            f"{error}; replace or remove this image (`python -m tinynet.data verify` lists all of "
+            "them)"
+        ) from None
+    image.thumbnail((_CELL, _CELL))
+    return np.asarray(image)
+
+
 def _candidate_rows(
-    archive: "Archive", part: "Part", arguments: argparse.Namespace
+    source: "Source", part: "Subset", arguments: argparse.Namespace
 ) -> "np.ndarray":
     """Rows of `part` that are in --split and --class."""
     import numpy as np
@@ -140,7 +196,7 @@ def _candidate_rows(
                 f"--class {arguments.class_name}: images of test have no class; choose another "
                 "--split"
             )
-        classes = find_classes(arguments.class_name, archive.wnids, archive.names)
+        classes = find_classes(arguments.class_name, source.wnids, source.names)
         rows = rows[np.isin(part.labels[rows], classes)]
     return rows
 
@@ -163,17 +219,29 @@ def _sample(rows: "np.ndarray", arguments: argparse.Namespace) -> "np.ndarray":
 
 
 def _training_inputs(
-    images: "list[np.ndarray]", rows: "np.ndarray", arguments: argparse.Namespace
+    source: "Source", files: Sequence[str], rows: "np.ndarray", arguments: argparse.Namespace
 ) -> "list[np.ndarray]":
-    """The images as the network gets them in the first epoch of a stage, with augmentation."""
+    """The images as the network gets them in the first epoch of a stage, with augmentation.
+
+    Of images that may have any size, the centre squares, at the size that the recipe is for.
+    """
     import numpy as np
     import torch
 
     from tinynet.data.batches import to_float
+    from tinynet.data.packing import decode
+    from tinynet.data.squares import centre_square
     from tinynet.training.inputs import Draws, augment_images
     from tinynet.training.recipes import RECIPES
 
     stage = RECIPES[arguments.recipe].stage(arguments.stage or "finetune")
+    side = max(stage.size, *(stage.crop_side or ()))
+    images = [
+        decode(source.read(file), file)
+        if source.one_size
+        else centre_square(source.read(file), file, side)
+        for file in files
+    ]
     inputs = augment_images(
         to_float(torch.from_numpy(np.stack(images))),
         torch.from_numpy(rows),
@@ -199,7 +267,7 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 
 def _cache(arguments: argparse.Namespace) -> None:
-    from tinynet.data.packed import cache_folder
+    from tinynet.data.packing import cache_folder
     from tinynet.data.places import DEFAULT_PATH, locate
 
     folder = cache_folder(
@@ -271,13 +339,15 @@ def parser() -> Parser:
     add("get", _get, "download the official archive, if it is missing", "data").add_argument(
         "--force", action="store_true", help="replace an archive that is not the official one"
     )
-    text = "decode every image and compare with the official figures; status 1 if there are errors"
-    add("verify", _verify, text, "data")
+    text = "decode every image, count errors and duplicates, and compare Tiny ImageNet with the "
+    text += "official figures; status 1 if there are errors"
+    add("verify", _verify, text, "data", "labels")
     text = "decode every image once into arrays in the cache; print their folder"
-    add("pack", _pack, text, "data", "cache")
-    add("info", _info, "print path, digest, counts, and the digest of the default split", "data")
+    add("pack", _pack, text, "data", "labels", "cache", "pack-size")
+    text = "print path, digest, sizes, counts, and the digest of the default split"
+    add("info", _info, text, "data", "labels")
     text = "write a PNG of random images with their class names and boxes"
-    _add_show_flags(add("show", _show, text, "data"))
+    _add_show_flags(add("show", _show, text, "data", "labels"))
     text = "write a small synthetic archive in the official layout"
     _add_synthetic_flags(add("synthetic", _synthetic, text))
     add("cache", _cache, "list the folders in the cache", "data", "cache").add_argument(

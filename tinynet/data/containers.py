@@ -10,10 +10,10 @@ import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from tinynet.console import advice
-from tinynet.data.parquet import ParquetSource, parquet_files
+from tinynet.data.parquet import ParquetContainer, parquet_files
 from tinynet.data.walk import SkippedFiles, skip_reason, walk
 from tinynet.errors import InputError
 from tinynet.records import Json
@@ -28,7 +28,7 @@ MAX_FILE_SIZE = 2**28
 Row = tuple[str, int, int]
 
 
-class Source(Protocol):
+class Container(Protocol):
     """A container of files.
 
     `picklable`: whether the source can be sent to worker processes that do not share the open files
@@ -46,13 +46,26 @@ class Source(Protocol):
         """Read one file; raises `InputError` if it is damaged."""
 
 
-def open_source(path: Path) -> "Source":
+class Listing(NamedTuple):
+    """A container and the list of its files."""
+
+    container: Container
+    table: list[Row]
+
+
+def list_files(path: Path) -> Listing:
+    """Open a zip, a tar or a folder, and list its files; raises as `open_container`."""
+    container = open_container(path)
+    return Listing(container, container.table())
+
+
+def open_container(path: Path) -> Container:
     """Open a zip, a tar or a folder; raises `InputError` if `path` is something else."""
     if path.is_dir():
         return (
-            FolderSource(path)
+            FolderContainer(path)
             if (path / "wnids.txt").is_file() or not parquet_files(path)
-            else ParquetSource(path)
+            else ParquetContainer(path)
         )
     try:
         with path.open("rb") as stream:
@@ -62,7 +75,7 @@ def open_source(path: Path) -> "Source":
             f"{path}: cannot be read ({error.strerror}); name another" + advice(" with --data")
         ) from None
     # `zipfile` also finds a zip at the end of a tar, so the first bytes decide.
-    return TarSource(path) if start != b"PK" and _is_tar(path) else ZipSource(path)
+    return TarContainer(path) if start != b"PK" and _is_tar(path) else ZipContainer(path)
 
 
 def _is_tar(path: Path) -> bool:
@@ -80,7 +93,7 @@ def _check_size(name: str, size: int, path: Path) -> None:
         )
 
 
-class ZipSource:
+class ZipContainer:
     """Files in a zip; worker processes open the zip again.
 
     Some programs on Windows write names with `\\`; these names get `/`.
@@ -167,7 +180,7 @@ def _is_data(name: str, skipped: SkippedFiles) -> bool:
     return reason is None
 
 
-class TarSource:
+class TarContainer:
     """Files in a tar; a compressed tar is first decompressed into a temporary file.
 
     Forked processes share the temporary file. Other processes would have to decompress again, so
@@ -201,7 +214,7 @@ class TarSource:
         self._refuse_linked_folders()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TarSource, (self.path,)
+        return TarContainer, (self.path,)
 
     def _refuse_linked_folders(self) -> None:
         """Raise `InputError` for a link to a folder, because its files would be missing."""
@@ -307,7 +320,7 @@ def _plain(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./")
 
 
-class FolderSource:
+class FolderContainer:
     """Files in a folder and its subfolders."""
 
     picklable = True

@@ -1,16 +1,19 @@
-"""Tiny ImageNet as a torchvision dataset, for any DataLoader."""
+"""Any source, and Tiny ImageNet, as torchvision datasets for any DataLoader."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-from PIL import Image
 from torchvision.datasets import VisionDataset  # type: ignore[import-untyped]  # has no stubs
 
+from tinynet.data.decode import decode
 from tinynet.data.download import get
-from tinynet.data.packed import decode
+from tinynet.data.image_folder import imagenet_wnids
+from tinynet.data.packing import square
 from tinynet.data.places import expand_user, locate
+from tinynet.data.source import Source
+from tinynet.data.sources import open_source
 from tinynet.data.splits import split_train
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.errors import InputError
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _SPLITS = ("train", "holdout", "val", "test")
+_IMAGENET = "imagenet"
 
 
 class HoldOut(TypedDict, total=False):
@@ -29,35 +33,40 @@ class HoldOut(TypedDict, total=False):
     split_seed: int
 
 
-class TinyImageNet(VisionDataset):
-    """Images of Tiny ImageNet with their labels, read in place from the zip, tar or folder.
+class Images(VisionDataset):
+    """Images of any source with their labels, read in place at their own size.
 
-    `root`: the archive, the extracted folder, or a folder that contains either.
+    `root`: a folder with a folder for each class, with or without `train`, `val` and `test`; a zip
+    or tar of it; a folder of parquet files; or Tiny ImageNet.
 
     `split`: `train`, `holdout`, `val` or `test`. `train` and `holdout` are disjoint parts of the
-    official training images; `val` and `test` are the official ones.
+    training images. Without a folder `val`, a fifth of each class is `val`, as in every run.
 
     `holdout`: the fraction of each class in the hold-out (default: 0.05), sampled with `split_seed`
-    (default: 42). With `holdout=0`, `train` has all official training images.
+    (default: 42). With `holdout=0`, `train` has all training images.
 
     `transform`, `target_transform`: as in torchvision. They apply to this split alone, so the
     datasets `train` and `holdout` can have different transforms.
 
-    `download`: whether to download the official archive to `root` if it contains none.
+    `labels`: "imagenet" for the indices of ImageNet-1k, where the classes are wnids of it; or a
+    file of labels, for images without class folders. Default: the rank of the class.
 
-    Items are `(image, class index)`: a PIL image in RGB and an int. Items of `test`, which has no
-    labels, are the image alone. Attributes:
+    Items are `(image, class index)`: a PIL image in RGB, upright, and an int. Items of a split
+    without labels are the image alone. Attributes:
 
-    - `classes`: wnids in sorted order; the class index is the rank. `class_names`: their names.
-    - `class_to_idx`: wnid -> class index.
-    - `files`: names in the archive.
-    - `targets`: list of int, None for `test`.
+    - `classes`: class ids in sorted order. `class_names`: their names.
+    - `class_to_idx`: class id -> class index.
+    - `files`: names in the source.
+    - `targets`: list of int, None without labels.
     - `boxes`: (N, 4) int16, x0, y0, x1, y1 in pixels, inclusive; -1 for images without a box.
 
-    Each worker of a DataLoader opens the zip again, which takes a second: use
+    Each worker of a DataLoader opens a zip again, which takes a second: use
     `persistent_workers=True`.
 
-    Raises `InputError` for an unknown split, or if `root` contains no usable archive.
+    Raises `InputError` for an unknown split, or if `root` contains no usable images.
+
+    Examples:
+        >>> tinynet.Images("photos", "val", transform=transform)
     """
 
     def __init__(
@@ -66,46 +75,67 @@ class TinyImageNet(VisionDataset):
         split: str = "train",
         transform: Callable | None = None,
         target_transform: Callable | None = None,
-        download: bool = False,
+        labels: str | Path | None = None,
         **hold_out: "Unpack[HoldOut]",
     ):
+        file = None if labels in (None, _IMAGENET) else str(labels)
+        place = expand_user(root, "root")
+        self._set_up(place, split, (transform, target_transform), hold_out)
+        self._use(open_source(locate(place), file), hold_out, labels == _IMAGENET)
+
+    def _set_up(
+        self,
+        root: Path,
+        split: str,
+        transforms: tuple[Callable | None, Callable | None],
+        hold_out: HoldOut,
+    ) -> None:
+        """Check the arguments, before anything is read."""
         if split not in _SPLITS:
             raise InputError(f"split {split!r}: unknown; choose one of {', '.join(_SPLITS)}")
-        for name, function in (("transform", transform), ("target_transform", target_transform)):
+        for name, function in zip(("transform", "target_transform"), transforms, strict=True):
             if function is not None and not callable(function):
                 raise InputError(f"{name} is {brief(function)}; it must be a function, or None")
-        fraction, seed = hold_out.pop("holdout", 0.05), hold_out.pop("split_seed", 42)
-        if hold_out:
+        if unknown := set(hold_out) - {"holdout", "split_seed"}:
             raise InputError(
-                f"{min(hold_out)}: not an argument of TinyImageNet; use holdout or split_seed"
+                f"{min(unknown)}: not an argument of {type(self).__name__}; use holdout or "
+                "split_seed"
             )
-        root = expand_user(root, "root")
-        super().__init__(root, transform=transform, target_transform=target_transform)
-        archive = Archive(_find_archive(root, download))
+        super().__init__(root, transform=transforms[0], target_transform=transforms[1])
         self.split = split
-        self.classes = list(archive.wnids)
-        self.class_names = list(archive.names)
-        self.class_to_idx = {wnid: index for index, wnid in enumerate(archive.wnids)}
-        part, rows = archive.train, np.arange(len(archive.train.files))
-        if split in ("val", "test"):
-            part = archive.part(split)
+
+    def _use(self, source: Source, hold_out: HoldOut, imagenet: bool) -> None:
+        """Take the images of the split from `source`."""
+        fraction, seed = hold_out.get("holdout", 0.05), hold_out.get("split_seed", 42)
+        self.classes = list(source.wnids)
+        self.class_names = list(source.names)
+        indices = _imagenet_indices(source) if imagenet else range(len(source.wnids))
+        self.class_to_idx = dict(zip(source.wnids, indices, strict=True))
+        part, rows = source.train, np.arange(len(source.train.files))
+        if self.split in ("val", "test"):
+            part = source.part(self.split)
             rows = np.arange(len(part.files))
-        elif split == "holdout" or fraction != 0:
+        elif self.split == "holdout" or fraction != 0:
             assert part.labels is not None  # only test has no labels
             parts = split_train(part.labels, fraction=fraction, seed=seed)
-            rows = parts.train if split == "train" else parts.holdout
+            rows = parts.train if self.split == "train" else parts.holdout
         self.files = [part.files[row] for row in rows]
-        self.targets = None if part.labels is None else part.labels[rows].tolist()
+        self.targets = (
+            None if part.labels is None else np.array(indices)[part.labels[rows]].tolist()
+        )
         self.boxes = part.boxes[rows]
-        # Not the archive itself: its table of 120,000 files would be pickled for every worker.
-        self._source, self._folder = archive.source, archive.root
+        # Not the source itself: its table of all files would be pickled for every worker.
+        self._container, self._folder = source.container, source.root
+        self._one_size = source.one_size
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Any:
         file = self.files[index]
-        image = Image.fromarray(decode(self._source.read(self._folder + file), file))
+        data = self._container.read(self._folder + file)
+        decoded = square(data, file) if self._one_size else decode(data, file, upright=True)
+        image = decoded.image
         if self.transform is not None:
             image = self.transform(image)
         if self.targets is None:
@@ -118,9 +148,48 @@ class TinyImageNet(VisionDataset):
         return f"Split: {self.split}"
 
 
+class TinyImageNet(Images):
+    """Images of Tiny ImageNet with their labels, read in place from the zip, tar or folder.
+
+    `root`: the archive, the extracted folder, or a folder that contains either. `download`: whether
+    to download the official archive to `root` if it contains none. The other arguments, items and
+    attributes are those of `Images`; `val` and `test` are the official ones, and `test` has no
+    labels. `labels` can only be "imagenet".
+
+    Raises `InputError` for an unknown split, or if `root` contains no usable archive.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Callable | None = None,
+        target_transform: Callable | None = None,
+        download: bool = False,
+        labels: str | None = None,
+        **hold_out: "Unpack[HoldOut]",
+    ):
+        if labels not in (None, _IMAGENET):
+            raise InputError(f"labels is {brief(labels)}; use 'imagenet', or leave it out")
+        place = expand_user(root, "root")
+        self._set_up(place, split, (transform, target_transform), hold_out)
+        self._use(Archive(_find_archive(place, download)), hold_out, labels is not None)
+
+
+def _imagenet_indices(source: Source) -> list[int]:
+    """The ImageNet-1k index of each class; raises `InputError` if one is not a class of it."""
+    wnids = {wnid: index for index, wnid in enumerate(imagenet_wnids())}
+    if foreign := [name for name in source.wnids if name not in wnids]:
+        raise InputError(
+            f"labels 'imagenet': {source.path} has {len(foreign):,} classes that are no wnids of "
+            f"ImageNet-1k (first: {foreign[0]!r}); leave labels out"
+        )
+    return [wnids[wnid] for wnid in source.wnids]
+
+
 def _find_archive(root: Path, download: bool) -> Path:
     try:
-        return locate(root, 1) if download else locate(root)
+        return locate(root, 1, any_images=False) if download else locate(root)
     except InputError:
         if not download:
             raise

@@ -14,7 +14,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,12 +54,15 @@ class Decoded:
         return np.asarray(self.image)
 
 
-def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
+def decode(
+    source: bytes | Path, name: str, upright: bool = False, least_side: int | None = None
+) -> Decoded:
     """Decode an image, bytes or a path, to RGB.
 
-    `name`: the name of the image in errors. `upright`: apply the EXIF orientation. Raises
-    `InputError` if the image cannot be read, is too large, or has a mode or pixel values that have
-    no equivalent in 8 bits.
+    `name`: the name of the image in errors. `upright`: apply the EXIF orientation. `least_side`:
+    a large JPEG may be decoded at a half, a quarter or an eighth of its size, if both sides then
+    have at least so many pixels. Raises `InputError` if the image cannot be read, is too large, or
+    has a mode or pixel values that have no equivalent in 8 bits.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -70,8 +73,11 @@ def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
             stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
             with stream, Image.open(stream, formats=_formats()) as image:
                 _refuse_many_scans(image, stream)
-                with _mute(image):
-                    return Decoded(_to_rgb(image, upright), image.mode)
+                with muted() if image.format == "TIFF" else nullcontext():
+                    mode = image.mode
+                    if least_side is not None:
+                        image.draft(None, (least_side, least_side))
+                    return Decoded(_to_rgb(image, upright), mode)
     except UnidentifiedImageError:
         raise InputError(f"{name}: is not an image{_size_note(source)}") from None
     except _Refused as error:
@@ -85,6 +91,47 @@ def decode(source: bytes | Path, name: str, upright: bool = False) -> Decoded:
             or type(error).__name__
         )
         raise InputError(f"{name}: cannot be read as an image ({reason})") from None
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """Return width and height of an image, from its header; raises `InputError` as `decode`."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                return image.size
+    except Exception:  # the line is that of decoding
+        return decode(data, name).image.size
+
+
+def is_plain_jpeg(data: bytes, below: int) -> bool:
+    """Whether the bytes start as a JPEG in RGB that any decoder reads as Pillow does.
+
+    `below`: its shorter side must have fewer pixels. Photographs with an orientation, of several
+    images, or of unusual form are none.
+    """
+    from PIL import ExifTags, Image
+
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                small, large = sorted(image.size)
+                exif = image.getexif() if "exif" in image.info else {}
+                return (
+                    image.format == "JPEG"
+                    and image.mode == "RGB"
+                    and not image.info.get("progressive")
+                    and exif.get(ExifTags.Base.Orientation, 1) == 1
+                    and 0 < small < below
+                    and large <= _MAX_ASPECT_RATIO * small
+                )
+    except Exception:  # Pillow's decoder will say what is wrong
+        return False
 
 
 @cache
@@ -152,6 +199,7 @@ def _to_rgb(image: "Image.Image", upright: bool) -> "Image.Image":
         rgb.info = dict(image.info)
         with suppress(Exception):  # broken EXIF data are ignored
             ImageOps.exif_transpose(rgb, in_place=True)
+        rgb.info.pop("transparency", None)  # the image is opaque now
     return rgb
 
 
@@ -189,11 +237,8 @@ def _refuse_many_scans(image: "Image.Image", stream: BinaryIO) -> None:
 
 
 @contextmanager
-def _mute(image: "Image.Image") -> Iterator[None]:
-    """Hide what libtiff writes to standard error, because `InputError` reports the problem."""
-    if image.format != "TIFF":
-        yield
-        return
+def muted() -> Iterator[None]:
+    """Hide what libraries in C write to standard error: `InputError` reports the problem."""
     try:
         stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     except OSError:  # standard error is closed

@@ -117,7 +117,7 @@ def get(target: Path, force: bool = False) -> Path:
     archive is replaced only with `force`.
     """
     try:
-        path = locate(target, 1)
+        path = locate(target, 1, any_images=False)
     except InputError:
         path = None
     if path and path.is_file() and path.suffix == ".zip" and not zipfile.is_zipfile(path):

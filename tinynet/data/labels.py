@@ -11,14 +11,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinynet.console import log, option
+from tinynet.console import advice, log, option
 from tinynet.data import devkit
 from tinynet.data.annotations import as_text
 from tinynet.data.file_names import ambiguous_order, base, plain, same, stem, without_extension
 from tinynet.data.tables import SPLITS, Table
 from tinynet.errors import InputError
 
-_LABEL_TITLES = {
+
+def labels_name(file: str) -> str:
+    """How a message names a file of labels: with the flag, in a command that has it."""
+    flag = option("labels")
+    return f"{flag} {file}" if not flag.startswith("--") or advice(flag) else file
+
+
+LABEL_TITLES = {
     f"{word}{suffix}"
     for word in ("label", "class", "target", "category", "wnid", "synset")
     for suffix in ("", "s", "id", "idx", "index", "name")
@@ -55,7 +62,7 @@ class Labels:
 
     def read(self) -> tuple[int, ...]:
         """Read the class index of every image."""
-        lines = [line for line in self._text().splitlines() if line.strip()]
+        lines = [line for line in self.text().splitlines() if line.strip()]
         words = [line.split() for line in lines]
         if all(len(line) == 1 for line in words) and not any(
             re.search("[,;]", line) for line in lines
@@ -99,9 +106,10 @@ class Labels:
 
     def label_error(self, text: str) -> InputError:
         """The error of this list: its flag and its name, then `text`."""
-        return InputError(f"{option('labels')} {self.source}: {text}")
+        return InputError(f"{labels_name(self.source)}: {text}")
 
-    def _text(self) -> str:
+    def text(self) -> str:
+        """Read the file as text; raises `InputError` if it is too large or is not text."""
         try:
             if Path(self.source).stat().st_size > _MAX_SIZE:
                 raise self.label_error(f"is larger than {_MAX_SIZE:,} bytes; name a file of labels")
@@ -119,7 +127,10 @@ class Labels:
 
     def _class(self, cell: str) -> int | None:
         """The class index of a cell: a number, or a class name, after which Kaggle writes a box."""
-        words = cell.strip().strip('"').split()
+        text = cell.strip().strip('"')
+        if text in self._index:  # also a name of several words
+            return self._index[text]
+        words = text.split()
         if not words or (words[0] not in self._index and len(words) > 1):
             return None
         if words[0] in self._index:
@@ -178,7 +189,7 @@ class Labels:
             first = plain(table[0][file])
             rest = [column for column in range(width) if column != file]
             for header in (0, 1) if not {first, base(first)} & names else (0,):
-                titled = [column for column in rest if header and titles[column] in _LABEL_TITLES]
+                titled = [column for column in rest if header and titles[column] in LABEL_TITLES]
                 label = self._label_column(table[header:], titled or rest, bool(titled))
                 if label is not None and (matches[file] or header == 0):
                     return _Columns(matches[file], file, label, header)
@@ -206,7 +217,7 @@ class Labels:
     def _file_columns(self, matches: Sequence[int], titles: Sequence[str]) -> list[int]:
         """The columns with most names of images, without those with the title of labels."""
         likely = [column for column, count in enumerate(matches) if count == max(matches)]
-        untitled = [column for column in likely if titles[column] not in _LABEL_TITLES]
+        untitled = [column for column in likely if titles[column] not in LABEL_TITLES]
         if max(matches) and len(untitled) > 1:
             raise self.label_error(
                 f"columns {untitled[0] + 1} and {untitled[1] + 1} could both be file names; write "
@@ -266,13 +277,10 @@ class Labels:
                 f"{missing[0]}); " + _way_out(missing, labels)
             )
         if best not in (keys[0], keys[2]) and any("/" in name for name in labels):
-            log(
-                f"note: {option('labels')} {self.source}: matched files by name; their folders "
-                "differ"
-            )
+            log(f"note: {labels_name(self.source)}: matched files by name; their folders differ")
         if len(labels) > len(self.names):
             log(
-                f"note: {option('labels')} {self.source}: ignored "
+                f"note: {labels_name(self.source)}: ignored "
                 f"{len(labels) - len(self.names):,} labels for files that are not in the folder"
             )
         return tuple(complete)
@@ -284,11 +292,9 @@ class Labels:
             name, index = plain(row[columns.file]), self._class(row[columns.label])
             if index is None:  # a class whose name starts or ends with a quotation mark
                 raise self._not_a_class([row[columns.label]], row[columns.label])
-            classes = sorted(
-                word
-                for word in set(row[columns.label].split())
-                if word in self._index and not word.isdecimal()
-            )
+            cell = row[columns.label].strip().strip('"')
+            words = [cell] if cell in self._index else set(cell.split())
+            classes = sorted(word for word in words if word in self._index and not word.isdecimal())
             if len(classes) < 2 and labels.setdefault(name, index) != index:
                 classes = [self.classes[labels[name]], self.classes[index]]
             if len(classes) > 1:

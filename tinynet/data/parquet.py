@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynet.data.annotations import ANNOTATIONS
+from tinynet.data.decode import image_endings
 from tinynet.data.walk import SkippedFiles
 from tinynet.errors import InputError
 from tinynet.records import Json
@@ -47,7 +48,7 @@ def _refuse_missing(files: dict[str, list[Path]]) -> None:
                 )
 
 
-class ParquetSource:
+class ParquetContainer:
     """The images of a mirror with names as in the archive, in the order of the rows.
 
     Raises `InputError` if pyarrow is missing, or a file does not belong to a mirror.
@@ -225,23 +226,55 @@ class ParquetSource:
     @cached_property
     def _locations(self) -> dict[str, tuple[Path, int]]:
         """Name of an image -> its parquet file and row."""
-        locations = {}
+        return {
+            f"train/{self._classes[value]}/images/{name}"
+            if split == "train"
+            else f"{split}/images/{name}": (file, row)
+            for split, rows in self._rows.items()
+            for name, (file, row, value) in zip(self._names[split], rows, strict=True)
+        }
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """Split -> the file names of its images: those of the mirror, or numbers without them."""
+        names = {}
         for split, rows in self._rows.items():
-            for number, (file, row, value) in enumerate(rows):
-                name = f"{split}_{number:07d}.JPEG"
-                if split == "train":
-                    folder = self._classes[value]
-                    locations[f"train/{folder}/images/{folder}_{number:07d}.JPEG"] = file, row
-                else:
-                    locations[f"{split}/images/{name}"] = file, row
-        return locations
+            own = self._own_names(split)
+            folders = [value if split == "train" else 0 for _, _, value in rows]
+            if own and len(set(zip(folders, own, strict=True))) == len(own):
+                names[split] = own
+                continue
+            names[split] = [
+                f"{self._classes[value] if split == 'train' else split}_{number:07d}.JPEG"
+                for number, (_, _, value) in enumerate(rows)
+            ]
+        return names
+
+    def _own_names(self, split: str) -> list[str] | None:
+        """The names that a mirror stores beside the images; None if one has none."""
+        names: list[str] = []
+        for file in self._files[split]:
+            column = f"{self._columns[0]}.path"
+            try:
+                table = self._readers[file].read(columns=[column])
+                paths = table.column(0).combine_chunks().field("path").to_pylist()
+            except Exception:  # the images are bytes without a struct, or the struct has no path
+                return None
+            names += [str(path or "").replace("\\", "/").rsplit("/", 1)[-1] for path in paths]
+        good = all(
+            Path(name).suffix.lower() in image_endings() and not {"\t", "\n"} & set(name)
+            for name in names
+        )
+        return names if good else None
 
     @cached_property
     def _texts(self) -> dict[str, bytes]:
         """The text files that the archive has: the classes, and the labels of val."""
         lines = [
-            f"val_{number:07d}.JPEG\t{self._classes[value]}\n"
-            for number, (*_, value) in enumerate(self._rows.get("val", ()))
+            f"{name}\t{self._classes[value]}\n"
+            for name, (*_, value) in zip(
+                self._names.get("val", ()), self._rows.get("val", ()), strict=True
+            )
         ]
         texts = {
             "wnids.txt": "".join(f"{name}\n" for name in self._classes),

@@ -1,5 +1,6 @@
 """Find the data of `--data`: a file, a folder, or an archive inside a folder."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,12 @@ _DEPTH = 3  # levels of subfolders to search
 _MAX_FOLDERS = 500  # to search on one level
 
 
-def locate(path: str | Path, depth: int = _DEPTH) -> Path:
+def locate(path: str | Path, depth: int = _DEPTH, any_images: bool = True) -> Path:
     """Find the zip, tar, extracted folder or folder of parquet files at `path` or inside it.
 
-    `depth`: levels of subfolders to search. Raises `InputError` if `path` does not exist, or
-    contains no data set, or several.
+    `depth`: levels of subfolders to search. `any_images`: whether any other folder with images in
+    it is a data set, too. Raises `InputError` if `path` does not exist, or contains no data set, or
+    several.
     """
     path = expand_user(path)
     if path.is_file():
@@ -40,10 +42,12 @@ def locate(path: str | Path, depth: int = _DEPTH) -> Path:
         level = [folder for parent in level for folder in _subfolders(parent)][:_MAX_FOLDERS]
     if archives := _archive_files(path):
         return _one_of(archives, path)
+    if any_images and _contains_images(path):
+        return path
     raise InputError(
-        f"{path}: contains no Tiny ImageNet (looked for a zip or tar here, and {depth} folders "
-        f"deep for {DEFAULT_PATH.stem} archives, train/ and val/, or parquet files); name the "
-        "archive or its folder" + advice(" with --data")
+        f"{path}: contains no images and no archive (looked for images below it, a zip or tar in "
+        f"it, and {depth} folders deep for {DEFAULT_PATH.stem} archives, train/ and val/, or "
+        "parquet files); name the archive or its folder" + advice(" with --data")
     )
 
 
@@ -85,6 +89,16 @@ def _is_root(folder: Path) -> bool:
             (folder / "train").is_dir()
             and ((folder / "val").is_dir() or (folder / "test").is_dir())
         )
+    )
+
+
+def _contains_images(folder: Path) -> bool:
+    from tinynet.data.decode import image_endings
+
+    return any(
+        os.path.splitext(file)[1].lower() in image_endings()
+        for _, _, files in os.walk(folder, followlinks=True)
+        for file in files
     )
 
 

@@ -8,7 +8,6 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -25,45 +24,35 @@ from tinynet.data.annotations import (
     read_annotations,
     read_box,
 )
-from tinynet.data.containers import open_source
+from tinynet.data.containers import Listing, list_files
 from tinynet.data.decode import image_endings
+from tinynet.data.parquet import ParquetContainer
 from tinynet.data.places import locate
+from tinynet.data.source import SPLITS, Subset, draw_val, without_boxes
 from tinynet.data.walk import NO_IMAGES
 from tinynet.errors import InputError
 
-SPLITS = ("train", "val", "test")
 _TEXTS = ("_boxes.txt", ANNOTATIONS)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the archive (`train`, `val` or `test`), sorted by file name.
-
-    `files`: names in the archive, without its root folder.
-    `labels`: (N,) int64 class indices; None for `test`.
-    `boxes`: (N, 4) int16, x0, y0, x1, y1 in pixels, inclusive; -1 for images without a box.
-    """
-
-    files: tuple[str, ...]
-    labels: np.ndarray | None
-    boxes: np.ndarray
 
 
 class Archive:
     """Tiny ImageNet as published, or a part of it: classes, labels, boxes and image files.
 
-    `source`, `root`: where the files are; `source.read(root + file)` reads one.
+    It is a `Source`. `one_size` is false for parquet files, which may be of any data set.
     `wnids`: the class ids in *sorted* order. The class index is the rank in this list, not the
     position in `wnids.txt`. `names`: the class names.
-    `train`, `val`, `test`: each a `Part`.
+    `train`, `val`, `test`: each a `Subset`.
 
     Raises `InputError` if the source is not Tiny ImageNet or contradicts itself.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = locate(path)
-        self.source = open_source(self.path)
-        table = self.source.table()
+    labels_file: str | None = None
+
+    def __init__(self, path: str | Path | Listing):
+        listing = path if isinstance(path, Listing) else list_files(locate(path))
+        self.container, table = listing
+        self.path = self.container.path
+        self.one_size = not isinstance(self.container, ParquetContainer)
         self.root = _root(self.path, [name for name, _, _ in table])
         cut = len(self.root)
         self._table = [
@@ -81,10 +70,10 @@ class Archive:
         self.names = tuple(words.get(wnid, wnid) for wnid in self.wnids)
         self.train = self._read_train(by_top["train"])
         self.val = self._read_val(by_top["val"])
-        self.test = Part(
-            tuple(by_top["test"]), None, np.full((len(by_top["test"]), 4), -1, np.int16)
-        )
-        self.source.skipped.report(self.path)
+        if not self.one_size and not self.val.files:
+            self.train, self.val = draw_val(self.path, self.train)
+        self.test = without_boxes(tuple(by_top["test"]), None)
+        self.container.skipped.report(self.path)
 
     def _images(self) -> dict[str, list[str]]:
         """Top folder -> sorted names of its images; counts the other files as skipped."""
@@ -100,7 +89,7 @@ class Archive:
             if Path(name).suffix.lower() in image_endings():
                 by_top[top].append(name)
             else:
-                self.source.skipped.add(NO_IMAGES, name)
+                self.container.skipped.add(NO_IMAGES, name)
         return by_top
 
     def _classes(self, train: list[str]) -> tuple[str, ...]:
@@ -129,13 +118,13 @@ class Archive:
         )
         return tuple(wnids)
 
-    def part(self, name: str) -> Part:
-        """Return the part `name`: `train`, `val` or `test`."""
+    def part(self, name: str) -> Subset:
+        """Return the subset `name`: `train`, `val` or `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def read(self, file: str) -> bytes:
-        """Read one file, named as in `Part.files`."""
-        return self.source.read(self.root + file)
+        """Read one file, named as in `Subset.files`."""
+        return self.container.read(self.root + file)
 
     def digest(self) -> str:
         """SHA-256 (hex) of name, size and CRC-32 (in a folder, time) of the archive's files."""
@@ -161,7 +150,7 @@ class Archive:
     def _optional_text(self, name: str) -> str:
         return self._text(name) if name in self._names else ""
 
-    def _read_train(self, files: list[str]) -> Part:
+    def _read_train(self, files: list[str]) -> Subset:
         if not files:
             raise InputError(
                 f"{self.path}: no images under train/; expected train/<wnid>/images/*.JPEG, so "
@@ -180,7 +169,7 @@ class Archive:
                 f"{self.path}: train/ has no images of {len(empty):,} classes of wnids.txt (first: "
                 f"{empty[0][:60]}); fetch the archive again, or remove their lines from wnids.txt"
             )
-        return Part(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
+        return Subset(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
 
     def _boxes(self, name: str) -> dict[str, Box]:
         rows = (line.split("\t") for line in self._optional_text(name).splitlines())
@@ -206,10 +195,10 @@ class Archive:
             f"{self.path}: {file} is not in a class folder; move it to {part}/<wnid>/images/"
         )
 
-    def _read_val(self, files: list[str]) -> Part:
+    def _read_val(self, files: list[str]) -> Subset:
         """Read val, with labels from its annotations or from class folders."""
         if not files:
-            return Part((), np.zeros(0, np.int64), np.zeros((0, 4), np.int16))
+            return Subset((), np.zeros(0, np.int64), np.zeros((0, 4), np.int16))
         lines = self._annotations()
         annotations = by_stem(lines)
         flat = [f for f in files if f.startswith("val/images/") and f.count("/") == 2]
@@ -240,7 +229,7 @@ class Archive:
                 f"note: {self.path}: {ANNOTATIONS} lists {len(lines):,} images, but "
                 f"{len(files):,} exist"
             )
-        return Part(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
+        return Subset(tuple(files), np.array(labels, np.int64), np.array(boxes, np.int16))
 
     def _refuse_equal_stems(self, files: list[str]) -> None:
         """Raise `InputError` if one line of the annotations matches two images of val."""

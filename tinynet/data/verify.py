@@ -1,4 +1,4 @@
-"""Verify an archive: decode every image, find duplicates, and compare with official figures."""
+"""Verify images: decode all, find duplicates, and compare Tiny ImageNet with official figures."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -8,11 +8,14 @@ from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 
-from tinynet.console import progress
-from tinynet.data.decode import PLAIN_MODES, decode
+from tinynet.data.checks import FilePair, Report, Row, first_lines
+from tinynet.data.decode import decode
+from tinynet.data.inspection import fault_text, in_subsets, other_modes
 from tinynet.data.packed import Packed
-from tinynet.data.tiny_imagenet import SPLITS, Archive
-from tinynet.data.workers import CHUNK, ReadFile, in_workers
+from tinynet.data.source import SPLITS, Source
+from tinynet.data.tiny_imagenet import Archive
+from tinynet.data.verify_any import verify_any
+from tinynet.data.workers import CHUNK, ReadFile
 from tinynet.errors import InputError
 
 # Counts of the archive of 248,100,043 bytes published at cs231n.stanford.edu, and of its repacked
@@ -33,42 +36,6 @@ OFFICIAL_PAIRS = {
 }
 OFFICIAL_CONFLICTS = {("train", "train"): 20, ("train", "val"): 7, ("val", "val"): 0}
 _ONE_CHANNEL_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-_MAX_FAULTS = 20  # to list one by one
-
-
-@dataclass(frozen=True)
-class Row:
-    """One check: its name, the figure `found`, the `official` figure, and whether `found` is ok.
-
-    `ok` is None if the figure is only reported.
-    """
-
-    check: str
-    found: int | str
-    official: int | str | None
-    ok: bool | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """The result of `verify`.
-
-    `scope`: `complete`, `part` (no more classes and images than the official archive) or `other`.
-    `faults`: a line for each image that cannot be decoded; after 20 lines, the number of the rest.
-    `other_modes`: the number of images in each mode other than RGB and L, as text. `duplicates`:
-    pairs of file names with the same bytes, and whether their labels differ (None: no labels).
-    """
-
-    scope: str
-    rows: tuple[Row, ...]
-    faults: tuple[str, ...]
-    other_modes: str
-    duplicates: tuple[tuple[str, str, bool | None], ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether no check failed; the duplicates of the official archive are allowed."""
-        return all(row.ok is not False for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -85,17 +52,27 @@ class _Image:
 
 _Images = dict[str, list[_Image]]  # part -> images in the order of its files
 # Two parts -> pairs of files, and whether their labels differ (None: no labels).
-_Pairs = dict[tuple[str, str], list[tuple[str, str, bool | None]]]
+_Pairs = dict[tuple[str, str], list[FilePair]]
 
 
-def verify(archive: Archive) -> Report:
+def verify(source: Source) -> Report:
+    """Decode every image of `source`; compare Tiny ImageNet with the official figures.
+
+    Other images are checked for what spoils a training or its score, see `verify_any`.
+    """
+    if isinstance(source, Archive) and source.one_size:
+        return _verify_archive(source)
+    return verify_any(source)
+
+
+def _verify_archive(archive: Archive) -> Report:
     """Decode every image of `archive`, and compare the archive with the official figures.
 
     A complete archive must agree with the official one. Any other archive must be consistent: the
     same number of images in every class, one image size, every image decodable, and no more
     duplicates than in the official archive. The source of the figures is at the head of this file.
     """
-    images = _inspect_all(archive)
+    images: _Images = in_subsets(archive, _inspect, CHUNK)
     pairs = _same_bytes(archive, images)
     scope = _scope(archive)
     rows = [
@@ -109,11 +86,9 @@ def verify(archive: Archive) -> Report:
         for file, image in zip(archive.part(name).files, images[name], strict=True)
         if image.fault
     ]
-    if len(faults) > _MAX_FAULTS:
-        count = len(faults) - _MAX_FAULTS
-        faults = [*faults[:_MAX_FAULTS], f"and {count:,} more that cannot be decoded"]
     duplicates = tuple(pair for pairs_of_parts in pairs.values() for pair in pairs_of_parts)
-    return Report(scope, tuple(rows), tuple(faults), _other_modes(images), duplicates)
+    lines = first_lines(faults, "that cannot be decoded")
+    return Report(scope, tuple(rows), lines, _other_modes(images), duplicates)
 
 
 def same_pixels(packed: Packed) -> list[tuple[tuple[str, int], tuple[str, int]]]:
@@ -135,21 +110,6 @@ def _scope(archive: Archive) -> str:
     return "part" if all(count <= official for count, official in counts) else "other"
 
 
-def _inspect_all(archive: Archive) -> _Images:
-    jobs = [
-        (name, archive.part(name).files[start : start + CHUNK])
-        for name in SPLITS
-        for start in range(0, len(archive.part(name).files), CHUNK)
-    ]
-    images: _Images = {name: [] for name in SPLITS}
-    total = sum(len(files) for _, files in jobs)
-    with progress(total=total, label=f"verifying {archive.path}", unit="images") as bar:
-        for (name, _), chunk in zip(jobs, in_workers(_inspect, jobs, archive), strict=True):
-            images[name] += chunk
-            bar.update(len(chunk))
-    return images
-
-
 def _inspect(read_file: ReadFile, job: tuple[str, tuple[str, ...]]) -> list[_Image]:
     images = []
     for file in job[1]:
@@ -157,7 +117,7 @@ def _inspect(read_file: ReadFile, job: tuple[str, tuple[str, ...]]) -> list[_Ima
             data = read_file(file)
             decoded = decode(data, file)
         except InputError as error:
-            images.append(_Image(fault=str(error).removeprefix(f"{file}: ")[:120]))
+            images.append(_Image(fault=fault_text(error, file)))
             continue
         pixels, one_channel = decoded.pixels, decoded.mode in _ONE_CHANNEL_MODES
         red, green, blue = pixels.astype(np.int16).transpose(2, 0, 1)
@@ -250,13 +210,7 @@ def _image_rows(images: _Images, scope: str) -> Iterator[Row]:
 
 
 def _other_modes(images: _Images) -> str:
-    counts = Counter(
-        image.mode
-        for name in SPLITS
-        for image in images[name]
-        if image.mode and image.mode not in PLAIN_MODES
-    )
-    return ", ".join(f"{count:,} {mode}" for mode, count in counts.most_common())
+    return other_modes(image.mode for name in SPLITS for image in images[name])
 
 
 def _pair_rows(pairs: _Pairs, scope: str) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Process the files of an archive in parallel, or in this process if workers cannot start."""
+"""Process the files of a source in parallel, or in this process if workers cannot start."""
 
 import ast
 import multiprocessing
@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any
 
 from tinynet.console import log
-from tinynet.data.containers import Source
-from tinynet.data.tiny_imagenet import Archive
+from tinynet.data.containers import Container
+from tinynet.data.source import Source
 from tinynet.interrupts import ENDING, postponed
 
 # Images per job. A job takes about 0.1 s: the progress bar moves, and Ctrl-C loses little work.
@@ -29,20 +29,20 @@ _MAIN = "__main__"
 
 ReadFile = Callable[[str], bytes]
 Work = Callable[[ReadFile, Any], Any]
-_worker: tuple[Work, Source, str]  # the work of this process, the source, and its root folder
+_worker: tuple[Work, Container, str]  # the work of this process, the container, and its root folder
 
 
-def in_workers(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
+def in_workers(work: Work, jobs: list, source: Source) -> Iterator[Any]:
     """Yield `work(read_file, job)` for every job, in order, with one process per core.
 
     `work` must be a function of a module. `read_file(name)` returns the bytes of a file of
-    `archive`. A job is about `CHUNK` images. If worker processes cannot start or die, this process
-    does the remaining jobs.
+    `source`. A job is about `CHUNK` small images. If worker processes cannot start or die, this
+    process does the remaining jobs.
     """
     count = 0
-    if worker_count() > 1 and len(jobs) * CHUNK > SERIAL_LIMIT and can_start(archive.source):
+    if worker_count() > 1 and len(jobs) * CHUNK > SERIAL_LIMIT and can_start(source.container):
         try:
-            for result in _in_pool(work, jobs, archive):
+            for result in _in_pool(work, jobs, source):
                 yield result
                 count += 1
         except (BrokenProcessPool, OSError, MemoryError) as error:
@@ -52,13 +52,13 @@ def in_workers(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
                 f"note: worker processes failed ({' '.join(str(error).split())[:100]}); continuing "
                 "in one process"
             )
-    _start_worker(work, archive.source, archive.root)
+    _start_worker(work, source.container, source.root)
     yield from map(_run_job, jobs[count:])
 
 
-def _in_pool(work: Work, jobs: list, archive: Archive) -> Iterator[Any]:
+def _in_pool(work: Work, jobs: list, source: Source) -> Iterator[Any]:
     pool = ProcessPoolExecutor(
-        worker_count(), initializer=_start_process, initargs=(work, archive.source, archive.root)
+        worker_count(), initializer=_start_process, initargs=(work, source.container, source.root)
     )
     try:
         # An executor that is interrupted while its processes start or end would never return.
@@ -75,15 +75,15 @@ def worker_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def can_start(source: Source | None = None) -> bool:
-    """Whether worker processes can start from here and read `source`; logs the reason once if not.
+def can_start(container: Container | None = None) -> bool:
+    """Whether worker processes can start from here and read `container`; if not, logs why once.
 
     Without fork, each worker runs the main script again. So the script must call tinynet inside
     `if __name__ == '__main__':`.
     """
     if start_method() == "fork":
         return True
-    if (source is not None and not source.picklable) or in_child():
+    if (container is not None and not container.picklable) or in_child():
         return False
     if not _main_is_guarded():
         _log_missing_guard()
@@ -134,9 +134,9 @@ def _main_is_guarded() -> bool:
     return True
 
 
-def _start_worker(work: Work, source: Source, root: str) -> None:
+def _start_worker(work: Work, container: Container, root: str) -> None:
     global _worker
-    _worker = (work, source, root)
+    _worker = (work, container, root)
 
 
 def _start_process(*worker: Any) -> None:
@@ -156,5 +156,5 @@ def _end_with_parent() -> None:
 
 
 def _run_job(job: Any) -> Any:
-    work, source, root = _worker
-    return work(lambda file: source.read(root + file), job)
+    work, container, root = _worker
+    return work(lambda file: container.read(root + file), job)

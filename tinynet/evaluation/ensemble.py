@@ -13,13 +13,16 @@ from tinynet.score.probabilities import Probabilities, same_images
 
 
 def compare(
-    names: Sequence[str], results: Sequence[Probabilities], merges: Sequence[str]
+    names: Sequence[str],
+    results: Sequence[Probabilities],
+    merges: Sequence[str],
+    classes: Sequence[str] = (),
 ) -> list[ScoreRow]:
     """Score several results on the same images: a row for each, and one for all together.
 
-    `names`: of the results, for messages. `gain` and `p` compare each row with the first one
-    (McNemar's exact test). Raises `InputError` unless all results have labels and are of the same
-    images in the same order.
+    `names`: of the results, for messages. `classes`: as for `score_row`. `gain` and `p` compare
+    each row with the first one (McNemar's exact test). Raises `InputError` unless all results have
+    labels and are of the same images in the same order.
     """
     functions = {name: merging.get(name) for name in merges}
     for file, probabilities in zip(names, results, strict=True):
@@ -44,7 +47,7 @@ def compare(
             right = values.argmax(1) == probabilities.labels
             gain = gains.gain(right)
             row = replace(source, split=results[0].about.get("split"), merge=name)
-            rows.append(score_row(row, probabilities, values, gain))
+            rows.append(score_row(row, probabilities, values, gain, classes))
     return rows
 
 

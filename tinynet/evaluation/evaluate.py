@@ -13,7 +13,7 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.files import check_writable
-from tinynet.records import NOT_COMPARED, Gain, ScoreRow
+from tinynet.records import NOT_COMPARED, Gain, ScoreRow, class_names
 from tinynet.score import merges as merging
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
@@ -105,7 +105,8 @@ def evaluate(predictor: Scorable, request: ScoreRequest) -> Iterator[ScoreRow]:
     `InputError` for a size, view or split that does not exist.
     """
     for split in (*request.splits, *(["holdout"] if request.calibrate else [])):
-        predictor.images(split)  # raises before anything is computed
+        part, _ = predictor.images(split)  # raises before anything is computed
+        _ = part.required_labels
     texts = list(dict.fromkeys(("none", *request.tta)))
     sizes = request.sizes or [predictor.size]
     sets = {size: predictor.sets(texts, size) for size in sizes}
@@ -141,27 +142,35 @@ def _rows(
 ) -> Iterator[ScoreRow]:
     """Yield the rows of one set of views and one merge, and save them."""
     merge, labels = merging.get(row.merge), scored.views.required_labels
+    classes = class_names(predictor.packed.wnids, predictor.packed.names)
     merged = scored.views.merged(merge)
     gain = NOT_COMPARED
     if scored.views is not scored.plain:
         plain = scored.plain.log_probabilities[0]
         gain = mcnemar(merged.argmax(1) == labels, plain.argmax(1) == labels)
-    row = score_row(row, scored.views, merged, gain)
+    row = score_row(row, scored.views, merged, gain, classes)
     predictor.save_row(row)
-    yield from _class_rows(row, merged, labels, predictor.packed) if per_class else (row,)
+    yield from _class_rows(row, merged, labels, classes) if per_class else (row,)
     if scored.holdout is not None:
         temperature = fit_temperature(scored.holdout.merged(merge), scored.holdout.required_labels)
         calibrated = replace(row, temperature=temperature).with_score(
-            score(at_temperature(merged, temperature), labels)
+            score(at_temperature(merged, temperature), labels), classes
         )
         predictor.save_row(calibrated)
         yield calibrated
 
 
 def score_row(
-    row: ScoreRow, probabilities: Probabilities, merged: np.ndarray, gain: Gain = NOT_COMPARED
+    row: ScoreRow,
+    probabilities: Probabilities,
+    merged: np.ndarray,
+    gain: Gain = NOT_COMPARED,
+    classes: Sequence[str] = (),
 ) -> ScoreRow:
-    """Add the score of merged log-probabilities (N, C), their gain and the views' cost to `row`."""
+    """Add the score of merged log-probabilities (N, C), their gain and the views' cost to `row`.
+
+    `classes`: as from `class_names`; default: the ids alone, which probabilities have.
+    """
     seconds = probabilities.seconds
     rate = len(probabilities.rows) / seconds.sum() if np.isfinite(seconds).all() else None
     return replace(
@@ -170,7 +179,7 @@ def score_row(
         forwards=len(probabilities.views),
         images_per_second=rate,
         gain=gain,
-    ).with_score(score(merged, probabilities.required_labels))
+    ).with_score(score(merged, probabilities.required_labels), classes or probabilities.wnids)
 
 
 class GainsOverFirst:
@@ -188,10 +197,9 @@ class GainsOverFirst:
 
 
 def _class_rows(
-    row: ScoreRow, merged: np.ndarray, labels: np.ndarray, packed: Packed
+    row: ScoreRow, merged: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> Iterator[ScoreRow]:
-    """Yield a row for each class, the worst first."""
-    names = [f"{wnid} {name}" for wnid, name in zip(packed.wnids, packed.names, strict=True)]
+    """Yield a row for each class, the worst first; `classes`: as from `class_names`."""
     source = ScoreRow(
         run=row.run,
         stage=row.stage,
@@ -204,13 +212,13 @@ def _class_rows(
         confused = accuracy.taken_for
         yield replace(
             source,
-            name=names[accuracy.label],
+            name=classes[accuracy.label],
             n=accuracy.n,
             top1=accuracy.top1,
             low=accuracy.low,
             high=accuracy.high,
             other={
                 "share": accuracy.share,
-                "taken_for": None if confused is None else names[confused],
+                "taken_for": None if confused is None else classes[confused],
             },
         )

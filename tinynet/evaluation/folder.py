@@ -29,7 +29,7 @@ from tinynet.evaluation.evaluate import GainsOverFirst
 from tinynet.files import check_writable, new_array, temporary_folder
 from tinynet.models.classifier import MAX_SIDE
 from tinynet.models.pretrained import WeightsInfo, load_pretrained
-from tinynet.records import Json, Score, ScoreRow
+from tinynet.records import Json, Score, ScoreRow, class_names
 from tinynet.score import merges as merging
 from tinynet.score.metrics import Tally
 from tinynet.score.probabilities import Probabilities, log_softmax
@@ -326,6 +326,7 @@ class _Evaluation:
     def rows(self, sets: Sequence[ViewSet], source: ScoreRow, digest: str) -> Iterator[ScoreRow]:
         """Yield a row for each set of views and merge; gains are over the first row."""
         gains = GainsOverFirst()
+        classes = class_names(self.class_ids, self.published.names)
         for views in sets:
             about = {
                 "run": source.run,
@@ -349,7 +350,7 @@ class _Evaluation:
                     forwards=len(views),
                     images_per_second=rate,
                     gain=gain,
-                ).with_score(tally.score)
+                ).with_score(tally.score, classes)
                 documented, apart = _documented(row, self.published)
                 yield replace(row, documented=documented, apart=apart)
 

@@ -25,15 +25,15 @@ from tinynet.errors import InputError
 from tinynet.models.backbone import Backbone
 from tinynet.models.backbones import backbone_template, compute_for, load_backbone
 from tinynet.models.classifier import Classifier, pooled_features
-from tinynet.records import EpochRow, Json, Score
+from tinynet.records import EpochRow, Json, Score, ScoreRow
 from tinynet.score.compare import PairedGain, mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
 from tinynet.training.extraction import frozen_backbone
 from tinynet.training.features import FeatureCache, Features
-from tinynet.training.inputs import steps_per_epoch
 from tinynet.training.loop import Training, fit, weight_groups
+from tinynet.training.order import steps_per_epoch
 from tinynet.training.recipes import Recipe, Stage, recipe_for
 
 _LEAST = 4  # training images per class in the first round, and as many of the hold-out
@@ -84,7 +84,8 @@ class PickRow:
             "arch": self.candidate.arch,
             "size": self.candidate.size,
             "images": self.images,
-            **self.score.to_json(),
+            # Without the worst class: in a round a class has few images, so it is chance.
+            **ScoreRow().with_score(self.score).to_json(),
             "gain": gain and gain.gain,
             "gain_low": gain and gain.low,
             "gain_high": gain and gain.high,

@@ -114,7 +114,7 @@ class Predictor:
         recipe, self.config = self._world.from_main(
             lambda: (folder.read_recipe(), RunConfig.of(folder))
         )
-        self.stage = self.config.recipe.stage(folder.stage)
+        self.stage = self.config.stage(folder.stage, packed.side)
         self._networks: dict[int | None, Classifier] = {}
         self._warm: set[tuple[int, bool]] = set()  # sides that have been timed, and whether dense
         self._data = recipe["data"]

@@ -14,7 +14,7 @@ from tinynet.console import option
 from tinynet.data.batches import seeded_generator
 from tinynet.errors import InputError
 from tinynet.evaluation.predictor import Predictor
-from tinynet.records import ScoreRow
+from tinynet.records import ScoreRow, class_names
 from tinynet.score.compare import mcnemar
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
@@ -78,7 +78,9 @@ def select_views(
         **greedy_selections,
     }
     source, pixels = replace(predictor.source, size=size), _pixels(predictor, pool)
-    yield from _rows(replace(source, split="holdout, other half"), rest, selections, pixels)
+    classes = class_names(predictor.packed.wnids, predictor.packed.names)
+    held = replace(source, split="holdout, other half")
+    yield from _rows(held, rest, selections, pixels, classes)
     costs = np.cumsum([pixels[name] for name in names])
     affordable = int((costs <= sum(pixels[view] for view in ten)).sum())
     counts = (2, 4, affordable, min(len(ten), len(order)))
@@ -90,7 +92,7 @@ def select_views(
     }
     views = dict.fromkeys([PLAIN, *(view for one in reported.values() for view in one.views)])
     val = predictor.predict("val", ViewSet("chosen views", {v: pool.views[v] for v in views}))
-    yield from _rows(replace(source, split="val"), val, reported, pixels)
+    yield from _rows(replace(source, split="val"), val, reported, pixels, classes)
 
 
 def halves(count: int) -> np.ndarray:
@@ -146,6 +148,7 @@ def _rows(
     probabilities: Probabilities,
     selections: dict[str, _Selection],
     pixels: dict[str, float],
+    classes: Sequence[str],
 ) -> Iterator[ScoreRow]:
     """Yield a row for each selection, compared with the plain view and with ten-crop."""
     labels = probabilities.required_labels
@@ -166,4 +169,4 @@ def _rows(
             over={"ten": mcnemar(right, ten)},
             taken=selection.views,
             weights=None if weights is None else weights.tolist(),
-        ).with_score(score(merged, labels))
+        ).with_score(score(merged, labels), classes)

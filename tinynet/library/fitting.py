@@ -38,12 +38,15 @@ def fit(
 
     A stopped run continues where it stopped. On a CPU the result is bit-identical.
 
-    `run`: the folder of the run. `data`: the archive (default: the official one, downloaded if
-    needed). `stages`: one or more of base, finetune, fixres; "all" means base and finetune.
-    `recipe`: tuned, general, reference (default: the one for the network), or a `Recipe`.
-    `settings`: `weights` (a name of torchvision, a file, or "none"), `seed`, `cache`, `device`,
-    `precision`, `tensorboard`, and any field of the recipe, for instance `epochs=4`; it applies to
-    all stages that are trained.
+    `run`: the folder of the run. `data`: the archive, or a folder of images with a folder for each
+    class (default: the official archive, downloaded if needed). `stages`: one or more of base,
+    finetune, fixres; "all" means base and finetune. `recipe`: tuned, general, reference (default:
+    the one for the network), or a `Recipe`.
+
+    `settings`: `weights` (a name of torchvision, a file, or "none"), `seed`, `cache`, `labels` (a
+    file of labels for images without class folders), `pack_size` (pixels), `device`, `precision`,
+    `tensorboard`, and any field of the recipe, for instance `epochs=4`; it applies to all stages
+    that are trained.
 
     Raises `InputError` for invalid input. After Ctrl-C it saves the run and raises
     `KeyboardInterrupt`.
@@ -90,10 +93,11 @@ def _stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
 def _settings(
     data: str | Path | None, recipe: str | Recipe | None, settings: dict[str, Any]
 ) -> Settings:
-    others = {name: settings.pop(name, None) for name in ("weights", "seed", "cache")}
+    names = ("weights", "seed", "cache", "labels", "pack_size")
+    others = {name: settings.pop(name, None) for name in names}
     if unknown := sorted(set(settings) - set(recipe_fields())):
         raise InputError(
-            f"{unknown[0]}: not a setting; choose from weights, seed, cache, device, precision, "
+            f"{unknown[0]}: not a setting; choose from {', '.join(names)}, device, precision, "
             f"tensorboard, {', '.join(recipe_fields())}"
         )
     fields = {
@@ -106,6 +110,8 @@ def _settings(
         _place(others["weights"], "weights"),
         others["seed"],
         _place(others["cache"], "cache"),
+        _place(others["labels"], "labels"),
+        others["pack_size"],
     )
 
 

@@ -101,18 +101,18 @@ class Run:
     ) -> Rows:
         """Return accuracies with 95 % intervals: with one view first, then with each set of views.
 
-        `tta`: sets of views, for instance "flip" or ["flip", "ten"]. `split`: holdout, val or both.
-        `size`: test sizes in pixels. `merge`: mean, gmean, max, vote, sharpen. `calibrate`: add
-        rows for val at the temperature that fits the hold-out best. `where`: the keywords `data`,
-        `device` and `precision`.
+        `tta`: sets of views, for instance "flip" or ["flip", "ten"]. `split`: holdout, val, both,
+        or test if it has labels. `size`: test sizes in pixels. `merge`: mean, gmean, max, vote,
+        sharpen. `calibrate`: add rows for val at the temperature that fits the hold-out best.
+        `where`: the keywords `data`, `device` and `precision`.
 
         Examples:
             >>> run.evaluate(tta="flip")
         """
         from tinynet.evaluation.evaluate import ScoreRequest, evaluate
 
-        if split not in ("holdout", "val", "both"):
-            raise InputError(f"split is {split!r}; use holdout, val or both")
+        if split not in ("holdout", "val", "both", "test"):
+            raise InputError(f"split is {split!r}; use holdout, val, both or test")
         merges = as_texts(merge, "merge")
         if not merges:
             raise InputError(f"merge is {merge!r}; use for instance mean")
@@ -336,21 +336,32 @@ def download(target: str | Path | None = None) -> Path:
     return find_data(None) if target is None else get(as_path(target, "target"))
 
 
-def arrays(root: str | Path, split: str = "train", cache: str | None = None) -> "tuple[Any, Any]":
+def arrays(
+    root: str | Path,
+    split: str = "train",
+    cache: str | None = None,
+    labels: str | Path | None = None,
+    pack_size: int | None = None,
+) -> "tuple[Any, Any]":
     """Return images (N, H, W, 3) uint8 and labels (N,) int64 of a split, for any framework.
 
-    `root`: the archive or its folder. `split`: train (all official training images, with the
-    hold-out of `TinyImageNet`), val, or test (its labels are None). The images are decoded once
-    into the folder `cache` (default: next to the data). The arrays are read-only and memory-mapped.
+    `root`: the archive, or a folder with a folder for each class. `split`: train (all training
+    images, with the hold-out of `Images`), val, or test (labels are None where there are none). The
+    images are decoded once into the folder `cache` (default: next to the data). The arrays are
+    read-only and memory-mapped.
+
+    `labels`: a file of labels, for images without class folders. `pack_size`: images of different
+    sizes become squares of so many pixels (default: 258).
 
     Examples:
         >>> images, labels = tinynet.arrays("data/tiny-imagenet-200.zip", "val")
     """
-    from tinynet.data.packed import open_packed
+    from tinynet.data.packing import PackRequest, open_packed
 
     if split not in ("train", "val", "test"):
         raise InputError(f"split {split!r}: unknown; use train, val or test")
-    part = open_packed(root, cache).part(split)
+    request = PackRequest(pack_size, None if labels is None else str(as_path(labels, "labels")))
+    part = open_packed(root, cache, request).part(split)
     return part.images, part.labels
 
 

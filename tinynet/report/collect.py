@@ -21,6 +21,7 @@ from tinynet.errors import InputError
 from tinynet.records import NOT_COMPARED, EpochRow, Score, ScoreRow
 from tinynet.report.figures import reliability_diagram, training_curves
 from tinynet.report.gallery import add_images
+from tinynet.report.label_checks import add_label_checks
 from tinynet.report.page import (
     ClassDifference,
     ClassRow,
@@ -131,6 +132,8 @@ def gather(
             plain = report.plain = saved[report.split, PLAIN]
             _add_mistakes(report, plain, packed)
             _add_calibration(report, saved)
+            scored = {split: saved[split, PLAIN] for split in _SPLITS if (split, PLAIN) in saved}
+            add_label_checks(report, scored, packed)
             if packed is not None:
                 add_images(report, plain, packed, last)
         else:

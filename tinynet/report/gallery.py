@@ -52,7 +52,7 @@ class _Gallery:
         row, label = self.plain.rows[position], self.labels[position]
         prediction = self.log_probabilities[position].argmax()
         return Card(
-            image=_uri(self.part.images[row]),
+            image=data_uri(self.part.images[row]),
             file=self.part.files[row],
             name=self.names[label],
             prediction=self.names[prediction],
@@ -79,7 +79,7 @@ def add_images(
 
     `plain`: the probabilities of the plain images of the report's split.
     """
-    part = packed.train if report.split == "holdout" else packed.val
+    part = packed.part(part_name(report.split))
     gallery = _Gallery(plain, part, report.names)
     errors = most_confident_errors(gallery.log_probabilities, gallery.labels, _ERRORS)
     report.mistakes = [gallery.card(position) for position in errors]
@@ -140,7 +140,7 @@ def _add_heat_maps(
         report.heats.append(
             HeatMap(
                 card=gallery.card(positions[index]),
-                heat=_uri(overlay_heat(pixels, heats[index])),
+                heat=data_uri(overlay_heat(pixels, heats[index])),
                 side=packed.side,
                 box=boxes[index].tolist() if boxes[index, 0] >= 0 else None,
                 inside=None if np.isnan(inside[index]) else float(inside[index]),
@@ -165,19 +165,18 @@ def find_twins(
 
     A network can get only one of the two right.
     """
-    split_part = "train" if split == "holdout" else "val"
     positions = {int(row): position for position, row in enumerate(plain.rows)}
     predictions = plain.log_probabilities[0].argmax(1)
     for first, second in same_pixels(packed):
         for (name, row), (twin_name, twin_row) in ((first, second), (second, first)):
-            if name != split_part or row not in positions or twin_name != "train":
+            if name != part_name(split) or row not in positions or twin_name != "train":
                 continue
             part = packed.part(name)
             label = part.required_labels[row]
             twin_label = packed.part(twin_name).required_labels[twin_row]
             if label != twin_label:
                 yield Twin(
-                    image=_uri(part.images[row]),
+                    image=data_uri(part.images[row]),
                     file=part.files[row],
                     name=names[label],
                     train_name=names[twin_label],
@@ -185,8 +184,13 @@ def find_twins(
                 )
 
 
-def _uri(pixels: np.ndarray) -> str:
-    """An image (H, W, 3) uint8 as a data URI."""
+def part_name(split: str) -> str:
+    """Return the name of the part of the data that has the images of a split."""
+    return "train" if split == "holdout" else "val"
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """Return an image (H, W, 3) uint8 as a data URI."""
     from PIL import Image
 
     stream = io.BytesIO()

@@ -98,6 +98,21 @@ class Twin:
 
 
 @dataclass(frozen=True)
+class LabelCheck:
+    """An image whose label may be wrong, the class that the network suggests, their probabilities.
+
+    `file`: its row, without the data. `image`: a data URI, which only the surest have.
+    """
+
+    file: str
+    name: str
+    suggestion: str
+    p_label: float
+    p_suggestion: float
+    image: str | None = None
+
+
+@dataclass(frozen=True)
 class ClassDifference:
     """The accuracies of several runs on a class; `p` compares the best and the worst of them."""
 
@@ -114,8 +129,10 @@ class RunReport:
 
     `answer`: the result in one sentence. `figures`: by name, with a caption. `curves`: the figures
     of training. `epochs`: by stage. `counts`: (class, predicted class, number of images). `order`:
-    the classes in the order of the matrix. `missing`: sentences on what the page lacks and how to
-    get it. `plain`: the probabilities of the plain images of `split`, from which all analyses come.
+    the classes in the order of the matrix. `label_checks`: the surest first.
+    `label_counts`: by split, the numbers of candidates for wrong labels and of images. `missing`:
+    sentences on what the page lacks and how to get it. `plain`: the probabilities of the plain
+    images of `split`, from which all analyses come but the label checks, which have all splits.
     """
 
     name: str
@@ -132,6 +149,8 @@ class RunReport:
     pairs: list[Pair] = field(default_factory=list)
     mistakes: list[Card] = field(default_factory=list)
     hardest: list[HardClass] = field(default_factory=list)
+    label_checks: list[LabelCheck] = field(default_factory=list)
+    label_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     calibration: list[ScoreRow] = field(default_factory=list)
     sizes: list[ObjectSizeBin] = field(default_factory=list)
     heats: list[HeatMap] = field(default_factory=list)

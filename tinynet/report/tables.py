@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +26,8 @@ def _p(value: float) -> str:
     return f"{value:.2g}" if value else "< 1e-300"  # smaller than any float
 
 
-# Key of a row -> title and format. A table has the columns that at least one of its rows has.
+# Key of a row -> title and format. A table has the columns that at least one of its rows has; with
+# equal classes `balanced` would only repeat `top1`.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "arch": ("network", str),
     "run": ("run", str),
@@ -67,12 +69,14 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "documented": ("documented", "{:.2%}".format),
     "apart": ("apart", "{:+.2f} half-widths".format),
     "top5": ("top-5", "{:.2%}".format),
+    "balanced": ("balanced", "{:.2%}".format),
     "loss": ("loss", "{:.3f}".format),
     "ece": ("calibration error", "{:.2%}".format),
     "temperature": ("temperature", "{:.3f}".format),
     "taken": ("selected views", ", ".join),
     "forwards": ("forwards", str),
     "cost": ("cost", "{:.1f}".format),
+    "worst_class": ("worst class", str),
     "pictures_per_second": ("images/s", "{:,.0f}".format),
     "milliseconds": ("ms per image", "{:.2f}".format),
     "minutes": ("minutes of extraction", "{:.0f}".format),
@@ -87,7 +91,9 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "id": ("id", str),
     "probability": ("probability", "{:.2%}".format),
 }
-_SORTED_BY = {"interval": "low", "gain_interval": "gain_low"}
+_SORTED_BY = {"interval": "low", "gain_interval": "gain_low", "worst_class": "worst"}
+_WNID = re.compile(r"^n\d{8} ")
+_MAX_NAME = 24  # characters of a class name; longer ones would push other columns off the screen
 
 
 def table(rows: Sequence[Json]) -> str:
@@ -103,11 +109,11 @@ def cells(rows: Sequence[Json]) -> list[list[str]]:
 
 def titled(rows: Sequence[Json], columns: Collection[str] | None = None) -> Titled:
     """Return the titles and the cells of a table; `columns`: the keys to show (default: all)."""
-    rows = [{**row, **_intervals(row)} for row in rows]
+    rows = [{**row, **_texts(row)} for row in rows]
     keys = [
         key
         for key in _COLUMNS
-        if (columns is None or key in columns) and any(row.get(key) is not None for row in rows)
+        if (columns is None or key in columns) and any(_informs(row, key) for row in rows)
     ]
     return [_COLUMNS[key][0] for key in keys], [[_cell(row, key) for key in keys] for row in rows]
 
@@ -118,13 +124,29 @@ def _cell(row: Json, key: str) -> tuple[str, Any]:
     return _COLUMNS[key][1](row[key]), row[_SORTED_BY.get(key, key)]
 
 
-def _intervals(row: Json) -> dict[str, str]:
-    intervals = {}
+def _informs(row: Json, key: str) -> bool:
+    """Whether the value of a row is worth a column."""
+    if row.get(key) is None:
+        return False
+    return key != "balanced" or abs(row["balanced"] - row["top1"]) > 1e-9
+
+
+def _texts(row: Json) -> dict[str, str]:
+    """The cells that are made of several values: the intervals and the worst class."""
+    texts = {}
     if "low" in row:
-        intervals["interval"] = f"{row['low']:.2%} .. {row['high']:.2%}"
+        texts["interval"] = f"{row['low']:.2%} .. {row['high']:.2%}"
     if row.get("gain_low") is not None:
-        intervals["gain_interval"] = f"{row['gain_low']:+.2%} .. {row['gain_high']:+.2%}"
-    return intervals
+        texts["gain_interval"] = f"{row['gain_low']:+.2%} .. {row['gain_high']:+.2%}"
+    if row.get("worst_class") is not None:
+        texts["worst_class"] = f"{row['worst']:.1%} {_short(row['worst_class'])}"
+    return texts
+
+
+def _short(name: str) -> str:
+    """The first synonym of a class, without its wnid unless it has no other name."""
+    name = _WNID.sub("", name, count=1).split(",")[0]
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 3].rstrip()}..."
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,7 @@
 """Study a run at several test sizes: the best size, the best correction, and their cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinynet import console, runs
@@ -10,7 +10,7 @@ from tinynet.evaluation.predictor import Predictor
 from tinynet.files import atomic_folder, check_writable, refuse_existing, write_json, write_text
 from tinynet.models.checkpoint import save_model
 from tinynet.plotting import save_figure
-from tinynet.records import Json, Score, ScoreRow, to_json
+from tinynet.records import Json, ScoreRow, to_json
 from tinynet.resolution import figures
 from tinynet.resolution.activations import FeatureRow
 from tinynet.resolution.conclusions import best_size, conclude
@@ -181,9 +181,8 @@ def _save_run(study: Study, rows: Sequence[ScoreRow], keep: Path) -> None:
         views="none",
         merge="mean",
         size=size,
-        **{field.name: getattr(best, field.name) for field in fields(Score)},
         precision=predictor.compute.precision,
-    )
+    ).with_score_of(best)
     origin = {"norms_of": str(predictor.folder.path), "command": console.current_command()}
     with atomic_folder(keep) as path:
         folder = StageFolder(path, predictor.folder.stage)

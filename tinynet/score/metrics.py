@@ -14,11 +14,16 @@ def top_k_hits(log_probabilities: np.ndarray, labels: np.ndarray, k: int) -> int
     `log_probabilities`: (N, C); `labels`: (N,). Ties go to the lower class index, so a constant
     output scores no better than chance. A NaN output is never a hit.
     """
+    return int((_ranks(log_probabilities, labels) < k).sum())
+
+
+def _ranks(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The rank (N,) int of each label among the classes (N, C), from 0; ties as in `top_k_hits`."""
     label_scores = np.take_along_axis(log_probabilities, labels[:, None], 1)
     better = (~(log_probabilities <= label_scores)).sum(1)  # `>` would be false for NaN
     earlier = np.arange(log_probabilities.shape[1]) < labels[:, None]
     ties_before = ((log_probabilities == label_scores) & earlier).sum(1)
-    return int((better + ties_before < k).sum())
+    return better + ties_before
 
 
 def wilson(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -35,6 +40,8 @@ class Tally:
     def __init__(self) -> None:
         self.count = self.top1_hits = self.top5_hits = 0
         self.loss, self.gaps = 0.0, np.zeros(BINS)
+        # Images and top-1 hits by class: (2, C) after the first batch, which tells C.
+        self.by_class: np.ndarray = np.zeros((2, 1), np.int64)
 
     def add(self, log_probabilities: np.ndarray, labels: np.ndarray) -> None:
         """Add a batch: `log_probabilities` (N, C) float, normalised; `labels` (N,) int.
@@ -46,8 +53,13 @@ class Tally:
                 f"some of the network's probabilities are NaN; use {option('precision')} float32"
             )
         self.count += len(labels)
-        self.top1_hits += top_k_hits(log_probabilities, labels, 1)
-        self.top5_hits += top_k_hits(log_probabilities, labels, 5)
+        ranks, classes = _ranks(log_probabilities, labels), log_probabilities.shape[1]
+        hits = ranks < 1
+        self.top1_hits += int(hits.sum())
+        self.top5_hits += int((ranks < 5).sum())
+        self.by_class = self.by_class + [
+            np.bincount(of_class, minlength=classes) for of_class in (labels, labels[hits])
+        ]
         self.loss -= float(
             np.take_along_axis(log_probabilities, labels[:, None], 1).sum(dtype=np.float64)
         )
@@ -62,14 +74,21 @@ class Tally:
         self.top5_hits += other.top5_hits
         self.loss += other.loss
         self.gaps = self.gaps + other.gaps
+        self.by_class = self.by_class + other.by_class
 
     def result(self) -> Score:
         """Return the metrics of all batches.
 
         `ece` has 15 bins of equal width of the greatest probability: it is the mean over images of
-        |accuracy - mean confidence| of their bin.
+        |accuracy - mean confidence| of their bin. `balanced` and `worst` are of the classes that
+        have images.
         """
         low, high = wilson(self.top1_hits, self.count)
+        labels = np.flatnonzero(self.by_class[0])
+        images, hits = self.by_class[:, labels]
+        shares = hits / images
+        # Among equal shares the class with the most images comes first, then the lowest index.
+        worst = np.lexsort((-images, shares))[0]
         return Score(
             n=self.count,
             top1=self.top1_hits / self.count,
@@ -78,6 +97,9 @@ class Tally:
             ece=float(np.abs(self.gaps).sum() / self.count),
             low=low,
             high=high,
+            balanced=float(shares.mean()),
+            worst=float(shares[worst]),
+            worst_label=int(labels[worst]),
         )
 
 

@@ -1,7 +1,7 @@
 """The configuration of a run, which `recipe.json` stores. Imports no torch."""
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WEIGHTS = "IMAGENET1K_V1"
 FORMAT = 2  # of recipe.json
 # Fields that format 1 does not have, with the values that change nothing.
-_ADDED = {"arch": "vgg16", "lr_decay": 1.0}
+_ADDED = {"arch": "vgg16", "lr_decay": 1.0, "balanced": False}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class RunConfig:
     `data`: the path of the archive. `stages`: the stages to train, in order. `weights`: ImageNet
     weights of the backbone, a name or a file. `cache`: the folder for derived
     files, None: the default. `start_run`: the run that finetune and fixres start from, None: this
-    run. `start_stage`: the stage of that run that fixres starts from.
+    run. `start_stage`: the stage of that run that fixres starts from. `labels`: the file of labels,
+    None: the data has its own. `pack_size`: the side in pixels that images of different sizes are
+    packed at, None: the default. `crops_for`: the side in pixels of the images that the recipe's
+    `crop_side` is for; on others it is scaled. None: it is for the images of `data`.
     """
 
     recipe: Recipe
@@ -39,6 +42,9 @@ class RunConfig:
     cache: str | None = None
     start_run: str | None = None
     start_stage: str = "base"
+    labels: str | None = None
+    pack_size: int | None = None
+    crops_for: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -68,10 +74,14 @@ class RunConfig:
             recipe = upgrade(contents)["recipe"]
             sections = {name: kind(**_tuples(recipe[name])) for name, kind in kinds.items()}
             names = ("data", "weights", "seed", "cache", "start_run", "start_stage")
+            added: Json = {
+                name: contents.get(name) for name in ("labels", "pack_size", "crops_for")
+            }
             return cls(
                 Recipe(name=recipe["name"], **sections),
                 stages=tuple(contents["stages"]),
                 **{name: contents[name] for name in names},
+                **added,
             )
         except InputError:
             raise
@@ -80,6 +90,14 @@ class RunConfig:
                 f"not a recipe of tinynet ({type(error).__name__}: {error}); restore the "
                 "file, or choose another run"
             ) from None
+
+    def stage(self, name: str, side: int) -> Stage:
+        """Return the settings of a stage for images of `side` pixels."""
+        stage = self.recipe.stage(name)
+        if not self.crops_for or not stage.crop_side or side == self.crops_for:
+            return stage
+        sides = tuple(max(1, round(each * side / self.crops_for)) for each in stage.crop_side)
+        return replace(stage, crop_side=sides)
 
     def start(self, run: Path, stage: str) -> runs.StageFolder | None:
         """Return the stage that `stage` of `run` starts from; None for base.
@@ -160,13 +178,13 @@ def _tuples(fields: Json) -> Json:
 
 
 def open_data(data: str | None, cache: str | None, config: RunConfig) -> "Packed":
-    """Open the archive `data`, or by default the archive of `config`, with its packed copy.
+    """Open `data`, or by default the data of `config`, with its packed copy.
 
     `cache`: the folder for the packed copy, by default that of `config`. Raises `InputError` if the
-    archive does not exist.
+    data does not exist.
     """
     from tinynet.data.download import find_data
-    from tinynet.data.packed import open_packed
+    from tinynet.data.packing import PackRequest, open_packed
 
     path = data if data is not None or not Path(config.data).exists() else config.data
     if path is None and not os.environ.get("TINYNET_DATA"):
@@ -174,7 +192,9 @@ def open_data(data: str | None, cache: str | None, config: RunConfig) -> "Packed
             f"{config.data}: the data of this run no longer exists; pass its new path as "
             f"{option('data')}"
         )
-    return open_packed(find_data(path), cache if cache is not None else config.cache or None)
+    request = PackRequest(config.pack_size, config.labels)
+    place = cache if cache is not None else config.cache or None
+    return open_packed(find_data(path), place, request)
 
 
 def split_of(config: RunConfig, packed: "Packed") -> "Split":

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +35,13 @@ from tinynet.files import locked, map_array, read_json, write_json
 from tinynet.models.classifier import Classifier, feature_count
 from tinynet.records import Json
 from tinynet.training.extraction import Source, extract, feature_file, frozen_backbone
-from tinynet.training.inputs import Draws, TrainingImages, augment_images, epoch_order
+from tinynet.training.inputs import Draws, TrainingImages, augment_images
+from tinynet.training.order import Shuffle
 from tinynet.training.recipes import Stage
 
 FORMAT = 1  # of the cache
+_PLAIN = Shuffle()
+_PLAIN = Shuffle()
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,13 @@ class Features:
         return self._sent[device]
 
     def epoch(
-        self, seed: int, epoch: int, batch: int, device: torch.device, start: int = 0
+        self,
+        seed: int,
+        epoch: int,
+        batch: int,
+        device: torch.device,
+        start: int = 0,
+        shuffle: Shuffle = _PLAIN,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features (n, F) and labels (n,) in the order of training on images.
 
@@ -83,7 +92,7 @@ class Features:
         share of every batch.
         """
         assert self.labels is not None  # an image without a label cannot be trained on
-        order = epoch_order(len(self.labels), seed, epoch, batch)
+        order = shuffle.epoch(self.labels, seed, epoch, batch)
         cached_epoch = epoch % len(self.arrays[0])
         for first in range(start * batch, len(order), batch):
             positions = order[first : first + batch]
@@ -130,7 +139,9 @@ class FeatureCache:
         )
         if stage.random:
             settings |= dict(seed=seed, batch=stage.batch)
-        images, loader = TrainingImages(train, rows, stage, seed), ImageLoader(train, device)
+        # In a balanced order some images would have no features.
+        images = TrainingImages(train, rows, replace(stage, balanced=False), seed)
+        loader = ImageLoader(train, device)
 
         def load(epoch: int, number: int, batch_size: int) -> Batch:
             if stage.random:

@@ -1,9 +1,7 @@
-"""The order and augmentation of training images, decided by seed, epoch and batch number."""
+"""The augmentation of training images, decided by seed, epoch and batch number."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,26 +12,8 @@ from tinynet.data.batches import Batch, ImageLoader, seeded_generator, send
 from tinynet.data.packed import PackedPart
 from tinynet.distributed import World
 from tinynet.errors import InputError
+from tinynet.training.order import Shuffle, steps_per_epoch
 from tinynet.training.recipes import Stage
-
-
-def epoch_order(count: int, seed: int, epoch: int, batch: int) -> np.ndarray:
-    """Return a random permutation of 0 ... count - 1 for one epoch, (count,) int64.
-
-    If the last batch would be a single image, it is left out, because batch norm needs two.
-    """
-    order = _order(count, seed, epoch)
-    return order[:-1] if count % batch == 1 else order
-
-
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    return torch.randperm(count, generator=seeded_generator("cpu", seed, "order", epoch)).numpy()
-
-
-def steps_per_epoch(count: int, batch: int) -> int:
-    """Return the number of batches in an epoch of `count` images."""
-    return math.ceil((count - (count % batch == 1)) / batch)
 
 
 @dataclass(frozen=True)
@@ -44,7 +24,7 @@ class TrainingImages:
     batch size and augmentation.
 
     Each batch can be reproduced alone: its random draws are seeded by `seed`, the epoch and the
-    batch number. `world`: each rank gets its share of every batch.
+    batch number. `world`: each rank gets its share of every batch. `block`: as in `Shuffle`.
     """
 
     part: PackedPart
@@ -52,6 +32,10 @@ class TrainingImages:
     stage: Stage
     seed: int
     world: World = World()
+    block: int = 0
+    _orders: dict[int, np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def epoch(self, epoch: int, device: torch.device, start: int = 0) -> Iterator[Batch]:
         """Yield the augmented batches of one epoch on `device`, from batch number `start` on.
@@ -65,7 +49,7 @@ class TrainingImages:
     def batch(self, loader: ImageLoader, epoch: int, number: int) -> Batch:
         """Return this rank's share of one augmented batch of an epoch; `loader`: of its part."""
         first = number * self.stage.batch
-        order = _order(len(self.rows), self.seed, epoch)[first : first + self.stage.batch]
+        order = self._order(epoch)[first : first + self.stage.batch]
         share = self.world.share(len(order))
         draws = Draws(epoch, self.seed, number, len(order), share)
 
@@ -73,6 +57,15 @@ class TrainingImages:
             return augment_images(images, rows, self.stage, draws)
 
         return loader.load(self.rows[order[share]], augmented)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The positions of the images in `rows`, in the order of an epoch."""
+        if epoch not in self._orders:
+            self._orders.clear()
+            shuffle = Shuffle(self.stage.balanced, self.block)
+            labels = self.part.required_labels[self.rows]
+            self._orders[epoch] = shuffle.order(labels, self.seed, epoch)
+        return self._orders[epoch]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Configurations of new runs and of later stages, from what a user asks for. Imports no torch."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,16 @@ from tinynet.training.recipes import (
 )
 from tinynet.values import as_integer
 
+_PACK_MARGIN = 1.15  # packed side over the largest training size: crops then lose little
+_CROPS_FOR = 64  # pixels; the recipes are for Tiny ImageNet
+
 
 @dataclass(frozen=True)
 class Settings:
     """What a user asks for; None: as the recipe or the earlier run has it.
 
     `recipe`: its name, or the recipe itself. `fields`: fields of the recipe and their values.
-    `weights`: a name or a file.
+    `weights`: a name or a file. `labels`: a file of labels. `pack_size`: in pixels.
     """
 
     recipe: str | Recipe | None = None
@@ -36,12 +41,17 @@ class Settings:
     weights: str | None = None
     seed: int | None = None
     cache: str | None = None
+    labels: str | None = None
+    pack_size: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", typed_values(self.fields))
         if self.seed is not None:
             object.__setattr__(self, "seed", as_integer(self.seed, option("seed")))
-        for name in ("data", "weights", "cache"):
+        if self.pack_size is not None:
+            size = as_integer(self.pack_size, option("pack_size"))
+            object.__setattr__(self, "pack_size", size)
+        for name in ("data", "weights", "cache", "labels"):
             if getattr(self, name) == "":
                 raise InputError(f"{option(name)} is ''; it must be a path or a name, or left out")
         if isinstance(self.recipe, Recipe) or self.recipe is None:
@@ -52,6 +62,12 @@ class Settings:
     def recipe_or(self, name: str) -> Recipe:
         """The recipe; the one called `name` if the user asks for none."""
         return self.recipe if isinstance(self.recipe, Recipe) else RECIPES[self.recipe or name]
+
+    @property
+    def crops_for(self) -> int | None:
+        """The side in pixels of the images that the recipe's crops are for, as in `RunConfig`."""
+        own = isinstance(self.recipe, Recipe) or "crop_side" in self.fields
+        return None if own else _CROPS_FOR
 
     def values(self, stage: str) -> dict[str, Any]:
         """The fields that the user asks for: all of a stage's if the recipe itself is given."""
@@ -74,8 +90,21 @@ def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
     default = WEIGHTS if recipe.network.arch == TUNED.network.arch else "DEFAULT"
     weights = absolute_weights(settings.weights or default)
     return RunConfig(
-        recipe, settings.data or "", stages, weights, settings.seed or 0, settings.cache
+        recipe,
+        settings.data or "",
+        stages,
+        weights,
+        settings.seed or 0,
+        settings.cache,
+        labels=settings.labels,
+        pack_size=settings.pack_size or pack_size_for([recipe.stage(name).size for name in stages]),
+        crops_for=settings.crops_for,
     )
+
+
+def pack_size_for(sizes: Sequence[int]) -> int:
+    """Return the side in pixels to pack images at for training at `sizes`."""
+    return math.ceil(_PACK_MARGIN * max(sizes))
 
 
 def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunConfig:
@@ -87,8 +116,9 @@ def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunCon
     assert last is not None, "the caller has found a run with a finished stage"
     before = RunConfig.of(last)
     fixed = sorted(set(settings.fields) & set(_names(SplitConfig, Network)))
-    if fixed or settings.weights:
-        names = ", ".join(map(option, fixed or ["weights"]))
+    fixed += [name for name in ("weights", "labels", "pack_size") if getattr(settings, name)]
+    if fixed:
+        names = ", ".join(map(option, fixed))
         raise InputError(
             f"{names}: fixed by the base that {stage} starts from; train another base for another "
             "value"
@@ -108,6 +138,9 @@ def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunCon
         settings.cache or before.cache,
         None if run.resolve() == start.resolve() else str(start.resolve()),
         last.stage,
+        before.labels,
+        before.pack_size,
+        settings.crops_for,
     )
 
 
@@ -116,7 +149,10 @@ def with_found_data(config: RunConfig) -> RunConfig:
     from tinynet.data.download import find_data
 
     data = str(find_data(config.data or None).resolve())
-    return replace(config, data=data, cache=config.cache and str(Path(config.cache).resolve()))
+    cache, labels = (
+        place and str(Path(place).resolve()) for place in (config.cache, config.labels)
+    )
+    return replace(config, data=data, cache=cache, labels=labels)
 
 
 def refuse_started(run: Path, stages: tuple[str, ...], way_out: str) -> None:
@@ -137,6 +173,7 @@ def with_new_places(config: RunConfig, settings: Settings) -> RunConfig:
         config,
         data=str(Path(settings.data).resolve()) if settings.data else config.data,
         cache=str(Path(settings.cache).resolve()) if settings.cache else config.cache,
+        labels=str(Path(settings.labels).resolve()) if settings.labels else config.labels,
         weights=absolute_weights(settings.weights) if settings.weights else config.weights,
     )
 

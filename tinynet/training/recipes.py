@@ -151,6 +151,9 @@ class Stage:
     )
     feature_dtype: Literal["float16", "float32"] = option("float16", "dtype of cached features")
 
+    balanced: bool = option(
+        False, "show every class equally often, for data with small and large classes"
+    )
     flip: Literal["none", "random", "alternating"] = option(
         "none",
         "horizontal flips: at random, or alternating (each image is flipped every second epoch)",

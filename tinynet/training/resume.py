@@ -84,6 +84,7 @@ def origin_digest(stage: str, config: RunConfig, facts: Json) -> str:
         asdict(recipe.data),
         in_format_1(recipe.network),
         in_format_1(settings),
+        *([facts["shuffle_block"]] if facts.get("shuffle_block") else []),
     ]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -186,7 +187,8 @@ def load_last_checkpoint(folder: StageFolder, wnids: tuple[str, ...], origin: st
 def update_paths(folder: StageFolder, config: RunConfig) -> None:
     """Update the paths of data, cache, weights and base run in a stage's recipe, if they moved."""
     recipe = folder.read_recipe()
-    paths = {name: getattr(config, name) for name in ("data", "cache", "weights", "start_run")}
+    names = ("data", "cache", "weights", "labels", "start_run")
+    paths = {name: getattr(config, name) for name in names}
     if any(recipe.get(name) != path for name, path in paths.items()):
         write_json(folder.recipe, recipe | paths)
 

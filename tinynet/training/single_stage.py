@@ -18,7 +18,16 @@ from tinynet.distributed import World
 from tinynet.files import write_json
 from tinynet.models.checkpoint import State, save_model, save_training
 from tinynet.models.classifier import Classifier
-from tinynet.records import EpochRow, Json, LogRow, Score, ScoreRow, StepRow, StopRow
+from tinynet.records import (
+    EpochRow,
+    Json,
+    LogRow,
+    Score,
+    ScoreRow,
+    StepRow,
+    StopRow,
+    class_names,
+)
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities, view_probabilities
@@ -26,9 +35,10 @@ from tinynet.score.views import resize
 from tinynet.training import schedules
 from tinynet.training.config import RunConfig
 from tinynet.training.features import FeatureCache
-from tinynet.training.inputs import TrainingImages, steps_per_epoch
+from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import EpochInputs, Training, fit, weight_groups
 from tinynet.training.observers import Observer
+from tinynet.training.order import Shuffle, steps_per_epoch
 from tinynet.training.recipes import Stage
 from tinynet.training.resume import origin_digest, restore
 
@@ -50,6 +60,11 @@ class StageJob:
     facts: Json
     world: World = World()
 
+    @property
+    def block(self) -> int:
+        """As in `Shuffle`."""
+        return int(self.facts.get("shuffle_block", 0))
+
     def view(self, images: Tensor) -> Tensor:
         """Images of the hold-out as the network sees them: resized, not augmented."""
         return resize(images, self.stage.size)
@@ -57,7 +72,7 @@ class StageJob:
     @property
     def stage(self) -> Stage:
         """The stage's settings."""
-        return self.config.recipe.stage(self.folder.stage)
+        return self.config.stage(self.folder.stage, self.packed.side)
 
     @property
     def origin(self) -> str:
@@ -68,7 +83,12 @@ class StageJob:
     def images(self) -> TrainingImages:
         """The training images of this stage."""
         return TrainingImages(
-            self.packed.train, self.split.train, self.stage, self.config.seed, self.world
+            self.packed.train,
+            self.split.train,
+            self.stage,
+            self.config.seed,
+            self.world,
+            self.block,
         )
 
     @property
@@ -114,7 +134,7 @@ def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer
         merge="mean",
         size=job.stage.size,
         precision=job.compute.for_frozen().precision,
-    ).with_score(training.best.holdout)
+    ).with_score(training.best.holdout, class_names(job.packed.wnids, job.packed.names))
 
 
 def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
@@ -143,13 +163,13 @@ def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
 def _feature_inputs(job: StageJob) -> tuple[nn.Module, EpochInputs, EvalFn]:
     """The head, with cached features to train and evaluate it on."""
     stage, device, seed = job.stage, job.compute.device, job.config.seed
-
+    shuffle = Shuffle(stage.balanced, job.block)
     cache = FeatureCache(job.model, job.packed, job.compute)
     features = cache.train_features(job.split.train, stage, seed)
     holdout = cache.view_features(job.packed.train, job.split.holdout, job.view, stage)
 
     def stream(epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return features.epoch(seed, epoch, stage.batch, device, start)
+        return features.epoch(seed, epoch, stage.batch, device, start, shuffle)
 
     def evaluate(head: nn.Module) -> np.ndarray:
         share = job.world.share(len(job.split.holdout))

@@ -31,6 +31,7 @@ from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.inputs import check_crops
 from tinynet.training.loop import weight_groups
 from tinynet.training.observers import Observer
+from tinynet.training.order import block_for
 from tinynet.training.resume import (
     check_config,
     check_inputs,
@@ -114,7 +115,7 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
     world = get_world()
     packed = open_data(None, None, config)
     for name in config.stages:
-        check_crops(config.recipe.stage(name), packed.side)
+        check_crops(config.stage(name, packed.side), packed.side)
         _check_batch(config.recipe.stage(name).batch, world.size)
     if options.restart and all(StageFolder(run, name).finished for name in config.stages):
         restart = console.option("restart")
@@ -220,6 +221,8 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
         model = world.main_first(lambda: _start_model(None, config, packed))
     torch.set_rng_state(world.from_main(torch.get_rng_state))
     facts = stage_facts(folder, config, packed, split, compute)
+    if block := world.from_main(lambda: _shuffle_block(folder, packed)):
+        facts["shuffle_block"] = block
     # The head of base is new, so its start is the backbone alone.
     facts["start_digest"] = weights_digest(model if start else model.backbone)
     world.check_equal(facts["start_digest"], "starting weights")
@@ -233,6 +236,20 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     job = StageJob(folder, config, packed, split, model, compute, facts, world)
     facts["origin"] = job.origin
     return job
+
+
+def _shuffle_block(folder: StageFolder, packed: Packed) -> int:
+    """As in `Shuffle`: what the stage was started with, or what suits this machine."""
+    if folder.started:
+        return int(folder.read_recipe().get("shuffle_block", 0))
+    images = packed.train.images
+    block = block_for(images.nbytes, images[:1].nbytes)
+    if block:
+        console.log(
+            f"note: the training images ({images.nbytes / 1e9:.1f} GB) do not fit in half of the "
+            f"memory; they are read in blocks of {block}, and shuffled within 256 blocks"
+        )
+    return block
 
 
 def _check_batch(batch: int, ranks: int) -> None:

@@ -1,0 +1,275 @@
+"""Any folder of images as a source."""
+
+import shutil
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_folders import draw_noise
+from support import complaint
+
+from tinynet.data.containers import list_files
+from tinynet.data.sources import open_source
+from tinynet.data.splits import split_train
+
+
+def draw(root, *names):
+    for seed, name in enumerate(names):
+        draw_noise(root / name, (24, 20), seed)
+
+
+def flowers(root, count=5, classes=("rose", "tulip"), prefix=""):
+    """A folder of each class, with `count` images in each."""
+    draw(root, *(f"{prefix}{name}/{number}.png" for name in classes for number in range(count)))
+    return root
+
+
+def classes_by_file(source):
+    """Every file of the source -> its subset and class."""
+    return {
+        file: (name, source.wnids[label])
+        for name in ("train", "val", "test")
+        for part in [source.part(name)]
+        if part.labels is not None
+        for file, label in zip(part.files, part.labels, strict=True)
+    }
+
+
+def test_class_folders_without_val_get_one_from_each_class(tmp_path, capsys):
+    flowers(tmp_path / "photos", 10)
+    source = open_source(tmp_path / "photos")
+    assert source.wnids == source.names == ("rose", "tulip") and not source.one_size
+    assert Counter(classes_by_file(source).values()) == {
+        ("train", "rose"): 8,
+        ("val", "rose"): 2,
+        ("train", "tulip"): 8,
+        ("val", "tulip"): 2,
+    }
+    assert all(file.startswith(f"{name}/") for file, (_, name) in classes_by_file(source).items())
+    assert "has no val; 4 images are drawn for it, 20% of each class" in capsys.readouterr().err
+    again = open_source(tmp_path / "photos")
+    assert again.val.files == source.val.files and again.digest() == source.digest()
+    labels = np.repeat([0, 1], 10)
+    drawn = split_train(labels, fraction=0.2, seed=42).holdout
+    assert [file.split("/")[-1] for file in source.val.files] == [
+        f"{row % 10}.png" for row in drawn
+    ]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+@pytest.mark.parametrize("prefix", ["", "deep/er/"])
+def test_train_val_and_test(tmp_path, val, prefix):
+    for name, count in (("train", 4), (val, 2), ("test", 3)):
+        flowers(tmp_path, count, prefix=f"{prefix}{name}/")
+    source = open_source(tmp_path)
+    assert Counter(subset for subset, _ in classes_by_file(source).values()) == {
+        "train": 8,
+        "val": 4,
+        "test": 6,
+    }
+    for file, (_, name) in classes_by_file(source).items():
+        assert file.split("/")[1] == name and len(source.read(file)) > 100
+
+
+def test_a_test_folder_may_have_no_classes(tmp_path):
+    flowers(tmp_path, 4, prefix="train/")
+    draw(tmp_path, "test/a.png", "test/b.png")
+    source = open_source(tmp_path)
+    assert source.test.labels is None and source.test.files == ("test/a.png", "test/b.png")
+    assert len(source.train.files) + len(source.val.files) == 8
+
+
+def test_the_topmost_folder_with_images_is_the_class(tmp_path):
+    names = ["cat/a.png", "cat/2021/b.png", "cat/2021/c.png", "bird/gull/a.png", "bird/gull/b.png"]
+    draw(tmp_path, *names, "bird/gull/c.png", "bird/owl/a.png", "bird/owl/b.png", "bird/owl/c.png")
+    classes = classes_by_file(open_source(tmp_path))
+    assert {name for _, name in classes.values()} == {"cat", "bird/gull", "bird/owl"}
+    assert classes["cat/2021/b.png"][1] == "cat" and classes["bird/owl/a.png"][1] == "bird/owl"
+
+
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_what_all_class_folders_share_is_no_part_of_their_names(tmp_path, inner):
+    draw(tmp_path, *(f"flowers/{name}/{inner}{n}.png" for name in "ab" for n in range(3)))
+    assert open_source(tmp_path).wnids == ("a", "b")
+
+
+def test_a_zip_and_a_tar_are_as_their_folder(tmp_path):
+    flowers(tmp_path / "photos", 4)
+    folder = open_source(tmp_path / "photos")
+    for form in ("zip", "gztar"):
+        path = shutil.make_archive(tmp_path / "packed", form, tmp_path, "photos")
+        source = open_source(list_files(tmp_path / path).container.path)
+        assert source.root == "photos/"
+        assert source.wnids == folder.wnids and source.train.files == folder.train.files
+        assert source.val.labels.tolist() == folder.val.labels.tolist()
+
+
+LABEL_FILES = {
+    "pairs.txt": "a.png rose\nb.png tulip\n",
+    "tabs.txt": "a.png\tred rose\nb.png\ttulip\n",
+    "header.csv": "image,fold,label\na.png,1,red rose\nb.png,2,tulip\n",
+    "stems.csv": "id,label\na,rose\nb,tulip\n",
+    "numbers.csv": "file;class\na.png;10\nb.png;9\n",
+    "one.txt": "rose\ntulip\n",
+}
+NAMES = [f"{letter}.png" for letter in "abcdefgh"]
+
+
+@pytest.mark.parametrize("name", LABEL_FILES)
+def test_a_flat_folder_with_a_file_of_labels(tmp_path, name):
+    draw(tmp_path / "flat", *NAMES)
+    text = LABEL_FILES[name]
+    first = text[: text.index("\n") + 1] if name.endswith("csv") else ""
+    lines = text.removeprefix(first).splitlines()
+    rows = [
+        lines[n % 2].replace("ab"[n % 2], NAMES[n][0], 1)
+        if len(lines[0].split()) > 1 or first
+        else lines[n % 2]
+        for n in range(8)
+    ]
+    file = tmp_path / name
+    file.write_text(first + "\n".join(rows) + "\n")
+    source = open_source(tmp_path / "flat", str(file))
+    classes = {file: label for file, (_, label) in classes_by_file(source).items()}
+    words = {"numbers.csv": ("10", "9"), "tabs.txt": ("red rose", "tulip")}
+    words["header.csv"] = words["tabs.txt"]
+    pair = words.get(name, ("rose", "tulip"))
+    assert classes == {each: pair[number % 2] for number, each in enumerate(NAMES)}
+    before = source.digest()
+    file.write_text(file.read_text() + "\n")
+    assert open_source(tmp_path / "flat", str(file)).digest() != before
+
+
+def test_numbers_are_classes_in_the_order_of_their_values(tmp_path):
+    draw(tmp_path / "flat", *NAMES)
+    (tmp_path / "labels.txt").write_text("".join(f"{n} {9 + i % 2}\n" for i, n in enumerate(NAMES)))
+    source = open_source(tmp_path / "flat", str(tmp_path / "labels.txt"))
+    assert source.wnids == ("9", "10")
+    assert classes_by_file(source)["a.png"][1] == "9"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["rose/0.png", "rose/1.png", "rose/2.png"], ["one class, 'rose'", "at least 2"]),
+        (["0.png", "1.png"], ["outside of class folders; move each"]),
+        (["rose/0.png", "rose/1.png", "rose/2.png", "a.png"], ["(1 of 4 images)"]),
+        (
+            ["rose/0.png", "tulip/0.png", "tulip/1.png", "tulip/2.png"],
+            ["fewer than 3 images: 'rose' (1);"],
+        ),
+        ([f"{name}/{n}.png" for name in ("Rose", "rose") for n in range(3)], ["'Rose'", "'rose'"]),
+        (
+            [f"{name}/{n}.png" for name in ("caf\u00e9", "cafe\u0301") for n in range(3)],
+            ["differ only in case or in the form of a letter"],
+        ),
+        ([f"{name}/{n}.png" for name in ("a\x07b", "c") for n in range(3)], ["control character"]),
+        (["val/rose/0.png", "rose/0.png"], ["val/", "no train/"]),
+        (["train/a/0.png", "train/b/0.png", "val/a/0.png", "valid/b/0.png"], ["both mean val"]),
+    ],
+)
+def test_folders_that_are_no_data_set(tmp_path, names, words):
+    draw(tmp_path / "x", *names)
+    complaint(lambda: open_source(tmp_path / "x"), tmp_path / "x", *words)
+
+
+def test_val_and_test_must_have_the_classes_of_train(tmp_path):
+    flowers(tmp_path, 3, prefix="train/")
+    flowers(tmp_path, 2, ("rose",), "val/")
+    complaint(lambda: open_source(tmp_path), "no images of 1 classes of train", "'tulip'")
+    flowers(tmp_path, 2, ("tulip", "lily"), "val/")
+    complaint(lambda: open_source(tmp_path), "val has the class 'lily'")
+    shutil.rmtree(tmp_path / "val/lily")
+    assert len(open_source(tmp_path).val.files) == 4
+    flowers(tmp_path, 1, ("daisy",), "test/")
+    complaint(lambda: open_source(tmp_path), "test has the class 'daisy'")
+
+
+@pytest.mark.parametrize("prefix", ["", "train/"])
+def test_an_empty_class_folder_is_no_mistake_to_pass_over(tmp_path, prefix):
+    flowers(tmp_path, 3, prefix=prefix)
+    empty = tmp_path / f"{prefix}lily"
+    empty.mkdir()
+    complaint(lambda: open_source(tmp_path), f"{prefix}lily contains no images")
+    (empty / "notes.txt").write_text("soon")
+    complaint(lambda: open_source(tmp_path), f"{prefix}lily contains no images")
+    empty.rename(tmp_path / f"{prefix}.hidden")
+    assert open_source(tmp_path).wnids == ("rose", "tulip")
+
+
+def test_what_is_no_image_or_no_subset_is_named(tmp_path, capsys):
+    flowers(tmp_path, 3, prefix="train/")
+    draw(tmp_path, "extra/a.png")
+    (tmp_path / "train/rose/readme.txt").write_text("about")
+    source = open_source(tmp_path)
+    assert len(classes_by_file(source)) == 6
+    said = capsys.readouterr().err
+    assert "readme.txt" in said and "extra is outside train/, val/ and test/; 1 images" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x.png rose\ny.png tulip\n", ["names none of the 8 images", "a.png"]),
+        ("a.png rose\nb.png tulip\n", ["no label for 6 of 8 images"]),
+        ("file,u,v\na.png,1,2\nb.png,1,2\n", ["which of its columns 2, 3 is the label"]),
+        ("\x00\x01\x02", ["is not a text file"]),
+    ],
+)
+def test_label_files_that_do_not_fit(tmp_path, text, words):
+    draw(tmp_path / "flat", *NAMES)
+    (tmp_path / "labels").write_text(text)
+    complaint(
+        lambda: open_source(tmp_path / "flat", str(tmp_path / "labels")),
+        tmp_path / "labels",
+        *words,
+    )
+
+
+def test_a_label_file_that_is_not_there(tmp_path):
+    draw(tmp_path / "flat", *NAMES)
+    complaint(lambda: open_source(tmp_path / "flat", "nowhere.csv"), "nowhere.csv", "no such file")
+
+
+def test_tiny_imagenet_in_class_folders_has_its_classes_and_split(archive, folder):
+    """Without the lists, the archive is class folders like any other."""
+    for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+        (folder / name).unlink()
+    for file, label in zip(archive.val.files, archive.val.labels, strict=True):
+        place = folder / "val" / archive.wnids[label]
+        place.mkdir(exist_ok=True)
+        (folder / file).rename(place / file.split("/")[-1])
+    (folder / "val/images").rmdir()
+    for place in (folder / "train").iterdir():
+        for file in (place / "images").iterdir():
+            file.rename(place / file.name)
+        (place / "images").rmdir()
+    source = open_source(folder)
+    assert type(source).__name__ == "ClassFolders" and source.wnids == archive.wnids
+    assert source.train.labels.tolist() == archive.train.labels.tolist()
+    assert [file.split("/")[-1] for file in source.train.files] == [
+        file.split("/")[-1] for file in archive.train.files
+    ]
+
+
+@given(st.lists(st.integers(3, 30), min_size=2, max_size=8), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_every_image_is_in_one_subset(tmp_path_factory, counts, zipped):
+    root = tmp_path_factory.mktemp("sizes")
+    with zipfile.ZipFile(root / "a.zip", "w") as archive:
+        for label, count in enumerate(counts):
+            for number in range(count):
+                archive.writestr(f"c{label:02}/{number}.png", f"{label} {number}")
+    path = root / "a.zip"
+    if not zipped:
+        shutil.unpack_archive(path, root / "a")
+        path = root / "a"
+    source = open_source(path)
+    files = [*source.train.files, *source.val.files]
+    assert len(set(files)) == len(files) == sum(counts) and not source.test.files
+    for label, count in enumerate(counts):
+        in_val = int((source.val.labels == label).sum())
+        assert in_val == min(max(1, round(count * 0.2)), count - 1)

@@ -1,0 +1,152 @@
+"""Every command on a folder of photographs of several sizes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_folders import draw_noise
+from PIL import Image
+from support import ON_CPU, argv, refused, succeed, thin_network
+
+import tinynet
+from tinynet import evaluate, fixres, pick, predict, train
+from tinynet.report import __main__ as report
+from tinynet.training import order, stages
+
+FLAGS = [
+    *argv("--weights none --hidden 16 --holdout 0.25 --size 32 --batch 8 --epochs 2"),
+    *ON_CPU,
+]
+COUNTS = {"rose": 20, "tulip": 12, "dandelion": 6}
+COLOURS = {"rose": (200, 40, 60), "tulip": (230, 200, 40), "dandelion": (60, 120, 220)}
+
+
+def draw_flower(path, name, seed):
+    """A coloured image with some noise: simple to learn."""
+    random = np.random.RandomState(seed)
+    height, width = random.randint(40, 90, 2)
+    pixels = np.full((height, width, 3), COLOURS[name]) + random.randint(
+        -30, 31, (height, width, 3)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def garden(tmp_path_factory):
+    """A folder of photographs, and a run that was trained on it."""
+    place = tmp_path_factory.mktemp("garden")
+    for name, count in COUNTS.items():
+        for number in range(count):
+            draw_flower(place / f"photos/{name}/{number}.png", name, number)
+    with pytest.MonkeyPatch.context() as patch, thin_network():
+        patch.chdir(place)
+        ran = succeed(train, "--data", "photos", *FLAGS, "--stage", "all", "--out", "run")
+        assert "the centre square of each is packed at 37 px" in ran.err
+    return place
+
+
+@pytest.fixture
+def home(garden, monkeypatch):
+    monkeypatch.chdir(garden)
+    with thin_network():
+        yield garden
+
+
+def test_the_run_says_what_it_was_trained_on(home):
+    recipe = json.loads(Path("run/finetune/recipe.json").read_text())
+    assert recipe["pack_size"] == 37 and recipe["labels"] is None and recipe["crops_for"] == 64
+    assert list(recipe["classes"]) == ["dandelion", "rose", "tulip"]
+    assert recipe["pictures"] == {"train": 24, "holdout": 7}
+    run = tinynet.Run("run")
+    assert run.data.side == 37 and run.predictor().stage.crop_side == (27, 37)
+
+
+def test_evaluate_gives_the_balanced_accuracy_and_the_worst_class(home):
+    rows = json.loads(
+        succeed(evaluate, "--run", "run", "--json", "--tta", "flip", "--device", "cpu").out
+    )
+    assert [row["split"] for row in rows] == ["holdout", "holdout", "val", "val"]
+    for row in rows:
+        assert 0 <= row["worst"] <= row["balanced"] <= 1
+        assert row["worst_class"] in COUNTS
+    assert rows[2]["n"] == 4 + 2 + 1
+    refused(evaluate, ["--run", "run", "--split", "test", "--device", "cpu"], "no test images")
+
+
+def test_the_other_commands(home, tmp_path):
+    ran = succeed(predict, "photos/rose/0.png", "photos/tulip", "--run", "run", "--device", "cpu")
+    assert "photos/rose/0.png" in ran.out
+    ran = succeed(fixres, "--run", "run", "--size", 32, 48, "--out", tmp_path, "--device", "cpu")
+    assert "48" in ran.out
+    succeed(report, "run", "--out", tmp_path / "page.html")
+    assert "dandelion" in (tmp_path / "page.html").read_text()
+    flags = argv("--arch vgg16 --weights none --size 32 64 --minutes 0.2 --device cpu")
+    ran = succeed(pick, "--data", "photos", *flags, "--out", tmp_path / "pick.png")
+    assert "--pack-size 74" in ran.err and "--data photos" in ran.err
+    refused(predict, ["--run", "run", "--device", "cpu", "--out", "x.txt"], "no test images")
+
+
+def test_a_labelled_test_is_evaluated_and_predicted(home, tmp_path):
+    for subset, count in (("train", 6), ("test", 3)):
+        for name in COUNTS:
+            for number in range(count):
+                source = f"photos/{name}/{number}.png"
+                target = tmp_path / "data" / subset / name / f"{number}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+    flags = ["--run", "run", "--data", tmp_path / "data", "--device", "cpu"]
+    (row,) = json.loads(succeed(evaluate, *flags, "--split", "test", "--json").out)
+    assert row["n"] == 9 and row["split"] == "test"
+    succeed(predict, *flags, "--out", tmp_path / "predictions.txt")
+    assert len((tmp_path / "predictions.txt").read_text().splitlines()) == 9
+
+
+def test_balanced_training_and_labels_in_a_file(home, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    lines = ["file,label"]
+    for name, count in COUNTS.items():
+        for number in range(count):
+            shutil.copy(f"photos/{name}/{number}.png", flat / f"{name}{number}.png")
+            lines.append(f"{name}{number}.png,{name} of the garden")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    flags = ["--data", flat, "--labels", tmp_path / "labels.csv", "--balanced", *FLAGS]
+    succeed(train, *flags, "--stage", "base", "--out", tmp_path / "run")
+    recipe = json.loads((tmp_path / "run/base/recipe.json").read_text())
+    assert recipe["labels"] == str(tmp_path / "labels.csv") and recipe["recipe"]["base"]["balanced"]
+    ran = succeed(evaluate, "--run", tmp_path / "run", "--device", "cpu")
+    assert "of the garden" in ran.out
+    succeed(train, *ON_CPU, *argv("--stage finetune --epochs 1 --run"), tmp_path / "run")
+    moved = tmp_path / "moved.csv"
+    (tmp_path / "labels.csv").rename(moved)
+    refused(evaluate, ["--run", tmp_path / "run", "--device", "cpu"], "labels.csv", "no such file")
+    refused(
+        train,
+        ["--stage", "finetune", "--run", tmp_path / "run", "--pack-size", 64, "--out", "other"],
+        "--pack-size",
+        "fixed by the base",
+    )
+
+
+def test_data_larger_than_half_of_the_memory_is_shuffled_in_blocks(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(order, "available_memory", lambda: 1000)
+    monkeypatch.setattr(order, "BLOCK_BYTES", 3 * 37**2 * 4)
+    flags = ["--data", "photos", *FLAGS, "--cached-epochs", 0, "--stage", "base"]
+    ran = succeed(train, *flags, "--out", tmp_path / "run")
+    assert "read in blocks of 4, and shuffled within 256 blocks" in ran.err
+    recipe = json.loads((tmp_path / "run/base/recipe.json").read_text())
+    assert recipe["shuffle_block"] == 4
+    # Later, with more memory, the run goes on in the same order.
+    monkeypatch.setattr(stages, "block_for", lambda *_: pytest.fail("it is decided"))
+    succeed(train, "--resume", tmp_path / "run")
+
+
+def test_a_folder_that_is_no_data_set_takes_one_line(home, tmp_path):
+    draw_noise(tmp_path / "one/rose/a.png")
+    flags = [*FLAGS, "--stage", "base", "--out", tmp_path / "run"]
+    refused(train, ["--data", tmp_path / "one", *flags], "one class, 'rose'")
+    refused(train, ["--data", "photos", *flags, "--pack-size", 4], "--pack-size 4", "8 to 2048")
+    refused(train, ["--data", "photos", *flags, "--labels", "no.csv"], "--labels", "no such file")
