@@ -7,12 +7,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from image_folders import draw_noise
+from PIL import Image
 from support import complaint, rgb_pixels, val_annotations
 from torch.utils.data import DataLoader
 from torchvision.transforms import PILToTensor
 
-from tinynet import TinyImageNet
+from tinynet import Images, TinyImageNet
 from tinynet.data import download as download_module
+from tinynet.data.image_folder import imagenet_wnids
 
 
 def test_items_are_those_of_the_archive(archive_path, contents):
@@ -90,3 +93,78 @@ def test_dataset_downloads_where_nothing_is(tmp_path, archive_path, monkeypatch)
     assert (tmp_path / "new/tiny-imagenet-200.zip").is_file()
     monkeypatch.setattr(download_module, "download", None)
     assert len(TinyImageNet(tmp_path / "new", "val", download=True)) == 24
+
+
+def flowers(folder, counts, names=("rose", "tulip")):
+    for name, count in zip(names, counts, strict=True):
+        for number in range(count):
+            draw_noise(folder / f"{name}/{number}.png", (30 + number, 24), number)
+    return folder
+
+
+def test_images_of_any_folder(tmp_path):
+    root = flowers(tmp_path / "photos", (10, 20))
+    parts = {split: Images(root, split) for split in ("train", "holdout", "val", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {
+        "train": 7 + 15,
+        "holdout": 1 + 1,
+        "val": 2 + 4,
+        "test": 0,
+    }
+    files = [file for part in parts.values() for file in part.files]
+    assert sorted(files) == sorted(str(p.relative_to(root)) for p in root.rglob("*.png"))
+    for image, target in parts["val"]:
+        assert image.mode == "RGB" and image.size[1] == 24 and target in (0, 1)
+    assert parts["val"].classes == parts["val"].class_names == ["rose", "tulip"]
+    loader = DataLoader(Images(root, "val", transform=PILToTensor()), num_workers=1)
+    assert sum(len(targets) for _, targets in loader) == 6
+    assert Images(root, holdout=0).targets == [0] * 8 + [1] * 16
+
+
+def test_photographs_are_upright(tmp_path):
+    flowers(tmp_path, (3, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    draw_noise(tmp_path / "rose/0.jpg", (40, 20), exif=exif)
+    sizes = {
+        file: image.size
+        for split in ("train", "holdout", "val")
+        for data in [Images(tmp_path, split, holdout=0.3)]
+        for file, (image, _) in zip(data.files, data, strict=True)
+    }
+    assert sizes["rose/0.jpg"] == (20, 40)
+
+
+def test_labels_are_those_of_imagenet_where_the_classes_are(tmp_path, archive_path):
+    names = ("n01443537", "n01440764")  # goldfish and tench, the first two of ImageNet
+    root = flowers(tmp_path / "fish", (4, 4), names)
+    data = Images(root, "val", labels="imagenet")
+    assert sorted(set(data.targets)) == [0, 1] and data.class_to_idx == {names[0]: 1, names[1]: 0}
+    assert [target for _, target in data] == data.targets
+    assert all(
+        (names[1] in file) == (target == 0)
+        for file, target in zip(data.files, data.targets, strict=True)
+    )
+    flowers(root, (4, 4))
+    complaint(lambda: Images(root, labels="imagenet"), "2 classes", "'rose'", "leave labels out")
+    data = TinyImageNet(archive_path, "val")
+    foreign = len(set(data.classes) - set(imagenet_wnids()))
+    complaint(
+        lambda: TinyImageNet(archive_path, labels="imagenet"), f"{foreign} classes", "ImageNet-1k"
+    )
+    complaint(lambda: TinyImageNet(archive_path, labels="other"), "'other'", "'imagenet'")
+
+
+def test_labels_from_a_file(tmp_path):
+    flowers(tmp_path / "flat", (4, 4), ("a", "b"))
+    flat = tmp_path / "flat"
+    for path in [*flat.rglob("*.png")]:
+        path.rename(flat / f"{path.parent.name}{path.name}")
+    file = tmp_path / "labels.csv"
+    file.write_text("".join(f"{p.name},{p.name[0] * 3}\n" for p in flat.glob("*.png")))
+    data = Images(flat, holdout=0, labels=file)
+    assert data.classes == ["aaa", "bbb"] and len(data) == 6
+    assert all(
+        data.classes[target][0] == name[0]
+        for name, target in zip(data.files, data.targets, strict=True)
+    )

@@ -1,12 +1,14 @@
 """Parquet files of a mirror."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import complaint
 
-from tinynet.data.packing import open_packed
+from tinynet.data.packing import PackRequest, open_packed
 from tinynet.data.tiny_imagenet import Archive
 
 
@@ -105,3 +107,47 @@ def test_parquet_files_that_do_not_fit_together_are_refused(
         else:
             file.rename(file.with_name("train-00000-of-00002.parquet"))
     complaint(lambda: Archive(tmp_path / "mirror"), *words)
+
+
+def photographs(folder, splits, paths=None):
+    """Parquet files of six images of two classes for each split, of different sizes."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    features = {"image": {"_type": "Image"}, "label": {"names": ["b", "a"], "_type": "ClassLabel"}}
+    folder.mkdir()
+    for split in splits:
+        rows = []
+        for number in range(6):
+            stream = io.BytesIO()
+            pixels = np.random.RandomState(number).randint(0, 256, (20 + number, 30, 3), np.uint8)
+            Image.fromarray(pixels).save(stream, "PNG")
+            path = None if paths is None else paths[number]
+            rows.append({"bytes": stream.getvalue(), "path": path})
+        table = pyarrow.table({"image": rows, "label": [0, 1] * 3})
+        about = {"huggingface": json.dumps({"info": {"features": features}})}
+        parquet.write_table(table.replace_schema_metadata(about), folder / f"{split}.parquet")
+    return folder
+
+
+def test_photographs_of_a_mirror_are_packed_and_get_a_val(tmp_path, capsys):
+    packed = open_packed(photographs(tmp_path / "mirror", ["train"]), request=PackRequest(16))
+    assert packed.side == 16 and packed.wnids == ("a", "b")
+    assert (len(packed.train), len(packed.val)) == (4, 2)
+    assert "has no val; 2 images are drawn for it" in capsys.readouterr().err
+
+
+def test_the_names_of_a_mirror_give_its_images_the_order_of_the_archive(tmp_path):
+    names = [f"folder/{letter}.png" for letter in "fedcba"]
+    folder = photographs(tmp_path / "mirror", ["train", "valid"], names)
+    packed = open_packed(folder, request=PackRequest(16))
+    assert packed.val.files == [f"val/images/{letter}.png" for letter in "abcdef"]
+    assert packed.val.labels.tolist() == [0, 1] * 3  # a.png is the last row, of class a
+    assert packed.train.files[:3] == [f"train/a/images/{letter}.png" for letter in "ace"]
+
+
+@pytest.mark.parametrize("names", [["a.png"] * 6, ["a.png", *[None] * 5], list("abcdef")])
+def test_names_that_do_not_tell_images_apart_are_numbers_instead(tmp_path, names):
+    folder = photographs(tmp_path / "mirror", ["train", "valid"], names)
+    packed = open_packed(folder, request=PackRequest(16))
+    assert packed.val.files == [f"val/images/val_{number:07}.JPEG" for number in range(6)]
