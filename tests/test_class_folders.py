@@ -4,7 +4,6 @@ import shutil
 import zipfile
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +12,6 @@ from support import complaint
 
 from tinynet.data.containers import list_files
 from tinynet.data.sources import open_source
-from tinynet.data.splits import split_train
 
 
 def draw(root, *names):
@@ -49,14 +47,25 @@ def test_class_folders_without_val_get_one_from_each_class(tmp_path, capsys):
         ("val", "tulip"): 2,
     }
     assert all(file.startswith(f"{name}/") for file, (_, name) in classes_by_file(source).items())
-    assert "has no val; 4 images are drawn for it, 20% of each class" in capsys.readouterr().err
+    assert "has no val; 4 images of train are used as val, 20% of" in capsys.readouterr().err
     again = open_source(tmp_path / "photos")
     assert again.val.files == source.val.files and again.digest() == source.digest()
-    labels = np.repeat([0, 1], 10)
-    drawn = split_train(labels, fraction=0.2, seed=42).holdout
-    assert [file.split("/")[-1] for file in source.val.files] == [
-        f"{row % 10}.png" for row in drawn
-    ]
+
+
+def test_val_hardly_changes_with_the_images(tmp_path):
+    flowers(tmp_path, 50, ("rose", "tulip", "lily"))
+    before = set(open_source(tmp_path).val.files)
+    draw(tmp_path, "rose/new.png", "rose/newer.png")
+    (tmp_path / "lily/7.png").unlink()
+    after = set(open_source(tmp_path).val.files)
+    assert len(before) == 30 and len(before & after) >= 27
+    assert {file for file in before if "tulip" in file} == {
+        file for file in after if "tulip" in file
+    }
+    names = {file.split("/")[-1] for file in before if "tulip" in file}
+    (tmp_path / "tulip" / min(names)).rename(tmp_path / "lily/moved.png")
+    kept = {f for f in open_source(tmp_path).val.files if "tulip" in f}
+    assert len(kept & before) >= 8
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
@@ -164,7 +173,7 @@ def test_numbers_are_classes_in_the_order_of_their_values(tmp_path):
         ([f"{name}/{n}.png" for name in ("Rose", "rose") for n in range(3)], ["'Rose'", "'rose'"]),
         (
             [f"{name}/{n}.png" for name in ("caf\u00e9", "cafe\u0301") for n in range(3)],
-            ["differ only in case or in the form of a letter"],
+            ["how an accented letter is encoded"],
         ),
         ([f"{name}/{n}.png" for name in ("a\x07b", "c") for n in range(3)], ["control character"]),
         (["val/rose/0.png", "rose/0.png"], ["val/", "no train/"]),
@@ -181,11 +190,14 @@ def test_val_and_test_must_have_the_classes_of_train(tmp_path):
     flowers(tmp_path, 2, ("rose",), "val/")
     complaint(lambda: open_source(tmp_path), "no images of 1 classes of train", "'tulip'")
     flowers(tmp_path, 2, ("tulip", "lily"), "val/")
-    complaint(lambda: open_source(tmp_path), "val has the class 'lily'")
+    complaint(lambda: open_source(tmp_path), "val has the class 'lily', but train does not")
     shutil.rmtree(tmp_path / "val/lily")
     assert len(open_source(tmp_path).val.files) == 4
     flowers(tmp_path, 1, ("daisy",), "test/")
     complaint(lambda: open_source(tmp_path), "test has the class 'daisy'")
+    shutil.rmtree(tmp_path / "test/daisy")
+    draw(tmp_path, "val/lost.png")
+    complaint(lambda: open_source(tmp_path), "val has images outside of class folders")
 
 
 @pytest.mark.parametrize("prefix", ["", "train/"])
@@ -207,7 +219,7 @@ def test_what_is_no_image_or_no_subset_is_named(tmp_path, capsys):
     source = open_source(tmp_path)
     assert len(classes_by_file(source)) == 6
     said = capsys.readouterr().err
-    assert "readme.txt" in said and "extra is outside train/, val/ and test/; 1 images" in said
+    assert "readme.txt" in said and "1 images in extra are not used" in said
 
 
 @pytest.mark.parametrize(
@@ -273,3 +285,67 @@ def test_every_image_is_in_one_subset(tmp_path_factory, counts, zipped):
     for label, count in enumerate(counts):
         in_val = int((source.val.labels == label).sum())
         assert in_val == min(max(1, round(count * 0.2)), count - 1)
+
+
+def test_several_data_sets_are_not_mixed(tmp_path):
+    for year in ("2020", "2021"):
+        flowers(tmp_path, 4, prefix=f"{year}/train/")
+    complaint(lambda: open_source(tmp_path), "several data sets (2020/, 2021/)")
+    shutil.rmtree(tmp_path / "2021")
+    draw(tmp_path, "2021/rose/a.png", "2020/a.png")
+    source = open_source(tmp_path)
+    assert source.root == "2020/" and len(classes_by_file(source)) == 8
+    assert all(len(source.read(file)) for file in classes_by_file(source))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", "Validation", "Testing"),
+        ("Train", "Valid", "Test"),
+        ("training_set", "", "test-set"),
+    ],
+)
+def test_subsets_are_recognized_in_any_case(tmp_path, train, val, test):
+    for folder, count in ((train, 4), (val, 2), (test, 3)):
+        if folder:
+            flowers(tmp_path, count, prefix=f"{folder}/")
+    source = open_source(tmp_path)
+    assert source.wnids == ("rose", "tulip") and len(source.test.files) == 6
+    assert len(source.train.files) + len(source.val.files) == (12 if val else 8)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    flowers(tmp_path, 3, ("bus", "car", "train"))
+    assert open_source(tmp_path).wnids == ("bus", "car", "train")
+
+
+def test_what_tinynet_writes_beside_the_images_is_no_empty_class(tmp_path):
+    flowers(tmp_path, 3)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/a.npy").write_bytes(b"pixels")
+    assert open_source(tmp_path).wnids == ("rose", "tulip")
+
+
+def test_a_file_of_labels_may_name_the_images_of_test(tmp_path):
+    draw(tmp_path / "x", *(f"{part}/{n}.png" for part in ("train", "test") for n in range(6)))
+    lines = [f"{part}/{n}.png,{'ab'[n % 2]}" for part in ("train", "test") for n in range(6)]
+    (tmp_path / "l.csv").write_text("\n".join(lines))
+    source = open_source(tmp_path / "x", str(tmp_path / "l.csv"))
+    assert source.test.labels.tolist() == [0, 1] * 3
+    (tmp_path / "l.csv").write_text("\n".join(lines[:6]))
+    assert open_source(tmp_path / "x", str(tmp_path / "l.csv")).test.labels is None
+
+
+@pytest.mark.parametrize(
+    "line", ["{label} {n}.jpg", "{n}.jpg {label}", "{n}.jpg,x{label},n0000000{label} 1 2 3 4"]
+)
+def test_labels_that_look_like_names_of_images(tmp_path, line):
+    draw(tmp_path / "x", *(f"{n}.jpg" for n in range(12)))
+    text = "\n".join(line.format(label=n % 3, n=n) for n in range(12))
+    (tmp_path / "labels.txt").write_text(text)
+    source = open_source(tmp_path / "x", str(tmp_path / "labels.txt"))
+    classes = classes_by_file(source)
+    for number in range(12):
+        assert classes[f"{number}.jpg"][1][-1] == str(number % 3)
+    assert len(source.wnids) == 3

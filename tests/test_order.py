@@ -58,4 +58,10 @@ def test_the_plain_order_is_that_of_the_first_edition():
 @pytest.mark.parametrize(("size", "row", "block"), [(50, 10, 0), (51, 10, 209_715), (51, 2**23, 1)])
 def test_blocks_are_for_data_larger_than_half_of_the_memory(monkeypatch, size, row, block):
     monkeypatch.setattr(module, "available_memory", lambda: 100)
+    monkeypatch.setattr(module, "LEAST_BYTES", 10)
     assert block_for(size, row) == block
+
+
+def test_data_of_the_size_of_tiny_imagenet_has_one_order_on_every_machine(monkeypatch):
+    monkeypatch.setattr(module, "available_memory", lambda: 10**9)
+    assert block_for(100_000 * 64 * 64 * 3, 64 * 64 * 3) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from image_folders import draw_noise
 from PIL import Image
-from support import ON_CPU, argv, refused, succeed, thin_network
+from support import ON_CPU, argv, complaint, refused, succeed, thin_network
 
 import tinynet
 from tinynet import evaluate, fixres, pick, predict, train
@@ -44,7 +44,7 @@ def garden(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, thin_network():
         patch.chdir(place)
         ran = succeed(train, "--data", "photos", *FLAGS, "--stage", "all", "--out", "run")
-        assert "the centre square of each is packed at 37 px" in ran.err
+        assert "the centre square of each is stored at 37 px" in ran.err
     return place
 
 
@@ -122,7 +122,8 @@ def test_balanced_training_and_labels_in_a_file(home, tmp_path):
     succeed(train, *ON_CPU, *argv("--stage finetune --epochs 1 --run"), tmp_path / "run")
     moved = tmp_path / "moved.csv"
     (tmp_path / "labels.csv").rename(moved)
-    refused(evaluate, ["--run", tmp_path / "run", "--device", "cpu"], "labels.csv", "no such file")
+    ran = succeed(evaluate, "--run", tmp_path / "run", "--device", "cpu")
+    assert "labels.csv: no such file; the stored images have their labels" in ran.err
     refused(
         train,
         ["--stage", "finetune", "--run", tmp_path / "run", "--pack-size", 64, "--out", "other"],
@@ -133,10 +134,11 @@ def test_balanced_training_and_labels_in_a_file(home, tmp_path):
 
 def test_data_larger_than_half_of_the_memory_is_shuffled_in_blocks(home, tmp_path, monkeypatch):
     monkeypatch.setattr(order, "available_memory", lambda: 1000)
+    monkeypatch.setattr(order, "LEAST_BYTES", 0)
     monkeypatch.setattr(order, "BLOCK_BYTES", 3 * 37**2 * 4)
     flags = ["--data", "photos", *FLAGS, "--cached-epochs", 0, "--stage", "base"]
     ran = succeed(train, *flags, "--out", tmp_path / "run")
-    assert "read in blocks of 4, and shuffled within 256 blocks" in ran.err
+    assert "read from the disk in blocks of 4 images" in ran.err
     recipe = json.loads((tmp_path / "run/base/recipe.json").read_text())
     assert recipe["shuffle_block"] == 4
     # Later, with more memory, the run goes on in the same order.
@@ -150,3 +152,35 @@ def test_a_folder_that_is_no_data_set_takes_one_line(home, tmp_path):
     refused(train, ["--data", tmp_path / "one", *flags], "one class, 'rose'")
     refused(train, ["--data", "photos", *flags, "--pack-size", 4], "--pack-size 4", "8 to 2048")
     refused(train, ["--data", "photos", *flags, "--labels", "no.csv"], "--labels", "no such file")
+
+
+def test_fit_goes_on_with_the_labels_and_the_size_of_its_base(home, tmp_path):
+    lines = [
+        f"photos/{name}/{n}.png,{name}" for name, count in COUNTS.items() for n in range(count)
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    settings = dict(
+        labels=tmp_path / "labels.csv", pack_size=40, epochs=1, batch=8, hidden=(16,), holdout=0.25
+    )
+    where = dict(data="photos", weights="none", size=32, device="cpu", precision="float32")
+    run = tinynet.fit(tmp_path / "run", stages="base", **settings, **where)
+    run = tinynet.fit(tmp_path / "run", stages="all", **settings, **where)
+    assert run.data.side == 40 and run.folder.stage == "finetune"
+    other = {**settings, "pack_size": 48}
+    complaint(lambda: tinynet.fit(tmp_path / "run", stages="base", **other, **where), "pack_size")
+
+
+def test_predictions_of_a_test_with_class_folders_have_their_folders(home, tmp_path):
+    for name in COUNTS:
+        for subset in ("train", "test"):
+            for number in range(5 if subset == "train" else 1):
+                draw_flower(tmp_path / f"data/{subset}/{name}/{number}.png", name, number)
+    flags = ["--run", "run", "--data", tmp_path / "data", "--device", "cpu"]
+    succeed(predict, *flags, "--out", tmp_path / "out.txt")
+    lines = (tmp_path / "out.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == [f"{name}/0.png" for name in sorted(COUNTS)]
+
+
+def test_a_test_size_above_that_of_the_stored_images_is_noted(home):
+    ran = succeed(evaluate, *argv("--run run --split val --size 64 --device cpu"))
+    assert "64 px: the images are stored at 37 px, so they are enlarged" in ran.err

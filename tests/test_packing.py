@@ -1,5 +1,6 @@
 """Packing images of any size, and going on with a packing that was stopped."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from PIL import Image
 from support import complaint
 
 import tinynet
-from tinynet.data import packing, workers
+from tinynet.data import packing, squares, workers
 from tinynet.data.containers import list_files
+from tinynet.data.decode import is_plain_jpeg
 from tinynet.data.packing import PackRequest, open_packed, pack
 from tinynet.data.sources import open_source
 
@@ -55,7 +57,7 @@ def test_the_centre_square_is_packed_at_one_side(photos, capsys):
     for file, pixels in rows(packed):
         assert apart(pixels, by_hand(photos / file, 32)) <= 3, file
     said = capsys.readouterr().err
-    assert "have different sizes; the centre square of each is packed at 32 px" in said
+    assert "have different sizes; the centre square of each is stored at 32 px" in said
     assert open_packed(photos, request=PackRequest(32)).folder == packed.folder
     assert open_packed(photos).side == 258 and open_packed(photos).folder != packed.folder
     images, labels = tinynet.arrays(photos, "val", pack_size=32)
@@ -112,7 +114,7 @@ def test_a_packing_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch, c
     monkeypatch.setattr(packing, "RESIZED_CHUNK", 2)
     whole = pack(open_source(photos), tmp_path / "whole", 32)
     monkeypatch.setattr(workers, "worker_count", lambda: 1)
-    fit, decoded = packing.centre_square, []
+    fit, decoded = squares.centre_square, []
 
     def stopped(data, name, side):
         if len(decoded) == 5:
@@ -120,12 +122,12 @@ def test_a_packing_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch, c
         decoded.append(name)
         return fit(data, name, side)
 
-    monkeypatch.setattr(packing, "centre_square", stopped)
+    monkeypatch.setattr(squares, "centre_square", stopped)
     with pytest.raises(KeyboardInterrupt):
         pack(open_source(photos), tmp_path / "a", 32)
     assert [path.name for path in tmp_path.glob("a*")] == ["a.unfinished"]
     first, decoded = set(decoded[:4]), []
-    monkeypatch.setattr(packing, "centre_square", lambda *a: (decoded.append(a[1]), fit(*a))[1])
+    monkeypatch.setattr(squares, "centre_square", lambda *a: (decoded.append(a[1]), fit(*a))[1])
     again = pack(open_source(photos), tmp_path / "a", 32)
     assert len(decoded) == 6 and not first & set(decoded)
     assert again.contents == whole.contents and "continuing" in capsys.readouterr().err
@@ -138,14 +140,16 @@ def test_finished_parts_whose_pixels_are_lost_are_packed_again(photos, tmp_path,
     """As after a loss of power."""
     monkeypatch.setattr(packing, "RESIZED_CHUNK", 2)
     whole = pack(open_source(photos), tmp_path / "whole", 32)
-    monkeypatch.setattr(
-        packing, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
-    )
-    monkeypatch.setattr(Path, "unlink", lambda self, **_: None)
-    with pytest.raises(KeyboardInterrupt):
+    write = packing.write_json
+
+    def interrupted(path, value):
+        if value["kind"] == "packed":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(packing, "write_json", interrupted)
         pack(open_source(photos), tmp_path / "a", 32)
-    monkeypatch.undo()
-    monkeypatch.setattr(packing, "RESIZED_CHUNK", 2)
     file = tmp_path / "a.unfinished/train.pictures.npy"
     file.write_bytes(file.read_bytes()[:-100] + bytes(100))
     assert pack(open_source(photos), tmp_path / "a", 32).contents == whole.contents
@@ -162,9 +166,9 @@ def test_an_error_leaves_nothing_half_packed(photos, tmp_path):
     assert not list((photos.parent / "cache").glob("*pack*"))
 
 
-@pytest.mark.parametrize("what", ["changes", "vanishes", "appears"])
+@pytest.mark.parametrize("what", ["changes", "vanishes"])
 def test_files_that_change_while_they_are_packed(photos, tmp_path, monkeypatch, what):
-    fit = packing.centre_square
+    fit = squares.centre_square
 
     def changing(data, name, side):
         pixels = fit(data, name, side)
@@ -172,14 +176,14 @@ def test_files_that_change_while_they_are_packed(photos, tmp_path, monkeypatch, 
             path = photos / "rose/9.png"
             if what == "changes":
                 path.write_bytes(path.read_bytes() + b" ")
-            elif what == "appears":
-                shutil.copy(path, photos / "rose/10.png")
             else:
                 path.unlink(missing_ok=True)
         return pixels
 
-    monkeypatch.setattr(packing, "centre_square", changing)
-    words = ["9.png"] if what == "vanishes" else [photos, "has changed while it was packed"]
+    monkeypatch.setattr(squares, "centre_square", changing)
+    words = (
+        ["9.png"] if what == "vanishes" else [photos, "has changed while its images were stored"]
+    )
     complaint(lambda: pack(open_source(photos), tmp_path / "a", 32), *words)
     assert not list(tmp_path.glob("a*"))
 
@@ -213,3 +217,94 @@ def test_labels_of_a_file_are_not_those_of_a_copy_without_it(photos, tmp_path):
     assert open_packed(path, request=PackRequest(32, str(file))).contents != before
     source = open_source(list_files(path).container.path, str(file))
     assert source.labels_file == str(file)
+
+
+def test_a_cache_inside_the_data_is_no_change_of_it(photos):
+    packed = open_packed(photos, str(photos / "cache"), PackRequest(32))
+    again = open_packed(photos, str(photos / "cache"), PackRequest(32))
+    assert again.folder == packed.folder == photos / "cache" / packed.folder.name
+
+
+def test_the_copy_does_not_depend_on_what_else_is_in_the_cache(tmp_path):
+    for number in range(8):
+        draw_noise(tmp_path / "a" / "xy"[number % 2] / f"{number}.png", (200, 200), number)
+    sides = (150, 258, 150, 258)
+    packed = [open_packed(tmp_path / "a", request=PackRequest(side)) for side in sides]
+    assert [each.side for each in packed] == [150, 200, 150, 200]
+    assert packed[0].images != packed[1].images  # of files, and of pixels
+
+
+def test_runs_at_two_sizes_have_the_same_images(photos):
+    small, large = (open_packed(photos, request=PackRequest(side)) for side in (32, 40))
+    assert small.contents != large.contents and small.images == large.images
+
+
+def test_stopping_at_the_very_end_loses_nothing(photos, tmp_path, monkeypatch):
+    decoded, square = [], squares.centre_square
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.fsync", lambda _: None)
+        patch.setattr("os.replace", stopping(os.replace, lambda old, new: new == tmp_path / "a"))
+        pack(open_source(photos), tmp_path / "a", 32)
+    monkeypatch.setattr(workers, "worker_count", lambda: 1)
+    monkeypatch.setattr(squares, "centre_square", lambda *a: (decoded.append(a), square(*a))[1])
+    packed = pack(open_source(photos), tmp_path / "a", 32)
+    assert not decoded and len(packed.train) == 8
+
+
+def stopping(function, where):
+    """The function, interrupted at a call."""
+
+    def stopped(*given):
+        if where(*given):
+            raise KeyboardInterrupt
+        return function(*given)
+
+    return stopped
+
+
+def test_an_unfinished_packing_of_what_the_data_was_is_removed(photos, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            squares, "centre_square", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+        )
+        patch.setattr(workers, "worker_count", lambda: 1)
+        open_packed(photos, request=PackRequest(32))
+    cache = photos.parent / "cache"
+    assert len(list(cache.glob("*.unfinished"))) == 1
+    shutil.copy(photos / "rose/1.png", photos / "rose/11.png")
+    open_packed(photos, request=PackRequest(32))
+    assert not list(cache.glob("*.unfinished")) and len(list(cache.glob("*.packed"))) == 1
+
+
+def test_stored_images_keep_the_labels_of_a_file_that_is_gone(photos, tmp_path, capsys):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in photos.rglob("*.*"):
+        shutil.copy(path, flat / path.name)
+    file = tmp_path / "labels.csv"
+    file.write_text("".join(f"{path.name},{path.name[0] > '4'}\n" for path in flat.iterdir()))
+    packed = open_packed(flat, request=PackRequest(32, str(file)))
+    file.unlink()
+    assert open_packed(flat, request=PackRequest(32, str(file))).folder == packed.folder
+    assert "labels.csv: no such file; the stored images have" in capsys.readouterr().err
+    complaint(lambda: open_packed(flat, request=PackRequest(40, str(file))), "no such file")
+
+
+def test_an_orientation_in_xmp_is_seen(photos):
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/></rdf:RDF></x:xmpmeta>'
+    )
+    image = Image.open(photos / "tulip/0.jpg").convert("RGB")
+    image.save(photos / "tulip/0.jpg", xmp=xmp, quality=95)
+    data = (photos / "tulip/0.jpg").read_bytes()
+    expected = "XMP" if Image.open(photos / "tulip/0.jpg").getexif().get(0x0112) == 3 else "none"
+    assert is_plain_jpeg(data, 1000) == (expected == "none")
+
+
+def test_names_that_are_not_utf_8_are_packed(photos, tmp_path):
+    folder = os.fsencode(photos) + b"/caf\xe9"
+    os.rename(photos / "rose", os.fsdecode(folder))
+    packed = open_packed(photos, request=PackRequest(32))
+    assert packed.wnids == ("caf\udce9", "tulip") and len(packed.train) == 8

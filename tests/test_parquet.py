@@ -134,7 +134,7 @@ def test_photographs_of_a_mirror_are_packed_and_get_a_val(tmp_path, capsys):
     packed = open_packed(photographs(tmp_path / "mirror", ["train"]), request=PackRequest(16))
     assert packed.side == 16 and packed.wnids == ("a", "b")
     assert (len(packed.train), len(packed.val)) == (4, 2)
-    assert "has no val; 2 images are drawn for it" in capsys.readouterr().err
+    assert "has no val; 2 images of train are used as val" in capsys.readouterr().err
 
 
 def test_the_names_of_a_mirror_give_its_images_the_order_of_the_archive(tmp_path):
@@ -151,3 +151,9 @@ def test_names_that_do_not_tell_images_apart_are_numbers_instead(tmp_path, names
     folder = photographs(tmp_path / "mirror", ["train", "valid"], names)
     packed = open_packed(folder, request=PackRequest(16))
     assert packed.val.files == [f"val/images/val_{number:07}.JPEG" for number in range(6)]
+
+
+def test_a_test_with_labels_keeps_them(tmp_path):
+    folder = photographs(tmp_path / "mirror", ["train", "test"])
+    packed = open_packed(folder, request=PackRequest(16))
+    assert packed.test.labels.tolist() == [1, 0] * 3 and len(packed.val) == 2

@@ -16,6 +16,7 @@ from tinynet.records import (
     StepRow,
     StopRow,
     class_names,
+    short_name,
 )
 from tinynet.runs import StageFolder, append_rows
 
@@ -147,3 +148,8 @@ def test_a_row_of_an_earlier_version_has_no_worst_class():
 def test_a_class_has_its_id_and_its_name_unless_they_are_equal():
     ids, names = ("n01443537", "red fox"), ("goldfish, Carassius auratus", "red fox")
     assert class_names(ids, names) == ["n01443537 goldfish, Carassius auratus", "red fox"]
+
+
+def test_only_wordnet_names_are_cut_at_the_first_synonym():
+    assert short_name("n02123045", "tabby, tabby cat") == "tabby"
+    assert short_name("red, large", "red, large") == "red, large"

@@ -26,7 +26,7 @@ def test_the_balanced_accuracy_has_a_column_only_where_it_differs_from_top_1():
     ]
     early = {"top1": 0.3, "top5": 0.8, "loss": 2.0}
     assert cells([EQUAL, {**EQUAL, "balanced": 0.4}, early]) == [
-        ["top-1", "top-5", "balanced", "loss"],
+        ["top-1", "top-5", "balanced accuracy", "loss"],
         ["50.00%", "90.00%", "50.00%", "1.500"],
         ["50.00%", "90.00%", "40.00%", "1.500"],
         ["30.00%", "80.00%", "", "2.000"],
@@ -36,7 +36,8 @@ def test_the_balanced_accuracy_has_a_column_only_where_it_differs_from_top_1():
 def test_the_worst_class_stands_before_the_speed_and_is_sorted_by_its_accuracy():
     row = {**UNEQUAL, "forwards": 2, "pictures_per_second": 100.0}
     titles, ((*_, worst, speed),) = titled([row])
-    assert titles == ["top-1", "top-5", "balanced", "loss", "forwards", "worst class", "images/s"]
+    middle = ["top-5", "balanced accuracy", "loss", "forwards", "worst class"]
+    assert titles == ["top-1", *middle, "images/s"]
     assert worst == ("12.0% goldfish", 0.12) and speed == ("100", 100.0)
     unnamed = {key: value for key, value in row.items() if key != "worst_class"}
     assert "worst class" not in cells([unnamed])[0]

@@ -233,8 +233,10 @@ def _study(args: Any) -> list[ScoreRow]:
     compute = choose_compute(args.device, args.precision)
     folders = [finished_stage(run, args.stage) for run in (args.run, *args.beside)]
     refuse_twice([str(folder.run) for folder in folders])
-    packed = open_data(args.data, args.cache, RunConfig.of(folders[0]))
-    predictors = [Predictor(folder, packed, compute) for folder in folders]
+    predictors = [
+        Predictor(folder, open_data(args.data, args.cache, RunConfig.of(folder)), compute)
+        for folder in folders
+    ]
     own = predictors[0].size
     for flag, numbers in (("--size", args.size or SIZES), ("--fit", args.fit or ())):
         for number in numbers:

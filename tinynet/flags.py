@@ -68,7 +68,7 @@ COMMON: dict[str, dict[str, Any]] = {
     "pack-size": dict(
         type=int,
         metavar="N",
-        help="side of stored images of unequal sizes (default: 1.15 --size)",
+        help="store images as squares of N pixels (default: 1.15 times --size)",
     ),
     "weights": dict(
         type=user_path,

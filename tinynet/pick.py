@@ -2,10 +2,10 @@
 
     python -m tinynet.pick --arch vgg16 timm/tf_efficientnet_lite0 --size 64 128 224 --minutes 30
 
-A candidate is a network at a size that it takes. Every candidate gets a head on its frozen features
-of few images. The worse half is dropped, and the others get more images, until one round with two
-is left. The last line names the command that trains the most accurate candidate. The official val
-is not used.
+A candidate is a network at a size that it takes. A head is trained for each candidate on the
+features of a few images. In each round the worse half is dropped and the others get more images,
+until two are left. The last line names the command that trains the most accurate candidate. Val is
+not used.
 
 Columns of the table: `trained on`, the images of the last head; `top-1`, its accuracy on the
 hold-out; `gain` and `p`, the difference from the best candidate of the same round, on the same
@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     compute = choose_compute(args.device, args.precision)
     for option in options:
         compute.check_network(runs_in_int8(option.arch))
-    request = PackRequest(args.pack_size or pack_size_for(args.size), args.labels)
+    request = PackRequest(
+        pack_size_for(args.size) if args.pack_size is None else args.pack_size, args.labels
+    )
     packed = open_packed(get_world().main_first(lambda: find_data(args.data)), args.cache, request)
     rows = pick(packed, options, args.minutes, compute, args.seed or 0)
     if get_world().main:

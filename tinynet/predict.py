@@ -5,8 +5,8 @@
     python -m tinynet.predict photo.jpg --tta ten --explain views.png     a figure of the views
     python -m tinynet.predict --out predictions.txt           the test images of the data
 
-The last command writes a line `FILE CLASS_ID` for every test image. The course that published the
-data uses this format.
+The last command writes a line `FILE CLASS_ID` for every test image, with a tab between them if a
+name has spaces. The course that published the data uses this format.
 """
 
 from collections.abc import Callable
@@ -202,8 +202,14 @@ def _predict_test(args: Any) -> None:
     (views,) = predictor.sets([args.tta], predictor.size if args.size is None else args.size)
     probabilities = predictor.predict("test", views)
     best = probabilities.merged(merge).argmax(1)
-    names = (packed.test.files[row].rsplit("/", 1)[1] for row in probabilities.rows)
-    lines = (f"{name} {packed.wnids[label]}\n" for name, label in zip(names, best, strict=True))
+    files = [packed.test.files[row] for row in probabilities.rows]
+    names = [file.rsplit("/", 1)[1] for file in files]
+    if len(set(names)) < len(names):  # class folders may have files of one name
+        names = [file.split("/", 1)[1] for file in files]
+    between = "\t" if any(" " in word for word in (*names, *packed.wnids)) else " "
+    lines = (
+        f"{name}{between}{packed.wnids[label]}\n" for name, label in zip(names, best, strict=True)
+    )
     if world.main:
         write_text(path, "".join(lines))
     print(path)

@@ -205,6 +205,11 @@ def class_names(ids: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name if name == class_id else f"{class_id} {name}" for class_id, name in pairs]
 
 
+def short_name(class_id: str, name: str) -> str:
+    """Return the first synonym of a WordNet class; the names of other classes stay as they are."""
+    return name if name == class_id else name.split(",")[0]
+
+
 _Row = TypeVar("_Row", bound="LogRow")
 
 

@@ -80,7 +80,7 @@ def parser() -> Parser:
     )
     run = "the run that finetune or fixres starts from (default: the newest suitable one)"
     out = "folder of the run (default: one below runs/; for finetune and fixres, that of --run)"
-    add_common(parser, "data", "labels", "pack-size", "cache", "weights", run=run, out=out)
+    add_common(parser, "data", "labels", "pack-size", "cache", "weights")
     add_common(parser, "run", "out", "seed", run=run, out=out)
     add_common(parser, "device", "precision", "json")
     parser.set_defaults(floats=None, frozen=None)  # those of a resumed run

@@ -26,10 +26,11 @@ def main(argv: list[str] | None = None) -> None:
     world = join()
     from tinynet.compute import choose_compute
     from tinynet.data.download import find_data
-    from tinynet.data.packing import open_packed
+    from tinynet.data.packing import PackRequest, open_packed
     from tinynet.evaluation.evaluate import evaluate
     from tinynet.evaluation.zero_shot import ZeroShot
     from tinynet.report.tables import show
+    from tinynet.training.plan import pack_size_for
 
     request = score_request(args)
     compute = (
@@ -37,7 +38,9 @@ def main(argv: list[str] | None = None) -> None:
         .for_frozen()
         .for_network(runs_in_int8=False)
     )
-    packed = open_packed(world.main_first(lambda: find_data(args.data)), args.cache)
+    size = pack_size_for(args.size) if args.size else None
+    place = world.main_first(lambda: find_data(args.data))
+    packed = open_packed(place, args.cache, PackRequest(size))
     network = world.main_first(
         lambda: ZeroShot(args.arch or "vgg16", args.weights or "DEFAULT", packed, compute)
     )

@@ -343,7 +343,9 @@ def parser() -> Parser:
     text += "official figures; status 1 if there are errors"
     add("verify", _verify, text, "data", "labels")
     text = "decode every image once into arrays in the cache; print their folder"
-    add("pack", _pack, text, "data", "labels", "cache", "pack-size")
+    pack = add("pack", _pack, text, "data", "labels", "cache")
+    size = "store images as squares of N pixels (default: 258, for training at 224)"
+    add_common(pack, "pack-size", **{"pack-size": size})
     text = "print path, digest, sizes, counts, and the digest of the default split"
     add("info", _info, text, "data", "labels")
     text = "write a PNG of random images with their class names and boxes"

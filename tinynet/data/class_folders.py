@@ -1,7 +1,7 @@
 """Any folder of images as a source: a folder for each class, or a file of labels.
 
     rose/a.jpg  tulip/b.jpg                      val is a part of each class, drawn with a seed
-    train/rose/a.jpg  val/tulip/b.jpg  test/c.jpg    val may be called valid or validation, too
+    train/rose/a.jpg  val/tulip/b.jpg  test/c.jpg    or Training, valid, Validation, ...
     a.jpg  b.jpg  and --labels labels.csv        also with train/, val/ and test/
 
 The class of an image is the path of the topmost folder on its way that directly contains images.
@@ -10,8 +10,8 @@ The class of an image is the path of the topmost folder on its way that directly
 import hashlib
 import os
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,11 @@ from tinynet.data.containers import FolderContainer, Listing
 from tinynet.data.decode import image_endings
 from tinynet.data.label_classes import classes_of
 from tinynet.data.labels import Labels, labels_name
+from tinynet.data.layout import Layout, class_names, empty_folders, find_layout
 from tinynet.data.source import Subset, draw_val, without_boxes
-from tinynet.data.walk import NO_IMAGES, skip_reason
+from tinynet.data.walk import NO_IMAGES
 from tinynet.errors import InputError
 
-_SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAMES = 5  # in a message
 _NEEDED = {True: 2, False: 3}  # images of a class; with a val of its own: training and hold-out
 
@@ -43,15 +43,19 @@ class ClassFolders:
     def __init__(self, listing: Listing, labels: str | None = None):
         self.container, table = listing
         self.path, self.labels_file = self.container.path, labels
-        images = self._images(name for name, _, _ in table)
-        self.root = _root(images)
+        images = self._images([name for name, _, _ in table])
+        layout = find_layout(self.path, images, flat=labels is not None)
+        self.root, by_subset = layout.root, layout.subsets
+        files = {self.root + name for names in by_subset.values() for name in names}
         cut = len(self.root)
         self._table = sorted(
-            (name[cut:], size, mark) for name, size, mark in table if name in images
+            (name[cut:], size, mark) for name, size, mark in table if name in files
         )
-        by_subset = self._by_subset([name for name, _, _ in self._table])
         if labels is None:
-            classes = {name: _class_names(files, name) for name, files in by_subset.items()}
+            classes = {
+                name: class_names(names, layout.folders.get(name, ""), optional=name == "test")
+                for name, names in by_subset.items()
+            }
             order = sorted(set(classes["train"]))
         else:
             order, classes = self._labelled(by_subset)
@@ -68,9 +72,14 @@ class ClassFolders:
             for name in by_subset
         }
         self.train, self.val, self.test = subsets["train"], subsets["val"], subsets["test"]
-        self._check_counts(bool(self.val.files))
+        self._check_counts(layout)
         if not self.val.files:
             self.train, self.val = draw_val(self.path, self.train)
+        for folder, count in layout.unused.items():
+            log(
+                f"note: {self.path}: {count:,} images in {printable(folder) or 'the folder'} are "
+                "not used; only those in the folders of train, val and test are"
+            )
         self.container.skipped.report(self.path)
 
     def part(self, name: str) -> Subset:
@@ -90,7 +99,7 @@ class ClassFolders:
             sha256.update(Path(self.labels_file).read_bytes())
         return sha256.hexdigest()
 
-    def _images(self, names: Iterable[str]) -> set[str]:
+    def _images(self, names: Sequence[str]) -> set[str]:
         """The names of images; counts the other files as skipped."""
         images, endings = set(), image_endings()
         for name in names:
@@ -103,56 +112,37 @@ class ClassFolders:
             else:
                 self.container.skipped.add(NO_IMAGES, name)
         if not images:
+            counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+            kinds = ", ".join(f"{count:,} {end}" for end, count in counts.most_common(3) if end)
             raise InputError(
-                f"{self.path}: contains no images; name another folder" + advice(" with --data")
+                f"{self.path}: contains no images that can be read ({kinds or 'no files'}); export "
+                "them to JPEG, or name another folder" + advice(" with --data")
             )
         return images
-
-    def _by_subset(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """Subset -> its files; all are of train where there is no folder called train."""
-        subsets: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-        if not any(name.startswith("train/") for name in names):
-            if odd := sorted({name.split("/")[0] for name in names if "/" in name} & {*_SUBSETS}):
-                raise InputError(
-                    f"{self.path}: has a folder {odd[0]}/ but no train/; add train/, or rename "
-                    f"{odd[0]}/ if it is a class"
-                )
-            return {**subsets, "train": list(names)}
-        others: dict[str, list[str]] = defaultdict(list)
-        tops: dict[str, set[str]] = defaultdict(set)
-        for name in names:
-            top = name.split("/")[0] if "/" in name else ""
-            tops[_SUBSETS.get(top, "")].add(top)
-            (subsets[_SUBSETS[top]] if top in _SUBSETS else others[top]).append(name)
-        for subset, folders in tops.items():
-            if subset and len(folders) > 1:
-                raise InputError(
-                    f"{self.path}: has {' and '.join(f'{each}/' for each in sorted(folders))}, "
-                    f"which both mean {subset}; keep one"
-                )
-        for top, files in others.items():
-            self.container.skipped.add("outside train, val and test", files[0], len(files))
-            log(
-                f"note: {self.path}: {printable(top or 'its own level')} is outside train/, val/ "
-                f"and test/; {len(files):,} images are not used"
-            )
-        return subsets
 
     def _labelled(self, by_subset: dict[str, list[str]]) -> tuple[list[str], dict[str, list[str]]]:
         """The classes of train, and subset -> the classes of its images, by the file of labels."""
         assert self.labels_file is not None
         if not Path(self.labels_file).is_file():
-            raise InputError(
-                f"{labels_name(self.labels_file)}: no such file; restore it, or name one "
-                "with lines of FILE LABEL"
-            )
+            raise InputError(f"{labels_name(self.labels_file)}: no such file; check the path")
         names = by_subset["train"] + by_subset["val"]
-        classes = classes_of(self.labels_file, names)
-        labels = [classes[index] for index in Labels(self.labels_file, classes, names).read()]
+        try:  # the file may name the images of test, too
+            classes, labels = self._read_labels(names + by_subset["test"])
+        except InputError:
+            classes, labels = self._read_labels(names)
         count = len(by_subset["train"])
         of_train = set(labels[:count])
         order = [name for name in classes if name in of_train]
-        return order, {"train": labels[:count], "val": labels[count:], "test": []}
+        rest = {"val": labels[count : len(names)], "test": labels[len(names) :]}
+        return order, {"train": labels[:count], **rest}
+
+    def _read_labels(self, names: list[str]) -> tuple[tuple[str, ...], list[str]]:
+        """The classes in the file of labels, and the class of each image."""
+        assert self.labels_file is not None
+        classes = classes_of(self.labels_file, names)
+        return classes, [
+            classes[index] for index in Labels(self.labels_file, classes, names).read()
+        ]
 
     def _check(self, names: list[str], classes: dict[str, list[str]]) -> tuple[str, ...]:
         """The `names` of the classes of train; raises `InputError` if val or test has others."""
@@ -163,8 +153,8 @@ class ClassFolders:
             key = unicodedata.normalize("NFC", name).casefold()
             if (first := same.setdefault(key, name)) != name:
                 raise InputError(
-                    f"{self.path}: the classes {first!r} and {name!r} differ only in case or in "
-                    "the form of a letter; join them, or rename one"
+                    f"{self.path}: the classes {first!r} and {name!r} differ only in case, or in "
+                    "how an accented letter is encoded; join them, or rename one"
                 )
             if any(unicodedata.category(letter) == "Cc" for letter in name):
                 raise InputError(
@@ -173,15 +163,20 @@ class ClassFolders:
         for subset in ("val", "test"):
             own = set(classes[subset])
             if unknown := sorted(own - set(names)):
+                if not unknown[0]:
+                    raise InputError(
+                        f"{self.path}: {subset} has images outside of class folders; move each "
+                        "into the folder of its class"
+                    )
                 raise InputError(
-                    f"{self.path}: {subset} has the class {unknown[0] or 'of no folder'!r}, which "
-                    f"train does not have ({len(unknown):,} such classes); the classes of all "
-                    "subsets must be the same"
+                    f"{self.path}: {subset} has the class {unknown[0]!r}, but train does not "
+                    f"({len(unknown):,} such classes); add images of it to train, or remove it"
                 )
             if own and subset == "val" and (missing := sorted(set(names) - own)):
                 raise InputError(
                     f"{self.path}: val has no images of {len(missing):,} classes of train (first: "
-                    f"{missing[0]!r}); add some, or remove val to draw it from train"
+                    f"{missing[0]!r}); add some, or move the images of val into train, and tinynet "
+                    "draws val from them"
                 )
         return tuple(names)
 
@@ -193,21 +188,28 @@ class ClassFolders:
                 f"{self.path}: has images outside of class folders{where}; move each into the "
                 "folder of its class" + advice(", or name a file of labels with --labels")
             )
+        if self.labels_file is not None:
+            raise InputError(
+                f"{labels_name(self.labels_file)}: has one class, {classes[0]!r}; a classifier "
+                "needs at least 2, so name another file"
+            )
         raise InputError(
             f"{self.path}: has one class, {classes[0]!r}; a classifier needs at least 2, so name "
             "the folder that contains the class folders" + advice(" with --data")
         )
 
-    def _check_counts(self, has_val: bool) -> None:
+    def _check_counts(self, layout: Layout) -> None:
         """Raise `InputError` for an empty class folder, or a class with too few images."""
         if isinstance(self.container, FolderContainer) and self.labels_file is None:
-            for folder in _empty_folders(self.path / self.root, self._table):
+            files = [name for name, _, _ in self._table]
+            for folder in empty_folders(self.path / self.root, layout, files):
                 raise InputError(
                     f"{self.path}: the folder {printable(folder)} contains no images; add some, or "
                     "remove it"
                 )
         assert self.train.labels is not None
         counts = np.bincount(self.train.labels, minlength=len(self.wnids))
+        has_val = bool(self.val.files)
         needed = _NEEDED[has_val]
         few = np.flatnonzero(counts < needed)
         if len(few):
@@ -216,56 +218,9 @@ class ClassFolders:
             parts = "training and hold-out" if has_val else "training, hold-out and val"
             raise InputError(
                 f"{self.path}: classes with fewer than {needed} images: {names}{more}; {parts} "
-                "need at least one each, so add images, or remove these classes"
+                "need one each, so add images, or move these classes elsewhere"
             )
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{s} {len(self.part(s).files):,}" for s in ("train", "val", "test"))
         return f"ClassFolders({str(self.path)!r}: {len(self.wnids)} classes, {counts})"
-
-
-def _root(names: Iterable[str]) -> str:
-    """The folder with train/, '' or 'name/'; without train/, what all images have in common."""
-    tops = {f"/{name}".partition("/train/")[0][1:] for name in names if "/train/" in f"/{name}"}
-    if tops:
-        top = min(tops, key=lambda each: (each.count("/") + bool(each), each))
-        return f"{top}/" if top else ""
-    folders = [name.rsplit("/", 1)[0].split("/") if "/" in name else [] for name in names]
-    shortest = [pieces[:-1] for pieces in folders]  # the class folder itself stays
-    common = os.path.commonprefix([tuple(pieces) for pieces in shortest])
-    return "".join(f"{piece}/" for piece in common)
-
-
-def _class_names(files: Sequence[str], subset: str) -> list[str]:
-    """The class of each image, '' without a folder; test may have no classes at all.
-
-    The folder `images` that Tiny ImageNet has inside each class does not count.
-    """
-    has_prefix = all(name.split("/")[0] in _SUBSETS for name in files)
-    pieces = [name.split("/")[int(has_prefix) : -1] for name in files]
-    least = 0 if subset == "test" else 1  # a test without classes may have that folder, too
-    pieces = [each[:-1] if len(each) > least and each[-1] == "images" else each for each in pieces]
-    if subset == "test" and not any(pieces):
-        return []
-    folders = {tuple(each) for each in pieces}
-    topmost = {}
-    for folder in folders:
-        ancestors = (folder[:depth] for depth in range(1, len(folder) + 1))
-        topmost[folder] = next((each for each in ancestors if each in folders), ())
-    return ["/".join(topmost[tuple(each)]) for each in pieces]
-
-
-def _empty_folders(root: Path, table: Sequence[tuple[str, int, int]]) -> list[str]:
-    """The folders beside class folders that contain no images."""
-    names = [name for name, _, _ in table]
-    inside = {
-        name.rsplit("/", depth)[0] for name in names for depth in range(1, name.count("/") + 1)
-    }
-    parents = {name.split("/")[0] for name in names if name.split("/")[0] in _SUBSETS} or {""}
-    folders = []
-    for parent in sorted(parents):
-        for entry in sorted(os.scandir(root / parent), key=lambda entry: entry.name):
-            path = f"{parent}/{entry.name}" if parent else entry.name
-            if entry.is_dir() and not skip_reason(entry.name) and path not in inside:
-                folders.append(path)
-    return folders

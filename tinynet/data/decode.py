@@ -121,7 +121,7 @@ def is_plain_jpeg(data: bytes, below: int) -> bool:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 small, large = sorted(image.size)
-                exif = image.getexif() if "exif" in image.info else {}
+                exif = image.getexif() if {"exif", "xmp"} & image.info.keys() else {}
                 return (
                     image.format == "JPEG"
                     and image.mode == "RGB"

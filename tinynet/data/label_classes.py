@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from tinynet.data.file_names import base, plain, stem, without_extension
-from tinynet.data.labels import LABEL_TITLES, Labels
-from tinynet.data.tables import SPLITS, Table
+from tinynet.data.file_names import base, plain
+from tinynet.data.labels import LABEL_TITLES, WNID, Labels
+from tinynet.data.tables import WAYS, Table
 
 
 def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -19,42 +19,50 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
     if lines and all(len(line.split()) == 1 and not re.search("[,;]", line) for line in lines):
         words = [line.strip() for line in lines]
         return _sorted(words[1:] if len(words) == len(names) + 1 else words)
-    tables = [table for split in SPLITS if (table := split(lines)) and min(map(len, table)) > 1]
-    known = set(names) | set(map(base, names))
-    known |= set(map(stem, known)) | set(map(without_extension, known))
-    best = max(tables, key=lambda table: max(_matches(table, known)), default=None)
-    if best is None or not max(_matches(best, known)):
+    tables = [table for way in WAYS if (table := way(lines)) and min(map(len, table)) > 1]
+    # Whole names count more than names without extension: a label 2 may also stand for 2.jpg.
+    whole = set(names) | set(map(base, names))
+    ranks = [
+        max((_count(table, column, whole), matches[column]) for column in range(len(matches)))
+        for table in tables
+        for matches, _ in [reader.matches(table, min(map(len, table)))]
+    ]
+    if not ranks or max(ranks) == (0, 0):
         example = f", such as {names[0]}" if names else ""
         raise reader.label_error(
             f"names none of the {len(names):,} images{example}; write lines of FILE LABEL"
         )
-    matches = _matches(best, known)
-    file = matches.index(max(matches))
-    header = int(plain(best[0][file]) not in known and base(plain(best[0][file])) not in known)
-    column = _label_column(reader, best, file, header)
-    return _sorted([row[column].strip().strip('"') for row in best[header:]])
+    table = tables[ranks.index(max(ranks))]
+    return _sorted(_labels(reader, table))
 
 
-def _matches(table: Table, names: set[str]) -> list[int]:
-    """How many cells of each column name an image."""
-    return [
-        sum(plain(row[column]) in names or base(plain(row[column])) in names for row in table)
-        for column in range(min(map(len, table)))
-    ]
+def _count(table: Table, column: int, names: set[str]) -> int:
+    return sum(plain(row[column]) in names or base(plain(row[column])) in names for row in table)
 
 
-def _label_column(reader: Labels, table: Table, file: int, header: int) -> int:
-    """The column of labels: the one called label or the like, or the only one beside the files."""
-    rest = [column for column in range(min(map(len, table))) if column != file]
+def _labels(reader: Labels, table: Table) -> list[str]:
+    """The labels in a table: its column called label or the like, of wnids, or the only other."""
+    width = min(map(len, table))
     titles = [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
-    titled = [column for column in rest if header and titles[column] in LABEL_TITLES]
-    if len(columns := titled or rest) == 1:
-        return columns[0]
-    numbers = ", ".join(str(column + 1) for column in columns)
-    raise reader.label_error(
-        f"does not say which of its columns {numbers} is the label; name one 'label' in a header, "
-        "or keep two columns, FILE and LABEL"
-    )
+    matches, names = reader.matches(table, width)
+    file = reader.file_columns(matches, titles)[0]
+    first = plain(table[0][file])
+    rows = table[int(not {first, base(first)} & names) :]
+    rest = [column for column in range(width) if column != file]
+    titled = [
+        column for column in rest if len(rows) < len(table) and titles[column] in LABEL_TITLES
+    ]
+    wnids = [column for column in rest if all(WNID.match(row[column].strip()) for row in rows)]
+    columns = next((each for each in (titled, wnids) if len(each) == 1), rest)
+    if len(columns) > 1:
+        numbers = ", ".join(str(column + 1) for column in columns)
+        raise reader.label_error(
+            f"does not say which of its columns {numbers} is the label; name one 'label' in a "
+            "header, or keep two columns, FILE and LABEL"
+        )
+    words = [row[columns[0]].strip().strip('"') for row in rows]
+    # Kaggle writes a box after each wnid.
+    return [word.split()[0] for word in words] if columns == wnids else words
 
 
 def _sorted(words: Sequence[str]) -> tuple[str, ...]:

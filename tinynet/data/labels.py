@@ -15,7 +15,7 @@ from tinynet.console import advice, log, option
 from tinynet.data import devkit
 from tinynet.data.annotations import as_text
 from tinynet.data.file_names import ambiguous_order, base, plain, same, stem, without_extension
-from tinynet.data.tables import SPLITS, Table
+from tinynet.data.tables import WAYS, Table
 from tinynet.errors import InputError
 
 
@@ -32,7 +32,7 @@ LABEL_TITLES = {
 } | {"y", "predictionstring"}
 
 _MAX_SIZE = 2**28  # bytes
-_WNID = re.compile(r"n\d{8}\b")
+WNID = re.compile(r"n\d{8}\b")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Labels:
             re.search("[,;]", line) for line in lines
         ):
             return self._by_position([line[0] for line in words])
-        tables = [table for split in SPLITS if (table := split(lines))]
+        tables = [table for way in WAYS if (table := way(lines))]
         readings: list[tuple[_Columns, Table]] = []
         errors = []
         for table in tables:
@@ -181,11 +181,11 @@ class Labels:
         width = min(map(len, table))
         if width < 2:
             return None
-        matches, names = self._matches(table, width)
+        matches, names = self.matches(table, width)
         if width > 2 and not any(matches):
             return None
         titles = [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
-        for file in self._file_columns(matches, titles):
+        for file in self.file_columns(matches, titles):
             first = plain(table[0][file])
             rest = [column for column in range(width) if column != file]
             for header in (0, 1) if not {first, base(first)} & names else (0,):
@@ -195,8 +195,8 @@ class Labels:
                     return _Columns(matches[file], file, label, header)
         return None
 
-    def _matches(self, table: Table, width: int) -> tuple[list[int], set[str]]:
-        """Count the cells of each column that name an image; also return the accepted names.
+    def matches(self, table: Table, width: int) -> tuple[list[int], set[str]]:
+        """Return how many cells of each column name an image, and the accepted names.
 
         Names without extension are accepted only if no cell has a name with extension: a cell 2 may
         be a label, or stand for 2.jpg.
@@ -214,8 +214,8 @@ class Labels:
                 break
         return matches, names
 
-    def _file_columns(self, matches: Sequence[int], titles: Sequence[str]) -> list[int]:
-        """The columns with most names of images, without those with the title of labels."""
+    def file_columns(self, matches: Sequence[int], titles: Sequence[str]) -> list[int]:
+        """Return the columns with most names of images, without those with the title of labels."""
         likely = [column for column, count in enumerate(matches) if count == max(matches)]
         untitled = [column for column in likely if titles[column] not in LABEL_TITLES]
         if max(matches) and len(untitled) > 1:
@@ -234,7 +234,7 @@ class Labels:
             return None
         cells = {column: [row[column] for row in rows] for column in columns}
         for words in cells.values():
-            if all(map(_WNID.match, words)):
+            if all(map(WNID.match, words)):
                 self._check_classes(words)  # wnids, so no other column has the labels
         wnids = [
             column

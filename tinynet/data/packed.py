@@ -63,12 +63,13 @@ class PackedPart:
 class Packed:
     """The packed copy of a source.
 
-    `train`, `val`, `test`: each a `PackedPart`. `wnids`: the class ids, sorted. `names`: the class
+    `train`, `val`, `test`: each a `PackedPart`. `wnids`: the class ids. `names`: the class
     names. `side`: width and height of the images in pixels. `resized`: whether they are centre
     squares of larger or smaller images.
 
-    `contents`: the digest of classes, file names, labels and decoded pixels. It is the same for a
-    zip, its extracted folder and a repacked copy; it differs if an image differs.
+    `contents`: the digest of classes, file names, labels and images: of their pixels, or of their
+    files where they are resized. It is the same for a zip, its extracted folder and a repacked
+    copy; it differs if an image differs. `images`: the same, whatever size they are packed at.
     """
 
     def __init__(self, folder: Path):
@@ -84,6 +85,7 @@ class Packed:
         self.names: tuple[str, ...] = tuple(self.manifest["names"])
         self.side: int = self.manifest["side"]
         self.resized: bool = self.manifest.get("resized", False)
+        self.images: str = self.manifest.get("images") or self.manifest["contents"]
         self.contents: str = self.manifest["contents"]
         self.train, self.val, self.test = (self._part(name) for name in SPLITS)
 

@@ -1,12 +1,16 @@
 """Pack a source: decode its images once into the arrays of a packed copy.
 
-Images that all have one small square size are packed as they are. Of others, the centre square is
-packed, resized to one side. An interrupted packing continues where it stopped.
+Images that all are squares of one size, not larger than the packed side or 128 pixels, are packed
+as they are. Of others, the centre square is packed, resized to one side. An interrupted packing
+continues where it stopped.
 """
 
 import glob
 import hashlib
+import os
+import shutil
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +30,6 @@ from tinynet.data.packed import (
 from tinynet.data.places import expand_user, locate
 from tinynet.data.source import SPLITS, Source, Subset
 from tinynet.data.sources import open_source
-from tinynet.data.squares import centre_square
 from tinynet.data.workers import CHUNK, ReadFile, in_child, in_workers
 from tinynet.distributed import get_world
 from tinynet.errors import InputError
@@ -37,6 +40,7 @@ from tinynet.files import (
     locked,
     map_array,
     new_array,
+    read_json,
     resumable_folder,
     write_json,
 )
@@ -45,7 +49,7 @@ from tinynet.values import as_integer
 
 DEFAULT_SIZE = 258  # pixels: 1.15 times 224, the usual size of ImageNet networks
 MAX_SIZE = 2048
-_SMALL = 128  # images of one square size up to this are packed as they are
+_SMALL = 128  # squares of one size up to this, or to the packed side, are packed as they are
 _SAMPLE = 256  # images whose sizes are read to see whether they have one
 RESIZED_CHUNK = 32  # images per job, where they are large
 _DIGEST, _CHECK = 32, 4  # bytes: of what identifies a chunk, and of the check of its pixels
@@ -82,7 +86,8 @@ def cache_folder(source: Path, cache: str | None = None) -> Path:
 
     Raises `InputError` if it is a file.
     """
-    folder = source.parent / "cache" if cache is None else expand_user(cache, "cache")
+    beside = Path(os.path.abspath(source)).parent  # of "." too
+    folder = beside / "cache" if cache is None else expand_user(cache, "cache")
     if folder.exists() and not folder.is_dir():
         raise InputError(
             f"{folder}: is a file, but the cache is a folder; choose another place with "
@@ -114,15 +119,20 @@ def _open(path: str | Path, cache: str | None, request: PackRequest) -> Packed:
     clear_leftovers(parent)
     if folder := _unchanged_copy(place, parent, request):
         return Packed(folder)
+    gone = request.labels is not None and not Path(request.labels).is_file()
+    if gone and (folder := _copy_with_labels(place, parent, request)):
+        log(f"note: {request.labels}: no such file; the stored images have their labels")
+        return Packed(folder)
     source = open_source(place, request.labels)
     name = f"{place.stem}-{source.digest()[:8]}"
     as_it_is, resized = parent / f"{name}.packed", parent / f"{name}-{request.side}.packed"
-    copies = [folder for folder in (as_it_is, resized) if read_manifest(folder)]
+    copies = [folder for folder in (as_it_is, resized) if _fits(read_manifest(folder), request)]
     if copies and not can_write(parent):
         return Packed(copies[0])  # a read-only cache of another user
     side = None if copies else _resized_side(source, request)
     folder = copies[0] if copies else as_it_is if side is None else resized
     with locked(folder, lambda: log(f"waiting: another process is packing {place}")):
+        _remove_outdated(parent, name, place)
         manifest = read_manifest(folder)
         if manifest is None:
             return pack(source, folder, side)
@@ -138,12 +148,39 @@ def _unchanged_copy(place: Path, cache: Path, request: PackRequest) -> Path | No
         return None
     for folder in cache.glob(f"{glob.escape(place.stem)}-*.packed"):
         manifest = read_manifest(folder)
-        unchanged = manifest and manifest | _stamp(place) == manifest
-        if not manifest or not unchanged or manifest.get("labels_file"):
+        if not manifest or manifest | _stamp(place) != manifest or manifest.get("labels_file"):
             continue
-        if not manifest.get("resized") or manifest["side"] == request.side:
+        if _fits(manifest, request):
             return folder
     return None
+
+
+def _fits(manifest: Json | None, request: PackRequest) -> bool:
+    """Whether a packed copy is what `request` would pack now."""
+    if manifest is None:
+        return False
+    if manifest.get("resized"):
+        return bool(manifest["side"] == request.side)
+    return not manifest.get("any_size") or manifest["side"] <= max(_SMALL, request.side)
+
+
+def _copy_with_labels(place: Path, cache: Path, request: PackRequest) -> Path | None:
+    """The packed copy of images whose file of labels is gone."""
+    own = {"source": str(place.resolve()), "labels_file": request.labels}
+    for folder in cache.glob(f"{glob.escape(place.stem)}-*.packed"):
+        manifest = read_manifest(folder)
+        if manifest and manifest | own == manifest and _fits(manifest, request):
+            return folder
+    return None
+
+
+def _remove_outdated(cache: Path, name: str, place: Path) -> None:
+    """Remove unfinished packings of what was at `place` before; `name`: of its copies now."""
+    for folder in cache.glob(f"{glob.escape(place.stem)}-*.unfinished"):
+        with suppress(OSError, ValueError, AttributeError):
+            of_place = read_json(folder / "manifest.json").get("source") == str(place.resolve())
+            if of_place and not folder.name.startswith(name):
+                shutil.rmtree(folder)
 
 
 def _stamp(place: Path) -> Json:
@@ -169,12 +206,10 @@ def _resized_side(source: Source, request: PackRequest) -> int | None:
     width, height = min(sizes, default=(0, 0))
     if len(sizes) == 1 and width == height <= max(_SMALL, request.side):
         return None
+    size = "different sizes" if len(sizes) != 1 else f"{width}x{height} pixels"
     log(
-        f"{source.path}: the images have different sizes; the centre square of each is packed at "
-        f"{request.side} px"
-        if len(sizes) != 1
-        else f"{source.path}: the images have {width}x{height} pixels; the centre square of each "
-        f"is packed at {request.side} px"
+        f"note: {source.path}: the images have {size}; the centre square of each is stored at "
+        f"{request.side} px, and the rest is not used"
     )
     return request.side
 
@@ -189,41 +224,48 @@ def pack(source: Source, folder: Path, resized: int | None = None) -> Packed:
     if the source changes while it is packed.
     """
     side = resized or len(decode(source.read(source.train.files[0]), source.train.files[0]))
-    counts = {name: len(source.part(name).files) for name in SPLITS}
     before = _state(source)
     with resumable_folder(folder) as partial:
         chunks = _pack_images(source, partial, side, resized is not None)
         if _state(source) != before:
-            raise InputError(f"{source.path}: has changed while it was packed; pack it again")
-        (partial / _UNFINISHED).unlink()
-        small = [
-            file
-            for name in SPLITS
-            for file in small_files(name, source.part(name).labels is not None)
-        ]
-        write_json(
-            partial / "manifest.json",
-            {
-                "kind": "packed",
-                "format": FORMAT,
-                **_stamp(source.path),
-                "digest": source.digest(),
-                "contents": _contents(source, chunks, f"{resized} px" if resized else ""),
-                "counts": counts,
-                "side": side,
-                **({"resized": True} if resized else {}),
-                **({"labels_file": source.labels_file} if source.labels_file else {}),
-                "wnids": source.wnids,
-                "names": source.names,
-                "digests": {file: file_digest(partial / file) for file in small},
-            },
-        )
+            raise InputError(
+                f"{source.path}: has changed while its images were stored; run the command again"
+            )
+        manifest = _manifest(source, partial, side, chunks, resized is not None)
+        write_json(partial / "manifest.json", manifest)
+    # Not before: without it, a packing that is interrupted at the end would start over.
+    (folder / _UNFINISHED).unlink()
     return Packed(folder)
 
 
+def _manifest(
+    source: Source, folder: Path, side: int, chunks: Sequence[bytes], resized: bool
+) -> Json:
+    small = [
+        file for name in SPLITS for file in small_files(name, source.part(name).labels is not None)
+    ]
+    return {
+        "kind": "packed",
+        "format": FORMAT,
+        **_stamp(source.path),
+        "digest": source.digest(),
+        "contents": _contents(source, chunks, f"{side} px" if resized else ""),
+        **({"images": _contents(source, chunks, ""), "resized": True} if resized else {}),
+        **({} if source.one_size else {"any_size": True}),
+        "counts": {name: len(source.part(name).files) for name in SPLITS},
+        "side": side,
+        **({"labels_file": source.labels_file} if source.labels_file else {}),
+        "wnids": source.wnids,
+        "names": source.names,
+        "digests": {file: file_digest(folder / file) for file in small},
+    }
+
+
 def _state(source: Source) -> tuple[Json, int]:
-    """What changes if the files of a source change."""
-    return _stamp(source.path), hash(tuple(source.container.table()))
+    """What changes if the images of a source change; other files may change."""
+    files = {source.root + file for name in SPLITS for file in source.part(name).files}
+    rows = [row for row in source.container.table() if row[0] in files]
+    return _stamp(source.path), hash(tuple(rows))
 
 
 def _pack_images(source: Source, folder: Path, side: int, resized: bool) -> list[bytes]:
@@ -235,14 +277,15 @@ def _pack_images(source: Source, folder: Path, side: int, resized: bool) -> list
         for files in [source.part(name).files]
         for start in range(0, len(files), size)
     ]
-    digests = _finished(folder, jobs)
+    digests = _finished(folder, jobs, source)
     if digests is None:
         for path in folder.iterdir():
             path.unlink()
         for name in SPLITS:
             _create_files(folder, name, source.part(name), side)
         # So that `tinynet data cache` lists it.
-        write_json(folder / "manifest.json", {"kind": "unfinished", "format": FORMAT})
+        about = {"kind": "unfinished", "format": FORMAT, **_stamp(source.path)}
+        write_json(folder / "manifest.json", about)
         digests = new_array(folder / _UNFINISHED, (len(jobs), _DIGEST + _CHECK), np.uint8)
     pending = np.flatnonzero(~digests.any(1))
     count = sum(len(jobs[number].files) for number in pending)
@@ -257,25 +300,38 @@ def _pack_images(source: Source, folder: Path, side: int, resized: bool) -> list
     return [bytes(digest[:_DIGEST]) for digest in digests]
 
 
-def _finished(folder: Path, jobs: "list[_Job]") -> np.ndarray | None:
+def _finished(folder: Path, jobs: "list[_Job]", source: Source) -> np.ndarray | None:
     """Digest and check of the chunks that an earlier packing has finished; None without one.
 
     The pixels are read again: after a loss of power the digests may be on the disk without them.
     """
     try:
+        if read_json(folder / "manifest.json").get("format") != FORMAT:
+            return None
         digests = map_array(folder / _UNFINISHED, "r+")
-        arrays = {job.target: map_array(job.target) for job in jobs}
-    except (OSError, ValueError):
+        for target in {job.target for job in jobs}:
+            map_array(target)
+    except (OSError, ValueError, AttributeError):
         return None
     if digests.shape != (len(jobs), _DIGEST + _CHECK):
         return None
-    for number in np.flatnonzero(digests.any(1)):
-        job = jobs[number]
-        rows = arrays[job.target][job.start : job.start + len(job.files)]
-        if _check(np.ascontiguousarray(rows)) != bytes(digests[number][_DIGEST:]):
-            digests[number] = 0
+    done = np.flatnonzero(digests.any(1))
+    checks = in_workers(_check_rows, [jobs[number] for number in done], source)
+    with progress(
+        total=len(done), label=f"continuing {folder.stem}: checking", unit="chunks"
+    ) as bar:
+        for number, check in zip(done, checks, strict=True):
+            if check != bytes(digests[number][_DIGEST:]):
+                digests[number] = 0
+            bar.update(1)
     log(f"continuing the packing in {folder}")
     return digests
+
+
+def _check_rows(read_file: ReadFile, job: "_Job") -> bytes:
+    """The check of a chunk that is on the disk."""
+    rows = np.load(job.target, mmap_mode="r")[job.start : job.start + len(job.files)]
+    return _check(np.ascontiguousarray(rows))
 
 
 def _create_files(folder: Path, name: str, part: Subset, side: int) -> None:
@@ -288,12 +344,12 @@ def _create_files(folder: Path, name: str, part: Subset, side: int) -> None:
         stream.write("".join(f + "\n" for f in part.files).encode("utf-8", "surrogateescape"))
 
 
-def _contents(source: Source, chunks: list[bytes], how: str) -> str:
+def _contents(source: Source, chunks: Sequence[bytes], how: str) -> str:
     """SHA-256 (first 16 hex digits) of classes, file names, labels and digests of all chunks.
 
     `how`: what was done to the images.
     """
-    sha256 = hashlib.sha256("\n".join(source.wnids).encode())
+    sha256 = hashlib.sha256("\n".join(source.wnids).encode("utf-8", "surrogateescape"))
     for name in SPLITS:
         part = source.part(name)
         sha256.update("\n".join((f"\n{name}", *part.files)).encode("utf-8", "surrogateescape"))
@@ -322,6 +378,12 @@ def decode(data: bytes, name: str) -> np.ndarray:
     return square(data, name).pixels
 
 
+def _fitted(data: bytes, name: str, side: int) -> np.ndarray:
+    from tinynet.data.squares import centre_square  # torch takes seconds to import
+
+    return centre_square(data, name, side)
+
+
 @dataclass(frozen=True)
 class _Job:
     """A chunk of images: the array file, their first row, and their files.
@@ -348,7 +410,7 @@ def _decode_into(read_file: ReadFile, job: _Job) -> tuple[int, bytes]:
     chunk = np.empty((len(job.files), *rows.shape[1:]), rows.dtype)
     for pixels, file in zip(chunk, job.files, strict=True):
         data = read_file(file)
-        image = centre_square(data, file, job.fitted) if job.fitted else decode(data, file)
+        image = _fitted(data, file, job.fitted) if job.fitted else decode(data, file)
         if image.shape != pixels.shape:
             raise InputError(
                 f"{file}: is {image.shape[1]}x{image.shape[0]} pixels, but the first image is "

@@ -177,7 +177,7 @@ class ParquetContainer:
             counts = ", ".join(f"{len(names)} of {kind}" for kind, names in columns.items())
             raise InputError(
                 f"{self.path}: needs one Image and one ClassLabel column but has {counts}; use the "
-                "unmodified files of a mirror of Tiny ImageNet"
+                "unmodified files of a data set of images with one label each"
             )
         (image,), (label,) = columns.values()
         return image, label
@@ -249,6 +249,18 @@ class ParquetContainer:
                 for number, (_, _, value) in enumerate(rows)
             ]
         return names
+
+    @property
+    def test_labels(self) -> dict[str, str] | None:
+        """Name of an image of test -> its class; None unless each of them has one."""
+        classes, rows = self._classes, self._rows.get("test", [])
+        if not rows or not all(0 <= value < len(classes) for *_, value in rows):
+            return None
+        names = self._names["test"]
+        return {
+            f"test/images/{name}": classes[value]
+            for name, (*_, value) in zip(names, rows, strict=True)
+        }
 
     def _own_names(self, split: str) -> list[str] | None:
         """The names that a mirror stores beside the images; None if one has none."""

@@ -41,6 +41,12 @@ def locate(path: str | Path, depth: int = _DEPTH, any_images: bool = True) -> Pa
             return _one_of(roots, path)
         level = [folder for parent in level for folder in _subfolders(parent)][:_MAX_FOLDERS]
     if archives := _archive_files(path):
+        if any_images and (folders := _folders_of_images(path)):
+            raise InputError(
+                f"{path}: contains an archive ({archives[0].name}) and folders of images (first: "
+                f"{folders[0].name}); move one of them elsewhere, or name the archive"
+                + advice(" with --data")
+            )
         return _one_of(archives, path)
     if any_images and _contains_images(path):
         return path
@@ -93,13 +99,26 @@ def _is_root(folder: Path) -> bool:
 
 
 def _contains_images(folder: Path) -> bool:
+    visited: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not skip_reason(name)]
+        if (real := os.path.realpath(place)) in visited:  # links may lead in circles
+            folders.clear()
+        elif any(map(_is_image, files)):
+            return True
+        visited.add(real)
+    return False
+
+
+def _folders_of_images(parent: Path) -> list[Path]:
+    """The subfolders that directly contain images."""
+    return [folder for folder in _subfolders(parent) if any(map(_is_image, os.listdir(folder)))]
+
+
+def _is_image(name: str) -> bool:
     from tinynet.data.decode import image_endings
 
-    return any(
-        os.path.splitext(file)[1].lower() in image_endings()
-        for _, _, files in os.walk(folder, followlinks=True)
-        for file in files
-    )
+    return os.path.splitext(name)[1].lower() in image_endings() and not skip_reason(name)
 
 
 def _subfolders(parent: Path) -> Iterator[Path]:

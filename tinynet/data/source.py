@@ -1,8 +1,9 @@
 """What every source of labelled images offers: classes, and subsets of files that can be read.
 
-`tiny_imagenet.Archive` reads Tiny ImageNet's own layout, `folder_source.ClassFolders` any other.
+`tiny_imagenet.Archive` reads Tiny ImageNet's own layout, `class_folders.ClassFolders` any other.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +12,6 @@ import numpy as np
 
 from tinynet.console import log
 from tinynet.data.containers import Container
-from tinynet.data.splits import split_train
 
 SPLITS = ("train", "val", "test")
 # Of each class of a source without val. The seed makes val the same for all runs.
@@ -33,19 +33,34 @@ class Subset:
 
 
 def draw_val(path: Path, train: Subset) -> tuple[Subset, Subset]:
-    """Split the training images of a source without val: return its train and its val."""
+    """Split the training images of a source without val: return its train and its val.
+
+    Each image has its place by a digest of its name. So images that are added or removed later
+    hardly change which of the others are in val.
+    """
     assert train.labels is not None
-    split = split_train(train.labels, fraction=VAL_FRACTION, seed=VAL_SEED)
-    files = np.array(train.files, object)
+    places = np.array([_place(file) for file in train.files])
+    in_val = np.zeros(len(places), bool)
+    for label in np.unique(train.labels):
+        rows = np.flatnonzero(train.labels == label)
+        count = min(max(1, round(len(rows) * VAL_FRACTION)), len(rows) - 1)
+        in_val[rows[np.argsort(places[rows], kind="stable")[:count]]] = True
     log(
-        f"note: {path}: has no val; {len(split.holdout):,} images are drawn for it, "
+        f"note: {path}: has no val; {in_val.sum():,} images of train are used as val, "
         f"{VAL_FRACTION:.0%} of each class with seed {VAL_SEED}"
     )
+    files = np.array(train.files, object)
     part, val = (
         Subset(tuple(files[rows]), train.labels[rows], train.boxes[rows])
-        for rows in (split.train, split.holdout)
+        for rows in (~in_val, in_val)
     )
     return part, val
+
+
+def _place(file: str) -> int:
+    """A number for an image that is as good as random; not its folder: a label may change."""
+    text = f"{VAL_SEED} {file.rsplit('/', 1)[-1]}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "little")
 
 
 def without_boxes(files: tuple[str, ...], labels: np.ndarray | None) -> Subset:
@@ -81,4 +96,4 @@ class Source(Protocol):
         """Read one file, named as in `Subset.files`; raises `InputError` if it is damaged."""
 
     def digest(self) -> str:
-        """SHA-256 (hex) of what the files list says: names, sizes, and dates or check sums."""
+        """SHA-256 (hex) of what the list of files says: names, sizes, and dates or check sums."""

@@ -9,9 +9,9 @@ from tinynet.data.parquet import ParquetContainer
 from tinynet.data.source import Source
 from tinynet.data.tiny_imagenet import Archive
 
-# Only Tiny ImageNet's own layout has one of these names.
+# Tiny ImageNet has one of these names, even where parts of it are missing.
 _TINY_IMAGENET = re.compile(
-    r"(^|/)(wnids\.txt|val_annotations\.txt)$|(^|/)(train/[^/]+|val)/images/[^/]+$"
+    r"(^|/)(wnids\.txt|val_annotations\.txt)$|(^|/)train/n\d{8}/images/[^/]+$"
 )
 
 

@@ -31,8 +31,8 @@ def centre_square(data: bytes, name: str, side: int) -> np.ndarray:
             image = decode(data, name, upright=True, least_side=2 * side).image
         except InputError as error:
             raise InputError(
-                f"{error}; replace or remove this image (`python -m tinynet.data verify` lists all "
-                "of them)"
+                f"{error}; replace or remove this image (the command `data verify` lists all "
+                "damaged images)"
             ) from None
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     height, width = pixels.shape[1:]

@@ -41,7 +41,7 @@ def _by_space(lines: Sequence[str]) -> Table:
 
 
 # The first way that fits is not always right: the reader compares the tables of all.
-SPLITS: tuple[Callable[[Sequence[str]], Table], ...] = (
+WAYS: tuple[Callable[[Sequence[str]], Table], ...] = (
     _by_tab,
     _label_last,
     _by_comma,

@@ -72,7 +72,7 @@ class Archive:
         self.val = self._read_val(by_top["val"])
         if not self.one_size and not self.val.files:
             self.train, self.val = draw_val(self.path, self.train)
-        self.test = without_boxes(tuple(by_top["test"]), None)
+        self.test = without_boxes(tuple(by_top["test"]), self._test_labels(by_top["test"]))
         self.container.skipped.report(self.path)
 
     def _images(self) -> dict[str, list[str]]:
@@ -117,6 +117,13 @@ class Archive:
             "as classes"
         )
         return tuple(wnids)
+
+    def _test_labels(self, files: list[str]) -> np.ndarray | None:
+        """The labels of test, which only parquet files may have."""
+        classes = getattr(self.container, "test_labels", None)
+        if not classes:
+            return None
+        return np.array([self._rank[classes[file]] for file in files], np.int64)
 
     def part(self, name: str) -> Subset:
         """Return the subset `name`: `train`, `val` or `test`."""

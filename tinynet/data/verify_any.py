@@ -97,8 +97,8 @@ def _has_imagehash(source: Source) -> bool:
         import imagehash  # noqa: F401
     except ImportError:
         log(
-            f"note: {source.path}: near duplicates are not looked for, because imagehash is not "
-            "installed; run pip install imagehash"
+            f"note: {source.path}: install imagehash to find near duplicates (pip install "
+            "imagehash)"
         )
         return False
     return True
@@ -180,4 +180,6 @@ def _pair_rows(source: Source, pairs: Pairs, near: bool) -> Iterator[Row]:
             ok = None if near else differing == 0
             yield Row(f"{name} with different labels", differing, None, ok)
     if pairs.crowded:
-        yield Row("images too much alike to compare all pairs of them", pairs.crowded, None, None)
+        yield Row(
+            "images with too many look-alikes to compare all pairs", pairs.crowded, None, None
+        )

@@ -28,7 +28,7 @@ from tinynet.models.classifier import Classifier
 from tinynet.models.dense import Dense
 from tinynet.models.export import Exported
 from tinynet.models.pretrained import load_pretrained
-from tinynet.records import Json
+from tinynet.records import Json, short_name
 from tinynet.runs import StageFolder
 from tinynet.score import merges as merging
 from tinynet.score.views import ViewSet, view_set
@@ -229,7 +229,7 @@ def run_predictor(folder: StageFolder, compute: Compute) -> FilePredictor:
         compute = compute.for_training() if run.trained else compute.for_frozen()
     network = run.model.for_inference(compute.device, compute.dtype)
     names = (
-        {wnid: str(name).split(",")[0] for wnid, name in run.classes.items()}
+        {wnid: short_name(wnid, str(name)) for wnid, name in run.classes.items()}
         if isinstance(run.classes, dict)
         else {}
     )
@@ -253,7 +253,7 @@ def exported_predictor(path: Path) -> FilePredictor:
     return FilePredictor(
         network,
         about.class_ids,
-        [name.split(",")[0] for name in about.class_names],
+        list(map(short_name, about.class_ids, about.class_names)),
         about.image_size,
         None,
         "bilinear",

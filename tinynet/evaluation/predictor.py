@@ -189,6 +189,11 @@ class Predictor:
         """
         check_size = self.model.backbone.check_size
         check_size(size)
+        if self.packed.resized and size > self.packed.side:
+            console.log(
+                f"note: {size} px: the images are stored at {self.packed.side} px, so they are "
+                "enlarged; train a run with a larger pack_size to see more of them"
+            )
         probe = torch.zeros(1, 3, self.packed.side, self.packed.side)
         sets = [self._distinct(view_set(text, size)) for text in texts]
         for views in sets:
@@ -224,6 +229,7 @@ class Predictor:
             "split": split,
             "tta": views.name,
             "data": self.packed.contents,
+            "images": self.packed.images,
             "weights": self._loaded[2],
             "precision": self.compute.precision,
             "device": self.compute.device.type,

@@ -85,6 +85,7 @@ class ZeroShot:
             "tta": views.name,
             "size": views.size,
             "data": self.packed.contents,
+            "images": self.packed.images,
             "precision": self.compute.precision,
         }
         return Probabilities(

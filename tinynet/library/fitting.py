@@ -155,6 +155,8 @@ def _refuse_changes(folder: StageFolder, settings: Settings, values: dict[str, A
         pairs["recipe"] = config.recipe.name, settings.recipe
     if settings.seed is not None:
         pairs["seed"] = config.seed, settings.seed
+    if settings.pack_size is not None:
+        pairs["pack_size"] = config.pack_size, settings.pack_size
     if settings.weights is not None and not Path(settings.weights).is_file():
         pairs["weights"] = config.weights, settings.weights  # files are compared by their digest
     for name, (before, value) in pairs.items():

@@ -18,7 +18,7 @@ from tinynet import runs
 from tinynet.console import advice, option, shell_command
 from tinynet.data.packed import Packed
 from tinynet.errors import InputError
-from tinynet.records import NOT_COMPARED, EpochRow, Score, ScoreRow
+from tinynet.records import NOT_COMPARED, EpochRow, Score, ScoreRow, short_name
 from tinynet.report.figures import reliability_diagram, training_curves
 from tinynet.report.gallery import add_images
 from tinynet.report.label_checks import add_label_checks
@@ -259,7 +259,7 @@ def _add_mistakes(report: RunReport, plain: Probabilities, packed: Packed | None
     log_probabilities, labels = plain.log_probabilities[0], plain.required_labels
     names = list(plain.wnids)
     if packed is not None:
-        names = [name.split(",")[0] for name in packed.names]
+        names = list(map(short_name, packed.wnids, packed.names))
     report.names = names
     report.classes = [
         ClassRow(

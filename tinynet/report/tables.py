@@ -69,7 +69,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "documented": ("documented", "{:.2%}".format),
     "apart": ("apart", "{:+.2f} half-widths".format),
     "top5": ("top-5", "{:.2%}".format),
-    "balanced": ("balanced", "{:.2%}".format),
+    "balanced": ("balanced accuracy", "{:.2%}".format),
     "loss": ("loss", "{:.3f}".format),
     "ece": ("calibration error", "{:.2%}".format),
     "temperature": ("temperature", "{:.3f}".format),
@@ -144,8 +144,9 @@ def _texts(row: Json) -> dict[str, str]:
 
 
 def _short(name: str) -> str:
-    """The first synonym of a class, without its wnid unless it has no other name."""
-    name = _WNID.sub("", name, count=1).split(",")[0]
+    """The first synonym of a WordNet class, without its wnid; other names as they are, but cut."""
+    if _WNID.match(name):
+        name = _WNID.sub("", name, count=1).split(",")[0]
     return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 3].rstrip()}..."
 
 

@@ -160,6 +160,11 @@ class Probabilities:
         )
 
 
+def _images(probabilities: "Probabilities") -> str | None:
+    """The digest of the images, whatever size they are stored at; early files have that of data."""
+    return probabilities.about.get("images", probabilities.about.get("data"))
+
+
 def same_images(first: Probabilities, second: Probabilities, names: tuple[str, str]) -> None:
     """Raise `InputError` unless both have the same images in the same order, and the same classes.
 
@@ -173,7 +178,7 @@ def same_images(first: Probabilities, second: Probabilities, names: tuple[str, s
         )
     for what, a, b in (
         ("classes", first.wnids, second.wnids),
-        ("data", first.about.get("data"), second.about.get("data")),
+        ("data", _images(first), _images(second)),
     ):
         if a != b:
             raise InputError(f"{other}: has other {what} than {one}; {_COMPARE_SAME}")

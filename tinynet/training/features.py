@@ -41,7 +41,6 @@ from tinynet.training.recipes import Stage
 
 FORMAT = 1  # of the cache
 _PLAIN = Shuffle()
-_PLAIN = Shuffle()
 
 
 @dataclass(frozen=True)

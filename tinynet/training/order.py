@@ -10,6 +10,7 @@ from tinynet.data.batches import seeded_generator
 from tinynet.memory import available_memory
 
 WINDOW = 256  # blocks that are mixed with each other: a batch is of many classes
+LEAST_BYTES = 4 * 10**9
 BLOCK_BYTES = 2**21  # a disk reads so much in about the time of one movement of its head
 
 
@@ -73,9 +74,12 @@ def _in_blocks(positions: np.ndarray, block: int, random: np.random.RandomState)
 def block_for(size: int, row_size: int) -> int:
     """Return `Shuffle.block` for images of `size` bytes in all and `row_size` bytes each.
 
-    Images that fit in half of the memory are read from the disk once, so their order is free.
+    Images that fit in half of the memory are read from the disk once, so their order is free. So is
+    that of less than `LEAST_BYTES`, such as Tiny ImageNet: it never depends on the machine.
     """
-    return 0 if size <= available_memory() / 2 else max(1, BLOCK_BYTES // row_size)
+    if size <= max(LEAST_BYTES, available_memory() / 2):
+        return 0
+    return max(1, BLOCK_BYTES // row_size)
 
 
 def steps_per_epoch(count: int, batch: int) -> int:

@@ -23,6 +23,7 @@ from tinynet.training.recipes import (
 )
 from tinynet.values import as_integer
 
+_PACK_SIZES = 8, 2048  # pixels
 _PACK_MARGIN = 1.15  # packed side over the largest training size: crops then lose little
 _CROPS_FOR = 64  # pixels; the recipes are for Tiny ImageNet
 
@@ -97,14 +98,16 @@ def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
         settings.seed or 0,
         settings.cache,
         labels=settings.labels,
-        pack_size=settings.pack_size or pack_size_for([recipe.stage(name).size for name in stages]),
+        pack_size=pack_size_for([recipe.stage(name).size for name in stages])
+        if settings.pack_size is None
+        else settings.pack_size,
         crops_for=settings.crops_for,
     )
 
 
 def pack_size_for(sizes: Sequence[int]) -> int:
     """Return the side in pixels to pack images at for training at `sizes`."""
-    return math.ceil(_PACK_MARGIN * max(sizes))
+    return min(max(_PACK_SIZES[0], math.ceil(_PACK_MARGIN * max(sizes))), _PACK_SIZES[1])
 
 
 def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunConfig:
@@ -116,7 +119,12 @@ def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunCon
     assert last is not None, "the caller has found a run with a finished stage"
     before = RunConfig.of(last)
     fixed = sorted(set(settings.fields) & set(_names(SplitConfig, Network)))
-    fixed += [name for name in ("weights", "labels", "pack_size") if getattr(settings, name)]
+    fixed += ["weights"] if settings.weights else []
+    same = {
+        "pack_size": (settings.pack_size, before.pack_size),
+        "labels": (settings.labels and str(Path(settings.labels).resolve()), before.labels),
+    }
+    fixed += [name for name, (now, then) in same.items() if now is not None and now != then]
     if fixed:
         names = ", ".join(map(option, fixed))
         raise InputError(

@@ -81,7 +81,7 @@ def train(
         raise
     except LostRank as error:
         command = console.shell_command("tinynet.train", "--resume", run)
-        way_on = "the same command goes on from where it stopped"
+        way_on = "run the same command again to continue"
         if any(StageFolder(run, name).started for name in config.stages):
             way_on = (
                 "the run is saved up to its last checkpoint; continue with any number of "
@@ -221,7 +221,7 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
         model = world.main_first(lambda: _start_model(None, config, packed))
     torch.set_rng_state(world.from_main(torch.get_rng_state))
     facts = stage_facts(folder, config, packed, split, compute)
-    if block := world.from_main(lambda: _shuffle_block(folder, packed)):
+    if block := world.from_main(lambda: _shuffle_block(folder, config, packed)):
         facts["shuffle_block"] = block
     # The head of base is new, so its start is the backbone alone.
     facts["start_digest"] = weights_digest(model if start else model.backbone)
@@ -238,16 +238,19 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     return job
 
 
-def _shuffle_block(folder: StageFolder, packed: Packed) -> int:
+def _shuffle_block(folder: StageFolder, config: RunConfig, packed: Packed) -> int:
     """As in `Shuffle`: what the stage was started with, or what suits this machine."""
     if folder.started:
         return int(folder.read_recipe().get("shuffle_block", 0))
+    if config.recipe.stage(folder.stage).cached_epochs:  # features are far smaller than images
+        return 0
     images = packed.train.images
     block = block_for(images.nbytes, images[:1].nbytes)
     if block:
         console.log(
-            f"note: the training images ({images.nbytes / 1e9:.1f} GB) do not fit in half of the "
-            f"memory; they are read in blocks of {block}, and shuffled within 256 blocks"
+            f"note: the training images ({images.nbytes / 1e9:.1f} GB) are larger than half of the "
+            f"free memory, so they are read from the disk in blocks of {block} images; the blocks "
+            "are shuffled, then the images of each 256 blocks"
         )
     return block
 
