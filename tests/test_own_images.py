@@ -155,9 +155,7 @@ def test_a_folder_that_is_no_data_set_takes_one_line(home, tmp_path):
 
 
 def test_fit_goes_on_with_the_labels_and_the_size_of_its_base(home, tmp_path):
-    lines = [
-        f"photos/{name}/{n}.png,{name}" for name, count in COUNTS.items() for n in range(count)
-    ]
+    lines = [f"{name}/{n}.png,{name}" for name, count in COUNTS.items() for n in range(count)]
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     settings = dict(
         labels=tmp_path / "labels.csv", pack_size=40, epochs=1, batch=8, hidden=(16,), holdout=0.25
