@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from support import ON_CPU, argv
+from support import ON_CPU, argv, thin_network
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
@@ -21,11 +21,12 @@ from tinynet import evaluate, folder, pick, predict, train
 from tinynet.compute import choose_compute
 from tinynet.distributed import get_world, join
 from tinynet.errors import InputError
-from tinynet.models.classifier import update_bn
+from tinynet.models.backbones import load_backbone
+from tinynet.models.classifier import Classifier, update_bn
 from tinynet.models.global_batch import GlobalBatch
 from tinynet.records import EpochRow
 from tinynet.score.metrics import score
-from tinynet.training.loop import Training, WeightGroup, fit
+from tinynet.training.loop import Training, WeightGroup, fit, weight_groups
 from tinynet.training.order import Shuffle
 from tinynet.training.recipes import Stage
 
@@ -177,13 +178,40 @@ def pick_one(world):
     return printed(pick, *sizes, *data())
 
 
+def compiled_steps(world, compiled=True):
+    """Three steps of a small VGG16, whose backbone is compiled; the graphs that torch has made."""
+    with thin_network():
+        torch.manual_seed(0)
+        model = Classifier(load_backbone("vgg16", "none"), ["pool5:mean"], (8,), 5, 0.3, True)
+    stage = Stage(epochs=1, batch=6, size=64, optimizer="adamw", lr_factors=(1.0,) * 6)
+    model.train_only(["all"])
+    compute = choose_compute("cpu", "float32", compiled=compiled)
+    training = Training(model, weight_groups(model, stage), stage, 3, compute)
+    images, labels = torch.rand(15, 3, 64, 64), torch.arange(15) % 5
+    losses = []
+    for first in (0, 6, 12):
+        share = world.share(min(6, 15 - first))
+        rows = slice(first + share.start, first + share.stop)
+        model.train()
+        losses.append(training.train_batch(images[rows], labels[rows]))
+    weights = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+    return {"losses": torch.stack(losses), "weights": weights, "graphs": graphs()}
+
+
+def graphs():
+    """How many graphs torch has compiled."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
 JOBS = {
     job.__name__: job for job in (steps, norms, hundred_steps, agreement, run, images, pick_one)
 }
+SLOW_JOBS = {compiled_steps.__name__: compiled_steps}
 
 
 if __name__ == "__main__":
     place, *names = sys.argv[1:]
     rank = join().rank
     for name in names:
-        torch.save(JOBS[name](get_world()), Path(place) / f"{name}-{rank}.pt")
+        result = (JOBS | SLOW_JOBS)[name](get_world())
+        torch.save(result, Path(place) / f"{name}-{rank}.pt")

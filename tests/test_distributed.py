@@ -385,3 +385,15 @@ def test_two_machines(shared, alone, archive_path, tmp_path):
     features = [folder.name for folder in tmp_path.glob("*/cache/features-*")]
     # In training both use the cache of rank 0, whose path this one file system has for both.
     assert len(features) > 0 and (len(features) == len(set(features))) == shared
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler here")
+def test_the_backbone_alone_is_compiled(tmp_path):
+    alone = ranks.compiled_steps(World(), compiled=False)
+    together(2, ROOT / "tests/ranks.py", tmp_path, "compiled_steps", folder=tmp_path)
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"compiled_steps-{rank}.pt", weights_only=True)
+        assert shared["graphs"] - alone["graphs"] >= 2  # one that tries, and that of full steps
+        for name in ("losses", "weights"):
+            torch.testing.assert_close(shared[name], alone[name], rtol=1e-4, atol=1e-5)

@@ -168,7 +168,7 @@ def choose_compute(
     precision, or the machine cannot compile.
     """
     device, named = _choose_device(device), precision != "auto"
-    _check_ranks(device, compiled)
+    _check_ranks(device)
     fastest = _fastest_floats(device)
     if precision == "auto":
         frozen = _fastest_frozen(device)
@@ -218,7 +218,7 @@ def _choose_device(device: str) -> str:
     return device
 
 
-def _check_ranks(device: str, compiled: bool) -> None:
+def _check_ranks(device: str) -> None:
     """Raise `InputError` if the ranks of this machine cannot share the device."""
     world = get_world()
     if world.size == 1:
@@ -228,11 +228,6 @@ def _check_ranks(device: str, compiled: bool) -> None:
         world.agreed(lambda: _choose_gpu(world.local_rank))
     if device == "mps":
         raise InputError(f"{option('device')} mps: works in one process; start it without torchrun")
-    if compiled:
-        raise InputError(
-            f"{option('compile')}: works in one process; start it without torchrun"
-            + advice(", or with --no-compile")
-        )
 
 
 def _choose_gpu(local_rank: int) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tinynet.distributed import World
 
+_LAYER_NAMES = {"StochasticDepth", "DropPath"}  # torchvision's, and timm's
 _OF_DROPOUT = {"p": 0.5, "training": True, "inplace": False}
 _OF_BATCH_NORM = {
     "weight": None,
@@ -25,6 +26,16 @@ _OF_BATCH_NORM = {
 }
 _DROPOUT_NAMES = ("input", *_OF_DROPOUT)
 _BATCH_NORM_NAMES = ("input", "running_mean", "running_var", *_OF_BATCH_NORM)
+
+
+def depends_on_batch(module: nn.Module) -> bool:
+    """Whether a module has a layer that differs under `GlobalBatch` in training."""
+    return any(
+        isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)
+        or type(layer).__name__ in _LAYER_NAMES
+        for layer in module.modules()
+    )
 
 
 class GlobalBatch(TorchFunctionMode):

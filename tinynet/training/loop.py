@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinynet.compute import Compute
-from tinynet.console import advice, option
+from tinynet.console import advice, log, option
 from tinynet.distributed import World, get_world
 from tinynet.models.checkpoint import State
 from tinynet.models.classifier import BN_IMAGES, Classifier, update_bn
 from tinynet.models.depthwise import FastDepthwise, has_depthwise
-from tinynet.models.global_batch import GlobalBatch
+from tinynet.models.global_batch import GlobalBatch, depends_on_batch
 from tinynet.records import EpochRow, Json, LogRow, Score, StepRow, StopRow
 from tinynet.training.recipes import Stage
 from tinynet.training.schedules import make_schedule
@@ -77,9 +77,9 @@ class Training:
         # A smaller last batch runs without compilation: another shape would make torch discard
         # the first graph.
         self._parallel = _parallel(module, self.world)
-        self._compiled = (
-            torch.compile(self._parallel, dynamic=False) if compute.compiled else self._parallel
-        )
+        self._compiled: Callable[[Tensor], Tensor] = self._parallel
+        if compute.compiled:
+            self._compiled = _compiled(module, self._parallel, self.world)
         in_bfloat16 = (compute.device.type, compute.dtype) == ("cpu", torch.bfloat16)
         self._convolutions: Callable[[], AbstractContextManager] = (
             FastDepthwise
@@ -317,6 +317,34 @@ def _parallel(module: nn.Module, world: World) -> nn.Module:
         return nn.parallel.DistributedDataParallel(
             module, broadcast_buffers=False, static_graph=True
         )
+
+
+def _compiled(module: nn.Module, parallel: nn.Module, world: World) -> Callable[[Tensor], Tensor]:
+    """The compiled network; with several ranks its backbone alone is compiled.
+
+    Torch cannot compile layers that add over the ranks. So nothing is compiled, and a note says so,
+    if the backbone has one, or is not trained and the module is the head alone.
+    """
+    if world.size == 1:
+        return cast(Callable[[Tensor], Tensor], torch.compile(parallel, dynamic=False))
+    if not isinstance(module, Classifier) or depends_on_batch(module.backbone):
+        log(
+            f"note: {option('compile')}: these layers add over the processes, so they are not "
+            "compiled"
+        )
+        return parallel
+    backbone = module.backbone
+    forward = torch.compile(backbone.forward, dynamic=False)
+
+    def step(images: Tensor) -> Tensor:
+        # Only in full steps: a batch of another shape would be compiled anew.
+        backbone.forward = forward  # type: ignore[method-assign]
+        try:
+            return cast(Tensor, parallel(images))
+        finally:
+            del backbone.forward
+
+    return step
 
 
 def _tensors(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
