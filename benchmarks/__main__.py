@@ -29,8 +29,8 @@ from benchmarks.peers import KINDS, Peer, unpack
 from tinynet import console
 from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import default_batch_size
+from tinynet.data.copies import open_packed
 from tinynet.data.download import find_data
-from tinynet.data.packing import open_packed
 from tinynet.data.tiny_imagenet import locate
 from tinynet.errors import InputError
 from tinynet.files import write_json
@@ -297,7 +297,7 @@ def start(bench: Bench) -> dict[str, Any]:
     The latter are without imports.
     """
     program = (
-        "import sys, time; from tinynet.data.packing import open_packed; "
+        "import sys, time; from tinynet.data.copies import open_packed; "
         "from tinynet.data.batches import batches; started = time.perf_counter(); "
         "next(batches(open_packed(sys.argv[1], sys.argv[2] or None).train)); "
         "print(time.perf_counter() - started)"

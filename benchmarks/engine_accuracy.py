@@ -25,10 +25,10 @@ from benchmarks.machine import facts
 from benchmarks.measure import LITE
 from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import batches
+from tinynet.data.copies import open_packed
 from tinynet.data.download import find_data
 from tinynet.data.image_folder import imagenet_wnids
 from tinynet.data.packed import Packed
-from tinynet.data.packing import open_packed
 from tinynet.data.splits import split_train
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, positive_int, run_command, user_path

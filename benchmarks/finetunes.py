@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks.machine import facts
 from tinynet import console, train
 from tinynet.compute import choose_compute
+from tinynet.data.copies import open_packed
 from tinynet.data.download import find_data
-from tinynet.data.packing import open_packed
 from tinynet.evaluation.predictor import Predictor
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path

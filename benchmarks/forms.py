@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from tinynet.data.copies import open_packed
 from tinynet.data.packed import Packed
-from tinynet.data.packing import open_packed
 from tinynet.data.splits import split_train
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.files import write_json

@@ -12,8 +12,8 @@ from benchmarks.measure import in_turn
 from benchmarks.ours import BATCH, frozen_forward
 from tinynet import console
 from tinynet.compute import choose_compute
+from tinynet.data.copies import open_packed
 from tinynet.data.download import find_data
-from tinynet.data.packing import open_packed
 from tinynet.evaluation.predictor import Predictor
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path

@@ -17,8 +17,8 @@ from benchmarks.engine_accuracy import predictions, zero_shot_network
 from benchmarks.machine import facts
 from benchmarks.measure import LITE
 from tinynet.compute import choose_compute
+from tinynet.data.copies import open_packed
 from tinynet.data.download import find_data
-from tinynet.data.packing import open_packed
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path
 from tinynet.score.compare import mcnemar

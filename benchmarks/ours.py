@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from benchmarks.measure import PeakMemory
 from tinynet.compute import Compute
 from tinynet.data.batches import Batch, batches, default_batch_size
+from tinynet.data.copies import open_packed
 from tinynet.data.packed import Packed
-from tinynet.data.packing import decode, open_packed, pack
+from tinynet.data.packing import decode, pack
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.data.workers import CHUNK, in_workers
 from tinynet.models.classifier import Classifier

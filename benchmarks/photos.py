@@ -27,8 +27,9 @@ import numpy as np
 from benchmarks.machine import facts
 from tinynet.compute import choose_compute
 from tinynet.console import progress
+from tinynet.data.copies import PackRequest, open_packed
 from tinynet.data.decode import decode
-from tinynet.data.packing import PackRequest, open_packed, pack
+from tinynet.data.packing import pack
 from tinynet.data.sources import open_source
 from tinynet.data.workers import ReadFile, in_workers
 from tinynet.files import write_json
@@ -103,7 +104,7 @@ def start(options: Any) -> dict[str, Any]:
     """Time from opening packed data to the first training batch of 64, in new processes."""
     open_packed(options.folder, request=PackRequest(258))
     code = (
-        "import time, torch; from tinynet.data.packing import PackRequest, open_packed; "
+        "import time, torch; from tinynet.data.copies import PackRequest, open_packed; "
         "from tinynet.training.inputs import TrainingImages; "
         "from tinynet.training.recipes import GENERAL; import numpy as np; "
         "start = time.perf_counter(); "

@@ -20,9 +20,9 @@ from benchmarks.machine import facts
 from tinynet import console
 from tinynet.compute import Compute, choose_compute
 from tinynet.data.batches import seeded_generator
+from tinynet.data.copies import open_packed
 from tinynet.data.download import find_data
 from tinynet.data.packed import Packed
-from tinynet.data.packing import open_packed
 from tinynet.data.splits import split_train
 from tinynet.files import write_json
 from tinynet.flags import Parser, add_common, run_command, user_path

@@ -15,8 +15,8 @@ import torch
 from benchmarks.machine import facts
 from tinynet import console
 from tinynet.compute import Compute
+from tinynet.data.copies import open_packed
 from tinynet.data.download import find_data
-from tinynet.data.packing import open_packed
 from tinynet.evaluation.evaluate import ScoreRequest, evaluate
 from tinynet.evaluation.predictor import Predictor
 from tinynet.files import write_json

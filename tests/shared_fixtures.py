@@ -17,7 +17,7 @@ from small_runs import CROPPED, LATER_FLAGS, interrupt_at, run_config
 from support import CPU, ON_CPU, SMALL, argv, call, succeed, thin_network
 
 from tinynet import console, evaluate, fixres, train
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.evaluation import folder as folder_scores

@@ -10,7 +10,7 @@ from PIL import Image
 from support import SMALL, succeed, thin_network
 
 from tinynet import evaluate, train
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.report import __main__ as command
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is in the test extra")

@@ -14,7 +14,7 @@ from support import complaint, same_data
 from tinynet import TinyImageNet
 from tinynet.data import containers
 from tinynet.data.containers import ZipContainer
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.data.tiny_imagenet import Archive
 
 ARCHIVE_ROOT = "tiny-imagenet-200/"

@@ -6,7 +6,7 @@ from PIL import Image
 from support import call
 
 from tinynet.data import __main__ as data_command
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.data.tiny_imagenet import Archive
 

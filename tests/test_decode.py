@@ -14,8 +14,8 @@ from PIL import Image, PngImagePlugin
 from support import complaint
 
 from tinynet.data import decode as module
+from tinynet.data.copies import open_packed
 from tinynet.data.image_folder import open_image
-from tinynet.data.packing import open_packed
 from tinynet.data.tiny_imagenet import Archive
 from tinynet.data.verify import verify
 

@@ -13,7 +13,7 @@ from support import ON_CPU, argv, call, files, in_floats, refused
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import evaluate, predict, runs
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.models.checkpoint import load_model
 from tinynet.score.calibration import at_temperature, fit_temperature

@@ -18,8 +18,8 @@ from tinynet import folder as folder_command
 from tinynet import select_views as select_command
 from tinynet import soup as soup_command
 from tinynet.data import __main__ as data_command
+from tinynet.data.copies import open_packed
 from tinynet.data.download import get
-from tinynet.data.packing import open_packed
 from tinynet.evaluation import soup
 from tinynet.report import __main__ as report_command
 from tinynet.runs import StageFolder

@@ -10,7 +10,7 @@ from small_runs import best_weights, interrupt_at, same_tensors
 from support import argv, call, refused, succeed
 
 from tinynet import train
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 
 
 def test_a_run_whose_base_data_and_weights_have_moved_goes_on(runs_copy):

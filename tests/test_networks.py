@@ -12,7 +12,7 @@ from test_zoo import SIZES, networks
 
 from tinynet import evaluate, fixres, runs, select_views, soup, train
 from tinynet.compute import choose_compute
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.errors import InputError
 from tinynet.evaluation import soup as soups
 from tinynet.evaluation.predictor import Predictor

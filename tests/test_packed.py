@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from support import complaint, rgb_pixels
 
-from tinynet.data import packing as packed_module
+from tinynet.data import copies, packing
 from tinynet.data import workers as workers_module
+from tinynet.data.copies import open_packed
 from tinynet.data.packed import Packed
-from tinynet.data.packing import open_packed, pack
+from tinynet.data.packing import pack
 from tinynet.data.synthetic import synthetic
 from tinynet.data.tiny_imagenet import SPLITS, Archive
 from tinynet.errors import InputError
@@ -84,7 +85,7 @@ def test_one_channel_becomes_three_equal(packed, contents):
 
 
 def test_worker_processes_pack_the_same(archive, packed, tmp_path, monkeypatch):
-    monkeypatch.setattr(packed_module, "CHUNK", 7)
+    monkeypatch.setattr(packing, "CHUNK", 7)
     monkeypatch.setattr(workers_module, "SERIAL_LIMIT", 0)
     monkeypatch.setattr(workers_module.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     other = pack(archive, tmp_path / "other")
@@ -96,7 +97,7 @@ def test_the_digest_of_contents_is_that_of_names_labels_and_pixels(
     packed, folder, tmp_path, monkeypatch
 ):
     assert open_packed(folder).contents == packed.contents
-    monkeypatch.setattr(packed_module, "CHUNK", 7)
+    monkeypatch.setattr(packing, "CHUNK", 7)
     alone = pack(Archive(folder), tmp_path / "alone").contents
     monkeypatch.setattr(workers_module, "SERIAL_LIMIT", 0)
     monkeypatch.setattr(workers_module.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
@@ -115,7 +116,7 @@ def test_the_digest_of_contents_is_that_of_names_labels_and_pixels(
 def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch):
     source = shutil.copy(archive_path, tmp_path / "a.zip")
     made = []
-    monkeypatch.setattr(packed_module, "pack", lambda *given: made.append(1) or pack(*given))
+    monkeypatch.setattr(copies, "pack", lambda *given: made.append(1) or pack(*given))
     first = open_packed(source)
     assert (
         first.folder == tmp_path / "cache" / f"a-{Archive(source).digest()[:8]}.packed"
@@ -133,7 +134,7 @@ def test_packed_is_reused_only_where_it_fits(archive_path, tmp_path, monkeypatch
     assert len(second.wnids) == 3 and len(made) == 2
     # who reads it still does
     assert np.array_equal(first.val.images, Packed(first.folder).val.images)
-    older = json.dumps(second.manifest | {"format": packed_module.FORMAT - 1})
+    older = json.dumps(second.manifest | {"format": packing.FORMAT - 1})
     for number, broken in enumerate(("{", "[1]", older), 3):
         (second.folder / "manifest.json").write_text(broken)
         assert len(open_packed(source).wnids) == 3 and len(made) == number
@@ -189,7 +190,7 @@ def test_crash_while_packing_leaves_nothing(archive, tmp_path, monkeypatch):
     def fail(*given):
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(packed_module, "write_json", fail)
+    monkeypatch.setattr(packing, "write_json", fail)
     with pytest.raises(RuntimeError):
         pack(archive, tmp_path / "packed")
     assert not list(tmp_path.iterdir())

@@ -11,10 +11,11 @@ from PIL import Image
 from support import complaint
 
 import tinynet
-from tinynet.data import packing, squares, workers
+from tinynet.data import copies, packing, squares, workers
 from tinynet.data.containers import list_files
+from tinynet.data.copies import PackRequest, open_packed
 from tinynet.data.decode import is_plain_jpeg
-from tinynet.data.packing import PackRequest, open_packed, pack
+from tinynet.data.packing import pack
 from tinynet.data.sources import open_source
 
 
@@ -195,7 +196,7 @@ def test_a_zip_is_packed_once_for_each_side_and_found_again(photos, tmp_path, mo
     assert (small.side, large.side) == (32, 40)
     folder = open_packed(photos, request=PackRequest(32))
     assert folder.contents == small.contents
-    monkeypatch.setattr(packing, "open_source", None)  # the zip is not read again
+    monkeypatch.setattr(copies, "open_source", None)  # the zip is not read again
     assert open_packed(path, request=PackRequest(40)).folder == large.folder
     assert open_packed(path, request=PackRequest(32)).folder == small.folder
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support import complaint
 
-from tinynet.data.packing import PackRequest, open_packed
+from tinynet.data.copies import PackRequest, open_packed
 from tinynet.data.tiny_imagenet import Archive
 
 

@@ -9,7 +9,7 @@ import pytest
 from support import CPU, ON_CPU, argv, call, complaint, succeed
 
 from tinynet import pick as command
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.data.splits import split_train
 from tinynet.evaluation import pick
 from tinynet.evaluation.pick import Candidate, candidates
@@ -59,7 +59,7 @@ def test_val_is_not_touched(where, monkeypatch):
         packed.val = Untouchable()
         return packed
 
-    monkeypatch.setattr("tinynet.data.packing.open_packed", without_val)
+    monkeypatch.setattr("tinynet.data.copies.open_packed", without_val)
     succeed(command, *argv(f"{NETWORKS} --minutes 5"), *where)
 
 

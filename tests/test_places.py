@@ -6,8 +6,8 @@ from image_folders import draw_noise
 from support import complaint
 
 from tinynet import TinyImageNet
+from tinynet.data.copies import open_packed
 from tinynet.data.download import find_data
-from tinynet.data.packing import open_packed
 from tinynet.data.places import locate
 
 

@@ -14,8 +14,8 @@ from support import ON_CPU, argv, call, refused, thin_network
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import predict
+from tinynet.data.copies import open_packed
 from tinynet.data.image_folder import labelled_images
-from tinynet.data.packing import open_packed
 from tinynet.evaluation import predictor as predictor
 from tinynet.models.checkpoint import load_model
 from tinynet.score.probabilities import Probabilities

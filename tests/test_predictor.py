@@ -13,7 +13,7 @@ from support import ON_CPU, argv, call, in_floats
 
 from tinynet import evaluate, runs
 from tinynet.compute import Compute
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.errors import InputError
 from tinynet.evaluation import predictor as predictor
 from tinynet.models.checkpoint import load_model

@@ -9,7 +9,7 @@ from support import argv, call
 
 from tinynet import evaluate, fixres, predict
 from tinynet import select_views as select_command
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.report import __main__ as report_command
 
 

@@ -9,7 +9,7 @@ from support import CPU
 
 from tinynet import runs
 from tinynet.data.batches import batches
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.models.checkpoint import load_model
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from tinynet import evaluate
 from tinynet import soup as soup_command
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.evaluation import soup
 from tinynet.models.checkpoint import load_model
 from tinynet.runs import StageFolder

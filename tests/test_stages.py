@@ -7,7 +7,7 @@ from small_runs import run_config, small_recipe
 from support import CPU, complaint
 from torch import nn
 
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.models.checkpoint import load_model
 from tinynet.training import stages
 

@@ -9,7 +9,7 @@ from image_folders import draw_square
 from PIL import Image
 from support import complaint, same_data, val_annotations
 
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.data.tiny_imagenet import Archive, find_classes, locate
 
 # --- labels ---

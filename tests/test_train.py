@@ -14,7 +14,7 @@ from support import SMALL, argv, call, files, full_disk, refused, succeed
 
 from tinynet import runs, train
 from tinynet.compute import choose_compute
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.data.synthetic import synthetic
 from tinynet.files import locked
 from tinynet.runs import StageFolder

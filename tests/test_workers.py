@@ -15,9 +15,9 @@ from PIL import Image
 from support import ROOT, argv, call, thin_network
 
 from tinynet import folder as folder_command
-from tinynet.data import packing as packed_module
-from tinynet.data import workers
-from tinynet.data.packing import open_packed, pack
+from tinynet.data import copies, packing, workers
+from tinynet.data.copies import open_packed
+from tinynet.data.packing import pack
 from tinynet.data.tiny_imagenet import Archive
 
 
@@ -25,21 +25,21 @@ from tinynet.data.tiny_imagenet import Archive
 def two_workers(monkeypatch):
     monkeypatch.setattr(workers, "SERIAL_LIMIT", 0)
     monkeypatch.setattr(workers, "CHUNK", 7)
-    monkeypatch.setattr(packed_module, "CHUNK", 7)
+    monkeypatch.setattr(packing, "CHUNK", 7)
     monkeypatch.setattr(workers, "worker_count", lambda: 2)
 
 
 def test_packing_goes_on_in_one_process_where_workers_die(
     archive, packed, tmp_path, monkeypatch, capsys, two_workers
 ):
-    parent, decode = os.getpid(), packed_module.decode
+    parent, decode = os.getpid(), packing.decode
 
     def deadly_in_a_worker(data, name):
         if os.getpid() != parent and name == archive.train.files[14]:
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(data, name)
 
-    monkeypatch.setattr(packed_module, "decode", deadly_in_a_worker)
+    monkeypatch.setattr(packing, "decode", deadly_in_a_worker)
     assert pack(archive, tmp_path / "packed").train.images.tolist() == packed.train.images.tolist()
     assert capsys.readouterr().err.count("continuing in one process") == 1
 
@@ -62,14 +62,14 @@ def test_packing_goes_on_in_one_process_where_none_can_be_started(
 def test_an_error_within_a_worker_is_that_of_one_process(
     archive, tmp_path, monkeypatch, capsys, two_workers
 ):
-    parent, decode = os.getpid(), packed_module.decode
+    parent, decode = os.getpid(), packing.decode
 
     def no_room_in_a_worker(data, name):
         if os.getpid() != parent:
             raise OSError(errno.ENOSPC, "No space left on device")
         return decode(data, name)
 
-    monkeypatch.setattr(packed_module, "decode", no_room_in_a_worker)
+    monkeypatch.setattr(packing, "decode", no_room_in_a_worker)
     with pytest.raises(OSError, match="No space") as caught:
         pack(archive, tmp_path / "packed")
     assert caught.value.errno == errno.ENOSPC and "one process" not in capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_a_script_without_a_main_guard_does_not_wait_for_itself(
         "import multiprocessing, sys, threading\n"
         "multiprocessing.set_start_method(sys.argv[1], force=True)\n"
         "from tinynet.data import workers\n"
-        "from tinynet.data.packing import open_packed\n"
+        "from tinynet.data.copies import open_packed\n"
         "workers.SERIAL_LIMIT = 0\n"
         "def run_in_thread():\n"
         "    thread = threading.Thread(target=open_packed, args=(sys.argv[2],))\n"
@@ -223,6 +223,6 @@ def test_a_tar_is_read_by_processes_that_share_it_alone(archive_path, tmp_path, 
 
 
 def test_a_child_that_runs_the_main_script_again_ends_at_once(archive_path, monkeypatch):
-    monkeypatch.setattr(packed_module, "in_child", lambda: True)
+    monkeypatch.setattr(copies, "in_child", lambda: True)
     with pytest.raises(SystemExit):
         open_packed(archive_path)

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
 from tinynet import zero_shot as zero_shot_command
-from tinynet.data.packing import open_packed
+from tinynet.data.copies import open_packed
 from tinynet.evaluation import evaluate as scoring
 from tinynet.evaluation import zero_shot
 from tinynet.evaluation.evaluate import ScoreRequest

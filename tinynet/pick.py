@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 < args.minutes < float("inf"):
         raise InputError(f"--minutes is {args.minutes}; it must be a number greater than 0")
     from tinynet.compute import choose_compute
+    from tinynet.data.copies import PackRequest, open_packed
     from tinynet.data.download import find_data
-    from tinynet.data.packing import PackRequest, open_packed
     from tinynet.evaluation.pick import candidates, pick
     from tinynet.models.backbones import runs_in_int8
     from tinynet.plotting import figure_path, save_figure

@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     world = join()
     from tinynet.compute import choose_compute
+    from tinynet.data.copies import PackRequest, open_packed
     from tinynet.data.download import find_data
-    from tinynet.data.packing import PackRequest, open_packed
     from tinynet.evaluation.evaluate import evaluate
     from tinynet.evaluation.zero_shot import ZeroShot
     from tinynet.report.tables import show

@@ -15,7 +15,7 @@ from benchmarks.hostile.sandbox import Limits
 _IMPORTED = (
     "tinynet.data.__main__",
     "tinynet.data.verify",
-    "tinynet.data.packed",
+    "tinynet.data.copies",
     "tinynet.compare",
     "tinynet.evaluate",
     "tinynet.folder",

@@ -21,8 +21,8 @@ from support import ON_CPU, argv, call
 from tinynet import folder as folder_command
 from tinynet import predict, runs
 from tinynet import zero_shot as zero_shot_command
+from tinynet.data.copies import open_packed
 from tinynet.data.image_folder import imagenet_wnids
-from tinynet.data.packing import open_packed
 from tinynet.evaluation import zero_shot
 from tinynet.score.merges import MERGES
 from tinynet.score.tta import TestTimeAugmentation

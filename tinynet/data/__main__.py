@@ -67,8 +67,8 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _pack(arguments: argparse.Namespace) -> None:
+    from tinynet.data.copies import PackRequest, open_packed
     from tinynet.data.download import find_data
-    from tinynet.data.packing import PackRequest, open_packed
 
     request = PackRequest(arguments.pack_size, arguments.labels)
     packed = open_packed(find_data(arguments.data), arguments.cache, request)
@@ -267,7 +267,7 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 
 def _cache(arguments: argparse.Namespace) -> None:
-    from tinynet.data.packing import cache_folder
+    from tinynet.data.copies import cache_folder
     from tinynet.data.places import DEFAULT_PATH, locate
 
     folder = cache_folder(

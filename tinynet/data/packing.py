@@ -1,43 +1,25 @@
 """Pack a source: decode its images once into the arrays of a packed copy.
 
-Images that all are squares of one size, not larger than the packed side or 128 pixels, are packed
-as they are. Of others, the centre square is packed, resized to one side. An interrupted packing
-continues where it stopped.
+An interrupted packing continues where it stopped.
 """
 
-import glob
 import hashlib
-import os
-import shutil
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tinynet.console import log, option, progress
-from tinynet.data.decode import Decoded, image_size
+from tinynet.console import log, progress
+from tinynet.data.decode import Decoded
 from tinynet.data.decode import decode as decode_any
-from tinynet.data.packed import (
-    FORMAT,
-    Packed,
-    file_digest,
-    read_manifest,
-    small_files,
-)
-from tinynet.data.places import expand_user, locate
+from tinynet.data.packed import FORMAT, Packed, file_digest, small_files
 from tinynet.data.source import SPLITS, Source, Subset
-from tinynet.data.sources import open_source
-from tinynet.data.workers import CHUNK, ReadFile, in_child, in_workers
-from tinynet.distributed import get_world
+from tinynet.data.workers import CHUNK, ReadFile, in_workers
 from tinynet.errors import InputError
 from tinynet.files import (
     atomic_file,
-    can_write,
-    clear_leftovers,
-    locked,
     map_array,
     new_array,
     read_json,
@@ -45,173 +27,10 @@ from tinynet.files import (
     write_json,
 )
 from tinynet.records import Json
-from tinynet.values import as_integer
 
-DEFAULT_SIZE = 258  # pixels: 1.15 times 224, the usual size of ImageNet networks
-MAX_SIZE = 2048
-_SMALL = 128  # squares of one size up to this, or to the packed side, are packed as they are
-_SAMPLE = 256  # images whose sizes are read to see whether they have one
 RESIZED_CHUNK = 32  # images per job, where they are large
 _DIGEST, _CHECK = 32, 4  # bytes: of what identifies a chunk, and of the check of its pixels
 _UNFINISHED = "chunks.npy"  # digest and check of the finished chunks
-
-
-@dataclass(frozen=True)
-class PackRequest:
-    """How to pack a source: the side in pixels (None: 258), and the file of labels, if any.
-
-    Raises `InputError` for a side out of range.
-    """
-
-    size: int | None = None
-    labels: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.size is None:
-            return
-        size = as_integer(self.size, option("pack_size"))
-        if not 8 <= size <= MAX_SIZE:
-            raise InputError(
-                f"{option('pack_size')} {size}: out of range; use 8 to {MAX_SIZE} pixels"
-            )
-
-    @property
-    def side(self) -> int:
-        """The side in pixels of images that are resized."""
-        return self.size or DEFAULT_SIZE
-
-
-def cache_folder(source: Path, cache: str | None = None) -> Path:
-    """The cache folder: `cache`, or by default the folder `cache` next to `source`.
-
-    Raises `InputError` if it is a file.
-    """
-    beside = Path(os.path.abspath(source)).parent  # of "." too
-    folder = beside / "cache" if cache is None else expand_user(cache, "cache")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(
-            f"{folder}: is a file, but the cache is a folder; choose another place with "
-            f"{option('cache')}"
-        )
-    return folder
-
-
-def open_packed(
-    path: str | Path, cache: str | None = None, request: PackRequest = PackRequest()
-) -> Packed:
-    """Open the packed copy of the data at `path`, and pack the data first if necessary.
-
-    `cache`: the cache folder (default: `cache` next to the data). Raises `InputError` if the data
-    is not a data set or an image cannot be used.
-    """
-    if in_child():
-        # A worker that runs the main script again would wait for its parent.
-        raise SystemExit(1)
-    world = get_world()
-    packed = world.main_first(lambda: _open(path, cache, request))
-    world.check_equal(packed.contents, "data")
-    return packed
-
-
-def _open(path: str | Path, cache: str | None, request: PackRequest) -> Packed:
-    place = locate(path)
-    parent = cache_folder(place, cache)
-    clear_leftovers(parent)
-    if folder := _unchanged_copy(place, parent, request):
-        return Packed(folder)
-    gone = request.labels is not None and not Path(request.labels).is_file()
-    if gone and (folder := _copy_with_labels(place, parent, request)):
-        log(f"note: {request.labels}: no such file; the stored images have their labels")
-        return Packed(folder)
-    source = open_source(place, request.labels)
-    name = f"{place.stem}-{source.digest()[:8]}"
-    as_it_is, resized = parent / f"{name}.packed", parent / f"{name}-{request.side}.packed"
-    copies = [folder for folder in (as_it_is, resized) if _fits(read_manifest(folder), request)]
-    if copies and not can_write(parent):
-        return Packed(copies[0])  # a read-only cache of another user
-    side = None if copies else _resized_side(source, request)
-    folder = copies[0] if copies else as_it_is if side is None else resized
-    with locked(folder, lambda: log(f"waiting: another process is packing {place}")):
-        _remove_outdated(parent, name, place)
-        manifest = read_manifest(folder)
-        if manifest is None:
-            return pack(source, folder, side)
-        # `_unchanged_copy` will find the copy next time.
-        if manifest | _stamp(place) != manifest:
-            write_json(folder / "manifest.json", manifest | _stamp(place))
-        return Packed(folder)
-
-
-def _unchanged_copy(place: Path, cache: Path, request: PackRequest) -> Path | None:
-    """The packed copy of an unchanged zip, found without reading the zip, which takes seconds."""
-    if not place.is_file() or request.labels is not None:
-        return None
-    for folder in cache.glob(f"{glob.escape(place.stem)}-*.packed"):
-        manifest = read_manifest(folder)
-        if not manifest or manifest | _stamp(place) != manifest or manifest.get("labels_file"):
-            continue
-        if _fits(manifest, request):
-            return folder
-    return None
-
-
-def _fits(manifest: Json | None, request: PackRequest) -> bool:
-    """Whether a packed copy is what `request` would pack now."""
-    if manifest is None:
-        return False
-    if manifest.get("resized"):
-        return bool(manifest["side"] == request.side)
-    return not manifest.get("any_size") or manifest["side"] <= max(_SMALL, request.side)
-
-
-def _copy_with_labels(place: Path, cache: Path, request: PackRequest) -> Path | None:
-    """The packed copy of images whose file of labels is gone."""
-    own = {"source": str(place.resolve()), "labels_file": request.labels}
-    for folder in cache.glob(f"{glob.escape(place.stem)}-*.packed"):
-        manifest = read_manifest(folder)
-        if manifest and manifest | own == manifest and _fits(manifest, request):
-            return folder
-    return None
-
-
-def _remove_outdated(cache: Path, name: str, place: Path) -> None:
-    """Remove unfinished packings of what was at `place` before; `name`: of its copies now."""
-    for folder in cache.glob(f"{glob.escape(place.stem)}-*.unfinished"):
-        with suppress(OSError, ValueError, AttributeError):
-            of_place = read_json(folder / "manifest.json").get("source") == str(place.resolve())
-            if of_place and not folder.name.startswith(name):
-                shutil.rmtree(folder)
-
-
-def _stamp(place: Path) -> Json:
-    """Path, size and modification time of a zip; no time for folders, which do not record edits."""
-    stat = place.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns] if place.is_file() else None
-    return {"source": str(place.resolve()), "stamp": stamp}
-
-
-def _resized_side(source: Source, request: PackRequest) -> int | None:
-    """The side to resize the images to; None: they are packed as they are.
-
-    Images are packed as they are if a sample of them has one square size, and this is small.
-    """
-    if source.one_size:
-        return None
-    files = source.train.files
-    rows = np.linspace(0, len(files) - 1, min(_SAMPLE, len(files))).astype(int)
-    sizes = set()
-    for row in rows:
-        with suppress(InputError):  # packing says what is wrong with the image
-            sizes.add(image_size(source.read(files[row]), files[row]))
-    width, height = min(sizes, default=(0, 0))
-    if len(sizes) == 1 and width == height <= max(_SMALL, request.side):
-        return None
-    size = "different sizes" if len(sizes) != 1 else f"{width}x{height} pixels"
-    log(
-        f"note: {source.path}: the images have {size}; the centre square of each is stored at "
-        f"{request.side} px, and the rest is not used"
-    )
-    return request.side
 
 
 def pack(source: Source, folder: Path, resized: int | None = None) -> Packed:
@@ -247,7 +66,7 @@ def _manifest(
     return {
         "kind": "packed",
         "format": FORMAT,
-        **_stamp(source.path),
+        **stamp(source.path),
         "digest": source.digest(),
         "contents": _contents(source, chunks, f"{side} px" if resized else ""),
         **({"images": _contents(source, chunks, ""), "resized": True} if resized else {}),
@@ -261,11 +80,18 @@ def _manifest(
     }
 
 
+def stamp(place: Path) -> Json:
+    """Return path, size and time of a zip; no time for folders, which do not record edits."""
+    stat = place.stat()
+    marks = [stat.st_size, stat.st_mtime_ns] if place.is_file() else None
+    return {"source": str(place.resolve()), "stamp": marks}
+
+
 def _state(source: Source) -> tuple[Json, int]:
     """What changes if the images of a source change; other files may change."""
     files = {source.root + file for name in SPLITS for file in source.part(name).files}
     rows = [row for row in source.container.table() if row[0] in files]
-    return _stamp(source.path), hash(tuple(rows))
+    return stamp(source.path), hash(tuple(rows))
 
 
 def _pack_images(source: Source, folder: Path, side: int, resized: bool) -> list[bytes]:
@@ -284,7 +110,7 @@ def _pack_images(source: Source, folder: Path, side: int, resized: bool) -> list
         for name in SPLITS:
             _create_files(folder, name, source.part(name), side)
         # So that `tinynet data cache` lists it.
-        about = {"kind": "unfinished", "format": FORMAT, **_stamp(source.path)}
+        about = {"kind": "unfinished", "format": FORMAT, **stamp(source.path)}
         write_json(folder / "manifest.json", about)
         digests = new_array(folder / _UNFINISHED, (len(jobs), _DIGEST + _CHECK), np.uint8)
     pending = np.flatnonzero(~digests.any(1))

@@ -356,7 +356,7 @@ def arrays(
     Examples:
         >>> images, labels = tinynet.arrays("data/tiny-imagenet-200.zip", "val")
     """
-    from tinynet.data.packing import PackRequest, open_packed
+    from tinynet.data.copies import PackRequest, open_packed
 
     if split not in ("train", "val", "test"):
         raise InputError(f"split {split!r}: unknown; use train, val or test")

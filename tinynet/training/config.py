@@ -183,8 +183,8 @@ def open_data(data: str | None, cache: str | None, config: RunConfig) -> "Packed
     `cache`: the folder for the packed copy, by default that of `config`. Raises `InputError` if the
     data does not exist.
     """
+    from tinynet.data.copies import PackRequest, open_packed
     from tinynet.data.download import find_data
-    from tinynet.data.packing import PackRequest, open_packed
 
     path = data if data is not None or not Path(config.data).exists() else config.data
     if path is None and not os.environ.get("TINYNET_DATA"):

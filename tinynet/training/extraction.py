@@ -35,7 +35,7 @@ FrozenBackbone = Backbone | Int8Backbone | OpenVinoBackbone
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """The images to extract features of.
 
     `part`, `rows`: the images' part of the archive, and their rows (N,) in it. `epochs`: how many
@@ -84,7 +84,7 @@ def extract(
     backbone: Callable[[], FrozenBackbone],
     widths: Mapping[str, int],
     folder: Path,
-    source: Source,
+    source: FeatureSource,
     site: Site,
 ) -> None:
     """Write one array (epochs, N, channels) for each feature; continue an interrupted extraction.
@@ -162,7 +162,7 @@ class _Output:
 
     missing: Sequence[tuple[int, int]] = ()
 
-    def __init__(self, folder: Path, widths: Mapping[str, int], source: Source):
+    def __init__(self, folder: Path, widths: Mapping[str, int], source: FeatureSource):
         self.folder, self.feature_names, self.source = folder, list(widths), source
         self.batch_size = source.batch_size
         self._splits = np.cumsum(list(widths.values()))[:-1]

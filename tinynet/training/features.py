@@ -34,7 +34,7 @@ from tinynet.errors import InputError
 from tinynet.files import locked, map_array, read_json, write_json
 from tinynet.models.classifier import Classifier, feature_count
 from tinynet.records import Json
-from tinynet.training.extraction import Source, extract, feature_file, frozen_backbone
+from tinynet.training.extraction import FeatureSource, extract, feature_file, frozen_backbone
 from tinynet.training.inputs import Draws, TrainingImages, augment_images
 from tinynet.training.order import Shuffle
 from tinynet.training.recipes import Stage
@@ -153,7 +153,7 @@ class FeatureCache:
                 lambda images, rows: augment_images(images, rows, stage, draws),
             )
 
-        source = Source(
+        source = FeatureSource(
             part=train,
             rows=rows,
             epochs=stage.cached_epochs,
@@ -180,7 +180,7 @@ class FeatureCache:
                 lambda images, rows: view(images),
             )
 
-        source = Source(
+        source = FeatureSource(
             part=part,
             rows=rows,
             epochs=1,
@@ -195,7 +195,7 @@ class FeatureCache:
         """The batch size for extraction at `size` pixels."""
         return default_batch_size(size, self.compute)
 
-    def _features(self, source: Source, settings: Json) -> Features:
+    def _features(self, source: FeatureSource, settings: Json) -> Features:
         """Read features from the cache, after extracting those that are missing.
 
         `settings`: everything else that they depend on.
@@ -237,7 +237,7 @@ class FeatureCache:
         )
         return Features(tuple(array[: source.epochs] for array in arrays), labels)
 
-    def _manifest(self, source: Source, settings: Json) -> Json:
+    def _manifest(self, source: FeatureSource, settings: Json) -> Json:
         """Everything that the features depend on, as plain JSON values."""
         manifest = {
             "kind": "features",
