@@ -95,10 +95,15 @@ def resumable_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def _put_in_place(folder: Path, path: Path) -> None:
+def sync_files(folder: Path) -> None:
+    """Wait until all files in a folder and its subfolders are on the disk."""
     for file in folder.rglob("*"):
         if file.is_file():
             _sync(file)
+
+
+def _put_in_place(folder: Path, path: Path) -> None:
+    sync_files(folder)
     if path.exists():
         shutil.rmtree(path)
     os.replace(folder, path)

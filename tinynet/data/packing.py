@@ -14,7 +14,7 @@ import numpy as np
 from tinynet.console import log, progress
 from tinynet.data.decode import Decoded
 from tinynet.data.decode import decode as decode_any
-from tinynet.data.packed import FORMAT, Packed, file_digest, small_files
+from tinynet.data.packed import FORMAT, Packed, file_digest, read_manifest, small_files
 from tinynet.data.source import SPLITS, Source, Subset
 from tinynet.data.workers import CHUNK, ReadFile, in_workers
 from tinynet.errors import InputError
@@ -24,6 +24,7 @@ from tinynet.files import (
     new_array,
     read_json,
     resumable_folder,
+    sync_files,
     write_json,
 )
 from tinynet.records import Json
@@ -42,19 +43,26 @@ def pack(source: Source, folder: Path, resized: int | None = None) -> Packed:
     Raises `InputError` with the name of an image that cannot be decoded or has another size, and
     if the source changes while it is packed.
     """
+    with resumable_folder(folder) as partial:
+        # An earlier packing may have been interrupted after its last file.
+        if read_manifest(partial) is None:
+            _pack_into(partial, source, resized)
+        (partial / _UNFINISHED).unlink(missing_ok=True)
+    return Packed(folder)
+
+
+def _pack_into(folder: Path, source: Source, resized: int | None) -> None:
+    """Write all files of a packed copy, the manifest last."""
     side = resized or len(decode(source.read(source.train.files[0]), source.train.files[0]))
     before = _state(source)
-    with resumable_folder(folder) as partial:
-        chunks = _pack_images(source, partial, side, resized is not None)
-        if _state(source) != before:
-            raise InputError(
-                f"{source.path}: has changed while its images were stored; run the command again"
-            )
-        manifest = _manifest(source, partial, side, chunks, resized is not None)
-        write_json(partial / "manifest.json", manifest)
-    # Not before: without it, a packing that is interrupted at the end would start over.
-    (folder / _UNFINISHED).unlink()
-    return Packed(folder)
+    chunks = _pack_images(source, folder, side, resized is not None)
+    if _state(source) != before:
+        raise InputError(
+            f"{source.path}: has changed while its images were stored; run the command again"
+        )
+    manifest = _manifest(source, folder, side, chunks, resized is not None)
+    sync_files(folder)  # the manifest says that they are there, even after a loss of power
+    write_json(folder / "manifest.json", manifest)
 
 
 def _manifest(
