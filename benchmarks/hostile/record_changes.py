@@ -9,6 +9,15 @@ from typing import Any
 Change = Callable[[Path], Any]
 
 
+def _halve(path: Path) -> None:
+    """Keep the first half of a file, which ends within a line."""
+    data = path.read_bytes()
+    end = len(data) // 2
+    if b"\n" in data[end - 1 : end + 1]:  # half of the lines would be right
+        end -= 3
+    path.write_bytes(data[:end] + b"\n")
+
+
 def _puts(content: bytes | str) -> Change:
     return lambda path: path.write_bytes(
         content if isinstance(content, bytes) else content.encode()
@@ -84,7 +93,7 @@ ANY_FILE: dict[str, Change] = {
     "pipe": _instead(os.mkfifo),
     "loop": _instead(lambda path: path.symlink_to(path.name)),
     "zeros": _instead(lambda path: path.symlink_to("/dev/zero")),
-    "half": lambda path: path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2] + b"\n"),
+    "half": _halve,
     "sparse-5-gb": lambda path: os.truncate(path, 5 << 30),
 }
 
