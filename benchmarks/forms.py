@@ -79,8 +79,8 @@ def facts(packed: Packed) -> dict[str, str | int]:
         rows[f"{name} images"] = len(part)
         rows[f"pixels of {name}"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     split = split_train(packed.train.required_labels)
-    held = hashlib.sha256(packed.train.images[split.holdout].tobytes()).hexdigest()[:16]
-    return {**rows, "split": split.digest, "pixels of the hold-out, in order": held}
+    pixels_held_out = hashlib.sha256(packed.train.images[split.holdout].tobytes()).hexdigest()[:16]
+    return {**rows, "split": split.digest, "pixels of the hold-out, in order": pixels_held_out}
 
 
 def train(data: Path, weights: str, out: Path) -> list[dict[str, Any]]:

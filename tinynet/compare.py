@@ -23,7 +23,6 @@ from tinynet.flags import (
     run_command,
     user_path,
 )
-from tinynet.records import class_names
 from tinynet.runs import STAGES, finished_stage
 from tinynet.training.config import RunConfig, open_data
 
@@ -92,7 +91,7 @@ def _result(source: str, args: Any) -> tuple[Any, Sequence[str]]:
     packed = open_data(args.data, args.cache, RunConfig.of(folder))
     predictor = Predictor(folder, packed, choose_compute(args.device, args.precision))
     views = predictor.sets([args.tta], args.size or predictor.size)
-    return predictor.predict(args.split, *views), class_names(packed.wnids, packed.names)
+    return predictor.predict(args.split, *views), packed.titles
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from tinynet.data.source import Source, Subset
 
-_SAMPLE = 256  # images whose sizes `info` reads
 _CELL = 256  # pixels: a cell of the sheet that `show` writes has fewer
 
 # --- commands ---
@@ -102,22 +101,13 @@ def _info(arguments: argparse.Namespace) -> None:
 
 def _size_facts(source: "Source") -> Json:
     """The side of images of one size; else the smallest and the largest size in a sample."""
-    from contextlib import suppress
-
-    import numpy as np
-
-    from tinynet.data.decode import image_size
+    from tinynet.data.copies import sample_sizes
     from tinynet.data.packing import decode
 
-    files = source.train.files
     if source.one_size:
-        return {"side": len(decode(source.read(files[0]), files[0]))}
-    sample = np.linspace(0, len(files) - 1, min(_SAMPLE, len(files))).astype(int)
-    sizes = []
-    for row in sample:
-        with suppress(InputError):  # `verify` lists what cannot be read
-            sizes.append(image_size(source.read(files[row]), files[row]))
-    sizes.sort(key=lambda size: (size[0] * size[1], size))
+        first = source.train.files[0]
+        return {"side": len(decode(source.read(first), first))}
+    sizes = sorted(sample_sizes(source), key=lambda size: (size[0] * size[1], size))
     ends = " to ".join(
         dict.fromkeys(f"{width}x{height}" for width, height in sizes[:: max(1, len(sizes) - 1)])
     )

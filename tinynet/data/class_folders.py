@@ -22,7 +22,7 @@ from tinynet.data.decode import image_endings
 from tinynet.data.label_classes import classes_of
 from tinynet.data.labels import Labels, labels_name
 from tinynet.data.layout import Layout, class_names, empty_folders, find_layout
-from tinynet.data.source import Subset, draw_val, without_boxes
+from tinynet.data.source import Source, draw_val, without_boxes
 from tinynet.data.walk import NO_IMAGES
 from tinynet.errors import InputError
 
@@ -30,8 +30,8 @@ _NAMES = 5  # in a message
 _NEEDED = {True: 2, False: 3}  # images of a class; with a val of its own: training and hold-out
 
 
-class ClassFolders:
-    """Images in class folders, or images with a file of labels; it is a `Source`.
+class ClassFolders(Source):
+    """Images in class folders, or images with a file of labels.
 
     `labels`: the file of labels; None: the folders are the classes. Raises `InputError` if the
     images do not make a data set: one class, a class with too few images or in one subset alone,
@@ -81,14 +81,6 @@ class ClassFolders:
                 "not used; only those in the folders of train, val and test are"
             )
         self.container.skipped.report(self.path)
-
-    def part(self, name: str) -> Subset:
-        """Return the subset `name`: `train`, `val` or `test`."""
-        return {"train": self.train, "val": self.val, "test": self.test}[name]
-
-    def read(self, file: str) -> bytes:
-        """Read one file, named as in `Subset.files`."""
-        return self.container.read(self.root + file)
 
     def digest(self) -> str:
         """SHA-256 (hex) of name, size and CRC-32 (in a folder, time) of the images, and labels."""
@@ -220,7 +212,3 @@ class ClassFolders:
                 f"{self.path}: classes with fewer than {needed} images: {names}{more}; {parts} "
                 "need one each, so add images, or move these classes elsewhere"
             )
-
-    def __repr__(self) -> str:
-        counts = ", ".join(f"{s} {len(self.part(s).files):,}" for s in ("train", "val", "test"))
-        return f"ClassFolders({str(self.path)!r}: {len(self.wnids)} classes, {counts})"

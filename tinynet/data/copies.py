@@ -28,7 +28,7 @@ from tinynet.records import Json
 from tinynet.values import as_integer
 
 DEFAULT_SIZE = 258  # pixels: 1.15 times 224, the usual size of ImageNet networks
-MAX_SIZE = 2048
+LEAST_SIZE, MAX_SIZE = 8, 2048
 _SMALL = 128  # squares of one size up to this, or to the packed side, are packed as they are
 _SAMPLE = 256  # images whose sizes are read to see whether they have one
 
@@ -47,9 +47,9 @@ class PackRequest:
         if self.size is None:
             return
         size = as_integer(self.size, option("pack_size"))
-        if not 8 <= size <= MAX_SIZE:
+        if not LEAST_SIZE <= size <= MAX_SIZE:
             raise InputError(
-                f"{option('pack_size')} {size}: out of range; use 8 to {MAX_SIZE} pixels"
+                f"{option('pack_size')} {size}: out of range; use {LEAST_SIZE} to {MAX_SIZE} pixels"
             )
 
     @property
@@ -94,11 +94,7 @@ def _open(path: str | Path, cache: str | None, request: PackRequest) -> Packed:
     place = locate(path)
     parent = cache_folder(place, cache)
     clear_leftovers(parent)
-    if folder := _unchanged_copy(place, parent, request):
-        return Packed(folder)
-    gone = request.labels is not None and not Path(request.labels).is_file()
-    if gone and (folder := _copy_with_labels(place, parent, request)):
-        log(f"note: {request.labels}: no such file; the stored images have their labels")
+    if folder := _copy_without_reading(place, parent, request):
         return Packed(folder)
     source = open_source(place, request.labels)
     name = f"{place.stem}-{source.digest()[:8]}"
@@ -113,21 +109,30 @@ def _open(path: str | Path, cache: str | None, request: PackRequest) -> Packed:
         manifest = read_manifest(folder)
         if manifest is None:
             return pack(source, folder, side)
-        # `_unchanged_copy` will find the copy next time.
+        # `_copy_without_reading` will find the copy next time.
         if manifest | stamp(place) != manifest:
             write_json(folder / "manifest.json", manifest | stamp(place))
         return Packed(folder)
 
 
-def _unchanged_copy(place: Path, cache: Path, request: PackRequest) -> Path | None:
-    """The packed copy of an unchanged zip, found without reading the zip, which takes seconds."""
-    if not place.is_file() or request.labels is not None:
+def _copy_without_reading(place: Path, cache: Path, request: PackRequest) -> Path | None:
+    """The packed copy of an unchanged zip, which takes seconds to read; or of lost labels."""
+    if request.labels is None:
+        return _copy_of(stamp(place), place, cache, request) if place.is_file() else None
+    if Path(request.labels).is_file():
         return None
+    folder = _copy_of({"source": str(place.resolve())}, place, cache, request)
+    if folder:
+        log(f"note: {request.labels}: no such file; the stored images have their labels")
+    return folder
+
+
+def _copy_of(about: Json, place: Path, cache: Path, request: PackRequest) -> Path | None:
+    """The packed copy of `place` whose manifest says what `about` says."""
+    about = {**about, "labels_file": request.labels}
     for folder in cache.glob(f"{glob.escape(place.stem)}-*.packed"):
-        manifest = read_manifest(folder)
-        if not manifest or manifest | stamp(place) != manifest or manifest.get("labels_file"):
-            continue
-        if _fits(manifest, request):
+        manifest = {"labels_file": None, **(read_manifest(folder) or {})}
+        if manifest | about == manifest and _fits(manifest, request):
             return folder
     return None
 
@@ -139,16 +144,6 @@ def _fits(manifest: Json | None, request: PackRequest) -> bool:
     if manifest.get("resized"):
         return bool(manifest["side"] == request.side)
     return not manifest.get("any_size") or manifest["side"] <= max(_SMALL, request.side)
-
-
-def _copy_with_labels(place: Path, cache: Path, request: PackRequest) -> Path | None:
-    """The packed copy of images whose file of labels is gone."""
-    own = {"source": str(place.resolve()), "labels_file": request.labels}
-    for folder in cache.glob(f"{glob.escape(place.stem)}-*.packed"):
-        manifest = read_manifest(folder)
-        if manifest and manifest | own == manifest and _fits(manifest, request):
-            return folder
-    return None
 
 
 def _remove_outdated(cache: Path, name: str, place: Path) -> None:
@@ -167,12 +162,7 @@ def _resized_side(source: Source, request: PackRequest) -> int | None:
     """
     if source.one_size:
         return None
-    files = source.train.files
-    rows = np.linspace(0, len(files) - 1, min(_SAMPLE, len(files))).astype(int)
-    sizes = set()
-    for row in rows:
-        with suppress(InputError):  # packing says what is wrong with the image
-            sizes.add(image_size(source.read(files[row]), files[row]))
+    sizes = set(sample_sizes(source))
     width, height = min(sizes, default=(0, 0))
     if len(sizes) == 1 and width == height <= max(_SMALL, request.side):
         return None
@@ -182,3 +172,13 @@ def _resized_side(source: Source, request: PackRequest) -> int | None:
         f"{request.side} px, and the rest is not used"
     )
     return request.side
+
+
+def sample_sizes(source: Source) -> list[tuple[int, int]]:
+    """Return width and height of 256 training images at equal steps, without damaged ones."""
+    files = source.train.files
+    sizes = []
+    for row in np.linspace(0, len(files) - 1, min(_SAMPLE, len(files))).astype(int):
+        with suppress(InputError):  # packing and `verify` say what is wrong with the image
+            sizes.append(image_size(source.read(files[row]), files[row]))
+    return sizes

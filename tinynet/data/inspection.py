@@ -15,7 +15,7 @@ import numpy as np
 from tinynet.console import progress
 from tinynet.data.decode import PLAIN_MODES, decode
 from tinynet.data.source import SPLITS, Source
-from tinynet.data.workers import ReadFile, Work, in_workers
+from tinynet.data.workers import ReadFile, Work, chunks, in_workers
 from tinynet.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,11 +63,7 @@ def in_subsets(source: Source, work: Work, chunk: int) -> dict[str, list[Any]]:
 
     `work` gets a job (subset, files), and returns a list. Shows the progress.
     """
-    jobs = [
-        (name, source.part(name).files[start : start + chunk])
-        for name in SPLITS
-        for start in range(0, len(source.part(name).files), chunk)
-    ]
+    jobs = [(name, files) for name, _, files in chunks(source, chunk)]
     results: dict[str, list[Any]] = {name: [] for name in SPLITS}
     total = sum(len(files) for _, files in jobs)
     with progress(total=total, label=f"verifying {source.path}", unit="images") as bar:

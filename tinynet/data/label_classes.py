@@ -4,7 +4,14 @@ import re
 from collections.abc import Sequence
 
 from tinynet.data.file_names import base, plain
-from tinynet.data.labels import LABEL_TITLES, WNID, Labels
+from tinynet.data.labels import (
+    LABEL_TITLES,
+    WNID,
+    Labels,
+    are_words,
+    column_titles,
+    count_names,
+)
 from tinynet.data.tables import WAYS, Table
 
 
@@ -15,15 +22,15 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
     `InputError` if the file names none of the images, or does not say which column is the label.
     """
     reader = Labels(source, (), names)
-    lines = [line for line in reader.text().splitlines() if line.strip()]
-    if lines and all(len(line.split()) == 1 and not re.search("[,;]", line) for line in lines):
+    lines = reader.lines()
+    if lines and are_words(lines):
         words = [line.strip() for line in lines]
         return _sorted(words[1:] if len(words) == len(names) + 1 else words)
     tables = [table for way in WAYS if (table := way(lines)) and min(map(len, table)) > 1]
     # Whole names count more than names without extension: a label 2 may also stand for 2.jpg.
     whole = set(names) | set(map(base, names))
     ranks = [
-        max((_count(table, column, whole), matches[column]) for column in range(len(matches)))
+        max((count_names(table, column, whole), matches[column]) for column in range(len(matches)))
         for table in tables
         for matches, _ in [reader.matches(table, min(map(len, table)))]
     ]
@@ -36,14 +43,10 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
     return _sorted(_labels(reader, table))
 
 
-def _count(table: Table, column: int, names: set[str]) -> int:
-    return sum(plain(row[column]) in names or base(plain(row[column])) in names for row in table)
-
-
 def _labels(reader: Labels, table: Table) -> list[str]:
     """The labels in a table: its column called label or the like, of wnids, or the only other."""
     width = min(map(len, table))
-    titles = [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
+    titles = column_titles(table)
     matches, names = reader.matches(table, width)
     file = reader.file_columns(matches, titles)[0]
     first = plain(table[0][file])

@@ -7,7 +7,7 @@ The columns of a table are recognised by their content: names of images of the f
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,22 @@ def labels_name(file: str) -> str:
     """How a message names a file of labels: with the flag, in a command that has it."""
     flag = option("labels")
     return f"{flag} {file}" if not flag.startswith("--") or advice(flag) else file
+
+
+def are_words(lines: Sequence[str]) -> bool:
+    """Return whether every line is one word: a label without a file name."""
+    return all(len(line.split()) == 1 and not re.search("[,;]", line) for line in lines)
+
+
+def column_titles(table: Table) -> list[str]:
+    """Return the cells of the first row in lower case, with letters and digits alone."""
+    return [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
+
+
+def count_names(table: Table, column: int, names: Collection[str]) -> int:
+    """Count the cells of a column that are in `names`, with or without their folders."""
+    cells = (plain(row[column]) for row in table)
+    return sum(cell in names or base(cell) in names for cell in cells)
 
 
 LABEL_TITLES = {
@@ -62,12 +78,9 @@ class Labels:
 
     def read(self) -> tuple[int, ...]:
         """Read the class index of every image."""
-        lines = [line for line in self.text().splitlines() if line.strip()]
-        words = [line.split() for line in lines]
-        if all(len(line) == 1 for line in words) and not any(
-            re.search("[,;]", line) for line in lines
-        ):
-            return self._by_position([line[0] for line in words])
+        lines = self.lines()
+        if are_words(lines):
+            return self._by_position([line.strip() for line in lines])
         tables = [table for way in WAYS if (table := way(lines))]
         readings: list[tuple[_Columns, Table]] = []
         errors = []
@@ -108,8 +121,11 @@ class Labels:
         """The error of this list: its flag and its name, then `text`."""
         return InputError(f"{labels_name(self.source)}: {text}")
 
-    def text(self) -> str:
-        """Read the file as text; raises `InputError` if it is too large or is not text."""
+    def lines(self) -> list[str]:
+        """Read the lines that are not empty; raises `InputError` if the file is not a text."""
+        return [line for line in self._text().splitlines() if line.strip()]
+
+    def _text(self) -> str:
         try:
             if Path(self.source).stat().st_size > _MAX_SIZE:
                 raise self.label_error(f"is larger than {_MAX_SIZE:,} bytes; name a file of labels")
@@ -184,7 +200,7 @@ class Labels:
         matches, names = self.matches(table, width)
         if width > 2 and not any(matches):
             return None
-        titles = [re.sub(r"[\W_]", "", cell).lower() for cell in table[0]]
+        titles = column_titles(table)
         for file in self.file_columns(matches, titles):
             first = plain(table[0][file])
             rest = [column for column in range(width) if column != file]
@@ -203,13 +219,7 @@ class Labels:
         """
         full = set(self.names) | set(map(base, self.names))
         for names in (full, full | set(map(stem, full)) | set(map(without_extension, full))):
-            matches = [
-                sum(
-                    plain(row[column]) in names or base(plain(row[column])) in names
-                    for row in table
-                )
-                for column in range(width)
-            ]
+            matches = [count_names(table, column, names) for column in range(width)]
             if any(matches):
                 break
         return matches, names

@@ -10,7 +10,7 @@ import numpy as np
 from tinynet.data.source import SPLITS
 from tinynet.errors import InputError
 from tinynet.files import map_array, read_json
-from tinynet.records import Json
+from tinynet.records import Json, class_names
 
 FORMAT = 4  # format 3 had white instead of images of more than 8 bits
 # The required keys of a manifest, and the types of their values.
@@ -88,6 +88,11 @@ class Packed:
         self.images: str = self.manifest.get("images") or self.manifest["contents"]
         self.contents: str = self.manifest["contents"]
         self.train, self.val, self.test = (self._part(name) for name in SPLITS)
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """What rows call each class, see `class_names`."""
+        return class_names(self.wnids, self.names)
 
     @property
     def cache(self) -> Path:

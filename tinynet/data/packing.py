@@ -16,7 +16,7 @@ from tinynet.data.decode import Decoded
 from tinynet.data.decode import decode as decode_any
 from tinynet.data.packed import FORMAT, Packed, file_digest, read_manifest, small_files
 from tinynet.data.source import SPLITS, Source, Subset
-from tinynet.data.workers import CHUNK, ReadFile, in_workers
+from tinynet.data.workers import CHUNK, ReadFile, chunks, in_workers
 from tinynet.errors import InputError
 from tinynet.files import (
     atomic_file,
@@ -55,18 +55,18 @@ def _pack_into(folder: Path, source: Source, resized: int | None) -> None:
     """Write all files of a packed copy, the manifest last."""
     side = resized or len(decode(source.read(source.train.files[0]), source.train.files[0]))
     before = _state(source)
-    chunks = _pack_images(source, folder, side, resized is not None)
+    digests = _pack_images(source, folder, side, resized is not None)
     if _state(source) != before:
         raise InputError(
             f"{source.path}: has changed while its images were stored; run the command again"
         )
-    manifest = _manifest(source, folder, side, chunks, resized is not None)
+    manifest = _manifest(source, folder, side, digests, resized is not None)
     sync_files(folder)  # the manifest says that they are there, even after a loss of power
     write_json(folder / "manifest.json", manifest)
 
 
 def _manifest(
-    source: Source, folder: Path, side: int, chunks: Sequence[bytes], resized: bool
+    source: Source, folder: Path, side: int, digests: Sequence[bytes], resized: bool
 ) -> Json:
     small = [
         file for name in SPLITS for file in small_files(name, source.part(name).labels is not None)
@@ -76,8 +76,8 @@ def _manifest(
         "format": FORMAT,
         **stamp(source.path),
         "digest": source.digest(),
-        "contents": _contents(source, chunks, f"{side} px" if resized else ""),
-        **({"images": _contents(source, chunks, ""), "resized": True} if resized else {}),
+        "contents": _contents(source, digests, f"{side} px" if resized else ""),
+        **({"images": _contents(source, digests, ""), "resized": True} if resized else {}),
         **({} if source.one_size else {"any_size": True}),
         "counts": {name: len(source.part(name).files) for name in SPLITS},
         "side": side,
@@ -106,10 +106,8 @@ def _pack_images(source: Source, folder: Path, side: int, resized: bool) -> list
     """Decode the images that `folder` lacks to `side` pixels; return the digests of all chunks."""
     fitted, size = 0 if source.one_size else side, RESIZED_CHUNK if resized else CHUNK
     jobs = [
-        _Job(folder / f"{name}.pictures.npy", start, files[start : start + size], fitted, resized)
-        for name in SPLITS
-        for files in [source.part(name).files]
-        for start in range(0, len(files), size)
+        _Job(folder / f"{name}.pictures.npy", start, files, fitted, resized)
+        for name, start, files in chunks(source, size)
     ]
     digests = _finished(folder, jobs, source)
     if digests is None:
@@ -178,7 +176,7 @@ def _create_files(folder: Path, name: str, part: Subset, side: int) -> None:
         stream.write("".join(f + "\n" for f in part.files).encode("utf-8", "surrogateescape"))
 
 
-def _contents(source: Source, chunks: Sequence[bytes], how: str) -> str:
+def _contents(source: Source, digests: Sequence[bytes], how: str) -> str:
     """SHA-256 (first 16 hex digits) of classes, file names, labels and digests of all chunks.
 
     `how`: what was done to the images.
@@ -188,7 +186,7 @@ def _contents(source: Source, chunks: Sequence[bytes], how: str) -> str:
         part = source.part(name)
         sha256.update("\n".join((f"\n{name}", *part.files)).encode("utf-8", "surrogateescape"))
         sha256.update(b"" if part.labels is None else part.labels.astype("<i8").tobytes())
-    sha256.update(b"".join(chunks) + how.encode())
+    sha256.update(b"".join(digests) + how.encode())
     return sha256.hexdigest()[:16]
 
 

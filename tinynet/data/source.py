@@ -69,7 +69,7 @@ def without_boxes(files: tuple[str, ...], labels: np.ndarray | None) -> Subset:
 
 
 class Source(Protocol):
-    """Labelled images.
+    """Labelled images; the classes that read them inherit from it.
 
     `path`: the zip, tar or folder. `container`, `root`: `container.read(root + file)` reads a file.
     `wnids`: the class ids in the order of their indices. `names`: the class names.
@@ -91,9 +91,16 @@ class Source(Protocol):
 
     def part(self, name: str) -> Subset:
         """Return the subset `name`: `train`, `val` or `test`."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def read(self, file: str) -> bytes:
         """Read one file, named as in `Subset.files`; raises `InputError` if it is damaged."""
+        return self.container.read(self.root + file)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {len(self.part(name).files):,}" for name in SPLITS)
+        kind = type(self).__name__
+        return f"{kind}({str(self.path)!r}: {len(self.wnids)} classes, {counts})"
 
     def digest(self) -> str:
         """SHA-256 (hex) of what the list of files says: names, sizes, and dates or check sums."""

@@ -28,17 +28,17 @@ from tinynet.data.containers import Listing, list_files
 from tinynet.data.decode import image_endings
 from tinynet.data.parquet import ParquetContainer
 from tinynet.data.places import locate
-from tinynet.data.source import SPLITS, Subset, draw_val, without_boxes
+from tinynet.data.source import SPLITS, Source, Subset, draw_val, without_boxes
 from tinynet.data.walk import NO_IMAGES
 from tinynet.errors import InputError
 
 _TEXTS = ("_boxes.txt", ANNOTATIONS)
 
 
-class Archive:
+class Archive(Source):
     """Tiny ImageNet as published, or a part of it: classes, labels, boxes and image files.
 
-    It is a `Source`. `one_size` is false for parquet files, which may be of any data set.
+    `one_size` is false for parquet files, which may be of any data set.
     `wnids`: the class ids in *sorted* order. The class index is the rank in this list, not the
     position in `wnids.txt`. `names`: the class names.
     `train`, `val`, `test`: each a `Subset`.
@@ -46,7 +46,7 @@ class Archive:
     Raises `InputError` if the source is not Tiny ImageNet or contradicts itself.
     """
 
-    labels_file: str | None = None
+    labels_file = None
 
     def __init__(self, path: str | Path | Listing):
         listing = path if isinstance(path, Listing) else list_files(locate(path))
@@ -125,14 +125,6 @@ class Archive:
             return None
         return np.array([self._rank[classes[file]] for file in files], np.int64)
 
-    def part(self, name: str) -> Subset:
-        """Return the subset `name`: `train`, `val` or `test`."""
-        return {"train": self.train, "val": self.val, "test": self.test}[name]
-
-    def read(self, file: str) -> bytes:
-        """Read one file, named as in `Subset.files`."""
-        return self.container.read(self.root + file)
-
     def digest(self) -> str:
         """SHA-256 (hex) of name, size and CRC-32 (in a folder, time) of the archive's files."""
         prefixes = ("wnids.txt", "words.txt", "train/", "val/", "test/")
@@ -142,10 +134,6 @@ class Archive:
             if name.startswith(prefixes)
         )
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-
-    def __repr__(self) -> str:
-        counts = ", ".join(f"{s} {len(self.part(s).files):,}" for s in SPLITS)
-        return f"Archive({str(self.path)!r}: {len(self.wnids)} classes, {counts})"
 
     def _text(self, name: str) -> str:
         data = self.read(name)

@@ -17,7 +17,7 @@ from typing import Any
 
 from tinynet.console import log
 from tinynet.data.containers import Container
-from tinynet.data.source import Source
+from tinynet.data.source import SPLITS, Source
 from tinynet.interrupts import ENDING, postponed
 
 # Images per job. A job takes about 0.1 s: the progress bar moves, and Ctrl-C loses little work.
@@ -30,6 +30,16 @@ _MAIN = "__main__"
 ReadFile = Callable[[str], bytes]
 Work = Callable[[ReadFile, Any], Any]
 _worker: tuple[Work, Container, str]  # the work of this process, the container, and its root folder
+
+
+def chunks(source: Source, size: int) -> list[tuple[str, int, tuple[str, ...]]]:
+    """Return all files in chunks of `size`: their subset, the row of the first, and the files."""
+    return [
+        (name, start, files[start : start + size])
+        for name in SPLITS
+        for files in [source.part(name).files]
+        for start in range(0, len(files), size)
+    ]
 
 
 def in_workers(work: Work, jobs: list, source: Source) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.files import check_writable
-from tinynet.records import NOT_COMPARED, Gain, ScoreRow, class_names
+from tinynet.records import NOT_COMPARED, Gain, ScoreRow
 from tinynet.score import merges as merging
 from tinynet.score.calibration import at_temperature, fit_temperature
 from tinynet.score.compare import mcnemar
@@ -142,7 +142,7 @@ def _rows(
 ) -> Iterator[ScoreRow]:
     """Yield the rows of one set of views and one merge, and save them."""
     merge, labels = merging.get(row.merge), scored.views.required_labels
-    classes = class_names(predictor.packed.wnids, predictor.packed.names)
+    classes = predictor.packed.titles
     merged = scored.views.merged(merge)
     gain = NOT_COMPARED
     if scored.views is not scored.plain:

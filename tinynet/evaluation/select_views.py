@@ -14,7 +14,7 @@ from tinynet.console import option
 from tinynet.data.batches import seeded_generator
 from tinynet.errors import InputError
 from tinynet.evaluation.predictor import Predictor
-from tinynet.records import ScoreRow, class_names
+from tinynet.records import ScoreRow
 from tinynet.score.compare import mcnemar
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
@@ -78,9 +78,9 @@ def select_views(
         **greedy_selections,
     }
     source, pixels = replace(predictor.source, size=size), _pixels(predictor, pool)
-    classes = class_names(predictor.packed.wnids, predictor.packed.names)
-    held = replace(source, split="holdout, other half")
-    yield from _rows(held, rest, selections, pixels, classes)
+    classes = predictor.packed.titles
+    other_half = replace(source, split="holdout, other half")
+    yield from _rows(other_half, rest, selections, pixels, classes)
     costs = np.cumsum([pixels[name] for name in names])
     affordable = int((costs <= sum(pixels[view] for view in ten)).sum())
     counts = (2, 4, affordable, min(len(ten), len(order)))

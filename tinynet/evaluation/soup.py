@@ -29,7 +29,7 @@ from tinynet.files import (
 )
 from tinynet.models.checkpoint import load_model, save_model
 from tinynet.models.classifier import BN_IMAGES, Classifier, is_norm, update_bn
-from tinynet.records import MISSING, Gain, Json, ScoreRow, class_names
+from tinynet.records import MISSING, Gain, Json, ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.score.compare import mcnemar
 from tinynet.score.views import resize
@@ -83,7 +83,7 @@ class _Setting:
             correction=correction,
         )
         right = plain.argmax(1) == probabilities.required_labels
-        classes = class_names(self.packed.wnids, self.packed.names)
+        classes = self.packed.titles
         return _Scored(score_row(row, probabilities, plain, classes=classes), right)
 
 

@@ -1,4 +1,4 @@
-"""The images whose labels a person should check: a list, and pictures of the surest."""
+"""The images whose labels a person should check: a list, and cards of the most likely ones."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import GainsOverFirst
 from tinynet.evaluation.predictor import Predictor
 from tinynet.models.classifier import Classifier, is_norm, update_bn
-from tinynet.records import NOT_COMPARED, ScoreRow, class_names
+from tinynet.records import NOT_COMPARED, ScoreRow
 from tinynet.resolution.activations import FeatureRow, curve, describe, distances
 from tinynet.resolution.corrections import Mapping, frechet_mapping, quantile_mapping
 from tinynet.resolution.resize import METHOD, METHODS, resize_square
@@ -232,7 +232,7 @@ def _rows(
     `at_own`: (N,) bool, whether the run and the control are right at the training size.
     """
     own, packed = study.predictor.size, study.predictor.packed
-    classes = class_names(packed.wnids, packed.names)
+    classes = packed.titles
     as_is = results[AS_IS].argmax(1) == labels
     for name, log_probabilities in results.items():
         right = log_probabilities.argmax(1) == labels
@@ -259,7 +259,7 @@ def compare_methods(predictor: Predictor, methods: Sequence[str], size: int) -> 
     """Yield a row of the hold-out at `size` for each way to resize; gains are over the first."""
     packed = predictor.packed
     labels = packed.train.required_labels[predictor.images("holdout")[1]]
-    classes = class_names(packed.wnids, packed.names)
+    classes = packed.titles
     gains = GainsOverFirst()
     for method in methods:
         log_probabilities = Study(predictor, method).predict("holdout", size)

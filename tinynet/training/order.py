@@ -10,7 +10,7 @@ from tinynet.data.batches import seeded_generator
 from tinynet.memory import available_memory
 
 WINDOW = 256  # blocks that are mixed with each other: a batch is of many classes
-LEAST_BYTES = 4 * 10**9
+LEAST_BYTES = 4 * 10**9  # smaller data has one order on every machine
 BLOCK_BYTES = 2**21  # a disk reads so much in about the time of one movement of its head
 
 
@@ -29,11 +29,10 @@ class Shuffle:
     def epoch(self, labels: np.ndarray, seed: int, epoch: int, batch: int) -> np.ndarray:
         """Return the positions of the images of an epoch in their order, (N,) int64.
 
-        `labels`: (N,) of the images, in the order of their rows on disk. If the last batch would be
-        a single image, it is left out, because batch norm needs two.
+        `labels`: (N,) of the images, in the order of their rows on disk. A last batch of a single
+        image is left out.
         """
-        order = self.order(labels, seed, epoch)
-        return order[:-1] if len(order) % batch == 1 else order
+        return self.order(labels, seed, epoch)[: _shown(len(labels), batch)]
 
     def order(self, labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """Return the positions of all N images in the order of the epoch, (N,) int64."""
@@ -53,12 +52,12 @@ def _balanced(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     by_class = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
     starts = np.cumsum(counts) - counts
-    drawn = []
+    parts = []
     for label, quota in zip(classes, quotas, strict=True):
         own = by_class[starts[label] : starts[label] + counts[label]]
         rounds = [random.permutation(own) for _ in range(math.ceil(quota / len(own)))]
-        drawn.append(np.concatenate(rounds)[:quota])
-    return np.sort(np.concatenate(drawn))
+        parts.append(np.concatenate(rounds)[:quota])
+    return np.sort(np.concatenate(parts))
 
 
 def _in_blocks(positions: np.ndarray, block: int, random: np.random.RandomState) -> np.ndarray:
@@ -84,4 +83,9 @@ def block_for(size: int, row_size: int) -> int:
 
 def steps_per_epoch(count: int, batch: int) -> int:
     """Return the number of batches in an epoch of `count` images."""
-    return math.ceil((count - (count % batch == 1)) / batch)
+    return math.ceil(_shown(count, batch) / batch)
+
+
+def _shown(count: int, batch: int) -> int:
+    """The images that an epoch shows: no last batch of a single one, as batch norm needs two."""
+    return count - (count % batch == 1)

@@ -23,7 +23,6 @@ from tinynet.training.recipes import (
 )
 from tinynet.values import as_integer
 
-_PACK_SIZES = 8, 2048  # pixels
 _PACK_MARGIN = 1.15  # packed side over the largest training size: crops then lose little
 _CROPS_FOR = 64  # pixels; the recipes are for Tiny ImageNet
 
@@ -107,7 +106,9 @@ def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
 
 def pack_size_for(sizes: Sequence[int]) -> int:
     """Return the side in pixels to pack images at for training at `sizes`."""
-    return min(max(_PACK_SIZES[0], math.ceil(_PACK_MARGIN * max(sizes))), _PACK_SIZES[1])
+    from tinynet.data.copies import LEAST_SIZE, MAX_SIZE
+
+    return min(max(LEAST_SIZE, math.ceil(_PACK_MARGIN * max(sizes))), MAX_SIZE)
 
 
 def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunConfig:

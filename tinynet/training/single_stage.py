@@ -26,7 +26,6 @@ from tinynet.records import (
     ScoreRow,
     StepRow,
     StopRow,
-    class_names,
 )
 from tinynet.runs import StageFolder
 from tinynet.score.metrics import score
@@ -134,7 +133,7 @@ def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer
         merge="mean",
         size=job.stage.size,
         precision=job.compute.for_frozen().precision,
-    ).with_score(training.best.holdout, class_names(job.packed.wnids, job.packed.names))
+    ).with_score(training.best.holdout, job.packed.titles)
 
 
 def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
