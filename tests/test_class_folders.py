@@ -1,8 +1,10 @@
 """Any folder of images as a source."""
 
+import os
 import shutil
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from image_folders import draw_noise
 from support import complaint
 
 from tinynet.data.containers import list_files
+from tinynet.data.image_folder import expand
 from tinynet.data.sources import open_source
 
 
@@ -212,6 +215,95 @@ def test_an_empty_class_folder_is_no_mistake_to_pass_over(tmp_path, prefix):
     assert open_source(tmp_path).wnids == ("rose", "tulip")
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+@pytest.mark.parametrize("name", ["val", "Validation", "test"])
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_subset_without_images_is_not_drawn_from_train(tmp_path, kind, name, labels):
+    place = flowers(tmp_path / "photos", 4, prefix="train/")
+    (place / name / "rose").mkdir(parents=True)
+    (place / name / "rose/a.heic").write_bytes(b"no image that can be read")
+    (tmp_path / "l.csv").write_text(
+        "".join(f"train/{c}/{k}.png,{c}\n" for c in ("rose", "tulip") for k in range(4))
+    )
+    file = str(tmp_path / "l.csv") if labels else None
+    path = packed_as(place, kind)
+    complaint(lambda: open_source(path, file), f"{name} contains no images that can", "1 .heic")
+    shutil.rmtree(place / name)
+    (place / name).mkdir()
+    path = packed_as(place, kind)
+    if name == "test":  # nothing takes the place of its images
+        assert len(open_source(path, file).test.files) == 0
+    else:
+        complaint(lambda: open_source(path, file), f"{name} contains no images; add some")
+
+
+def packed_as(place, kind):
+    """`place` itself, or all of it, with its empty folders, in a zip or tar."""
+    return place if kind == "folder" else Path(shutil.make_archive(str(place), kind, place))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_an_empty_class_folder_is_named_in_any_container(tmp_path, kind):
+    place = flowers(tmp_path / "photos", 3)
+    (place / "lily").mkdir()
+    complaint(lambda: open_source(packed_as(place, kind)), "lily contains no images")
+    (place / "lily/a.heic").write_bytes(b"no image that can be read")
+    complaint(lambda: open_source(packed_as(place, kind)), "lily contains no images that can")
+
+
+def test_links_to_class_folders_are_no_empty_classes(tmp_path, capsys):
+    place = flowers(tmp_path / "photos", 3)
+    (place / "rosa").symlink_to("rose")
+    (place / "latest").symlink_to(".")
+    (place / "self").symlink_to("self")
+    assert open_source(place).wnids == ("rose", "tulip")
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("rosa (already", "latest (already", "self (broken"))
+
+
+def test_what_tinynet_writes_among_the_images_is_not_read(tmp_path):
+    place = flowers(tmp_path / "photos", 4)
+    before = open_source(place).digest()
+    for run in ("runs/first", "out", "tulip/again"):
+        draw(place, f"{run}/base/curves.png", f"{run}/report/a.png")
+        (place / run / "base/recipe.json").write_text("{}")
+    draw(place, "runs/report/b.png")
+    for folder in ("mycache/photos-1234.packed", "mycache/features-12ab", "cache/x.unfinished"):
+        (place / folder).mkdir(parents=True)
+        (place / folder / "manifest.json").write_text("{}")
+        (place / folder / "x.npy").write_bytes(b"")
+    (place / "runs/new").mkdir()
+    assert open_source(place).digest() == before
+    assert len(expand([str(place)])) == 8
+    draw(place, "base/curves.png")
+    (place / "base/recipe.json").write_text("{}")  # the data folder itself is a run
+    assert open_source(place).digest() == before
+    (place / "base/recipe.json").unlink()
+    complaint(lambda: open_source(place), "'base' (1)")
+
+
+def test_images_of_val_alone_are_no_training_images(tmp_path):
+    flowers(tmp_path / "photos", 4, prefix="val/")
+    complaint(lambda: open_source(tmp_path / "photos"), "has a folder val/ but no train/")
+    assert len(open_source(tmp_path / "photos/val").train.files) == 6
+
+
+def test_images_that_change_places_are_other_data(tmp_path):
+    """Bitmaps have one size, and the files of an archive may have one time."""
+    place = tmp_path / "photos"
+    for name in ("rose", "tulip"):
+        draw(place, *(f"{name}/{k}.bmp" for k in range(4)))
+    draw_noise(place / "tulip/0.bmp", (24, 20), 9)
+    for file in place.rglob("*.bmp"):
+        os.utime(file, (1e9, 1e9))
+    before = open_source(place).digest()
+    assert open_source(place).digest() == before
+    (place / "rose/0.bmp").rename(place / "x")
+    (place / "tulip/0.bmp").rename(place / "rose/0.bmp")
+    (place / "x").rename(place / "tulip/0.bmp")
+    assert open_source(place).digest() != before
+
+
 def test_what_is_no_image_or_no_subset_is_named(tmp_path, capsys):
     flowers(tmp_path, 3, prefix="train/")
     draw(tmp_path, "extra/a.png")
@@ -229,6 +321,10 @@ def test_what_is_no_image_or_no_subset_is_named(tmp_path, capsys):
         ("a.png rose\nb.png tulip\n", ["no label for 6 of 8 images"]),
         ("file,u,v\na.png,1,2\nb.png,1,2\n", ["which of its columns 2, 3 is the label"]),
         ("\x00\x01\x02", ["is not a text file"]),
+        ("a.png,rose\nb.png,\n", ["has no label for b.png"]),
+        ("rose\n" * 4 + "tulip\n" * 5, ["has 9 labels for 8 images"]),
+        ("rose\n" + "tulip\n" * 8, ["has 9 labels for 8 images"]),
+        ("label\n" + "rose\n" * 3 + "tulip\n" * 4, ["has 7 labels for 8 images"]),
     ],
 )
 def test_label_files_that_do_not_fit(tmp_path, text, words):
@@ -244,6 +340,17 @@ def test_label_files_that_do_not_fit(tmp_path, text, words):
 def test_a_label_file_that_is_not_there(tmp_path):
     draw(tmp_path / "flat", *NAMES)
     complaint(lambda: open_source(tmp_path / "flat", "nowhere.csv"), "nowhere.csv", "no such file")
+    complaint(lambda: open_source(tmp_path / "flat", str(tmp_path)), "is no regular file")
+
+
+def test_a_list_of_labels_may_have_a_title(tmp_path):
+    draw(tmp_path / "flat", *NAMES)
+    sources = []
+    for text in ("class\n", ""):
+        (tmp_path / "labels").write_text(text + "y\nn\n" * 4)
+        sources.append(open_source(tmp_path / "flat", str(tmp_path / "labels")))
+    assert classes_by_file(sources[0]) == classes_by_file(sources[1])
+    assert sources[0].wnids == ("n", "y")  # y is a title too, if it is said once
 
 
 def test_tiny_imagenet_in_class_folders_has_its_classes_and_split(archive, folder):

@@ -13,9 +13,10 @@ from support import complaint, same_data
 
 from tinynet import TinyImageNet
 from tinynet.data import containers
-from tinynet.data.containers import ZipContainer
+from tinynet.data.containers import TarContainer, ZipContainer
 from tinynet.data.copies import open_packed
 from tinynet.data.tiny_imagenet import Archive
+from tinynet.data.walk import NO_FILES
 
 ARCHIVE_ROOT = "tiny-imagenet-200/"
 
@@ -180,3 +181,60 @@ def test_a_member_that_inflates_to_more_than_it_says_does_not_fill_memory(conten
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
+
+
+def test_names_are_the_same_however_they_are_written(contents, packed, tmp_path):
+    with zipfile.ZipFile(tmp_path / "dots.zip", "w") as target:
+        for number, (name, data) in enumerate(contents.items()):
+            target.writestr(f"{('', './', './/')[number % 3]}{name}", data)
+    same_data(open_packed(tmp_path / "dots.zip"), packed)
+
+
+def test_an_encrypted_zip_is_refused_for_what_it_is(contents, tmp_path):
+    path = tmp_path / "secret.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        for name, data in contents.items():
+            target.writestr(name, data)
+    data = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        place = -1
+        while (place := data.find(mark, place + 1)) >= 0:
+            data[place + offset] |= 1
+    path.write_bytes(data)
+    complaint(lambda: Archive(path), path, "is encrypted; extract the zip")
+
+
+def small_tar(path, *files):
+    """A tar of files (name, bytes), all with the time 0."""
+    with tarfile.open(path, "w") as target:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            target.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_the_last_version_of_a_file_in_a_tar_counts_and_is_noted(tmp_path, capsys):
+    files = (("a/1", b"one"), ("a/2", b"two"), ("./a/1", b"new"), ("a/2", b"two"))
+    tar = TarContainer(small_tar(tmp_path / "versions.tar", *files))
+    assert tar.read("a/1") == b"new" and len(tar.table()) == 2
+    assert "several versions of 1 files (first: a/1)" in capsys.readouterr().err
+
+
+def test_a_tar_is_known_by_its_content(tmp_path):
+    """Times of its members may all be 0, and sizes the same."""
+    tar = TarContainer(small_tar(tmp_path / "a.tar", ("a", b"one"), ("b", b"two")))
+    other = TarContainer(small_tar(tmp_path / "b.tar", ("a", b"two"), ("b", b"one")))
+    again = TarContainer(small_tar(tmp_path / "c.tar", ("a", b"one"), ("b", b"two")))
+    assert tar.table() == other.table() and tar.seal() == again.seal() != other.seal()
+
+
+def test_pipes_in_a_tar_are_counted(tmp_path):
+    small_tar(tmp_path / "pipe.tar", ("a", b"one"))
+    with tarfile.open(tmp_path / "pipe.tar", "a") as target:
+        pipe = tarfile.TarInfo("pipe.png")
+        pipe.type = tarfile.FIFOTYPE
+        target.addfile(pipe)
+    tar = TarContainer(tmp_path / "pipe.tar")
+    assert [name for name, _, _ in tar.table()] == ["a"]
+    assert tar.skipped.examples == {NO_FILES: ["pipe.png"]}

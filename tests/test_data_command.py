@@ -2,6 +2,7 @@
 
 import json
 
+from image_folders import draw_noise
 from PIL import Image
 from support import call
 
@@ -71,6 +72,18 @@ def test_images_of_a_class_are_shown_by_part_of_its_name_and_as_augmented(tmp_pa
         bad = command("show", "--data", drawn, "--out", tmp_path / "no.png", *flags)
         assert bad.status == 2 and words in bad.err and len(bad.err.splitlines()) == 1, bad.err
     assert not (tmp_path / "no.png").exists()
+
+
+def test_show_does_not_write_among_the_images(tmp_path, monkeypatch):
+    for name in ("rose", "tulip"):
+        for number in range(4):
+            draw_noise(tmp_path / f"photos/{name}/{number}.png", (24, 20), number)
+    monkeypatch.chdir(tmp_path / "photos")
+    assert "pictures.png: is inside the data" in command("show", "--data", ".").err
+    assert command("show", "--data", ".", "--out", "../pictures.png").status == 0
+    assert (tmp_path / "pictures.png").is_file() and not list((tmp_path / "photos").glob("*.png"))
+    ran = command("show", "--data", ".", "--split", "test", "--out", "../x.png")
+    assert ran.status == 2 and "--split test: has no images" in ran.err
 
 
 def test_cache_lists_and_clears_only_its_own(tmp_path):

@@ -283,12 +283,29 @@ def test_stored_images_keep_the_labels_of_a_file_that_is_gone(photos, tmp_path, 
     for path in photos.rglob("*.*"):
         shutil.copy(path, flat / path.name)
     file = tmp_path / "labels.csv"
-    file.write_text("".join(f"{path.name},{path.name[0] > '4'}\n" for path in flat.iterdir()))
-    packed = open_packed(flat, request=PackRequest(32, str(file)))
+    copies = []
+    for border in "4", "5", "3":
+        file.write_text("".join(f"{p.name},{p.name[0] > border}\n" for p in flat.iterdir()))
+        copies.append(open_packed(flat, request=PackRequest(32, str(file))))
     file.unlink()
-    assert open_packed(flat, request=PackRequest(32, str(file))).folder == packed.folder
+    for packed in copies:  # a run gets the labels that it was trained on
+        request = PackRequest(32, str(file), packed.contents)
+        assert open_packed(flat, request=request).folder == packed.folder
     assert "labels.csv: no such file; the stored images have" in capsys.readouterr().err
-    complaint(lambda: open_packed(flat, request=PackRequest(40, str(file))), "no such file")
+    complaint(lambda: open_packed(flat, request=PackRequest(32, str(file))), "no such file")
+    other = PackRequest(32, str(file), "0" * 16)
+    complaint(lambda: open_packed(flat, request=other), "no such file")
+    file.mkdir()
+    request = PackRequest(32, str(file), copies[0].contents)
+    complaint(lambda: open_packed(flat, request=request), "no regular file")
+
+
+def test_a_folder_has_one_copy_whatever_it_is_called(photos, monkeypatch):
+    packed = open_packed(photos, request=PackRequest(32))
+    monkeypatch.chdir(photos / "rose")
+    assert open_packed("..", request=PackRequest(32)).folder == packed.folder
+    monkeypatch.chdir(photos)
+    assert open_packed(".", request=PackRequest(32)).folder == packed.folder
 
 
 def test_an_orientation_in_xmp_is_seen(photos):

@@ -9,6 +9,7 @@ from PIL import Image
 from support import complaint
 
 from tinynet.data.copies import PackRequest, open_packed
+from tinynet.data.sources import open_source
 from tinynet.data.tiny_imagenet import Archive
 
 
@@ -157,3 +158,67 @@ def test_a_test_with_labels_keeps_them(tmp_path):
     folder = photographs(tmp_path / "mirror", ["train", "test"])
     packed = open_packed(folder, request=PackRequest(16))
     assert packed.test.labels.tolist() == [1, 0] * 3 and len(packed.val) == 2
+
+
+def table_of(folder, names=("b", "a"), **columns):
+    """A mirror of 10 images of two classes, some of whose columns are replaced."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 20), (90, 9, 9)).save(stream, "PNG")
+    image = [{"bytes": stream.getvalue(), "path": None}] * 10
+    columns = {"image": image, "label": [0, 1] * 5, **columns}
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": [*names]}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pyarrow.table({name: value for name, value in columns.items() if value is not None})
+    folder.mkdir()
+    parquet.write_table(table.replace_schema_metadata(about), folder / "train.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"label": [0.0, 1.0] * 5}, ["row 0 has label 0.0", "whole numbers from 0 to 1"]),
+        ({"label": ["0", "1"] * 5}, ["row 0 has label 0,"]),
+        ({"label": [[0], [1]] * 5}, ["row 0 has label [0]"]),
+        ({"label": [False, True] * 5}, ["row 0 has label False"]),
+        ({"label": [None, 1] * 5}, ["row 0 has label -1"]),
+        ({"label": None}, ["has no column 'label'"]),
+        ({"image": None}, ["has no column 'image'"]),
+        ({"names": ("a", "A")}, ["'A' and 'a' differ only in case"]),
+        ({"names": ("a", "b\x1b")}, ["contains a control character"]),
+        ({"names": ("a",), "label": [0] * 10}, ["has one class, 'a'"]),
+        ({"names": ("a", "b", "c")}, ["no images of 1 classes (first: 'c')"]),
+        ({"label": [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]}, ["fewer than 3 images: 'a' (2)"]),
+    ],
+)
+def test_a_mirror_with_other_labels_or_classes_takes_one_line(tmp_path, change, words):
+    complaint(lambda: open_source(table_of(tmp_path / "mirror", **change)), "mirror", *words)
+
+
+def test_damaged_pages_are_no_trouble_of_the_disk(tmp_path):
+    file = table_of(tmp_path / "mirror") / "train.parquet"
+    parquet = pytest.importorskip("pyarrow.parquet")
+    row_group = parquet.ParquetFile(file).metadata.row_group(0)
+    data = bytearray(file.read_bytes())
+    for column in (row_group.num_columns - 1, 0):
+        about = row_group.column(column)
+        start = about.dictionary_page_offset or about.data_page_offset
+        data[start : start + 12] = b"\xff" * 12
+        file.write_bytes(data)
+        complaint(lambda: packed_of(tmp_path), "train.parquet: cannot be read as parquet")
+        data = bytearray((table_of(tmp_path / f"again{column}") / "train.parquet").read_bytes())
+
+
+def packed_of(tmp_path):
+    return open_packed(tmp_path / "mirror", request=PackRequest(16))
+
+
+def test_metadata_in_circles_of_brackets(tmp_path):
+    file = table_of(tmp_path / "mirror") / "train.parquet"
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(file)
+    parquet.write_table(table.replace_schema_metadata({"huggingface": "[" * 100_000}), file)
+    complaint(lambda: packed_of(tmp_path), "no class names in its metadata")

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 from image_folders import draw_noise
 from support import complaint
 
@@ -22,12 +23,101 @@ def test_the_home_folder_is_written_with_a_tilde(archive_path, packed, tmp_path,
     complaint(lambda: open_packed("~nobody-of-this-name/a.zip"), "unknown user after ~")
 
 
-def test_an_archive_beside_folders_of_images_is_not_taken_in_silence(tmp_path):
-    draw_noise(tmp_path / "photos/rose/a.png")
-    (tmp_path / "photos/old.zip").write_bytes(b"PK")
-    complaint(lambda: locate(tmp_path / "photos"), "old.zip", "folders of images (first: rose)")
-    (tmp_path / "photos/old.zip").unlink()
+def draw(root, *names):
+    for seed, name in enumerate(names):
+        draw_noise(root / name, (24, 20), seed)
+    return root
+
+
+FLOWERS = ("rose/a.png", "tulip/b.png")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        FLOWERS,
+        ("flowers/rose/a.png", "flowers/tulip/b.png"),
+        ("deep/er/rose/a.png", "deep/er/tulip/b.png"),
+    ],
+)
+@pytest.mark.parametrize(
+    "other",
+    ["old.zip", "tiny-imagenet-200.zip", "old.tar.gz", "older/train/x/0.png", "train.parquet"],
+)
+def test_another_data_set_beside_images_is_not_taken_in_silence(tmp_path, names, other):
+    place = draw(tmp_path / "photos", *names)
+    if other.endswith(".png"):
+        draw(place, other, other.replace("train", "val"))
+    else:
+        (place / other).write_bytes(b"PK")
+    first = other.split("/")[0] if "parquet" not in other else "photos"
+    complaint(lambda: locate(place), first, f"and images (first: {names[0]})", "name the one")
+    shutil.rmtree(place / names[0].split("/")[0])
+    shutil.rmtree(place / names[1].split("/")[0], ignore_errors=True)
+    assert locate(place) in (place, place / other, place / "older")
+
+
+def test_flat_images_count_if_there_is_a_file_of_labels(tmp_path):
+    place = draw(tmp_path / "photos", "a.png", "b.png")
+    (place / "old.zip").write_bytes(b"PK")
+    assert locate(place) == place / "old.zip"  # images without classes are no data set
+    complaint(lambda: locate(place, labels="l.csv"), "old.zip", "images (first: a.png)")
+    (place / "old.zip").unlink()
+    assert locate(place, labels="l.csv") == place
+
+
+@pytest.mark.parametrize("train", ["train", "Training", "TRAIN"])
+def test_a_folder_of_training_images_comes_before_an_archive_beside_it(tmp_path, train):
+    place = draw(tmp_path, f"{train}/rose/a.png", f"{train}/tulip/b.png")
+    (place / "photos.zip").write_bytes(b"PK")
+    assert locate(place) == place
+    shutil.rmtree(place / train)
+    (place / train).mkdir()
+    assert locate(place) == place / "photos.zip"
+
+
+def test_what_is_no_data_set_of_its_own_is_no_reason_to_refuse(tmp_path):
+    """The figures of a page, an extracted copy of the archive, its cache, and runs."""
+    place = draw(
+        tmp_path,
+        "figures/a.png",
+        "tiny-imagenet-200.extracted/train/x/images/a.png",
+        "tiny-imagenet-200.extracted/train/y/images/a.png",
+        "runs/a/base/curves.png",
+        "runs/b/base/curves.png",
+        ".hidden/a/a.png",
+        "logo.png",
+    )
+    (place / "tiny-imagenet-200.zip").write_bytes(b"PK")
+    assert locate(place) == place / "tiny-imagenet-200.zip"
+
+
+def test_what_is_no_data_set_at_all(tmp_path):
+    draw(tmp_path, "a.png")
+    complaint(lambda: locate(tmp_path / "a.png"), "is one image; name the folder")
+    complaint(lambda: locate("/dev/null"), "neither a file nor a folder")
+    complaint(lambda: locate(tmp_path / "nowhere"), "nowhere: no such file")
+
+
+def test_links_in_circles_end(tmp_path):
+    draw(tmp_path / "photos", *FLOWERS)
     (tmp_path / "photos/loop").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/self").symlink_to("self")
     assert locate(tmp_path / "photos") == tmp_path / "photos"
     (tmp_path / "photos/rose/a.png").unlink()
+    (tmp_path / "photos/tulip/b.png").unlink()
     complaint(lambda: locate(tmp_path / "photos"), "contains no images and no archive")
+
+
+def test_a_parquet_file_stands_for_its_mirror_and_for_nothing_else(tmp_path):
+    place = draw(tmp_path / "photos", *FLOWERS)
+    for name in ("data.parquet", "train.parquet"):
+        (place / name).write_bytes(b"PAR1")
+    complaint(lambda: locate(place / "train.parquet"), "parquet files", "first: rose/a.png")
+    complaint(lambda: locate(place / "data.parquet"), "data.parquet: is not part of a mirror")
+    shutil.rmtree(place / "rose")
+    assert locate(place / "train.parquet") == place
+    (place / "train.parquet").rename(place / "TRAIN-0.PARQUET")
+    assert locate(place / "TRAIN-0.PARQUET") == place
+    (place / "wnids.txt").write_text("n1")
+    complaint(lambda: locate(place / "TRAIN-0.PARQUET"), "beside an extracted archive")

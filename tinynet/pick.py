@@ -82,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     request = PackRequest(
         pack_size_for(args.size) if args.pack_size is None else args.pack_size, args.labels
     )
-    packed = open_packed(get_world().main_first(lambda: find_data(args.data)), args.cache, request)
+    packed = open_packed(
+        get_world().main_first(lambda: find_data(args.data, args.labels)), args.cache, request
+    )
     rows = pick(packed, options, args.minutes, compute, args.seed or 0)
     if get_world().main:
         save_figure(accuracy_against_time(rows), path)

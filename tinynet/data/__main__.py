@@ -40,7 +40,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     from tinynet.data.sources import open_source
     from tinynet.data.verify import verify
 
-    path = find_data(arguments.data)
+    path = find_data(arguments.data, arguments.labels)
     report = verify(open_source(path, arguments.labels))
     marks = {True: "ok", False: "WRONG", None: ""}
     rows = [asdict(row) for row in report.rows]
@@ -70,7 +70,7 @@ def _pack(arguments: argparse.Namespace) -> None:
     from tinynet.data.download import find_data
 
     request = PackRequest(arguments.pack_size, arguments.labels)
-    packed = open_packed(find_data(arguments.data), arguments.cache, request)
+    packed = open_packed(find_data(arguments.data, arguments.labels), arguments.cache, request)
     show_paths([packed.folder], arguments.format)
 
 
@@ -80,7 +80,7 @@ def _info(arguments: argparse.Namespace) -> None:
     from tinynet.data.sources import open_source
     from tinynet.data.splits import split_train
 
-    path = find_data(arguments.data)
+    path = find_data(arguments.data, arguments.labels)
     source = open_source(path, arguments.labels)
     assert source.train.labels is not None  # only test may have no labels
     split = split_train(source.train.labels)
@@ -125,7 +125,12 @@ def _show(arguments: argparse.Namespace) -> None:
             f"--stage {arguments.stage}: needs a recipe; name one with --recipe, such as tuned"
         )
     out = figure_path(arguments.out)
-    source = open_source(find_data(arguments.data), arguments.labels)
+    source = open_source(find_data(arguments.data, arguments.labels), arguments.labels)
+    if source.path.resolve() in out.resolve().parents:
+        raise InputError(
+            f"--out {out}: is inside the data, where it would count as an image; name a place "
+            "outside"
+        )
     part = source.part("train" if arguments.split == "holdout" else arguments.split)
     rows = _sample(_candidate_rows(source, part, arguments), arguments)
     files = [part.files[row] for row in rows]
@@ -196,12 +201,14 @@ def _sample(rows: "np.ndarray", arguments: argparse.Namespace) -> "np.ndarray":
     import numpy as np
 
     count = min(40, len(rows)) if arguments.count is None else arguments.count
+    if not len(rows):
+        raise InputError(
+            f"--split {arguments.split}: has no images; choose another --split or --data"
+        )
     if not 1 <= count <= len(rows):
         raise InputError(
             f"--count {count}: {arguments.split} has {len(rows):,} images; choose a number from 1 "
             f"to {len(rows):,}"
-            if len(rows)
-            else f"--count {count}: {arguments.split} has no images; choose another --split"
         )
     if not 0 <= arguments.seed < 2**32:
         raise InputError(f"--seed {arguments.seed}: out of range; use 0 to {2**32 - 1}")

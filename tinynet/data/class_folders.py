@@ -9,25 +9,23 @@ The class of an image is the path of the topmost folder on its way that directly
 
 import hashlib
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tinynet.console import advice, log, printable
-from tinynet.data.containers import FolderContainer, Listing
+from tinynet.data.class_checks import check_counts, check_names
+from tinynet.data.containers import Listing
 from tinynet.data.decode import image_endings
 from tinynet.data.label_classes import classes_of
 from tinynet.data.labels import Labels, labels_name
-from tinynet.data.layout import Layout, class_names, empty_folders, find_layout
+from tinynet.data.layout import Layout, class_names, empty_folders, find_layout, subset_of
+from tinynet.data.own_folders import NAMES, is_below, own_folders, without_own
 from tinynet.data.source import Source, draw_val, without_boxes
 from tinynet.data.walk import NO_IMAGES
 from tinynet.errors import InputError
-
-_NAMES = 5  # in a message
-_NEEDED = {True: 2, False: 3}  # images of a class; with a val of its own: training and hold-out
 
 
 class ClassFolders(Source):
@@ -43,10 +41,11 @@ class ClassFolders(Source):
     def __init__(self, listing: Listing, labels: str | None = None):
         self.container, table = listing
         self.path, self.labels_file = self.container.path, labels
-        images = self._images([name for name, _, _ in table])
+        images = self._images(without_own([name for name, _, _ in table]))
         layout = find_layout(self.path, images, flat=labels is not None)
         self.root, by_subset = layout.root, layout.subsets
         files = {self.root + name for names in by_subset.values() for name in names}
+        self._refuse_empty_folders(layout, files, [name for name, _, _ in table])
         cut = len(self.root)
         self._table = sorted(
             (name[cut:], size, mark) for name, size, mark in table if name in files
@@ -72,7 +71,8 @@ class ClassFolders(Source):
             for name in by_subset
         }
         self.train, self.val, self.test = subsets["train"], subsets["val"], subsets["test"]
-        self._check_counts(layout)
+        assert self.train.labels is not None
+        check_counts(self.path, self.wnids, self.train.labels, bool(self.val.files))
         if not self.val.files:
             self.train, self.val = draw_val(self.path, self.train)
         for folder, count in layout.unused.items():
@@ -83,12 +83,13 @@ class ClassFolders(Source):
         self.container.skipped.report(self.path)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of name, size and CRC-32 (in a folder, time) of the images, and labels."""
+        """SHA-256 (hex) of name, size and CRC-32 (in a folder, times) of the images, and labels."""
         sha256 = hashlib.sha256()
         for name, size, mark in self._table:
             sha256.update(f"{name}\t{size}\t{mark}\n".encode("utf-8", "surrogateescape"))
         if self.labels_file is not None:
             sha256.update(Path(self.labels_file).read_bytes())
+        sha256.update(self.container.seal().encode())
         return sha256.hexdigest()
 
     def _images(self, names: Sequence[str]) -> set[str]:
@@ -104,11 +105,10 @@ class ClassFolders(Source):
             else:
                 self.container.skipped.add(NO_IMAGES, name)
         if not images:
-            counts = Counter(os.path.splitext(name)[1].lower() for name in names)
-            kinds = ", ".join(f"{count:,} {end}" for end, count in counts.most_common(3) if end)
             raise InputError(
-                f"{self.path}: contains no images that can be read ({kinds or 'no files'}); export "
-                "them to JPEG, or name another folder" + advice(" with --data")
+                f"{self.path}: contains no images that can be read "
+                f"({_kinds(names) or 'no files'}); export them to JPEG, or name another folder"
+                + advice(" with --data")
             )
         return images
 
@@ -116,7 +116,8 @@ class ClassFolders(Source):
         """The classes of train, and subset -> the classes of its images, by the file of labels."""
         assert self.labels_file is not None
         if not Path(self.labels_file).is_file():
-            raise InputError(f"{labels_name(self.labels_file)}: no such file; check the path")
+            what = "is no regular file" if Path(self.labels_file).exists() else "no such file"
+            raise InputError(f"{labels_name(self.labels_file)}: {what}; check the path")
         names = by_subset["train"] + by_subset["val"]
         try:  # the file may name the images of test, too
             classes, labels = self._read_labels(names + by_subset["test"])
@@ -140,18 +141,7 @@ class ClassFolders(Source):
         """The `names` of the classes of train; raises `InputError` if val or test has others."""
         if "" in names or len(names) < 2:
             self._refuse_one_class(classes["train"])
-        same: dict[str, str] = {}
-        for name in names:
-            key = unicodedata.normalize("NFC", name).casefold()
-            if (first := same.setdefault(key, name)) != name:
-                raise InputError(
-                    f"{self.path}: the classes {first!r} and {name!r} differ only in case, or in "
-                    "how an accented letter is encoded; join them, or rename one"
-                )
-            if any(unicodedata.category(letter) == "Cc" for letter in name):
-                raise InputError(
-                    f"{self.path}: the class {name!r} contains a control character; rename it"
-                )
+        check_names(self.path, names)
         for subset in ("val", "test"):
             own = set(classes[subset])
             if unknown := sorted(own - set(names)):
@@ -190,25 +180,31 @@ class ClassFolders(Source):
             "the folder that contains the class folders" + advice(" with --data")
         )
 
-    def _check_counts(self, layout: Layout) -> None:
-        """Raise `InputError` for an empty class folder, or a class with too few images."""
-        if isinstance(self.container, FolderContainer) and self.labels_file is None:
-            files = [name for name, _, _ in self._table]
-            for folder in empty_folders(self.path / self.root, layout, files):
-                raise InputError(
-                    f"{self.path}: the folder {printable(folder)} contains no images; add some, or "
-                    "remove it"
-                )
-        assert self.train.labels is not None
-        counts = np.bincount(self.train.labels, minlength=len(self.wnids))
-        has_val = bool(self.val.files)
-        needed = _NEEDED[has_val]
-        few = np.flatnonzero(counts < needed)
-        if len(few):
-            names = ", ".join(f"{self.wnids[label]!r} ({counts[label]})" for label in few[:_NAMES])
-            more = f" and {len(few) - _NAMES:,} more" if len(few) > _NAMES else ""
-            parts = "training and hold-out" if has_val else "training, hold-out and val"
+    def _refuse_empty_folders(
+        self, layout: Layout, images: Collection[str], names: Sequence[str]
+    ) -> None:
+        """Raise `InputError` for the folder of a class or a subset without images.
+
+        `names`: of all files, among them those that are not images.
+        """
+        others = sorted(set(names) - set(images))
+        own = own_folders(others)
+        for folder in empty_folders(
+            layout, self.container.folders(), images, classes=self.labels_file is None
+        ):
+            inside = [name for name in others if name.startswith(f"{folder}/")]
+            if folder in NAMES or (inside and all(is_below(name, own) for name in inside)):
+                continue
+            if not inside and subset_of(folder.removeprefix(self.root)) == "test":
+                continue  # val would be drawn from train instead, but nothing replaces test
+            kinds = _kinds(inside)
             raise InputError(
-                f"{self.path}: classes with fewer than {needed} images: {names}{more}; {parts} "
-                "need one each, so add images, or move these classes elsewhere"
+                f"{self.path}: the folder {printable(folder)} contains no images"
+                f"{f' that can be read ({kinds})' if kinds else ''}; add some, or remove it"
             )
+
+
+def _kinds(names: Sequence[str]) -> str:
+    """The most common extensions of files, for instance `3 .heic`."""
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+    return ", ".join(f"{count:,} {end}" for end, count in counts.most_common(3) if end)

@@ -1,20 +1,21 @@
 """Read the files of a zip, a tar or a folder in place."""
 
 import errno
+import hashlib
 import lzma
 import os
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from tinynet.console import advice
+from tinynet.console import advice, log
 from tinynet.data.parquet import ParquetContainer, parquet_files
-from tinynet.data.walk import SkippedFiles, skip_reason, walk
+from tinynet.data.walk import NO_FILES, SkippedFiles, skip_reason, walk
 from tinynet.errors import InputError
 from tinynet.records import Json
 
@@ -24,6 +25,7 @@ _ZIP_BLOCK = 2**14  # bytes to read at once; most images are smaller
 _MAX_RATIO = 20  # decompressed to compressed size; images hardly compress
 # In bytes. No image or text of the data set is larger, so a larger size means a zip bomb.
 MAX_FILE_SIZE = 2**28
+_ENCRYPTED = 1  # the flag of a zip's entry
 
 Row = tuple[str, int, int]
 
@@ -41,6 +43,12 @@ class Container(Protocol):
 
     def table(self) -> list[Row]:
         """List the files: name with `/`, size in bytes, and a number that changes with content."""
+
+    def folders(self) -> set[str]:
+        """The folders, also empty ones, without those that are skipped."""
+
+    def seal(self) -> str:
+        """What changes with the content where the numbers of `table` do not; else ''."""
 
     def read(self, name: str) -> bytes:
         """Read one file; raises `InputError` if it is damaged."""
@@ -134,7 +142,12 @@ class ZipContainer:
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         members: dict[str, zipfile.ZipInfo] = {}
         for info in self._open().infolist():
-            name = info.filename.replace("\\", "/")
+            name = _plain(info.filename)
+            if info.flag_bits & _ENCRYPTED:
+                raise InputError(
+                    f"{self.path}: {name} is encrypted; extract the zip and name its folder"
+                    + advice(" with --data")
+                )
             first = members.setdefault(name, info)
             if (first.CRC, first.file_size) != (info.CRC, info.file_size):
                 raise InputError(
@@ -149,8 +162,18 @@ class ZipContainer:
         return [
             (name, info.file_size, info.CRC)
             for name, info in self._members.items()
-            if not name.endswith("/") and _is_data(name, self.skipped)
+            if not info.is_dir() and _is_data(name, self.skipped)
         ]
+
+    def folders(self) -> set[str]:
+        """The folders that have an entry or contain a file."""
+        return _folders(
+            {name for name, info in self._members.items() if info.is_dir()}, self._members
+        )
+
+    def seal(self) -> str:
+        """Nothing: the table has check sums."""
+        return ""
 
     def read(self, name: str) -> bytes:
         """Read one file; raises `InputError` if it does not match its entry in the zip."""
@@ -191,14 +214,11 @@ class TarContainer:
 
     def __init__(self, path: Path):
         self.path, self.skipped = path, SkippedFiles()
+        self._seal: tuple[tuple[int, int], str] = ((-1, -1), "")
         self._stream = self._decompressed()
         try:
             with tarfile.open(fileobj=self._stream, mode="r:") as archive:
-                self._members = {
-                    _plain(member.name): member
-                    for member in archive
-                    if member.isfile() or member.islnk() or member.issym()
-                }
+                members = list(archive)
                 end = archive.offset
         except (tarfile.TarError, OSError, ValueError, EOFError) as error:
             raise InputError(
@@ -211,15 +231,35 @@ class TarContainer:
                 f"{path}: cut short (its end mark is missing); fetch the archive again, or name "
                 "another" + advice(" with --data")
             )
+        self._folders = {_plain(member.name) for member in members if member.isdir()}
+        files = [member for member in members if member.isfile() or _is_link(member)]
+        self._members = {_plain(member.name): member for member in files}
+        self._others = [_plain(member.name) for member in members if not _is_known(member)]
+        self._note_versions(files)
         self._refuse_linked_folders()
+
+    def _note_versions(self, files: Sequence[tarfile.TarInfo]) -> None:
+        """Note files that the tar has in several versions, of which `tar` extracts the last."""
+        older = [
+            name
+            for member in files
+            if (last := self._members[name := _plain(member.name)]) is not member
+            and member.isreg()
+            and last.isreg()
+            and self._data(member, name) != self._data(last, name)
+        ]
+        if older:
+            log(
+                f"note: {self.path}: has several versions of {len(set(older)):,} files (first: "
+                f"{older[0]}); the last one of each is used"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TarContainer, (self.path,)
 
     def _refuse_linked_folders(self) -> None:
         """Raise `InputError` for a link to a folder, because its files would be missing."""
-        folders = {name.rsplit("/", 1)[0] for name in self._members if "/" in name}
-        folders |= {parent for folder in folders for parent in _parents(folder)}
+        folders = _folders(self._folders, self._members)
         for name, member in self._members.items():
             if member.issym() and _link_target(member) in folders:
                 raise InputError(
@@ -268,15 +308,34 @@ class TarContainer:
     def table(self) -> list[Row]:
         """List name, size in bytes and modification time in seconds of every file."""
         self.skipped = SkippedFiles()
+        for name in self._others:
+            self.skipped.add(NO_FILES, name)
         return [
             (name, member.size, int(member.mtime))
             for name, member in self._members.items()
             if _is_data(name, self.skipped)
         ]
 
+    def folders(self) -> set[str]:
+        """The folders that have an entry or contain a file."""
+        return _folders(self._folders, self._members)
+
+    def seal(self) -> str:
+        """SHA-256 of the tar: its table has no check sums, and times may all be the same."""
+        stamp = self.path.stat().st_size, self.path.stat().st_mtime_ns
+        if self._seal[0] != stamp:
+            with self.path.open("rb") as stream:
+                digest = hashlib.sha256()
+                while block := stream.read(_TAR_BLOCK):
+                    digest.update(block)
+            self._seal = stamp, digest.hexdigest()
+        return self._seal[1]
+
     def read(self, name: str) -> bytes:
         """Read one file; raises `InputError` if the tar is cut short."""
-        member = self._target(self._members[name], name)
+        return self._data(self._target(self._members[name], name), name)
+
+    def _data(self, member: tarfile.TarInfo, name: str) -> bytes:
         _check_size(name, member.size, self.path)
         data = _read_at(self._stream, member.offset_data, member.size)
         if len(data) < member.size:
@@ -301,11 +360,23 @@ def _link_target(member: tarfile.TarInfo) -> str:
     return _plain(os.path.normpath(os.path.join(folder, member.linkname)))
 
 
-def _parents(folder: str) -> Iterator[str]:
-    """The parent folders of a folder, nearest first."""
-    while "/" in folder:
-        folder = folder.rsplit("/", 1)[0]
-        yield folder
+def _is_link(member: tarfile.TarInfo) -> bool:
+    return member.islnk() or member.issym()
+
+
+def _is_known(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a file, a folder or a link, and not a pipe or a device."""
+    return member.isfile() or member.isdir() or _is_link(member)
+
+
+def _folders(folders: Iterable[str], files: Iterable[str]) -> set[str]:
+    """The `folders`, those of the `files`, and their parents, without those that are skipped."""
+    complete: set[str] = set()
+    for folder in (*folders, *(name.rpartition("/")[0] for name in files)):
+        while folder and folder not in complete:
+            complete.add(folder)
+            folder = folder.rpartition("/")[0]
+    return {folder for folder in complete if not skip_reason(folder)}
 
 
 def _read_at(stream: BinaryIO, start: int, size: int) -> bytes:
@@ -317,7 +388,8 @@ def _read_at(stream: BinaryIO, start: int, size: int) -> bytes:
 
 
 def _plain(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")
+    """A name with `/`, without `.` and empty pieces: `./rose//a.jpg` is `rose/a.jpg`."""
+    return "/".join(piece for piece in name.replace("\\", "/").split("/") if piece not in ("", "."))
 
 
 class FolderContainer:
@@ -327,11 +399,20 @@ class FolderContainer:
 
     def __init__(self, path: Path):
         self.path, self.skipped = path, SkippedFiles()
+        self._folders: list[str] = []
 
     def table(self) -> list[Row]:
-        """List name, size in bytes and modification time in nanoseconds of every file."""
-        entries, self.skipped = walk(self.path)
-        return [(entry.name, entry.size, entry.modified) for entry in entries]
+        """List name, size in bytes and a number from the times of every file."""
+        entries, self._folders, self.skipped = walk(self.path)
+        return [(entry.name, entry.size, entry.mark) for entry in entries]
+
+    def folders(self) -> set[str]:
+        """The folders that `table` found."""
+        return set(self._folders)
+
+    def seal(self) -> str:
+        """Nothing: the table has the times of every change."""
+        return ""
 
     def read(self, name: str) -> bytes:
         """Read one file; raises `InputError` if it cannot be read."""

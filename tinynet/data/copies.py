@@ -37,11 +37,13 @@ _SAMPLE = 256  # images whose sizes are read to see whether they have one
 class PackRequest:
     """How to pack a source: the side in pixels (None: 258), and the file of labels, if any.
 
-    Raises `InputError` for a side out of range.
+    `contents`: of the packed copy that a run was trained on; if the file of labels no longer
+    exists, this copy still has its labels. Raises `InputError` for a side out of range.
     """
 
     size: int | None = None
     labels: str | None = None
+    contents: str = ""
 
     def __post_init__(self) -> None:
         if self.size is None:
@@ -91,13 +93,13 @@ def open_packed(
 
 
 def _open(path: str | Path, cache: str | None, request: PackRequest) -> Packed:
-    place = locate(path)
+    place = locate(path, labels=request.labels)
     parent = cache_folder(place, cache)
     clear_leftovers(parent)
     if folder := _copy_without_reading(place, parent, request):
         return Packed(folder)
     source = open_source(place, request.labels)
-    name = f"{place.stem}-{source.digest()[:8]}"
+    name = f"{_stem(place)}-{source.digest()[:8]}"
     as_it_is, resized = parent / f"{name}.packed", parent / f"{name}-{request.side}.packed"
     copies = [folder for folder in (as_it_is, resized) if _fits(read_manifest(folder), request)]
     if copies and not can_write(parent):
@@ -119,9 +121,10 @@ def _copy_without_reading(place: Path, cache: Path, request: PackRequest) -> Pat
     """The packed copy of an unchanged zip, which takes seconds to read; or of lost labels."""
     if request.labels is None:
         return _copy_of(stamp(place), place, cache, request) if place.is_file() else None
-    if Path(request.labels).is_file():
+    if os.path.lexists(request.labels) or not request.contents:
         return None
-    folder = _copy_of({"source": str(place.resolve())}, place, cache, request)
+    about = {"source": str(place.resolve()), "contents": request.contents}
+    folder = _copy_of(about, place, cache, request)
     if folder:
         log(f"note: {request.labels}: no such file; the stored images have their labels")
     return folder
@@ -130,11 +133,16 @@ def _copy_without_reading(place: Path, cache: Path, request: PackRequest) -> Pat
 def _copy_of(about: Json, place: Path, cache: Path, request: PackRequest) -> Path | None:
     """The packed copy of `place` whose manifest says what `about` says."""
     about = {**about, "labels_file": request.labels}
-    for folder in cache.glob(f"{glob.escape(place.stem)}-*.packed"):
+    for folder in cache.glob(f"{glob.escape(_stem(place))}-*.packed"):
         manifest = {"labels_file": None, **(read_manifest(folder) or {})}
         if manifest | about == manifest and _fits(manifest, request):
             return folder
     return None
+
+
+def _stem(place: Path) -> str:
+    """The name of the data without its extension; also of `.` and `..`."""
+    return Path(os.path.abspath(place)).stem
 
 
 def _fits(manifest: Json | None, request: PackRequest) -> bool:
@@ -148,7 +156,7 @@ def _fits(manifest: Json | None, request: PackRequest) -> bool:
 
 def _remove_outdated(cache: Path, name: str, place: Path) -> None:
     """Remove unfinished packings of what was at `place` before; `name`: of its copies now."""
-    for folder in cache.glob(f"{glob.escape(place.stem)}-*.unfinished"):
+    for folder in cache.glob(f"{glob.escape(_stem(place))}-*.unfinished"):
         with suppress(OSError, ValueError, AttributeError):
             of_place = read_json(folder / "manifest.json").get("source") == str(place.resolve())
             if of_place and not folder.name.startswith(name):

@@ -81,7 +81,7 @@ class Images(VisionDataset):
         file = None if labels in (None, _IMAGENET) else str(labels)
         place = expand_user(root, "root")
         self._set_up(place, split, (transform, target_transform), hold_out)
-        self._use(open_source(locate(place), file), hold_out, labels == _IMAGENET)
+        self._use(open_source(locate(place, labels=file), file), hold_out, labels == _IMAGENET)
 
     def _set_up(
         self,

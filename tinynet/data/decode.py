@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Formats that Pillow opens, but that are programs which draw, or containers of other data.
 _REFUSED_FORMATS = {"EPS", "WMF", "PDF", "MPEG", "HDF5", "BUFR", "GRIB", "FITS", "IPTC"}
+_SEVERAL_JPEGS = "MPO"  # photos of phones; Pillow opens them as JPEG
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # `InputError` reports the problem
 PLAIN_MODES = ("L", "RGB")  # modes of ordinary images
 MAX_PIXELS = 110_000_000  # a phone's photo has 108 million pixels, which take 0.4 GB in RGB
@@ -143,7 +144,7 @@ def image_endings() -> frozenset[str]:
     return frozenset(
         extension
         for extension, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in _REFUSED_FORMATS
+        if (kind in Image.OPEN or kind == _SEVERAL_JPEGS) and kind not in _REFUSED_FORMATS
     )
 
 

@@ -137,8 +137,8 @@ def get(target: Path, force: bool = False) -> Path:
     return download(target if target.suffix.lower() == ".zip" else target / DEFAULT_PATH.name)
 
 
-def find_data(data: str | Path | None) -> Path:
-    """Find the archive of `--data`: a zip, a tar or an extracted folder.
+def find_data(data: str | Path | None, labels: str | None = None) -> Path:
+    """Find the data of `--data`: a zip, a tar or a folder; `labels`: of `--labels`.
 
     None stands for the environment variable TINYNET_DATA. If that is not set either, it stands for
     the default path, and the official archive is downloaded if the path does not exist.
@@ -148,7 +148,7 @@ def find_data(data: str | Path | None) -> Path:
     if data is None:
         data = os.environ.get("TINYNET_DATA") or None
     if data is not None:
-        return locate(data)
+        return locate(data, labels=labels)
     for path in (DEFAULT_PATH, DEFAULT_PATH.with_suffix("")):
         with suppress(InputError):
             return locate(path)

@@ -11,6 +11,7 @@ from tinynet.data.labels import (
     are_words,
     column_titles,
     count_names,
+    has_title,
 )
 from tinynet.data.tables import WAYS, Table
 
@@ -25,7 +26,7 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
     lines = reader.lines()
     if lines and are_words(lines):
         words = [line.strip() for line in lines]
-        return _sorted(words[1:] if len(words) == len(names) + 1 else words)
+        return _sorted(words[1:] if has_title(words) else words)
     tables = [table for way in WAYS if (table := way(lines)) and min(map(len, table)) > 1]
     # Whole names count more than names without extension: a label 2 may also stand for 2.jpg.
     whole = set(names) | set(map(base, names))
@@ -64,6 +65,10 @@ def _labels(reader: Labels, table: Table) -> list[str]:
             "header, or keep two columns, FILE and LABEL"
         )
     words = [row[columns[0]].strip().strip('"') for row in rows]
+    if "" in words:
+        raise reader.label_error(
+            f"has no label for {rows[words.index('')][file].strip()}; write one, or remove the line"
+        )
     # Kaggle writes a box after each wnid.
     return [word.split()[0] for word in words] if columns == wnids else words
 

@@ -48,6 +48,15 @@ LABEL_TITLES = {
 } | {"y", "predictionstring"}
 
 _MAX_SIZE = 2**28  # bytes
+
+
+def has_title(words: Sequence[str]) -> bool:
+    """Return whether the first of some labels is a title, such as `label`, and no label."""
+    if not words or words.count(words[0]) > 1:
+        return False
+    return column_titles([[words[0]]])[0] in LABEL_TITLES
+
+
 WNID = re.compile(r"n\d{8}\b")
 
 
@@ -162,8 +171,8 @@ class Labels:
                 "has the devkit's own class numbers, which are not indices of a network; name the "
                 "devkit's folder instead (it contains data/meta.mat)"
             )
-        if len(words) == len(self.names) + 1 and self._class(words[0]) is None:
-            words = words[1:]  # a header
+        if has_title(words) and self._class(words[0]) is None:
+            words = words[1:]
         labels = []
         for word in words:
             if (label := self._class(word)) is None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinynet.console import advice
-from tinynet.data.walk import skip_reason
 from tinynet.errors import InputError
 
 _SUBSETS = {
@@ -15,7 +14,6 @@ _SUBSETS = {
     **dict.fromkeys(("val", "valid", "validation", "val_set", "validation_set"), "val"),
     **dict.fromkeys(("test", "testing", "test_set"), "test"),
 }
-_DERIVED = {"cache", "runs"}  # folders that tinynet itself writes
 
 
 def subset_of(folder: str) -> str:
@@ -47,7 +45,9 @@ def find_layout(place: Path, names: Collection[str], flat: bool) -> Layout:
     if not tops:
         root = _common_folder(names)
         inside = sorted(name[len(root) :] for name in names)
-        odd = sorted({name.split("/")[0] for name in inside if subset_of(name.split("/")[0])})
+        # All class folders may be in a folder of one subset, such as val.
+        tops_inside = {name.split("/")[0] for name in inside if "/" in name}
+        odd = sorted(name for name in {root.split("/")[-2:][0], *tops_inside} if subset_of(name))
         if odd and subset_of(odd[0]) != "train":
             raise InputError(
                 f"{place}: has a folder {odd[0]}/ but no train/; add train/, or rename {odd[0]}/ "
@@ -130,16 +130,23 @@ def class_names(files: Sequence[str], folder: str = "", optional: bool = False) 
     return ["/".join(topmost[tuple(each)]) for each in pieces]
 
 
-def empty_folders(root: Path, layout: Layout, names: Iterable[str]) -> list[str]:
-    """Return the folders beside class folders that contain no images; `names`: without the root."""
-    inside = {
-        name.rsplit("/", depth)[0] for name in names for depth in range(1, name.count("/") + 1)
+def empty_folders(
+    layout: Layout, folders: Iterable[str], images: Iterable[str], classes: bool
+) -> list[str]:
+    """Return the folders of subsets, and if `classes` of classes, that contain no images.
+
+    `folders`: all folders. `images`: with the root, as `folders`.
+    """
+    used = {
+        name.rsplit("/", depth)[0] for name in images for depth in range(1, name.count("/") + 1)
     }
+    subsets = set(layout.folders.values())
     empty = []
-    for parent in sorted(layout.folders.values()) or [""]:
-        for entry in sorted(os.scandir(root / parent), key=lambda entry: entry.name):
-            path = f"{parent}/{entry.name}" if parent else entry.name
-            derived = not parent and entry.name in _DERIVED
-            if entry.is_dir() and not derived and not skip_reason(entry.name):
-                empty += [] if path in inside else [path]
+    for folder in sorted(set(folders) - used):
+        if not folder.startswith(layout.root):
+            continue
+        first, *rest = folder[len(layout.root) :].split("/")
+        is_class = classes and (first in subsets and len(rest) == 1 if subsets else not rest)
+        if is_class or (subset_of(first) and not rest):
+            empty.append(folder)
     return empty

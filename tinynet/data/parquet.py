@@ -28,7 +28,9 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
     """List the files of a mirror by split, in `folder` or `folder/data`; empty if not a mirror."""
     for parent in (folder, folder / "data"):
         files: dict[str, list[Path]] = {}
-        for file in sorted(parent.glob("*.parquet")):
+        for file in sorted(parent.glob("*")):
+            if file.suffix.lower() != ".parquet":
+                continue
             if name := _NAME.match(file.name):
                 files.setdefault(_SPLITS[name[1].lower()], []).append(file)
         if "train" in files:
@@ -80,6 +82,14 @@ class ParquetContainer:
         texts = [(name, len(text), 0) for name, text in self._texts.items()]
         return texts + [(name, *_stamp(file)) for name, (file, _) in self._locations.items()]
 
+    def folders(self) -> set[str]:
+        """No folders: the files have columns instead."""
+        return set()
+
+    def seal(self) -> str:
+        """Nothing: the table has the times of the parquet files."""
+        return ""
+
     def read(self, name: str) -> bytes:
         """Read one image or text."""
         if name in self._texts:
@@ -89,12 +99,7 @@ class ParquetContainer:
         group = bisect_right(starts, row) - 1
         if self._group != (file, group):
             column, _ = self._columns
-            self._images = (
-                self._readers[file]
-                .read_row_group(group, columns=[column])
-                .column(0)
-                .combine_chunks()
-            )
+            self._images = self._column(file, column, group)
             self._group = file, group
         image = self._images[row - starts[group]].as_py()
         data = image.get("bytes") if isinstance(image, dict) else image
@@ -115,11 +120,21 @@ class ParquetContainer:
             try:
                 readers[file] = ParquetFile(file)
             except Exception as error:  # a broken file raises almost any exception
-                raise InputError(
-                    f"{file}: cannot be read as parquet ({type(error).__name__}); download the "
-                    "file again"
-                ) from None
+                raise _unreadable(file, error) from None
         return readers
+
+    def _column(self, file: Path, column: str, group: int | None = None) -> Any:
+        """A column of a file, or of one of its row groups."""
+        reader = self._readers[file]
+        try:
+            table = (
+                reader.read(columns=[column])
+                if group is None
+                else reader.read_row_group(group, columns=[column])
+            )
+            return table.column(0).combine_chunks()
+        except Exception as error:  # a broken file raises almost any exception
+            raise _unreadable(file, error) from None
 
     @cached_property
     def _starts(self) -> dict[Path, list[int]]:
@@ -161,7 +176,7 @@ class ParquetContainer:
                 for name, feature in features.items()
                 if isinstance(feature, dict) and feature.get("_type") in _KINDS
             }
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             raise InputError(
                 f"{file}: has no class names in its metadata; use the unmodified files from the Hub"
             ) from None
@@ -180,6 +195,15 @@ class ParquetContainer:
                 "unmodified files of a data set of images with one label each"
             )
         (image,), (label,) = columns.values()
+        for split, files in self._files.items():
+            for file in files:
+                present = self._readers[file].schema_arrow.names
+                for column in (image,) if split == "test" else (image, label):
+                    if column not in present:
+                        raise InputError(
+                            f"{file}: has no column {column!r}, which its metadata name; use the "
+                            "unmodified files from the Hub"
+                        )
         return image, label
 
     @cached_property
@@ -191,7 +215,7 @@ class ParquetContainer:
             rows[split] = []
             for file in files:
                 if label in self._readers[file].schema_arrow.names:
-                    labels = self._readers[file].read(columns=[label]).column(0).to_pylist()
+                    labels = self._column(file, label).to_pylist()
                 else:
                     labels = [-1] * self._readers[file].metadata.num_rows
                 rows[split] += [
@@ -216,11 +240,16 @@ class ParquetContainer:
             )
         for split in ("train", "val"):
             for file, row, value in self._rows.get(split, ()):
-                if not 0 <= value < len(names):
+                if type(value) is not int or not 0 <= value < len(names):
                     raise InputError(
-                        f"{file}: row {row} has label {value}, and labels go from 0 to "
-                        f"{len(names) - 1}; download the file again"
+                        f"{file}: row {row} has label {str(value)[:60]}, and labels are whole "
+                        f"numbers from 0 to {len(names) - 1}; download the file again"
                     )
+        if unused := set(range(len(names))) - {value for *_, value in self._rows["train"]}:
+            raise InputError(
+                f"{self.path}: train has no images of {len(unused):,} classes (first: "
+                f"{names[min(unused)]!r}); use the unmodified files from the Hub"
+            )
         return names
 
     @cached_property
@@ -254,7 +283,8 @@ class ParquetContainer:
     def test_labels(self) -> dict[str, str] | None:
         """Name of an image of test -> its class; None unless each of them has one."""
         classes, rows = self._classes, self._rows.get("test", [])
-        if not rows or not all(0 <= value < len(classes) for *_, value in rows):
+        known = range(len(classes))
+        if not rows or not all(type(value) is int and value in known for *_, value in rows):
             return None
         names = self._names["test"]
         return {
@@ -268,8 +298,7 @@ class ParquetContainer:
         for file in self._files[split]:
             column = f"{self._columns[0]}.path"
             try:
-                table = self._readers[file].read(columns=[column])
-                paths = table.column(0).combine_chunks().field("path").to_pylist()
+                paths = self._column(file, column).field("path").to_pylist()
             except Exception:  # the images are bytes without a struct, or the struct has no path
                 return None
             names += [str(path or "").replace("\\", "/").rsplit("/", 1)[-1] for path in paths]
@@ -295,6 +324,13 @@ class ParquetContainer:
         return {name: text.encode() for name, text in texts.items() if text}
 
 
+def _unreadable(file: Path, error: Exception) -> InputError:
+    """The error for a file that pyarrow cannot read."""
+    return InputError(
+        f"{file}: cannot be read as parquet ({type(error).__name__}); download the file again"
+    )
+
+
 def _stamp(file: Path) -> tuple[int, int]:
     status = file.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns + status.st_ctime_ns

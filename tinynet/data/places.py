@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tinynet.console import advice, option
 from tinynet.data.containers import TARS
+from tinynet.data.layout import subset_of
+from tinynet.data.own_folders import NAMES
 from tinynet.data.parquet import parquet_files
 from tinynet.data.walk import skip_reason
 from tinynet.errors import InputError
@@ -13,48 +15,82 @@ from tinynet.values import as_path
 
 DEFAULT_PATH = Path("data/tiny-imagenet-200.zip")
 _ENDINGS = (".zip", *TARS)
-_SKIPPED_FOLDERS = {"train", "val", "test", "images", "cache", "runs"}
+_CLASSES = "wnids.txt"
+_SKIPPED_FOLDERS = {"train", "val", "test", "images", *NAMES}
 _DEPTH = 3  # levels of subfolders to search
 _MAX_FOLDERS = 500  # to search on one level
 
 
-def locate(path: str | Path, depth: int = _DEPTH, any_images: bool = True) -> Path:
+def locate(
+    path: str | Path, depth: int = _DEPTH, any_images: bool = True, labels: str | None = None
+) -> Path:
     """Find the zip, tar, extracted folder or folder of parquet files at `path` or inside it.
 
     `depth`: levels of subfolders to search. `any_images`: whether any other folder with images in
-    it is a data set, too. Raises `InputError` if `path` does not exist, or contains no data set, or
+    it is a data set, too. `labels`: the file of labels, if there is one; then images without class
+    folders are, too. Raises `InputError` if `path` does not exist, or contains no data set, or
     several.
     """
     path = expand_user(path)
-    if path.is_file():
-        return path.parent if path.suffix == ".parquet" else path
-    if not path.is_dir():
+    if path.is_file() and _is_image(path.name):
+        raise InputError(f"{path}: is one image; name the folder that contains the class folders")
+    if path.is_file() and path.suffix.lower() != ".parquet":
+        return path
+    place = _mirror_of(path) if path.is_file() else path
+    if not place.is_dir():
+        what = "is neither a file nor a folder" if place.exists() else "no such file"
         raise InputError(
-            f"{path}: no such file; `python -m tinynet.data get` fetches the official archive to "
+            f"{path}: {what}; `python -m tinynet.data get` fetches the official archive to "
             f"{DEFAULT_PATH}, and {advice('--data or ')}TINYNET_DATA names another place"
         )
-    if _is_root(path) or (path / "train").is_dir():
-        return path
-    level = [path]
+    data = _data_set(place, depth)
+    if data is None and any_images and _first_images(place, flat=True):
+        return place
+    if data is None:
+        raise InputError(
+            f"{path}: contains no images and no archive (looked for images below it, a zip or tar "
+            f"in it, and {depth} folders deep for {DEFAULT_PATH.stem} archives, train/ and val/, "
+            "or parquet files); name the archive or its folder" + advice(" with --data")
+        )
+    if any_images and (images := _images_beside(data, place, flat=labels is not None)):
+        kind = (
+            "an archive" if data.is_file() else "parquet files" if data == place else "a data set"
+        )
+        raise InputError(
+            f"{path}: contains {kind} ({data.name}) and images (first: {images}); move one of them "
+            "elsewhere, or name the one that you mean" + advice(" with --data")
+        )
+    return data
+
+
+def _data_set(place: Path, depth: int) -> Path | None:
+    """The data set that file names reveal, in `place` or below it; None for any other images.
+
+    Raises `InputError` for several data sets.
+    """
+    if _is_root(place) or _has_train(place):
+        return place
+    level = [place]
     for _ in range(depth + 1):
         if roots := [root for folder in level for root in _roots(folder)]:
-            return _one_of(roots, path)
+            return _one_of(roots, place)
         level = [folder for parent in level for folder in _subfolders(parent)][:_MAX_FOLDERS]
-    if archives := _archive_files(path):
-        if any_images and (folders := _folders_of_images(path)):
-            raise InputError(
-                f"{path}: contains an archive ({archives[0].name}) and folders of images (first: "
-                f"{folders[0].name}); move one of them elsewhere, or name the archive"
-                + advice(" with --data")
-            )
-        return _one_of(archives, path)
-    if any_images and _contains_images(path):
-        return path
-    raise InputError(
-        f"{path}: contains no images and no archive (looked for images below it, a zip or tar in "
-        f"it, and {depth} folders deep for {DEFAULT_PATH.stem} archives, train/ and val/, or "
-        "parquet files); name the archive or its folder" + advice(" with --data")
-    )
+    archives = _archive_files(place)
+    return _one_of(archives, place) if archives else None
+
+
+def _mirror_of(file: Path) -> Path:
+    """The folder of a parquet file; raises `InputError` if the file would not be read there."""
+    if not any(file in files for files in parquet_files(file.parent).values()):
+        raise InputError(
+            f"{file}: is not part of a mirror; its name must begin with train, val or test, and "
+            "a file train must be beside it"
+        )
+    if (file.parent / _CLASSES).is_file():
+        raise InputError(
+            f"{file}: is beside an extracted archive; move it into a folder of its own"
+        )
+    return file.parent
 
 
 def expand_user(path: str | Path, name: str = "data") -> Path:
@@ -89,7 +125,7 @@ def _archive_files(folder: Path) -> list[Path]:
 def _is_root(folder: Path) -> bool:
     """Whether a folder is an extracted archive, with or without `wnids.txt`."""
     return (
-        (folder / "wnids.txt").is_file()
+        (folder / _CLASSES).is_file()
         or bool(parquet_files(folder))
         or (
             (folder / "train").is_dir()
@@ -98,21 +134,49 @@ def _is_root(folder: Path) -> bool:
     )
 
 
-def _contains_images(folder: Path) -> bool:
+def _has_train(folder: Path) -> bool:
+    """Whether a subfolder means train, by its name in any case, and has images."""
+    return any(
+        subset_of(child.name) == "train" and child.is_dir() and _first_images(child, flat=True)
+        for child in folder.iterdir()
+    )
+
+
+def _images_beside(data: Path, place: Path, flat: bool) -> str:
+    """An image in `place` that is not part of `data`, if there are enough to be meant; else ''."""
+    if data != place:
+        return _first_images(place, flat, data)
+    if (data / _CLASSES).is_file() or not parquet_files(data):
+        return ""
+    return _first_images(place, flat)
+
+
+def _first_images(place: Path, flat: bool, other: Path | None = None) -> str:
+    """The first image below `place`, if images there can be a data set; else ''.
+
+    These are images in two folders or more; with `flat`, any. `other`: a data set there, which does
+    not count; neither do copies of the official archive, hidden files and what tinynet writes.
+    """
     visited: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not skip_reason(name)]
-        if (real := os.path.realpath(place)) in visited:  # links may lead in circles
-            folders.clear()
-        elif any(map(_is_image, files)):
-            return True
+    first = ""
+    for folder, subfolders, files in os.walk(place, followlinks=True):
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not (skip_reason(name) or name in NAMES or name.startswith(DEFAULT_PATH.stem))
+        )
+        real = os.path.realpath(folder)  # links may lead in circles
+        if real in visited or Path(folder) == other:
+            subfolders.clear()
+        elif image := next(filter(_is_image, sorted(files)), ""):
+            if first:
+                return first
+            name = (Path(folder) / image).relative_to(place).as_posix()
+            if flat:
+                return name
+            first = name if Path(folder) != place else ""
         visited.add(real)
-    return False
-
-
-def _folders_of_images(parent: Path) -> list[Path]:
-    """The subfolders that directly contain images."""
-    return [folder for folder in _subfolders(parent) if any(map(_is_image, os.listdir(folder)))]
+    return ""
 
 
 def _is_image(name: str) -> bool:

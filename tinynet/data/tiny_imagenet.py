@@ -24,6 +24,7 @@ from tinynet.data.annotations import (
     read_annotations,
     read_box,
 )
+from tinynet.data.class_checks import check_counts, check_names
 from tinynet.data.containers import Listing, list_files
 from tinynet.data.decode import image_endings
 from tinynet.data.parquet import ParquetContainer
@@ -70,8 +71,12 @@ class Archive(Source):
         self.names = tuple(words.get(wnid, wnid) for wnid in self.wnids)
         self.train = self._read_train(by_top["train"])
         self.val = self._read_val(by_top["val"])
-        if not self.one_size and not self.val.files:
-            self.train, self.val = draw_val(self.path, self.train)
+        if not self.one_size:
+            assert self.train.labels is not None
+            check_names(self.path, self.wnids)
+            check_counts(self.path, self.wnids, self.train.labels, bool(self.val.files))
+            if not self.val.files:
+                self.train, self.val = draw_val(self.path, self.train)
         self.test = without_boxes(tuple(by_top["test"]), self._test_labels(by_top["test"]))
         self.container.skipped.report(self.path)
 
@@ -126,14 +131,15 @@ class Archive(Source):
         return np.array([self._rank[classes[file]] for file in files], np.int64)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of name, size and CRC-32 (in a folder, time) of the archive's files."""
+        """SHA-256 (hex) of name, size and CRC-32 (in a folder, times) of the archive's files."""
         prefixes = ("wnids.txt", "words.txt", "train/", "val/", "test/")
         lines = "\n".join(
             f"{name}\t{size}\t{mark}"
             for name, size, mark in sorted(self._table)
             if name.startswith(prefixes)
         )
-        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+        text = lines + self.container.seal()
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def _text(self, name: str) -> str:
         data = self.read(name)

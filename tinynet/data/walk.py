@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tinynet.console import log, printable
+from tinynet.data.own_folders import without_own
 from tinynet.errors import InputError
 
 # Folders that programs add to data: macOS in zips, Synology, Windows, file systems, Python.
@@ -75,13 +77,21 @@ class SkippedFiles:
 class Entry:
     """A file in a folder or its subfolders.
 
-    `name`: relative to the folder, with `/`. `size`: in bytes, -1 for a broken link. `modified`:
-    modification time in nanoseconds.
+    `name`: relative to the folder, with `/`. `size`: in bytes, -1 for a broken link. `mark`: a
+    number that changes if the file is modified, replaced or renamed.
     """
 
     name: str
     size: int = -1
-    modified: int = 0
+    mark: int = 0
+
+
+class Walk(NamedTuple):
+    """The data files of a folder sorted by name, its subfolders, and the files to skip."""
+
+    entries: list[Entry]
+    folders: list[str]
+    skipped: SkippedFiles
 
 
 def skip_reason(name: str) -> str | None:
@@ -92,14 +102,15 @@ def skip_reason(name: str) -> str | None:
     return SYSTEM if pieces[-1] in _SYSTEM_FILES or not SYSTEM_FOLDERS.isdisjoint(pieces) else None
 
 
-def walk(root: Path) -> tuple[list[Entry], SkippedFiles]:
-    """List the data files in `root` and its subfolders, sorted by name, and the skipped files.
+def walk(root: Path) -> Walk:
+    """List the data files in `root` and its subfolders, these subfolders, and the skipped files.
 
     Real folders come before links to folders. So a folder that is also linked has its own name.
     Raises `InputError` for a folder that cannot be read, because its files would be missing.
     """
     skipped = SkippedFiles()
     entries: list[Entry] = []
+    folders: list[str] = []
     links: list[tuple[str, str]] = []
     pending, visited = [("", str(root))], {_identity(root)}
 
@@ -108,6 +119,7 @@ def walk(root: Path) -> tuple[list[Entry], SkippedFiles]:
             skipped.links.append(f"{name} (already included)")
         else:
             visited.add(identity)
+            folders.append(name)
             pending.append((name + "/", path))
 
     while pending or links:
@@ -126,7 +138,7 @@ def walk(root: Path) -> tuple[list[Entry], SkippedFiles]:
             elif item := _file(entry, name, skipped):
                 entries.append(item)
         links.sort()
-    return sorted(entries, key=lambda entry: entry.name.split("/")), skipped
+    return Walk(sorted(entries, key=lambda entry: entry.name.split("/")), folders, skipped)
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
@@ -168,7 +180,9 @@ def _file(entry: os.DirEntry[str], name: str, skipped: SkippedFiles) -> Entry | 
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
         skipped.add(NO_FILES, name)
         return None
-    return Entry(name, status.st_size, status.st_mtime_ns)
+    # Files of an archive often have one modification time, and bitmaps one size. Only the time of
+    # the last change of the file's status tells that two of them were exchanged.
+    return Entry(name, status.st_size, status.st_mtime_ns + status.st_ctime_ns)
 
 
 def _files_below(entry: os.DirEntry[str]) -> int:
@@ -189,8 +203,9 @@ def image_names(folder: Path) -> tuple[list[str], SkippedFiles]:
     """List the names of the images in `folder` and its subfolders, and the skipped files."""
     from tinynet.data.decode import image_endings
 
-    entries, skipped = walk(folder)
-    return list(_images([entry.name for entry in entries], image_endings(), skipped)), skipped
+    entries, _, skipped = walk(folder)
+    names = without_own([entry.name for entry in entries])
+    return list(_images(names, image_endings(), skipped)), skipped
 
 
 def _images(names: Sequence[str], endings: frozenset[str], skipped: SkippedFiles) -> Iterator[str]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinynet.files import atomic_file
+from tinynet.files import write_text
 from tinynet.plotting import inline_svg, save_figure
 from tinynet.records import MISSING, EpochRow, Json, ScoreRow
 from tinynet.report.tables import titled
@@ -247,8 +247,7 @@ def _write(template: str, path: Path, **values: Any) -> None:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = _percent
-    with atomic_file(path) as stream:
-        stream.write(environment.get_template(template).render(**values).encode())
+    write_text(path, environment.get_template(template).render(**values))
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

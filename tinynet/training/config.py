@@ -1,7 +1,7 @@
 """The configuration of a run, which `recipe.json` stores. Imports no torch."""
 
 import os
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,8 @@ class RunConfig:
     run. `start_stage`: the stage of that run that fixres starts from. `labels`: the file of labels,
     None: the data has its own. `pack_size`: the side in pixels that images of different sizes are
     packed at, None: the default. `crops_for`: the side in pixels of the images that the recipe's
-    `crop_side` is for; on others it is scaled. None: it is for the images of `data`.
+    `crop_side` is for; on others it is scaled. None: it is for the images of `data`. `data_digest`:
+    of the images of the run that this configuration was read from; '' for a new run.
     """
 
     recipe: Recipe
@@ -45,6 +46,7 @@ class RunConfig:
     labels: str | None = None
     pack_size: int | None = None
     crops_for: int | None = None
+    data_digest: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -82,6 +84,7 @@ class RunConfig:
                 stages=tuple(contents["stages"]),
                 **{name: contents[name] for name in names},
                 **added,
+                data_digest=contents.get("data_digest", ""),
             )
         except InputError:
             raise
@@ -192,9 +195,9 @@ def open_data(data: str | None, cache: str | None, config: RunConfig) -> "Packed
             f"{config.data}: the data of this run no longer exists; pass its new path as "
             f"{option('data')}"
         )
-    request = PackRequest(config.pack_size, config.labels)
+    request = PackRequest(config.pack_size, config.labels, config.data_digest)
     place = cache if cache is not None else config.cache or None
-    return open_packed(find_data(path), place, request)
+    return open_packed(find_data(path, config.labels), place, request)
 
 
 def split_of(config: RunConfig, packed: "Packed") -> "Split":

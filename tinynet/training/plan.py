@@ -157,7 +157,7 @@ def with_found_data(config: RunConfig) -> RunConfig:
     """`config` with absolute paths, its data downloaded if the user named none."""
     from tinynet.data.download import find_data
 
-    data = str(find_data(config.data or None).resolve())
+    data = str(find_data(config.data or None, config.labels).resolve())
     cache, labels = (
         place and str(Path(place).resolve()) for place in (config.cache, config.labels)
     )
