@@ -51,7 +51,7 @@ def test_another_data_set_beside_images_is_not_taken_in_silence(tmp_path, names,
     else:
         (place / other).write_bytes(b"PK")
     first = other.split("/")[0] if "parquet" not in other else "photos"
-    complaint(lambda: locate(place), first, f"and images (first: {names[0]})", "name the one")
+    complaint(lambda: locate(place), first, f", and images (first: {names[0]})", "name the one")
     shutil.rmtree(place / names[0].split("/")[0])
     shutil.rmtree(place / names[1].split("/")[0], ignore_errors=True)
     assert locate(place) in (place, place / other, place / "older")

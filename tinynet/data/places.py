@@ -53,12 +53,11 @@ def locate(
             "or parquet files); name the archive or its folder" + advice(" with --data")
         )
     if any_images and (images := _images_beside(data, place, flat=labels is not None)):
-        kind = (
-            "an archive" if data.is_file() else "parquet files" if data == place else "a data set"
-        )
+        kind = "archive" if data.is_file() else "data set"
+        what = "parquet files" if data == place else f"the {kind} {data.name}"
         raise InputError(
-            f"{path}: contains {kind} ({data.name}) and images (first: {images}); move one of them "
-            "elsewhere, or name the one that you mean" + advice(" with --data")
+            f"{place}: contains {what}, and images (first: {images}); move one of them elsewhere, "
+            "or name the one that you mean" + advice(" with --data")
         )
     return data
 
