@@ -237,6 +237,20 @@ def test_a_subset_without_images_is_not_drawn_from_train(tmp_path, kind, name, l
         complaint(lambda: open_source(path, file), f"{name} contains no images; add some")
 
 
+def zipped_on_windows(place, names):
+    with zipfile.ZipFile(place, "w") as target:
+        for name in names:
+            info = zipfile.ZipInfo("x")
+            info.filename = name.replace("/", "\\")  # the constructor would replace it
+            target.writestr(info, b"")
+    return place
+
+
+def test_empty_folders_of_windows_are_no_files(tmp_path):
+    zipped_on_windows(tmp_path / "a.zip", ("rose/", "rose/a.png", "tulip/b.png", "lily/"))
+    complaint(lambda: open_source(tmp_path / "a.zip"), "the folder lily contains no images; add")
+
+
 def packed_as(place, kind):
     """`place` itself, or all of it, with its empty folders, in a zip or tar."""
     return place if kind == "folder" else Path(shutil.make_archive(str(place), kind, place))
@@ -261,31 +275,50 @@ def test_links_to_class_folders_are_no_empty_classes(tmp_path, capsys):
     assert all(name in said for name in ("rosa (already", "latest (already", "self (broken"))
 
 
-def test_what_tinynet_writes_among_the_images_is_not_read(tmp_path):
+def test_what_tinynet_writes_among_the_images_is_not_read(tmp_path, capsys):
     place = flowers(tmp_path / "photos", 4)
     before = open_source(place).digest()
-    for run in ("runs/first", "out", "tulip/again"):
+    for run in ("runs/first", "out", "tulip"):
         draw(place, f"{run}/base/curves.png", f"{run}/report/a.png")
         (place / run / "base/recipe.json").write_text("{}")
-    draw(place, "runs/report/b.png")
+    draw(place, "runs/both/first/b.png")
+    (place / "runs/both/comparison.html").write_text("")
     for folder in ("mycache/photos-1234.packed", "mycache/features-12ab", "cache/x.unfinished"):
         (place / folder).mkdir(parents=True)
         (place / folder / "manifest.json").write_text("{}")
         (place / folder / "x.npy").write_bytes(b"")
     (place / "runs/new").mkdir()
-    assert open_source(place).digest() == before
+    capsys.readouterr()
+    source = open_source(place)
+    assert source.digest() == before and source.wnids == ("rose", "tulip")
+    assert "17 written by tinynet (cache/x.unfinished" in capsys.readouterr().err
     assert len(expand([str(place)])) == 8
-    draw(place, "base/curves.png")
-    (place / "base/recipe.json").write_text("{}")  # the data folder itself is a run
+    (place / "tulip/base/recipe.json").unlink()  # then these are images of a user
+    assert len(open_source(place).train.files) + len(open_source(place).val.files) == 10
+
+
+def test_a_run_in_the_folder_of_the_images_itself(tmp_path):
+    place = flowers(tmp_path / "photos", 4, ("rose", "tulip"))
+    before = open_source(place).digest()
+    draw(place, "base/curves.png", "report/curves.png")
+    (place / "base/recipe.json").write_text("{}")
     assert open_source(place).digest() == before
     (place / "base/recipe.json").unlink()
-    complaint(lambda: open_source(place), "'base' (1)")
+    complaint(lambda: open_source(place), "'base' (1), 'report' (1)")
+
+
+def test_the_cache_is_no_class_below_the_given_folder_either(tmp_path):
+    flowers(tmp_path / "photos", 4)
+    (tmp_path / "photos/cache").mkdir()
+    assert open_source(tmp_path).wnids == open_source(tmp_path / "photos").wnids
 
 
 def test_images_of_val_alone_are_no_training_images(tmp_path):
     flowers(tmp_path / "photos", 4, prefix="val/")
     complaint(lambda: open_source(tmp_path / "photos"), "has a folder val/ but no train/")
     assert len(open_source(tmp_path / "photos/val").train.files) == 6
+    flowers(tmp_path / "deep", 4, prefix="val/flowers/")
+    complaint(lambda: open_source(tmp_path / "deep"), "has a folder val/ but no train/")
 
 
 def test_images_that_change_places_are_other_data(tmp_path):
@@ -335,6 +368,16 @@ def test_label_files_that_do_not_fit(tmp_path, text, words):
         tmp_path / "labels",
         *words,
     )
+
+
+def test_images_to_be_labelled_later_may_be_in_the_list(tmp_path):
+    draw(tmp_path / "flat", *NAMES)
+    lines = [f"{name},{'rose' if number % 2 else 'tulip'}\n" for number, name in enumerate(NAMES)]
+    sources = []
+    for more in ([], ["other.png,\n"]):
+        (tmp_path / "labels").write_text("".join(["file,label\n", *lines, *more]))
+        sources.append(open_source(tmp_path / "flat", str(tmp_path / "labels")))
+    assert classes_by_file(sources[0]) == classes_by_file(sources[1])
 
 
 def test_a_label_file_that_is_not_there(tmp_path):

@@ -214,11 +214,15 @@ def small_tar(path, *files):
     return path
 
 
-def test_the_last_version_of_a_file_in_a_tar_counts_and_is_noted(tmp_path, capsys):
+def test_the_last_version_of_a_file_in_a_tar_counts_and_is_noted(tmp_path, capsys, monkeypatch):
     files = (("a/1", b"one"), ("a/2", b"two"), ("./a/1", b"new"), ("a/2", b"two"))
     tar = TarContainer(small_tar(tmp_path / "versions.tar", *files))
     assert tar.read("a/1") == b"new" and len(tar.table()) == 2
-    assert "several versions of 1 files (first: a/1)" in capsys.readouterr().err
+    assert "in several versions: 1 (first: a/1)" in capsys.readouterr().err
+    monkeypatch.setattr(containers, "MAX_FILE_SIZE", 2)  # files that nobody reads may be larger
+    TarContainer(tmp_path / "versions.tar")
+    TarContainer(small_tar(tmp_path / "hidden.tar", (".a", b"one"), (".a", b"two")))
+    assert "hidden" not in capsys.readouterr().err
 
 
 def test_a_tar_is_known_by_its_content(tmp_path):

@@ -300,6 +300,21 @@ def test_stored_images_keep_the_labels_of_a_file_that_is_gone(photos, tmp_path, 
     complaint(lambda: open_packed(flat, request=request), "no regular file")
 
 
+def test_a_tar_with_a_file_of_labels_is_not_read_again(photos, tmp_path, monkeypatch):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in photos.rglob("*.*"):
+        shutil.copy(path, flat / path.name)
+    tar, file = shutil.make_archive(str(flat), "tar", flat), tmp_path / "labels.csv"
+    file.write_text("".join(f"{path.name},{path.name[0] > '4'}\n" for path in flat.iterdir()))
+    packed = open_packed(tar, request=PackRequest(32, str(file)))
+    with monkeypatch.context() as patch:
+        patch.setattr(copies, "open_source", None)
+        assert open_packed(tar, request=PackRequest(32, str(file))).folder == packed.folder
+    file.write_text(file.read_text().replace("True", "Yes"))
+    assert open_packed(tar, request=PackRequest(32, str(file))).folder != packed.folder
+
+
 def test_a_folder_has_one_copy_whatever_it_is_called(photos, monkeypatch):
     packed = open_packed(photos, request=PackRequest(32))
     monkeypatch.chdir(photos / "rose")

@@ -184,7 +184,7 @@ def table_of(folder, names=("b", "a"), **columns):
         ({"label": ["0", "1"] * 5}, ["row 0 has label 0,"]),
         ({"label": [[0], [1]] * 5}, ["row 0 has label [0]"]),
         ({"label": [False, True] * 5}, ["row 0 has label False"]),
-        ({"label": [None, 1] * 5}, ["row 0 has label -1"]),
+        ({"label": [None, 1] * 5}, ["row 0 has no label, and labels"]),
         ({"label": None}, ["has no column 'label'"]),
         ({"image": None}, ["has no column 'image'"]),
         ({"names": ("a", "A")}, ["'A' and 'a' differ only in case"]),

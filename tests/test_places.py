@@ -41,20 +41,26 @@ FLOWERS = ("rose/a.png", "tulip/b.png")
     ],
 )
 @pytest.mark.parametrize(
-    "other",
-    ["old.zip", "tiny-imagenet-200.zip", "old.tar.gz", "older/train/x/0.png", "train.parquet"],
+    "other, alone",
+    [
+        ("old.zip", "old.zip"),
+        ("tiny-imagenet-200.zip", "tiny-imagenet-200.zip"),
+        ("old.tar.gz", "old.tar.gz"),
+        ("older/train/x/0.png", "older"),
+        ("train.parquet", ""),
+    ],
 )
-def test_another_data_set_beside_images_is_not_taken_in_silence(tmp_path, names, other):
+def test_another_data_set_beside_images_is_not_taken_in_silence(tmp_path, names, other, alone):
     place = draw(tmp_path / "photos", *names)
     if other.endswith(".png"):
         draw(place, other, other.replace("train", "val"))
     else:
         (place / other).write_bytes(b"PK")
-    first = other.split("/")[0] if "parquet" not in other else "photos"
+    first = alone or "parquet files"
     complaint(lambda: locate(place), first, f", and images (first: {names[0]})", "name the one")
     shutil.rmtree(place / names[0].split("/")[0])
     shutil.rmtree(place / names[1].split("/")[0], ignore_errors=True)
-    assert locate(place) in (place, place / other, place / "older")
+    assert locate(place) == place / alone
 
 
 def test_flat_images_count_if_there_is_a_file_of_labels(tmp_path):
@@ -74,6 +80,11 @@ def test_a_folder_of_training_images_comes_before_an_archive_beside_it(tmp_path,
     shutil.rmtree(place / train)
     (place / train).mkdir()
     assert locate(place) == place / "photos.zip"
+    draw(place, f"{train}/a.png")  # a class like any other, where nothing is divided
+    assert locate(place) == place / "photos.zip"
+    draw(place, "lily/a.png")
+    complaint(lambda: locate(place), "the archive photos.zip, and images")
+    assert locate(place, labels="l.csv") == place
 
 
 def test_what_is_no_data_set_of_its_own_is_no_reason_to_refuse(tmp_path):
@@ -90,6 +101,18 @@ def test_what_is_no_data_set_of_its_own_is_no_reason_to_refuse(tmp_path):
     )
     (place / "tiny-imagenet-200.zip").write_bytes(b"PK")
     assert locate(place) == place / "tiny-imagenet-200.zip"
+
+
+def test_images_anywhere_are_found_where_nothing_else_is_meant(tmp_path):
+    draw(tmp_path, "tiny-imagenet-200-subset/rose/a.png", "runs/tulip/b.png")
+    assert locate(tmp_path) == tmp_path
+
+
+def test_tiny_imagenet_by_name_is_not_ambiguous(archive_path, tmp_path):
+    draw(tmp_path, *FLOWERS)
+    shutil.copy(archive_path, tmp_path / "tiny-imagenet-200.zip")
+    assert len(TinyImageNet(tmp_path, "val")) == 24
+    complaint(lambda: locate(tmp_path), "the archive tiny-imagenet-200.zip, and images")
 
 
 def test_what_is_no_data_set_at_all(tmp_path):

@@ -21,6 +21,8 @@ from tinynet.interrupts import postponed
 if TYPE_CHECKING:
     import numpy as np
 
+UNFINISHED = ".unfinished"  # the end of a resumable folder's name until it is complete
+
 
 def _sync(path: Path) -> None:
     with open(path, "r+b") as stream:
@@ -81,11 +83,11 @@ def resumable_folder(path: str | Path) -> Iterator[Path]:
     """Yield a folder that gets the name `path` when the block ends without an exception.
 
     If the block is interrupted or the process is killed, the folder stays, as `path` with
-    `.unfinished`, and the next call yields it again. After an error it is removed. Only one process
+    `UNFINISHED`, and the next call yields it again. After an error it is removed. Only one process
     may write it at a time (see `locked`).
     """
     path = _link_target(Path(path))
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(path.name + UNFINISHED)
     unfinished.mkdir(exist_ok=True)
     try:
         yield unfinished

@@ -126,7 +126,7 @@ def _show(arguments: argparse.Namespace) -> None:
         )
     out = figure_path(arguments.out)
     source = open_source(find_data(arguments.data, arguments.labels), arguments.labels)
-    if source.path.resolve() in out.resolve().parents:
+    if not source.one_size and source.path.resolve() in out.resolve().parents:
         raise InputError(
             f"--out {out}: is inside the data, where it would count as an image; name a place "
             "outside"
@@ -201,14 +201,15 @@ def _sample(rows: "np.ndarray", arguments: argparse.Namespace) -> "np.ndarray":
     import numpy as np
 
     count = min(40, len(rows)) if arguments.count is None else arguments.count
+    of_class = f" of --class {arguments.class_name}" if arguments.class_name else ""
     if not len(rows):
         raise InputError(
-            f"--split {arguments.split}: has no images; choose another --split or --data"
+            f"--split {arguments.split}: has no images{of_class}; choose another --split or --data"
         )
     if not 1 <= count <= len(rows):
         raise InputError(
-            f"--count {count}: {arguments.split} has {len(rows):,} images; choose a number from 1 "
-            f"to {len(rows):,}"
+            f"--count {count}: {arguments.split} has {len(rows):,} images{of_class}; choose a "
+            f"number from 1 to {len(rows):,}"
         )
     if not 0 <= arguments.seed < 2**32:
         raise InputError(f"--seed {arguments.seed}: out of range; use 0 to {2**32 - 1}")

@@ -18,13 +18,12 @@ import numpy as np
 from tinynet.console import advice, log, printable
 from tinynet.data.class_checks import check_counts, check_names
 from tinynet.data.containers import Listing
-from tinynet.data.decode import image_endings
 from tinynet.data.label_classes import classes_of
 from tinynet.data.labels import Labels, labels_name
 from tinynet.data.layout import Layout, class_names, empty_folders, find_layout, subset_of
-from tinynet.data.own_folders import NAMES, is_below, own_folders, without_own
+from tinynet.data.own_folders import NAMES, is_below, own_folders
 from tinynet.data.source import Source, draw_val, without_boxes
-from tinynet.data.walk import NO_IMAGES
+from tinynet.data.walk import images_of
 from tinynet.errors import InputError
 
 
@@ -41,7 +40,7 @@ class ClassFolders(Source):
     def __init__(self, listing: Listing, labels: str | None = None):
         self.container, table = listing
         self.path, self.labels_file = self.container.path, labels
-        images = self._images(without_own([name for name, _, _ in table]))
+        images = self._images([name for name, _, _ in table])
         layout = find_layout(self.path, images, flat=labels is not None)
         self.root, by_subset = layout.root, layout.subsets
         files = {self.root + name for names in by_subset.values() for name in names}
@@ -94,16 +93,12 @@ class ClassFolders(Source):
 
     def _images(self, names: Sequence[str]) -> set[str]:
         """The names of images; counts the other files as skipped."""
-        images, endings = set(), image_endings()
         for name in names:
             if "\n" in name or "\r" in name:
                 raise InputError(
                     f"{self.path}: the file name {name!r} contains a line break; rename the file"
                 )
-            if os.path.splitext(name)[1].lower() in endings:
-                images.add(name)
-            else:
-                self.container.skipped.add(NO_IMAGES, name)
+        images = set(images_of(names, self.container.skipped))
         if not images:
             raise InputError(
                 f"{self.path}: contains no images that can be read "
@@ -187,17 +182,25 @@ class ClassFolders(Source):
 
         `names`: of all files, among them those that are not images.
         """
-        others = sorted(set(names) - set(images))
-        own = own_folders(others)
-        for folder in empty_folders(
+        empty = empty_folders(
             layout, self.container.folders(), images, classes=self.labels_file is None
-        ):
-            inside = [name for name in others if name.startswith(f"{folder}/")]
-            if folder in NAMES or (inside and all(is_below(name, own) for name in inside)):
+        )
+        if not empty:
+            return
+        own = own_folders(names)
+        inside: dict[str, list[str]] = {folder: [] for folder in empty}
+        for name in names:
+            pieces = name.split("/")
+            for depth in range(1, len(pieces)):
+                if (folder := "/".join(pieces[:depth])) in inside:
+                    inside[folder].append(name)
+        for folder, files in inside.items():
+            top = folder.removeprefix(self.root)
+            if top in NAMES or (files and all(is_below(name, own) for name in files)):
                 continue
-            if not inside and subset_of(folder.removeprefix(self.root)) == "test":
+            if not files and subset_of(top) == "test":
                 continue  # val would be drawn from train instead, but nothing replaces test
-            kinds = _kinds(inside)
+            kinds = _kinds(files)
             raise InputError(
                 f"{self.path}: the folder {printable(folder)} contains no images"
                 f"{f' that can be read ({kinds})' if kinds else ''}; add some, or remove it"

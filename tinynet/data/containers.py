@@ -112,6 +112,7 @@ class ZipContainer:
     def __init__(self, path: Path):
         self.path, self.skipped = path, SkippedFiles()
         self._zip: zipfile.ZipFile | None = None
+        self._empty: set[str] = set()  # the folders that have an entry
         self._pid = 0
         self._open()
 
@@ -136,13 +137,23 @@ class ZipContainer:
         return self._zip
 
     def __getstate__(self) -> Json:
-        return {"path": self.path, "skipped": self.skipped, "_zip": None, "_pid": 0}
+        return {
+            "path": self.path,
+            "skipped": self.skipped,
+            "_zip": None,
+            "_pid": 0,
+            "_empty": set(),
+        }
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         members: dict[str, zipfile.ZipInfo] = {}
+        self._empty = set()
         for info in self._open().infolist():
             name = _plain(info.filename)
+            if info.filename.endswith(("/", "\\")):
+                self._empty.add(name)
+                continue
             if info.flag_bits & _ENCRYPTED:
                 raise InputError(
                     f"{self.path}: {name} is encrypted; extract the zip and name its folder"
@@ -162,14 +173,13 @@ class ZipContainer:
         return [
             (name, info.file_size, info.CRC)
             for name, info in self._members.items()
-            if not info.is_dir() and _is_data(name, self.skipped)
+            if _is_data(name, self.skipped)
         ]
 
     def folders(self) -> set[str]:
         """The folders that have an entry or contain a file."""
-        return _folders(
-            {name for name, info in self._members.items() if info.is_dir()}, self._members
-        )
+        files = self._members
+        return _without_skipped(_folders(self._empty, files))
 
     def seal(self) -> str:
         """Nothing: the table has check sums."""
@@ -243,16 +253,25 @@ class TarContainer:
         older = [
             name
             for member in files
-            if (last := self._members[name := _plain(member.name)]) is not member
-            and member.isreg()
-            and last.isreg()
-            and self._data(member, name) != self._data(last, name)
+            if not skip_reason(name := _plain(member.name))
+            and (last := self._members[name]) is not member
+            and not self._same(member, last)
         ]
         if older:
             log(
-                f"note: {self.path}: has several versions of {len(set(older)):,} files (first: "
+                f"note: {self.path}: files in several versions: {len(set(older)):,} (first: "
                 f"{older[0]}); the last one of each is used"
             )
+
+    def _same(self, member: tarfile.TarInfo, other: tarfile.TarInfo) -> bool:
+        """Whether two members have the same content."""
+        if not (member.isreg() and other.isreg()):
+            return (member.type, member.linkname) == (other.type, other.linkname)
+        return member.size == other.size and all(
+            _read_at(self._stream, member.offset_data + start, _TAR_BLOCK)[: member.size - start]
+            == _read_at(self._stream, other.offset_data + start, _TAR_BLOCK)[: member.size - start]
+            for start in range(0, member.size, _TAR_BLOCK)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TarContainer, (self.path,)
@@ -318,7 +337,7 @@ class TarContainer:
 
     def folders(self) -> set[str]:
         """The folders that have an entry or contain a file."""
-        return _folders(self._folders, self._members)
+        return _without_skipped(_folders(self._folders, self._members))
 
     def seal(self) -> str:
         """SHA-256 of the tar: its table has no check sums, and times may all be the same."""
@@ -333,9 +352,7 @@ class TarContainer:
 
     def read(self, name: str) -> bytes:
         """Read one file; raises `InputError` if the tar is cut short."""
-        return self._data(self._target(self._members[name], name), name)
-
-    def _data(self, member: tarfile.TarInfo, name: str) -> bytes:
+        member = self._target(self._members[name], name)
         _check_size(name, member.size, self.path)
         data = _read_at(self._stream, member.offset_data, member.size)
         if len(data) < member.size:
@@ -370,13 +387,17 @@ def _is_known(member: tarfile.TarInfo) -> bool:
 
 
 def _folders(folders: Iterable[str], files: Iterable[str]) -> set[str]:
-    """The `folders`, those of the `files`, and their parents, without those that are skipped."""
+    """The `folders`, those of the `files`, and their parents."""
     complete: set[str] = set()
     for folder in (*folders, *(name.rpartition("/")[0] for name in files)):
         while folder and folder not in complete:
             complete.add(folder)
             folder = folder.rpartition("/")[0]
-    return {folder for folder in complete if not skip_reason(folder)}
+    return complete
+
+
+def _without_skipped(folders: Iterable[str]) -> set[str]:
+    return {folder for folder in folders if not skip_reason(folder)}
 
 
 def _read_at(stream: BinaryIO, start: int, size: int) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tinynet.console import log, option
 from tinynet.data.decode import image_size
+from tinynet.data.own_folders import CACHE, PACKED
 from tinynet.data.packed import Packed, read_manifest
 from tinynet.data.packing import pack, stamp
 from tinynet.data.places import expand_user, locate
@@ -23,7 +24,7 @@ from tinynet.data.sources import open_source
 from tinynet.data.workers import in_child
 from tinynet.distributed import get_world
 from tinynet.errors import InputError
-from tinynet.files import can_write, clear_leftovers, locked, read_json, write_json
+from tinynet.files import UNFINISHED, can_write, clear_leftovers, locked, read_json, write_json
 from tinynet.records import Json
 from tinynet.values import as_integer
 
@@ -66,7 +67,7 @@ def cache_folder(source: Path, cache: str | None = None) -> Path:
     Raises `InputError` if it is a file.
     """
     beside = Path(os.path.abspath(source)).parent  # of "." too
-    folder = beside / "cache" if cache is None else expand_user(cache, "cache")
+    folder = beside / CACHE if cache is None else expand_user(cache, "cache")
     if folder.exists() and not folder.is_dir():
         raise InputError(
             f"{folder}: is a file, but the cache is a folder; choose another place with "
@@ -100,7 +101,7 @@ def _open(path: str | Path, cache: str | None, request: PackRequest) -> Packed:
         return Packed(folder)
     source = open_source(place, request.labels)
     name = f"{_stem(place)}-{source.digest()[:8]}"
-    as_it_is, resized = parent / f"{name}.packed", parent / f"{name}-{request.side}.packed"
+    as_it_is, resized = parent / f"{name}{PACKED}", parent / f"{name}-{request.side}{PACKED}"
     copies = [folder for folder in (as_it_is, resized) if _fits(read_manifest(folder), request)]
     if copies and not can_write(parent):
         return Packed(copies[0])  # a read-only cache of another user
@@ -112,16 +113,18 @@ def _open(path: str | Path, cache: str | None, request: PackRequest) -> Packed:
         if manifest is None:
             return pack(source, folder, side)
         # `_copy_without_reading` will find the copy next time.
-        if manifest | stamp(place) != manifest:
-            write_json(folder / "manifest.json", manifest | stamp(place))
+        now = stamp(place, request.labels)
+        if manifest | now != manifest:
+            write_json(folder / "manifest.json", manifest | now)
         return Packed(folder)
 
 
 def _copy_without_reading(place: Path, cache: Path, request: PackRequest) -> Path | None:
     """The packed copy of an unchanged zip, which takes seconds to read; or of lost labels."""
-    if request.labels is None:
-        return _copy_of(stamp(place), place, cache, request) if place.is_file() else None
-    if os.path.lexists(request.labels) or not request.contents:
+    labels = request.labels
+    if place.is_file() and (labels is None or Path(labels).is_file()):
+        return _copy_of(stamp(place, labels), place, cache, request)
+    if labels is None or os.path.lexists(labels) or not request.contents:
         return None
     about = {"source": str(place.resolve()), "contents": request.contents}
     folder = _copy_of(about, place, cache, request)
@@ -133,7 +136,7 @@ def _copy_without_reading(place: Path, cache: Path, request: PackRequest) -> Pat
 def _copy_of(about: Json, place: Path, cache: Path, request: PackRequest) -> Path | None:
     """The packed copy of `place` whose manifest says what `about` says."""
     about = {**about, "labels_file": request.labels}
-    for folder in cache.glob(f"{glob.escape(_stem(place))}-*.packed"):
+    for folder in cache.glob(f"{glob.escape(_stem(place))}-*{PACKED}"):
         manifest = {"labels_file": None, **(read_manifest(folder) or {})}
         if manifest | about == manifest and _fits(manifest, request):
             return folder
@@ -156,7 +159,7 @@ def _fits(manifest: Json | None, request: PackRequest) -> bool:
 
 def _remove_outdated(cache: Path, name: str, place: Path) -> None:
     """Remove unfinished packings of what was at `place` before; `name`: of its copies now."""
-    for folder in cache.glob(f"{glob.escape(_stem(place))}-*.unfinished"):
+    for folder in cache.glob(f"{glob.escape(_stem(place))}-*{UNFINISHED}"):
         with suppress(OSError, ValueError, AttributeError):
             of_place = read_json(folder / "manifest.json").get("source") == str(place.resolve())
             if of_place and not folder.name.startswith(name):

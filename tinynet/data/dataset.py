@@ -11,7 +11,7 @@ from tinynet.data.decode import decode
 from tinynet.data.download import get
 from tinynet.data.image_folder import imagenet_wnids
 from tinynet.data.packing import square
-from tinynet.data.places import expand_user, locate
+from tinynet.data.places import DEPTH, expand_user, locate
 from tinynet.data.source import Source
 from tinynet.data.sources import open_source
 from tinynet.data.splits import split_train
@@ -189,7 +189,7 @@ def _imagenet_indices(source: Source) -> list[int]:
 
 def _find_archive(root: Path, download: bool) -> Path:
     try:
-        return locate(root, 1, any_images=False) if download else locate(root)
+        return locate(root, 1 if download else DEPTH, any_images=False)
     except InputError:
         if not download:
             raise

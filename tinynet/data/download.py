@@ -116,10 +116,11 @@ def get(target: Path, force: bool = False) -> Path:
     `target`: the name of a zip, or a folder for it. A zip that is cut short is replaced. Any other
     archive is replaced only with `force`.
     """
+    path: Path | None
     try:
         path = locate(target, 1, any_images=False)
     except InputError:
-        path = None
+        path = target if target.is_file() else None
     if path and path.is_file() and path.suffix == ".zip" and not zipfile.is_zipfile(path):
         path = None
     if path and path.is_file() and path.stat().st_size == SIZE and _md5(path) == MD5:

@@ -13,7 +13,7 @@ from tinynet.data.labels import (
     count_names,
     has_title,
 )
-from tinynet.data.tables import WAYS, Table
+from tinynet.data.tables import Table
 
 
 def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
     if lines and are_words(lines):
         words = [line.strip() for line in lines]
         return _sorted(words[1:] if has_title(words) else words)
-    tables = [table for way in WAYS if (table := way(lines)) and min(map(len, table)) > 1]
+    tables = [table for table in reader.tables(lines) if min(map(len, table)) > 1]
     # Whole names count more than names without extension: a label 2 may also stand for 2.jpg.
     whole = set(names) | set(map(base, names))
     ranks = [

@@ -50,14 +50,14 @@ LABEL_TITLES = {
 _MAX_SIZE = 2**28  # bytes
 
 
+WNID = re.compile(r"n\d{8}\b")
+
+
 def has_title(words: Sequence[str]) -> bool:
     """Return whether the first of some labels is a title, such as `label`, and no label."""
     if not words or words.count(words[0]) > 1:
         return False
     return column_titles([[words[0]]])[0] in LABEL_TITLES
-
-
-WNID = re.compile(r"n\d{8}\b")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Labels:
         lines = self.lines()
         if are_words(lines):
             return self._by_position([line.strip() for line in lines])
-        tables = [table for way in WAYS if (table := way(lines))]
+        tables = self.tables(lines)
         readings: list[tuple[_Columns, Table]] = []
         errors = []
         for table in tables:
@@ -109,6 +109,25 @@ class Labels:
         columns, table = best
         return self._by_name(table[columns.header :], columns)
 
+    def tables(self, lines: Sequence[str]) -> list[Table]:
+        """Return the lines as tables, one for each way to split them that fits.
+
+        Lines of other files without a label are left out: lists may name images to be labelled.
+        """
+        full = set(self.names) | set(map(base, self.names))
+        names = full | set(map(stem, full)) | set(map(without_extension, full))
+        return [
+            [
+                row
+                for number, row in enumerate(table)
+                if number == 0
+                or all(row)
+                or any({plain(cell), base(plain(cell))} & names for cell in row)
+            ]
+            for way in WAYS
+            if (table := way(lines))
+        ]
+
     def numbered(self, labels: Sequence[int]) -> tuple[int, ...]:
         """Assign labels to the images by position.
 
@@ -117,7 +136,7 @@ class Labels:
         if len(self.names) != len(labels):
             raise self.label_error(
                 f"has {len(labels):,} labels for {len(self.names):,} images; it must have one for "
-                "each"
+                "each, and a title must be the word label"
             )
         if pair := ambiguous_order(self.names):
             raise self.label_error(

@@ -47,7 +47,7 @@ def find_layout(place: Path, names: Collection[str], flat: bool) -> Layout:
         inside = sorted(name[len(root) :] for name in names)
         # All class folders may be in a folder of one subset, such as val.
         tops_inside = {name.split("/")[0] for name in inside if "/" in name}
-        odd = sorted(name for name in {root.split("/")[-2:][0], *tops_inside} if subset_of(name))
+        odd = sorted(name for name in {*root.split("/"), *tops_inside} if subset_of(name))
         if odd and subset_of(odd[0]) != "train":
             raise InputError(
                 f"{place}: has a folder {odd[0]}/ but no train/; add train/, or rename {odd[0]}/ "

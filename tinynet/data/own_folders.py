@@ -3,39 +3,36 @@
 import re
 from collections.abc import Collection, Iterable
 
+from tinynet.files import UNFINISHED
 from tinynet.runs import ROOT, STAGES
 
-_CACHE = "cache"  # the default name of the cache
-NAMES = frozenset({str(ROOT), _CACHE})
+CACHE = "cache"  # the default name of the cache
+PACKED, FEATURES = ".packed", "features-"  # the end of a packed copy's name, the start of features'
+NAMES = frozenset({str(ROOT), CACHE})
 _RUN = re.compile(rf"(.*/)?({'|'.join(STAGES)})/recipe\.json")
-_CACHED = re.compile(r"(.*/)?([^/]+\.(?:packed|unfinished)|features-[0-9a-f]+)/manifest\.json")
+_COMPARISON = re.compile(r"(.*/)comparison\.html")
+_CACHED = re.compile(
+    rf"((?:.*/)?(?:[^/]+(?:{re.escape(PACKED)}|{re.escape(UNFINISHED)})|{FEATURES}[0-9a-f]+))"
+    r"/manifest\.json"
+)
 _REPORT = "report"
 
 
 def own_folders(names: Iterable[str]) -> set[str]:
-    """Return the folders of runs and of caches, by the files that only tinynet writes.
+    """Return the folders that tinynet wrote, by the files that only tinynet writes.
 
-    `names`: of all files, with `/`. A run below a folder `runs` stands for the whole of it, because
-    reports about several runs lie there.
+    These are the stages and the report of a run, comparisons of runs, packed copies and features.
+    `names`: of all files, with `/`.
     """
     folders: set[str] = set()
     for name in names:
-        if not name.endswith(".json"):
+        if not name.endswith((".json", ".html")):
             continue
         if run := _RUN.fullmatch(name):
-            pieces = (run[1] or "").split("/")[:-1]
-            if str(ROOT) in pieces:
-                pieces = pieces[: pieces.index(str(ROOT)) + 1]
-            folders |= {"/".join(pieces)} if pieces else {run[2], _REPORT}
-        elif cached := _CACHED.fullmatch(name):
-            folders.add((cached[1] or "") + cached[2])
+            folders |= {f"{run[1] or ''}{folder}" for folder in (run[2], _REPORT)}
+        elif cached := _CACHED.fullmatch(name) or _COMPARISON.fullmatch(name):
+            folders.add(cached[1].rstrip("/"))
     return folders
-
-
-def without_own(names: Collection[str]) -> list[str]:
-    """Return the `names` that are not in a folder of a run or a cache."""
-    own = own_folders(names)
-    return [name for name in names if not own or not is_below(name, own)]
 
 
 def is_below(name: str, folders: Collection[str]) -> bool:

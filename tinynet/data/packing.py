@@ -74,7 +74,7 @@ def _manifest(
     return {
         "kind": "packed",
         "format": FORMAT,
-        **stamp(source.path),
+        **stamp(source.path, source.labels_file),
         "digest": source.digest(),
         "contents": _contents(source, digests, f"{side} px" if resized else ""),
         **({"images": _contents(source, digests, ""), "resized": True} if resized else {}),
@@ -88,11 +88,15 @@ def _manifest(
     }
 
 
-def stamp(place: Path) -> Json:
-    """Return path, size and time of a zip; no time for folders, which do not record edits."""
+def stamp(place: Path, labels: str | None = None) -> Json:
+    """Return path, size and time of a zip; no time for folders, which do not record edits.
+
+    `labels`: the file of labels, of which the digest is returned, too.
+    """
     stat = place.stat()
     marks = [stat.st_size, stat.st_mtime_ns] if place.is_file() else None
-    return {"source": str(place.resolve()), "stamp": marks}
+    about = {"source": str(place.resolve()), "stamp": marks}
+    return about | ({"labels_digest": file_digest(Path(labels))} if labels else {})
 
 
 def _state(source: Source) -> tuple[Json, int]:

@@ -5,6 +5,7 @@ the images as bytes and the labels as numbers. The schema's metadata contain the
 """
 
 import json
+import os
 import re
 from bisect import bisect_right
 from functools import cached_property
@@ -22,20 +23,28 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 _NAME = re.compile(rf"({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
 _SHARD = re.compile(r"-\d+-of-(\d+)\b")
 _KINDS = ("Image", "ClassLabel")
+_UNLABELLED = -1  # the Hub's label of images without one
 
 
 def parquet_files(folder: Path) -> dict[str, list[Path]]:
     """List the files of a mirror by split, in `folder` or `folder/data`; empty if not a mirror."""
     for parent in (folder, folder / "data"):
         files: dict[str, list[Path]] = {}
-        for file in sorted(parent.glob("*")):
-            if file.suffix.lower() != ".parquet":
-                continue
+        for file in _with_ending(parent, ".parquet"):
             if name := _NAME.match(file.name):
                 files.setdefault(_SPLITS[name[1].lower()], []).append(file)
         if "train" in files:
             return files
     return {}
+
+
+def _with_ending(folder: Path, ending: str) -> list[Path]:
+    """The files of a folder whose names end so in any case; none if the folder does not exist."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names) if name.lower().endswith(ending)]
 
 
 def _refuse_missing(files: dict[str, list[Path]]) -> None:
@@ -217,9 +226,10 @@ class ParquetContainer:
                 if label in self._readers[file].schema_arrow.names:
                     labels = self._column(file, label).to_pylist()
                 else:
-                    labels = [-1] * self._readers[file].metadata.num_rows
+                    labels = [_UNLABELLED] * self._readers[file].metadata.num_rows
                 rows[split] += [
-                    (file, row, -1 if value is None else value) for row, value in enumerate(labels)
+                    (file, row, _UNLABELLED if value is None else value)
+                    for row, value in enumerate(labels)
                 ]
         return rows
 
@@ -241,14 +251,15 @@ class ParquetContainer:
         for split in ("train", "val"):
             for file, row, value in self._rows.get(split, ()):
                 if type(value) is not int or not 0 <= value < len(names):
+                    label = "no label" if value == _UNLABELLED else f"label {str(value)[:60]}"
                     raise InputError(
-                        f"{file}: row {row} has label {str(value)[:60]}, and labels are whole "
-                        f"numbers from 0 to {len(names) - 1}; download the file again"
+                        f"{file}: row {row} has {label}, and labels are whole numbers from 0 to "
+                        f"{len(names) - 1}; download the file again"
                     )
         if unused := set(range(len(names))) - {value for *_, value in self._rows["train"]}:
             raise InputError(
                 f"{self.path}: train has no images of {len(unused):,} classes (first: "
-                f"{names[min(unused)]!r}); use the unmodified files from the Hub"
+                f"{names[min(unused)]!r}), and every class needs some; choose another data set"
             )
         return names
 

@@ -1,7 +1,7 @@
 """Find the data of `--data`: a file, a folder, or an archive inside a folder."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tinynet.console import advice, option
@@ -17,12 +17,12 @@ DEFAULT_PATH = Path("data/tiny-imagenet-200.zip")
 _ENDINGS = (".zip", *TARS)
 _CLASSES = "wnids.txt"
 _SKIPPED_FOLDERS = {"train", "val", "test", "images", *NAMES}
-_DEPTH = 3  # levels of subfolders to search
+DEPTH = 3  # levels of subfolders to search
 _MAX_FOLDERS = 500  # to search on one level
 
 
 def locate(
-    path: str | Path, depth: int = _DEPTH, any_images: bool = True, labels: str | None = None
+    path: str | Path, depth: int = DEPTH, any_images: bool = True, labels: str | None = None
 ) -> Path:
     """Find the zip, tar, extracted folder or folder of parquet files at `path` or inside it.
 
@@ -43,7 +43,7 @@ def locate(
             f"{path}: {what}; `python -m tinynet.data get` fetches the official archive to "
             f"{DEFAULT_PATH}, and {advice('--data or ')}TINYNET_DATA names another place"
         )
-    data = _data_set(place, depth)
+    data = _data_set(place, depth, labels)
     if data is None and any_images and _first_images(place, flat=True):
         return place
     if data is None:
@@ -62,12 +62,12 @@ def locate(
     return data
 
 
-def _data_set(place: Path, depth: int) -> Path | None:
+def _data_set(place: Path, depth: int, labels: str | None) -> Path | None:
     """The data set that file names reveal, in `place` or below it; None for any other images.
 
     Raises `InputError` for several data sets.
     """
-    if _is_root(place) or _has_train(place):
+    if _is_root(place) or _has_train(place, flat=labels is not None):
         return place
     level = [place]
     for _ in range(depth + 1):
@@ -82,8 +82,8 @@ def _mirror_of(file: Path) -> Path:
     """The folder of a parquet file; raises `InputError` if the file would not be read there."""
     if not any(file in files for files in parquet_files(file.parent).values()):
         raise InputError(
-            f"{file}: is not part of a mirror; its name must begin with train, val or test, and "
-            "a file train must be beside it"
+            f"{file}: is not part of a mirror; its name must begin with train, val or test, and a "
+            "file whose name begins with train must be beside it"
         )
     if (file.parent / _CLASSES).is_file():
         raise InputError(
@@ -133,28 +133,33 @@ def _is_root(folder: Path) -> bool:
     )
 
 
-def _has_train(folder: Path) -> bool:
-    """Whether a subfolder means train, by its name in any case, and has images."""
-    return any(
-        subset_of(child.name) == "train" and child.is_dir() and _first_images(child, flat=True)
-        for child in folder.iterdir()
-    )
+def _has_train(folder: Path, flat: bool) -> bool:
+    """Whether a subfolder means train, by its name in any case, and has classes.
+
+    `flat`: whether its classes are in a file of labels. As in `find_layout`, a folder `train` that
+    directly contains its images is a class.
+    """
+    trains = [
+        child for child in folder.iterdir() if subset_of(child.name) == "train" and child.is_dir()
+    ]
+    places = trains if flat else [each for train in trains for each in _subfolders(train, {})]
+    return any(_first_images(place, flat=True) for place in places)
 
 
 def _images_beside(data: Path, place: Path, flat: bool) -> str:
     """An image in `place` that is not part of `data`, if there are enough to be meant; else ''."""
     if data != place:
-        return _first_images(place, flat, data)
+        return _first_images(place, flat, beside=data)
     if (data / _CLASSES).is_file() or not parquet_files(data):
         return ""
-    return _first_images(place, flat)
+    return _first_images(place, flat, beside=data / _CLASSES)
 
 
-def _first_images(place: Path, flat: bool, other: Path | None = None) -> str:
+def _first_images(place: Path, flat: bool, beside: Path | None = None) -> str:
     """The first image below `place`, if images there can be a data set; else ''.
 
-    These are images in two folders or more; with `flat`, any. `other`: a data set there, which does
-    not count; neither do copies of the official archive, hidden files and what tinynet writes.
+    These are images in two folders or more; with `flat`, any. `beside`: a data set, which does not
+    count; then copies of the official archive and what tinynet writes do not count, either.
     """
     visited: set[str] = set()
     first = ""
@@ -162,10 +167,11 @@ def _first_images(place: Path, flat: bool, other: Path | None = None) -> str:
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if not (skip_reason(name) or name in NAMES or name.startswith(DEFAULT_PATH.stem))
+            if not skip_reason(name)
+            and (beside is None or not (name in NAMES or name.startswith(DEFAULT_PATH.stem)))
         )
         real = os.path.realpath(folder)  # links may lead in circles
-        if real in visited or Path(folder) == other:
+        if real in visited or Path(folder) == beside:
             subfolders.clear()
         elif image := next(filter(_is_image, sorted(files)), ""):
             if first:
@@ -184,14 +190,12 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in image_endings() and not skip_reason(name)
 
 
-def _subfolders(parent: Path) -> Iterator[Path]:
+def _subfolders(parent: Path, skipped: Collection[str] = _SKIPPED_FOLDERS) -> Iterator[Path]:
     try:
         yield from sorted(
             folder
             for folder in parent.iterdir()
-            if folder.is_dir()
-            and folder.name not in _SKIPPED_FOLDERS
-            and not skip_reason(folder.name)
+            if folder.is_dir() and folder.name not in skipped and not skip_reason(folder.name)
         )
     except OSError:  # a folder without read permission cannot hold the archive
         return

@@ -7,13 +7,13 @@ folder is listed once.
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from tinynet.console import log, printable
-from tinynet.data.own_folders import without_own
+from tinynet.data.own_folders import is_below, own_folders
 from tinynet.errors import InputError
 
 # Folders that programs add to data: macOS in zips, Synology, Windows, file systems, Python.
@@ -31,6 +31,7 @@ SYSTEM_FOLDERS = frozenset(
 _SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini"})
 # Reasons to skip a file.
 HIDDEN, SYSTEM, NO_IMAGES, NO_FILES = "hidden", "system files", "not images", "not regular files"
+OWN = "written by tinynet"
 _EXAMPLES = 3  # names in a message
 
 
@@ -201,16 +202,21 @@ def images_below(folder: Path) -> tuple[Path, ...]:
 
 def image_names(folder: Path) -> tuple[list[str], SkippedFiles]:
     """List the names of the images in `folder` and its subfolders, and the skipped files."""
+    entries, _, skipped = walk(folder)
+    names = [entry.name for entry in entries]
+    return images_of(names, skipped), skipped
+
+
+def images_of(names: Sequence[str], skipped: SkippedFiles) -> list[str]:
+    """Return the names of images that tinynet did not write; count the others in `skipped`."""
     from tinynet.data.decode import image_endings
 
-    entries, _, skipped = walk(folder)
-    names = without_own([entry.name for entry in entries])
-    return list(_images(names, image_endings(), skipped)), skipped
-
-
-def _images(names: Sequence[str], endings: frozenset[str], skipped: SkippedFiles) -> Iterator[str]:
+    images, endings, own = [], image_endings(), own_folders(names)
     for name in names:
-        if os.path.splitext(name)[1].lower() in endings:
-            yield name
+        if own and is_below(name, own):
+            skipped.add(OWN, name)
+        elif os.path.splitext(name)[1].lower() in endings:
+            images.append(name)
         else:
             skipped.add(NO_IMAGES, name)
+    return images

@@ -32,7 +32,7 @@ class RunConfig:
     None: the data has its own. `pack_size`: the side in pixels that images of different sizes are
     packed at, None: the default. `crops_for`: the side in pixels of the images that the recipe's
     `crop_side` is for; on others it is scaled. None: it is for the images of `data`. `data_digest`:
-    of the images of the run that this configuration was read from; '' for a new run.
+    of the images of the run that this configuration continues; '' for a new run.
     """
 
     recipe: Recipe

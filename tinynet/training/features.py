@@ -28,6 +28,7 @@ from tinynet.data.batches import (
     send,
     send_whole,
 )
+from tinynet.data.own_folders import FEATURES
 from tinynet.data.packed import Packed, PackedPart
 from tinynet.distributed import get_world
 from tinynet.errors import InputError
@@ -202,7 +203,7 @@ class FeatureCache:
         """
         manifest = self._manifest(source, settings)
         key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-        folder = self.packed.cache / f"features-{key}"
+        folder = self.packed.cache / f"{FEATURES}{key}"
         labels = None if source.part.labels is None else source.part.labels[source.rows]
         shapes = {
             name: (source.epochs, len(source.rows), feature_count(self.model.backbone, [name]))

@@ -150,6 +150,7 @@ def plan_later(settings: Settings, stage: str, start: Path, run: Path) -> RunCon
         before.labels,
         before.pack_size,
         settings.crops_for,
+        before.data_digest,
     )
 
 
