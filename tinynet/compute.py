@@ -36,7 +36,8 @@ class Compute:
     `engine`: what runs a frozen network, `torch` or `openvino` (`models.engines`).
     `large_batches`: whether the network needs larger batches than VGG16 in inference
     (`default_batch_size`). `named`: whether the user named the precision, so that a network that
-    cannot run in it is refused.
+    cannot run in it is refused. `int8_start`: whether the frozen first layers of a network that is
+    trained run in 8-bit integers.
     """
 
     device: torch.device
@@ -47,14 +48,20 @@ class Compute:
     engine: Literal["torch", "openvino"] = "torch"
     large_batches: bool = False
     named: bool = field(default=False, compare=False)
+    int8_start: bool = False
 
     def for_frozen(self) -> "Compute":
         """Return these settings with the precision of frozen networks."""
         return replace(self, dtype=self.frozen or self.dtype, frozen=None)
 
-    def for_training(self) -> "Compute":
-        """Return the settings for a trained backbone: `dtype` everywhere, no int8."""
-        return replace(self, int8=False, frozen=None, engine="torch")
+    def for_training(self, frozen_start: bool = False) -> "Compute":
+        """Return the settings for a trained backbone: `dtype`, and int8 only for its frozen start.
+
+        `frozen_start`: whether its first layers are frozen. Compiled steps have no int8, which
+        torch would compile, too.
+        """
+        start = frozen_start and self.int8 and not self.compiled
+        return replace(self, int8=False, frozen=None, engine="torch", int8_start=start)
 
     def wait(self, check: Callable[[], None]) -> None:
         """Wait until the device has done its work; `check()` may raise meanwhile.
@@ -130,6 +137,7 @@ class Compute:
             **({"compiled": True} if self.compiled else {}),
             **({"engine": self.engine} if self.engine != "torch" else {}),
             **({"frozen": self.for_frozen().floats} if self.frozen else {}),
+            **({"start": "int8"} if self.int8_start else {}),
         }
 
     def __str__(self) -> str:
@@ -140,7 +148,8 @@ class Compute:
                 f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
             )
         engine = "OpenVINO" if self.engine == "openvino" else ""
-        frozen = "int8" if self.int8 else self.for_frozen().floats if self.frozen else engine
+        int8 = self.int8 or self.int8_start
+        frozen = "int8" if int8 else self.for_frozen().floats if self.frozen else engine
         return (
             f"{where}, {self.floats}{f', {frozen} where frozen' if frozen else ''}, channels last"
             f"{', compiled' if self.compiled else ''}"

@@ -3,6 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import dropwhile
 
 import torch
 from torch import Tensor, nn
@@ -75,12 +76,30 @@ class Backbone(nn.Module, ABC):
 
         A ReLU works in place, so it overwrites the output of its convolution.
         """
+        return self.walk_on(self.normalised(images))
+
+    def walk_on(self, maps: Tensor, after: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, output) of each layer of `chain` behind the layer `after`, whose output is
+        `maps`; '': of all layers, for normalised images.
+        """
         layers = self.chain()
         assert layers is not None, "the caller has a network that is a chain"
-        maps = self.normalised(images)
+        if after:
+            layers = dropwhile(lambda layer: layer[0] != after, layers)
+            next(layers)
         for name, layer in layers:
             maps = layer(maps)
             yield name, maps
+
+    def frozen_start(self, trained: Iterable[str]) -> str:
+        """Return the last layer of `chain` before those of the groups `trained`; '' without any."""
+        weights = {id(weight) for group in trained for weight in self.groups.get(group, ())}
+        last = ""
+        for name, layer in self.chain() or ():
+            if any(id(weight) in weights for weight in layer.parameters()):
+                break
+            last = name
+        return last
 
     def normalised(self, images: Tensor) -> Tensor:
         """Normalise images (N, 3, H, W) in [0, 1], in the dtype of the weights."""

@@ -37,6 +37,10 @@ def _max_pool(maps: Tensor) -> Tensor:
     return F.adaptive_max_pool2d(maps, 1).flatten(1)
 
 
+# Images and names of layers -> their outputs, as `Backbone.forward`
+FrozenStart = Callable[[Tensor, Iterable[str]], dict[str, Tensor]]
+
+
 class Head(nn.Sequential):
     """Classifier head: hidden blocks of Linear, ReLU, BatchNorm and Dropout, then a Linear layer.
 
@@ -97,6 +101,7 @@ class Classifier(nn.Module):
         self.head = Head(
             feature_count(backbone, self.feature_names), hidden, classes, dropout, standardise
         )
+        self._start: tuple[FrozenStart, str] | None = None
         self.groups: dict[str, list[nn.Parameter]] = {
             **backbone.groups,
             "head": list(self.head.parameters()),
@@ -104,7 +109,22 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Compute features: images (N, 3, H, W) in [0, 1] -> (N, F) float32."""
-        return pooled_features(self.backbone, self.feature_names, images)
+        if self._start is None:
+            return pooled_features(self.backbone, self.feature_names, images)
+        start, last = self._start
+        nodes = {feature.split(":")[0] for feature in self.feature_names}
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            maps = start(images, nodes | {last})
+        for name, output in self.backbone.walk_on(maps[last], last):
+            maps |= {name: output} if name in nodes else {}
+        return pool_maps(maps, self.feature_names)
+
+    def start_with(self, start: "FrozenStart", last: str) -> None:
+        """Replace the frozen first layers, up to `last`, by `start`, which computes them faster.
+
+        It is not part of the network: it is neither saved nor used `for_inference`.
+        """
+        self._start = (start, last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits: images (N, 3, H, W) in [0, 1] -> (N, classes)."""
@@ -167,6 +187,7 @@ class Classifier(nn.Module):
         """Return a frozen copy in eval mode on `device`, its backbone in `dtype`, channels last."""
         model = copy.deepcopy(self).eval().requires_grad_(False).to(device)
         model.backbone.body.to(dtype).to(memory_format=torch.channels_last)
+        model._start = None
         return model
 
 

@@ -19,12 +19,13 @@ class Int8Backbone(nn.Module):
     `images`: (N, 3, H, W) float in [0, 1], a sample of the input, to calibrate the range of each
     layer. The ranges are then fixed, so an output does not depend on the other images of a batch.
     The network has no gradients and runs only on CPUs. It must be a chain (`Backbone.chain`).
+    `last`: its last layer, the output of a ReLU or a pooling; None: that of `backbone`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, images: Tensor):
+    def __init__(self, backbone: Backbone, images: Tensor, last: str | None = None):
         super().__init__()
         self.register_buffer("mean", backbone.mean)
         self.register_buffer("std", backbone.std)
@@ -52,6 +53,12 @@ class Int8Backbone(nn.Module):
             else:
                 assert step_in is not None
                 self.layers[name] = Int8MaxPool(step_in)
+            if name == last:
+                break
+
+    def __deepcopy__(self, memo: object) -> "Int8Backbone":
+        """Itself: its weights never change, and torch cannot copy those that are prepacked."""
+        return self
 
     def forward(self, images: Tensor, nodes: Iterable[str]) -> dict[str, Tensor]:
         """Compute float32 feature maps of the layers `nodes`, as `Backbone.forward` does."""

@@ -122,14 +122,17 @@ class RunConfig:
 
     def trains_backbone(self, stage: str) -> bool:
         """Whether any convolution is trained by the end of `stage`; if not, int8 can be used."""
+        return self.trained_groups(stage) != {"head"}
+
+    def trained_groups(self, stage: str) -> set[str]:
+        """Return the groups of layers, or `all`, that are trained by the end of `stage`."""
         before = {
             "base": (),
             "finetune": ("base",),
             "fixres": runs.STAGES[: runs.STAGES.index(self.start_stage) + 1],
         }
-        return any(
-            self.recipe.stage(name).trainable != ("head",) for name in (*before[stage], stage)
-        )
+        stages = (*before[stage], stage)
+        return {group for name in stages for group in self.recipe.stage(name).trainable}
 
 
 def upgrade(contents: Json) -> Json:

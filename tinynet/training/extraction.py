@@ -58,21 +58,30 @@ def frozen_backbone(
 ) -> FrozenBackbone:
     """Return the fastest inference version of an ImageNet-trained, never fine-tuned backbone.
 
-    `size`: side in pixels of the images. An int8 backbone is calibrated on images from all over
-    train.
+    `size`: side in pixels of the images.
     """
     if compute.engine == "openvino":
         nodes = {feature.split(":")[0] for feature in model.feature_names}
         return OpenVinoBackbone(model.backbone, sorted(nodes), compute.for_frozen())
     if not compute.int8:
         return model.for_inference(compute.device, compute.for_frozen().dtype).backbone
+    return int8_backbone(model, packed, size, compute.device)
+
+
+def int8_backbone(
+    model: Classifier, packed: Packed, size: int, device: torch.device, last: str | None = None
+) -> Int8Backbone:
+    """Return the backbone in int8, or its layers up to `last`, for images of `size` pixels.
+
+    It is calibrated on images from all over train.
+    """
     rows = np.linspace(0, len(packed.train) - 1, min(_CALIBRATION, len(packed.train))).astype(
         np.int64
     )
-    batch = next(batches(packed.train, rows, batch_size=len(rows), device=compute.device))
+    batch = next(batches(packed.train, rows, batch_size=len(rows), device=device))
     images = augment_images(batch.images, batch.rows, Stage(size=size))
     # Always from float32, so that int8 features are the same on every processor.
-    return Int8Backbone(model.for_inference(compute.device, torch.float32).backbone, images)
+    return Int8Backbone(model.for_inference(device, torch.float32).backbone, images, last)
 
 
 def feature_file(folder: Path, feature: str, state: str = "") -> Path:

@@ -204,11 +204,15 @@ class Device:
         if self.device not in ("auto", settings["type"]):
             return self
         same = self.precision == "auto"
+        # Of a trained network, the start may be in int8 and the rest in floats.
+        started, floats = settings["precision"], settings.get("floats")
+        if settings.get("start") == "int8":
+            started, floats = "int8", settings["precision"]
         return Device(
             settings["type"],
-            settings["precision"] if same else self.precision,
+            started if same else self.precision,
             settings.get("compiled", False) if self.compiled is None else self.compiled,
-            settings.get("floats") if same else self.floats,
+            floats if same else self.floats,
             settings.get("frozen") if same else self.frozen,
         )
 

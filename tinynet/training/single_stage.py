@@ -33,6 +33,7 @@ from tinynet.score.probabilities import head_probabilities, view_probabilities
 from tinynet.score.views import resize
 from tinynet.training import schedules
 from tinynet.training.config import RunConfig
+from tinynet.training.extraction import int8_backbone
 from tinynet.training.features import FeatureCache
 from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import EpochInputs, Training, fit, weight_groups
@@ -155,6 +156,11 @@ def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
     steps = steps_per_epoch(train_count, stage.batch)
     if warning := schedules.warning(stage, steps):
         console.log(f"note: {warning}")
+    if job.compute.int8_start:
+        trained = model.group_names(job.config.trained_groups(job.folder.stage))
+        last = model.backbone.frozen_start(trained)
+        start = int8_backbone(model, job.packed, stage.size, job.compute.device, last)
+        model.start_with(start, last)
     module, stream, eval_fn = _feature_inputs(job) if stage.cached_epochs else _image_inputs(job)
     return Training(module, weight_groups(model, stage), stage, steps, job.compute), stream, eval_fn
 

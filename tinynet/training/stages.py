@@ -212,14 +212,16 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     world, split = get_world(), split_of(config, packed)
     torch.manual_seed(seeded_generator("cpu", config.seed, folder.stage).initial_seed())
     compute = compute_for(compute, config.recipe.network.arch)
-    if config.trains_backbone(folder.stage):
-        compute = compute.for_training()
     start = world.from_main(lambda: config.start(folder.run, folder.stage))
     if start:  # a run, which other machines may not have
         model = world.from_main(lambda: _start_model(start, config, packed))
     else:
         model = world.main_first(lambda: _start_model(None, config, packed))
     torch.set_rng_state(world.from_main(torch.get_rng_state))
+    if config.trains_backbone(folder.stage):
+        # Layers that an earlier stage has trained stay in floats, in which they were trained.
+        trained = model.group_names(config.trained_groups(folder.stage))
+        compute = compute.for_training(bool(model.backbone.frozen_start(trained)))
     facts = stage_facts(folder, config, packed, split, compute)
     if block := world.from_main(lambda: _shuffle_block(folder, config, packed)):
         facts["shuffle_block"] = block
@@ -227,7 +229,8 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     facts["start_digest"] = weights_digest(model if start else model.backbone)
     world.check_equal(facts["start_digest"], "starting weights")
     world.check_equal(
-        f"{compute.device.type} {compute.precision} {compute.floats} {compute.engine}",
+        f"{compute.device.type} {compute.precision} {compute.floats} {compute.engine} "
+        f"{compute.int8_start}",
         "device, precision and engine",
     )
     if start:
