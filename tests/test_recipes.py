@@ -121,7 +121,7 @@ def test_any_value_of_a_field_is_taken_or_refused_in_a_line(data, kind):
     [
         (Stage, "weight_decay", float("nan")),
         (Stage, "lr", float("inf")),
-        (Stage, "epochs", 2.5),
+        (Stage, "epochs", "2"),
         (Stage, "batch", True),
         (Stage, "flip", "sometimes"),
         (Stage, "trainable", ("head", 3)),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -185,3 +186,23 @@ def test_a_run_is_not_resumed_on_other_data_split_or_weights(
 
 def checkpoint_of(run):
     return torch.load(run / "base" / "last.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("epochs, steps", [(1.5, 4), (0.4, 1), (0.01, 1)])
+def test_the_last_epoch_may_be_a_part_of_one(
+    archive_path, cache_folder, tmp_path, monkeypatch, epochs, steps
+):
+    """Its rate falls to the end of the schedule, and a stopped training ends in the same way."""
+    config = run_config(
+        archive_path, cache_folder, base={"epochs": epochs}, finetune={"epochs": epochs}
+    )
+    stages.train(tmp_path / "whole", config, CPU)
+    for stage in runs.WHOLE:
+        folder = StageFolder(tmp_path / "whole", stage)
+        found = runs.read_rows(folder.log)
+        assert [row["step"] for row in of_kind(found, "step")] == list(range(1, steps + 1))
+        ends = of_kind(found, "epoch")
+        assert len(ends) == math.ceil(epochs) and ends[-1]["step"] == steps
+    stops = interruptions(tmp_path / "stopped", config, monkeypatch, 2)
+    assert stops > 0
+    check_same_run(tmp_path / "whole", tmp_path / "stopped")

@@ -214,7 +214,7 @@ def run_facts(folder: StageFolder, config: RunConfig) -> list[tuple[str, str]]:
         ("images", f"{counts['train']:,} trained on, {counts['holdout']:,} held out"),
         (
             "epochs",
-            f"{stage.epochs}, batch size {stage.batch}, {stage.optimizer}, {stage.schedule}",
+            f"{stage.epochs:g}, batch size {stage.batch}, {stage.optimizer}, {stage.schedule}",
         ),
         ("time of the steps, without features", f"{seconds / 60:.1f} min"),
         ("seed", str(config.seed)),

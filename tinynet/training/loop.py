@@ -106,7 +106,12 @@ class Training:
     @property
     def total_steps(self) -> int:
         """The number of finished steps of the stage."""
-        return self.epoch * self.steps + self.step
+        return min(self.epoch * self.steps + self.step, self.stage.total_steps(self.steps))
+
+    @property
+    def epoch_steps(self) -> int:
+        """The number of steps of the present epoch; the last one may be shorter."""
+        return min(self.steps, self.stage.total_steps(self.steps) - self.epoch * self.steps)
 
     _PLAIN = ("epoch", "step", "stale", "seen", "loss_sum", "seconds")
     _STATEFUL = ("module", "optimizer", "schedule", "scaler", "average")
@@ -194,7 +199,9 @@ class Training:
             name: state["schedule"][name] for name in ("last_epoch", "_step_count", "_last_lr")
         }
         every_step = self.stage.schedule_every == "step"
-        moves = state["epoch"] * self.steps + state["step"] if every_step else state["epoch"]
+        moves = state["epoch"]
+        if every_step:
+            moves = min(moves * self.steps + state["step"], self.stage.total_steps(self.steps))
         if schedule["last_epoch"] != moves or not isinstance(schedule["_step_count"], int):
             raise ValueError(
                 f"the schedule is at step {str(schedule['last_epoch'])[:40]}, the training at "
@@ -368,14 +375,12 @@ def fit(
     training stops early. Raises `FloatingPointError` if a loss is not finite.
     """
     stage = training.stage
-    while training.epoch < stage.epochs and not (
-        stage.patience and training.stale >= stage.patience
-    ):
+    while training.epoch_steps > 0 and not (stage.patience and training.stale >= stage.patience):
         if training.step == 0:
             training.seen, training.loss_sum, training.seconds = 0, 0.0, 0.0
         training.module.train()
         yield from _run_epoch(training, stream, stop)
-        if training.step < training.steps:
+        if training.step < training.epoch_steps:
             yield StopRow(training.epoch, training.total_steps)
             return
         training.update_bn(inputs for inputs, _ in stream(training.epoch, 0))
@@ -414,7 +419,8 @@ def _run_epoch(
         )
         return rows
 
-    for number, (inputs, labels) in enumerate(stream(training.epoch, training.step)):
+    batches = islice(stream(training.epoch, training.step), training.epoch_steps - training.step)
+    for number, (inputs, labels) in enumerate(batches):
         if not number:
             training.world.barrier()  # rank 0 has written a checkpoint; all have loaded images
         group = training.optimizer.param_groups[-1]

@@ -140,7 +140,9 @@ class Stage:
         "groups of layers to train (of VGG16: conv1 ... conv5), head, or all",
         was="learn",
     )
-    epochs: int = option(1, "number of passes over the training images")
+    epochs: float = option(
+        1, "number of passes over the training images; of 1.5, the last ends half-way"
+    )
     batch: int = option(64, "batch size")
     size: int = option(64, "side of the network's input images in pixels")
     cached_epochs: int = option(
@@ -293,6 +295,10 @@ class Stage:
             )
         if not 0 <= self.ema < 1:
             raise InputError(f"ema is {self.ema}; it must be 0 (off) or more and less than 1")
+
+    def total_steps(self, steps: int) -> int:
+        """Return the number of steps of the stage; `steps`: batches in a whole epoch."""
+        return max(1, round(self.epochs * steps))
 
     def rate_factors(self, groups: Sequence[str]) -> dict[str, float]:
         """Return the factor of the learning rate of each of a network's `groups`, head included.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -152,10 +153,10 @@ def note_epochs(folder: StageFolder, config: RunConfig) -> None:
     """Log a note if a finished stage has fewer or more epochs than its recipe now says."""
     stage, rows = config.recipe.stage(folder.stage), runs.read_rows(folder.log)
     epochs = sum(row.get("kind") == "epoch" for row in rows)
-    if rows and not stage.patience and epochs != stage.epochs:
+    if rows and not stage.patience and epochs != math.ceil(stage.epochs):
         console.log(
             f"note: {folder.path} is finished after {epochs} epochs, but its recipe.json says "
-            f"{stage.epochs}"
+            f"{stage.epochs:g}"
         )
 
 

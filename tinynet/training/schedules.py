@@ -10,7 +10,7 @@ from tinynet.training.recipes import Stage
 
 def moves(stage: Stage, steps: int) -> int:
     """Return how often the schedule advances in the stage; `steps`: batches in an epoch."""
-    return stage.epochs * (steps if stage.schedule_every == "step" else 1)
+    return stage.total_steps(steps) if stage.schedule_every == "step" else math.ceil(stage.epochs)
 
 
 def half_cycles(stage: Stage, steps: int) -> tuple[int, int]:

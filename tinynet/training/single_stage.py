@@ -1,5 +1,6 @@
 """Train one stage: its data, the training loop, the log and the checkpoints."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -107,7 +108,7 @@ def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer
     if state is not None:
         restore(training, state, job.folder)
         console.log(
-            f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.steps}"
+            f"resumed at epoch {training.epoch + 1}, step {training.step} of {training.epoch_steps}"
         )
     with console.stop_on_interrupt() as stop, ExitStack() as stack:
         for observer in observers:
@@ -236,7 +237,7 @@ def _run(
     last_save = time.monotonic()
     # Rows arrive in bursts: collect them, and open the log once a burst.
     pending: list[LogRow] = []
-    total = training.stage.epochs * training.steps
+    total = training.stage.total_steps(training.steps)
     with console.progress(
         total=total, done=training.total_steps, label=folder.stage, unit="steps"
     ) as bar:
@@ -257,7 +258,7 @@ def _run(
                 pending.clear()
             # A checkpoint must not be ahead of the log, so it waits for the last row of a burst.
             # At the end of an epoch it waits for the epoch's row too.
-            within = row.step == training.total_steps and training.step < training.steps
+            within = row.step == training.total_steps and training.step < training.epoch_steps
             if ends or (within and time.monotonic() - last_save > SAVE_EVERY):
                 save_training(folder.last, training.state_dict(), job.packed.wnids, job.origin)
                 last_save = time.monotonic()
@@ -275,7 +276,7 @@ def _save_best(job: StageJob, result: nn.Module) -> None:
 def _epoch_line(row: EpochRow, stage: Stage) -> str:
     score = row.holdout
     return (
-        f"epoch {row.epoch + 1}/{stage.epochs}: loss {row.loss:.3f}, hold-out top-1 "
+        f"epoch {row.epoch + 1}/{math.ceil(stage.epochs)}: loss {row.loss:.3f}, hold-out top-1 "
         f"{score.top1:.2%} (95 %: {score.low:.2%} .. {score.high:.2%}), top-5 {score.top5:.2%}, "
         f"{row.images_per_second:,.0f} images/s{', best so far' if row.improved else ''}"
     )
