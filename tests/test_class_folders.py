@@ -265,6 +265,16 @@ def test_an_empty_class_folder_is_named_in_any_container(tmp_path, kind):
     complaint(lambda: open_source(packed_as(place, kind)), "lily contains no images that can")
 
 
+def test_an_empty_folder_beside_nested_classes_is_named(tmp_path):
+    place = flowers(tmp_path / "photos", 3, ("birds/gull", "birds/owl", "fish"))
+    (place / "fish/more/er").mkdir(parents=True)  # inside a class
+    assert len(open_source(place).wnids) == 3
+    (place / "birds/crow").mkdir()
+    complaint(lambda: open_source(place), "the folder birds/crow contains no images")
+    (place / "birds/crow").rename(place / "crow")
+    complaint(lambda: open_source(place), "the folder crow contains no images")
+
+
 def test_links_to_class_folders_are_no_empty_classes(tmp_path, capsys):
     place = flowers(tmp_path / "photos", 3)
     (place / "rosa").symlink_to("rose")
@@ -281,8 +291,10 @@ def test_what_tinynet_writes_among_the_images_is_not_read(tmp_path, capsys):
     for run in ("runs/first", "out", "tulip"):
         draw(place, f"{run}/base/curves.png", f"{run}/report/a.png")
         (place / run / "base/recipe.json").write_text("{}")
+        (place / run / "report.html").write_text("")
     draw(place, "runs/both/first/b.png")
-    (place / "runs/both/comparison.html").write_text("")
+    for page in ("comparison", "first"):
+        (place / f"runs/both/{page}.html").write_text("")
     for folder in ("mycache/photos-1234.packed", "mycache/features-12ab", "cache/x.unfinished"):
         (place / folder).mkdir(parents=True)
         (place / folder / "manifest.json").write_text("{}")
@@ -291,8 +303,10 @@ def test_what_tinynet_writes_among_the_images_is_not_read(tmp_path, capsys):
     capsys.readouterr()
     source = open_source(place)
     assert source.digest() == before and source.wnids == ("rose", "tulip")
-    assert "17 written by tinynet (cache/x.unfinished" in capsys.readouterr().err
+    assert "21 written by tinynet (cache/x.unfinished" in capsys.readouterr().err
     assert len(expand([str(place)])) == 8
+    (place / "rose/comparison.html").write_text("")  # of another program
+    assert open_source(place).wnids == ("rose", "tulip")
     (place / "tulip/base/recipe.json").unlink()  # then these are images of a user
     assert len(open_source(place).train.files) + len(open_source(place).val.files) == 10
 
@@ -300,8 +314,12 @@ def test_what_tinynet_writes_among_the_images_is_not_read(tmp_path, capsys):
 def test_a_run_in_the_folder_of_the_images_itself(tmp_path):
     place = flowers(tmp_path / "photos", 4, ("rose", "tulip"))
     before = open_source(place).digest()
-    draw(place, "base/curves.png", "report/curves.png")
+    draw(place, "base/curves.png")
     (place / "base/recipe.json").write_text("{}")
+    assert open_source(place).digest() == before
+    draw(place, "report/curves.png")  # without the page, it is a class
+    complaint(lambda: open_source(place), "'report' (1)")
+    (place / "report.html").write_text("")
     assert open_source(place).digest() == before
     (place / "base/recipe.json").unlink()
     complaint(lambda: open_source(place), "'base' (1), 'report' (1)")
@@ -335,6 +353,11 @@ def test_images_that_change_places_are_other_data(tmp_path):
     (place / "tulip/0.bmp").rename(place / "rose/0.bmp")
     (place / "x").rename(place / "tulip/0.bmp")
     assert open_source(place).digest() != before
+    before = open_source(place).digest()
+    (place / "rose").rename(place / "x")
+    (place / "tulip").rename(place / "rose")
+    (place / "x").rename(place / "tulip")
+    assert open_source(place).digest() != before
 
 
 def test_what_is_no_image_or_no_subset_is_named(tmp_path, capsys):
@@ -355,6 +378,9 @@ def test_what_is_no_image_or_no_subset_is_named(tmp_path, capsys):
         ("file,u,v\na.png,1,2\nb.png,1,2\n", ["which of its columns 2, 3 is the label"]),
         ("\x00\x01\x02", ["is not a text file"]),
         ("a.png,rose\nb.png,\n", ["has no label for b.png"]),
+        ("", ["is empty"]),
+        ("file,label\na.png,cat, tabby\nb.png,cat, grey\n", ["line 2 has 3 cells", "quotation"]),
+        ("file,label,split\na.png,u,val\nb.png,v,train\n", ["a column 'split', which is not"]),
         ("rose\n" * 4 + "tulip\n" * 5, ["has 9 labels for 8 images"]),
         ("rose\n" + "tulip\n" * 8, ["has 9 labels for 8 images"]),
         ("label\n" + "rose\n" * 3 + "tulip\n" * 4, ["has 7 labels for 8 images"]),
@@ -368,6 +394,36 @@ def test_label_files_that_do_not_fit(tmp_path, text, words):
         tmp_path / "labels",
         *words,
     )
+
+
+@pytest.mark.parametrize(
+    "titles, row",
+    [
+        ("file,x,y,label", "{0},1,2,{1}"),
+        ("file,x,label,y", "{0},1,{1},2"),
+        ("file,label,label_name", "{0},{1},a flower"),
+        ("file,y", "{0},{1}"),
+    ],
+)
+def test_the_column_of_labels_among_others(tmp_path, titles, row):
+    draw(tmp_path / "flat", *NAMES)
+    rows = [
+        row.format(name, "rose" if number % 2 else "tulip") for number, name in enumerate(NAMES)
+    ]
+    (tmp_path / "labels").write_text("\n".join([titles, *rows]))
+    assert open_source(tmp_path / "flat", str(tmp_path / "labels")).wnids == ("rose", "tulip")
+    if "label" not in titles:
+        return
+    (tmp_path / "labels").write_text("\n".join([titles.replace("label", "breed"), *rows]))
+    complaint(
+        lambda: open_source(tmp_path / "flat", str(tmp_path / "labels")), "which of its columns"
+    )
+
+
+def test_a_list_of_labels_in_quotation_marks(tmp_path):
+    draw(tmp_path / "flat", *NAMES)
+    (tmp_path / "labels").write_text("label\n" + '"rose"\n"tulip"\n' * 4)
+    assert open_source(tmp_path / "flat", str(tmp_path / "labels")).wnids == ("rose", "tulip")
 
 
 def test_images_to_be_labelled_later_may_be_in_the_list(tmp_path):

@@ -242,3 +242,26 @@ def test_pipes_in_a_tar_are_counted(tmp_path):
     tar = TarContainer(tmp_path / "pipe.tar")
     assert [name for name, _, _ in tar.table()] == ["a"]
     assert tar.skipped.examples == {NO_FILES: ["pipe.png"]}
+
+
+def test_a_link_out_of_a_tar_is_noted(tmp_path):
+    small_tar(tmp_path / "link.tar", ("a", b"one"))
+    with tarfile.open(tmp_path / "link.tar", "a") as target:
+        link = tarfile.TarInfo("lily")
+        link.type, link.linkname = tarfile.SYMTYPE, "/data/rose"
+        target.addfile(link)
+    tar = TarContainer(tmp_path / "link.tar")
+    tar.table()
+    assert tar.skipped.links == ["lily (to /data/rose, outside the tar)"]
+
+
+def test_a_sparse_file_in_a_tar_is_refused(tmp_path, monkeypatch):
+    tar = TarContainer(small_tar(tmp_path / "a.tar", ("a", b"one")))
+    monkeypatch.setattr(tarfile.TarInfo, "issparse", lambda self: True)
+    complaint(lambda: tar.read("a"), "a is stored as a sparse file; extract the tar")
+
+
+@pytest.mark.parametrize("name", ["a.7z", "a.tar.zst", "labels.csv"])
+def test_other_archives_are_told_to_be_extracted(tmp_path, name):
+    (tmp_path / name).write_bytes(b"something")
+    complaint(lambda: containers.list_files(tmp_path / name), "neither a zip nor a tar; extract")

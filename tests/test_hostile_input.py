@@ -278,7 +278,7 @@ SETTINGS = dict(weights="none", hidden=(16,), holdout=0.25, size=32, batch=16, e
     ("changes", "name"),
     [
         (dict(epochs=True), "epochs"),
-        (dict(epochs=1.0), "epochs"),
+        (dict(epochs="1"), "epochs"),
         (dict(standardise=1), "standardise"),
         (dict(hidden=(16.0,)), "hidden"),
         (dict(seed=False), "seed"),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +299,23 @@ def test_stored_images_keep_the_labels_of_a_file_that_is_gone(photos, tmp_path, 
     file.mkdir()
     request = PackRequest(32, str(file), copies[0].contents)
     complaint(lambda: open_packed(flat, request=request), "no regular file")
+
+
+def test_a_zip_of_the_same_size_and_time_is_read_again(photos, tmp_path):
+    def write(path, swap):
+        names = sorted(photos.rglob("*.*"))
+        data = [name.read_bytes() for name in names]
+        with zipfile.ZipFile(path, "w") as target:
+            for name, content in zip(names, reversed(data) if swap else data, strict=True):
+                target.writestr(zipfile.ZipInfo(str(name.relative_to(photos))), content)
+        os.utime(path, (1e9, 1e9))
+
+    write(tmp_path / "a.zip", False)
+    size = (tmp_path / "a.zip").stat().st_size
+    packed = open_packed(tmp_path / "a.zip", request=PackRequest(32))
+    write(tmp_path / "a.zip", True)
+    assert (tmp_path / "a.zip").stat().st_size == size
+    assert open_packed(tmp_path / "a.zip", request=PackRequest(32)).contents != packed.contents
 
 
 def test_a_tar_with_a_file_of_labels_is_not_read_again(photos, tmp_path, monkeypatch):

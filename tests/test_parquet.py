@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -196,6 +197,31 @@ def table_of(folder, names=("b", "a"), **columns):
 )
 def test_a_mirror_with_other_labels_or_classes_takes_one_line(tmp_path, change, words):
     complaint(lambda: open_source(table_of(tmp_path / "mirror", **change)), "mirror", *words)
+
+
+def test_two_data_sets_in_one_folder_are_not_joined(tmp_path):
+    folder = table_of(tmp_path / "mirror")
+    for name in ("validation.parquet", "validation_small.parquet"):
+        shutil.copy(folder / "train.parquet", folder / name)
+    complaint(lambda: open_source(folder), "validation.parquet: and validation_small", "both val")
+    (folder / "validation_small.parquet").unlink()
+    for number in range(2):
+        name = f"train-{number:05d}-of-00002-1a2b.parquet"
+        shutil.copy(folder / "validation.parquet", folder / name)
+    (folder / "train.parquet").unlink()
+    assert len(open_source(folder).train.files) == 20
+
+
+def test_names_with_spaces_or_one_stem(tmp_path):
+    image = table_of(tmp_path / "first", names=(" rose", "tulip ")) / "train.parquet"
+    assert open_source(tmp_path / "first").wnids == ("rose", "tulip")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(image)["image"].to_pylist()
+    paths = [f"{number // 2}.{'jpg' if number % 2 else 'png'}" for number in range(10)]
+    named = [row | {"path": path} for row, path in zip(rows, paths, strict=True)]
+    folder = table_of(tmp_path / "second", image=named)
+    shutil.copy(folder / "train.parquet", folder / "val.parquet")
+    assert len(open_source(folder).val.files) == 10
 
 
 def test_damaged_pages_are_no_trouble_of_the_disk(tmp_path):

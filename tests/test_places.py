@@ -100,6 +100,9 @@ def test_what_is_no_data_set_of_its_own_is_no_reason_to_refuse(tmp_path):
         "logo.png",
     )
     (place / "tiny-imagenet-200.zip").write_bytes(b"PK")
+    complaint(lambda: locate(place), "(first: figures/a.png)")  # runs may be a class
+    for run in ("a", "b"):
+        (place / f"runs/{run}/base/recipe.json").write_text("{}")
     assert locate(place) == place / "tiny-imagenet-200.zip"
 
 

@@ -19,7 +19,7 @@ from tinynet.data.walk import NO_FILES, SkippedFiles, skip_reason, walk
 from tinynet.errors import InputError
 from tinynet.records import Json
 
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _TAR_BLOCK = 2**20  # bytes to decompress at once
 _ZIP_BLOCK = 2**14  # bytes to read at once; most images are smaller
 _MAX_RATIO = 20  # decompressed to compressed size; images hardly compress
@@ -127,6 +127,11 @@ class ZipContainer:
                     + advice(" with --data")
                 ) from None
             except Exception:  # a broken zip raises almost any exception
+                if self.path.suffix.lower() != ".zip":
+                    raise InputError(
+                        f"{self.path}: is neither a zip nor a tar; extract it, and name its folder"
+                        + advice(" with --data")
+                    ) from None
                 raise InputError(
                     f"{self.path}: not a zip, or cut short ({self.path.stat().st_size:,} bytes); "
                     "fetch it again with `python -m tinynet.data get`, or name another"
@@ -194,6 +199,11 @@ class ZipContainer:
             return _read_member(archive, info)
         except InputError:
             raise
+        except NotImplementedError as error:
+            raise InputError(
+                f"{self.path}: cannot read {name} ({error}); extract the zip, and name its folder"
+                + advice(" with --data")
+            ) from None
         except Exception as error:  # a broken zip raises almost any exception
             raise InputError(
                 f"{self.path}: cannot read {name} ({error}); fetch the archive again"
@@ -265,7 +275,7 @@ class TarContainer:
 
     def _same(self, member: tarfile.TarInfo, other: tarfile.TarInfo) -> bool:
         """Whether two members have the same content."""
-        if not (member.isreg() and other.isreg()):
+        if not (member.isreg() and other.isreg()) or member.issparse() or other.issparse():
             return (member.type, member.linkname) == (other.type, other.linkname)
         return member.size == other.size and all(
             _read_at(self._stream, member.offset_data + start, _TAR_BLOCK)[: member.size - start]
@@ -329,6 +339,11 @@ class TarContainer:
         self.skipped = SkippedFiles()
         for name in self._others:
             self.skipped.add(NO_FILES, name)
+        self.skipped.links += [
+            f"{name} (to {member.linkname}, outside the tar)"
+            for name, member in self._members.items()
+            if member.issym() and _link_target(member) not in self._members
+        ]
         return [
             (name, member.size, int(member.mtime))
             for name, member in self._members.items()
@@ -353,6 +368,11 @@ class TarContainer:
     def read(self, name: str) -> bytes:
         """Read one file; raises `InputError` if the tar is cut short."""
         member = self._target(self._members[name], name)
+        if member.issparse():
+            raise InputError(
+                f"{self.path}: {name} is stored as a sparse file; extract the tar, and name its "
+                "folder" + advice(" with --data")
+            )
         _check_size(name, member.size, self.path)
         data = _read_at(self._stream, member.offset_data, member.size)
         if len(data) < member.size:

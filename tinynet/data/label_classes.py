@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 from tinynet.data.file_names import base, plain
 from tinynet.data.labels import (
-    LABEL_TITLES,
     WNID,
     Labels,
     are_words,
     column_titles,
     count_names,
     has_title,
+    titled_columns,
 )
+from tinynet.data.layout import subset_of
 from tinynet.data.tables import Table
 
 
@@ -25,7 +26,7 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
     reader = Labels(source, (), names)
     lines = reader.lines()
     if lines and are_words(lines):
-        words = [line.strip() for line in lines]
+        words = [line.strip().strip('"') for line in lines]
         return _sorted(words[1:] if has_title(words) else words)
     tables = [table for table in reader.tables(lines) if min(map(len, table)) > 1]
     # Whole names count more than names without extension: a label 2 may also stand for 2.jpg.
@@ -35,12 +36,15 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
         for table in tables
         for matches, _ in [reader.matches(table, min(map(len, table)))]
     ]
+    if not lines:
+        raise reader.label_error("is empty; write lines of FILE LABEL")
     if not ranks or max(ranks) == (0, 0):
         example = f", such as {names[0]}" if names else ""
         raise reader.label_error(
             f"names none of the {len(names):,} images{example}; write lines of FILE LABEL"
         )
     table = tables[ranks.index(max(ranks))]
+    reader.check_widths(table)
     return _sorted(_labels(reader, table))
 
 
@@ -53,10 +57,9 @@ def _labels(reader: Labels, table: Table) -> list[str]:
     first = plain(table[0][file])
     rows = table[int(not {first, base(first)} & names) :]
     rest = [column for column in range(width) if column != file]
-    titled = [
-        column for column in rest if len(rows) < len(table) and titles[column] in LABEL_TITLES
-    ]
+    titled = titled_columns(titles, rest) if len(rows) < len(table) else []
     wnids = [column for column in rest if all(WNID.match(row[column].strip()) for row in rows)]
+    _refuse_splits(reader, titles, rows)
     columns = next((each for each in (titled, wnids) if len(each) == 1), rest)
     if len(columns) > 1:
         numbers = ", ".join(str(column + 1) for column in columns)
@@ -71,6 +74,18 @@ def _labels(reader: Labels, table: Table) -> list[str]:
         )
     # Kaggle writes a box after each wnid.
     return [word.split()[0] for word in words] if columns == wnids else words
+
+
+def _refuse_splits(reader: Labels, titles: Sequence[str], rows: Table) -> None:
+    """Raise `InputError` for a column that says which images are for val: it would be ignored."""
+    for column, title in enumerate(titles):
+        if title in ("split", "subset", "set", "partition") and all(
+            subset_of(row[column].strip()) for row in rows
+        ):
+            raise reader.label_error(
+                f"has a column {title!r}, which is not used; move the images into folders train/ "
+                "and val/, and remove the column"
+            )
 
 
 def _sorted(words: Sequence[str]) -> tuple[str, ...]:

@@ -53,6 +53,14 @@ _MAX_SIZE = 2**28  # bytes
 WNID = re.compile(r"n\d{8}\b")
 
 
+def titled_columns(titles: Sequence[str], columns: Sequence[int]) -> list[int]:
+    """Return those of the `columns` whose titles say that they are labels; `label` says it best."""
+    exact = [column for column in columns if titles[column] == "label"]
+    coordinate = {"y"} if "x" in titles else set()
+    likely = LABEL_TITLES - coordinate
+    return exact or [column for column in columns if titles[column] in likely]
+
+
 def has_title(words: Sequence[str]) -> bool:
     """Return whether the first of some labels is a title, such as `label`, and no label."""
     if not words or words.count(words[0]) > 1:
@@ -89,7 +97,7 @@ class Labels:
         """Read the class index of every image."""
         lines = self.lines()
         if are_words(lines):
-            return self._by_position([line.strip() for line in lines])
+            return self._by_position([line.strip().strip('"') for line in lines])
         tables = self.tables(lines)
         readings: list[tuple[_Columns, Table]] = []
         errors = []
@@ -107,6 +115,7 @@ class Labels:
         if best is None:
             raise self._no_table(tables)
         columns, table = best
+        self.check_widths(table)
         return self._by_name(table[columns.header :], columns)
 
     def tables(self, lines: Sequence[str]) -> list[Table]:
@@ -127,6 +136,15 @@ class Labels:
             for way in WAYS
             if (table := way(lines))
         ]
+
+    def check_widths(self, table: Table) -> None:
+        """Raise `InputError` for a line with more or fewer cells than the first."""
+        for number, row in enumerate(table, 1):
+            if len(row) != len(table[0]):
+                raise self.label_error(
+                    f"line {number} has {len(row)} cells, but line 1 has {len(table[0])}; put "
+                    "labels that contain the separator in quotation marks"
+                )
 
     def numbered(self, labels: Sequence[int]) -> tuple[int, ...]:
         """Assign labels to the images by position.
@@ -165,9 +183,7 @@ class Labels:
                 f"cannot be read ({error.strerror}); check its permissions"
             ) from None
         except ValueError:
-            raise self.label_error(
-                "is not a text file; name one with a wnid or a class index per line"
-            ) from None
+            raise self.label_error("is not a text file in UTF-8; save it as UTF-8") from None
 
     def _class(self, cell: str) -> int | None:
         """The class index of a cell: a number, or a class name, after which Kaggle writes a box."""
@@ -233,7 +249,7 @@ class Labels:
             first = plain(table[0][file])
             rest = [column for column in range(width) if column != file]
             for header in (0, 1) if not {first, base(first)} & names else (0,):
-                titled = [column for column in rest if header and titles[column] in LABEL_TITLES]
+                titled = titled_columns(titles, rest) if header else []
                 label = self._label_column(table[header:], titled or rest, bool(titled))
                 if label is not None and (matches[file] or header == 0):
                     return _Columns(matches[file], file, label, header)

@@ -133,20 +133,30 @@ def class_names(files: Sequence[str], folder: str = "", optional: bool = False) 
 def empty_folders(
     layout: Layout, folders: Iterable[str], images: Iterable[str], classes: bool
 ) -> list[str]:
-    """Return the folders of subsets, and if `classes` of classes, that contain no images.
+    """Return the folders of subsets, and if `classes` those beside classes, without images.
 
     `folders`: all folders. `images`: with the root, as `folders`.
     """
-    used = {
-        name.rsplit("/", depth)[0] for name in images for depth in range(1, name.count("/") + 1)
-    }
-    subsets = set(layout.folders.values())
-    empty = []
-    for folder in sorted(set(folders) - used):
-        if not folder.startswith(layout.root):
-            continue
-        first, *rest = folder[len(layout.root) :].split("/")
-        is_class = classes and (first in subsets and len(rest) == 1 if subsets else not rest)
-        if is_class or (subset_of(first) and not rest):
-            empty.append(folder)
-    return empty
+    direct = {name.rpartition("/")[0] for name in images}
+    used = {folder for path in direct for folder in _up_from(path)}
+    beside = set()
+    if classes:
+        subsets = {layout.root + folder for folder in layout.folders.values()}
+        topmost = {
+            path
+            for path in direct - subsets
+            if direct.isdisjoint(set(_up_from(path)) - {path, layout.root.rstrip("/")} - subsets)
+        }
+        beside = {path.rpartition("/")[0] for path in topmost} | subsets
+    return [
+        folder
+        for folder in sorted(set(folders) - used)
+        if folder.rpartition("/")[0] in beside
+        or (folder.startswith(layout.root) and subset_of(folder[len(layout.root) :]))
+    ]
+
+
+def _up_from(path: str) -> list[str]:
+    """A folder, its parent folder, and so on."""
+    pieces = path.split("/")
+    return ["/".join(pieces[:depth]) for depth in range(len(pieces), 0, -1)]

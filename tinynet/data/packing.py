@@ -89,13 +89,13 @@ def _manifest(
 
 
 def stamp(place: Path, labels: str | None = None) -> Json:
-    """Return path, size and time of a zip; no time for folders, which do not record edits.
+    """Return path, size, times and inode of a zip; no time for folders, which do not record edits.
 
     `labels`: the file of labels, of which the digest is returned, too.
     """
     stat = place.stat()
-    marks = [stat.st_size, stat.st_mtime_ns] if place.is_file() else None
-    about = {"source": str(place.resolve()), "stamp": marks}
+    marks = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    about: Json = {"source": str(place.resolve()), "stamp": marks if place.is_file() else None}
     return about | ({"labels_digest": file_digest(Path(labels))} if labels else {})
 
 

@@ -22,6 +22,7 @@ from tinynet.records import Json
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAME = re.compile(rf"({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
 _SHARD = re.compile(r"-\d+-of-(\d+)\b")
+_NUMBERS = re.compile(r"-\d+-of-\d+.*$|[-_.]?\d+$")
 _KINDS = ("Image", "ClassLabel")
 _UNLABELLED = -1  # the Hub's label of images without one
 
@@ -48,8 +49,14 @@ def _with_ending(folder: Path, ending: str) -> list[Path]:
 
 
 def _refuse_missing(files: dict[str, list[Path]]) -> None:
-    """Raise `InputError` if a file name announces more files than exist."""
-    for shards in files.values():
+    """Raise `InputError` if a file name announces more files than exist, or two data sets mix."""
+    for split, shards in files.items():
+        sets = {_NUMBERS.sub("", file.stem): file for file in reversed(shards)}
+        if len(sets) > 1:
+            first, second = sorted(sets.values())[:2]
+            raise InputError(
+                f"{first}: and {second.name} are both {split}; move one of them elsewhere"
+            )
         for file in shards:
             count = int(shard[1]) if (shard := _SHARD.search(file.name)) else len(shards)
             if count != len(shards):
@@ -238,9 +245,11 @@ class ParquetContainer:
         """The class names, in the order of the labels."""
         _, label = self._columns
         names = self._features[label].get("names")
+        if isinstance(names, list):
+            names = [name.strip() if isinstance(name, str) else name for name in names]
         if (
             not isinstance(names, list)
-            or not all(isinstance(name, str) and name.strip() for name in names)
+            or not all(isinstance(name, str) and name for name in names)
             or len(set(names)) < len(names)
             or any("/" in name or "\n" in name for name in names)
         ):
@@ -281,7 +290,9 @@ class ParquetContainer:
         for split, rows in self._rows.items():
             own = self._own_names(split)
             folders = [value if split == "train" else 0 for _, _, value in rows]
-            if own and len(set(zip(folders, own, strict=True))) == len(own):
+            # In the archive's layout, a label belongs to a name without its extension.
+            stems = [Path(name).stem for name in own or ()]
+            if own and len(set(zip(folders, stems, strict=True))) == len(own):
                 names[split] = own
                 continue
             names[split] = [

@@ -1,13 +1,13 @@
 """Find the data of `--data`: a file, a folder, or an archive inside a folder."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from tinynet.console import advice, option
 from tinynet.data.containers import TARS
 from tinynet.data.layout import subset_of
-from tinynet.data.own_folders import NAMES
+from tinynet.data.own_folders import MARKS, NAMES, own_folders
 from tinynet.data.parquet import parquet_files
 from tinynet.data.walk import skip_reason
 from tinynet.errors import InputError
@@ -72,7 +72,7 @@ def _data_set(place: Path, depth: int, labels: str | None) -> Path | None:
     level = [place]
     for _ in range(depth + 1):
         if roots := [root for folder in level for root in _roots(folder)]:
-            return _one_of(roots, place)
+            return _one_of([*roots, *_archive_files(place)], place)
         level = [folder for parent in level for folder in _subfolders(parent)][:_MAX_FOLDERS]
     archives = _archive_files(place)
     return _one_of(archives, place) if archives else None
@@ -164,11 +164,13 @@ def _first_images(place: Path, flat: bool, beside: Path | None = None) -> str:
     visited: set[str] = set()
     first = ""
     for folder, subfolders, files in os.walk(place, followlinks=True):
+        own = own_folders([*files, *_recipes(folder, subfolders)]) if beside else set()
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if not skip_reason(name)
-            and (beside is None or not (name in NAMES or name.startswith(DEFAULT_PATH.stem)))
+            if not (
+                skip_reason(name) or name in own or (beside and name.startswith(DEFAULT_PATH.stem))
+            )
         )
         real = os.path.realpath(folder)  # links may lead in circles
         if real in visited or Path(folder) == beside:
@@ -182,6 +184,12 @@ def _first_images(place: Path, flat: bool, beside: Path | None = None) -> str:
             first = name if Path(folder) != place else ""
         visited.add(real)
     return ""
+
+
+def _recipes(folder: str, subfolders: Iterable[str]) -> list[str]:
+    """The files in `subfolders` that show that tinynet wrote them."""
+    names = [f"{name}/{file}" for name in subfolders for file in MARKS]
+    return [name for name in names if os.path.isfile(os.path.join(folder, name))]
 
 
 def _is_image(name: str) -> bool:
@@ -204,9 +212,12 @@ def _subfolders(parent: Path, skipped: Collection[str] = _SKIPPED_FOLDERS) -> It
 def _one_of(roots: list[Path], path: Path) -> Path:
     """The only root, or the only one with the official name."""
     official = [root for root in roots if root.name.split(".")[0] == DEFAULT_PATH.stem]
-    if len(official or roots) > 1:
+    # Links may lead to the same data.
+    distinct = {os.path.realpath(root): root for root in reversed(official or roots)}
+    if len(distinct) > 1:
+        names = ", ".join(sorted(map(str, distinct.values()))[:3])
         raise InputError(
-            f"{path}: contains several data sets ({', '.join(map(str, roots[:3]))}); name one of "
-            "them" + advice(" with --data")
+            f"{path}: contains several data sets ({names}); name one of them"
+            + advice(" with --data")
         )
-    return (official or roots)[0]
+    return next(iter(distinct.values()))

@@ -50,7 +50,7 @@ class Archive(Source):
     labels_file = None
 
     def __init__(self, path: str | Path | Listing):
-        listing = path if isinstance(path, Listing) else list_files(locate(path, any_images=False))
+        listing = path if isinstance(path, Listing) else list_files(locate(path))
         self.container, table = listing
         self.path = self.container.path
         self.one_size = not isinstance(self.container, ParquetContainer)

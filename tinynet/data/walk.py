@@ -181,9 +181,11 @@ def _file(entry: os.DirEntry[str], name: str, skipped: SkippedFiles) -> Entry | 
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
         skipped.add(NO_FILES, name)
         return None
-    # Files of an archive often have one modification time, and bitmaps one size. Only the time of
-    # the last change of the file's status tells that two of them were exchanged.
-    return Entry(name, status.st_size, status.st_mtime_ns + status.st_ctime_ns)
+    # Files of an archive often have one modification time, and bitmaps one size. That two of them
+    # were exchanged, only the time of the last change of the file's status tells, or, if their
+    # folders were, the inode.
+    mark = status.st_mtime_ns + status.st_ctime_ns + status.st_ino
+    return Entry(name, status.st_size, mark)
 
 
 def _files_below(entry: os.DirEntry[str]) -> int:
