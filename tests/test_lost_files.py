@@ -173,7 +173,7 @@ def test_epochs_that_a_finished_stage_was_not_trained_for_are_reported(runs_copy
     ran = call(train, "--resume", "whole")
     assert (
         ran.status == 0
-        and f"finished after {epochs} epochs, but its recipe.json says {epochs + 3}" in ran.err
+        and f"finished after {epochs:g} epochs, but its recipe.json says {epochs + 3:g}" in ran.err
     )
 
 
@@ -268,7 +268,7 @@ def test_missing_log_only_loses_curves(runs_copy):
     [
         (
             lambda recipe: recipe["recipe"]["finetune"].update(epochs="two"),
-            ["epochs is 'two'", "an integer"],
+            ["epochs is 'two'", "a number"],
         ),
         (
             lambda recipe: recipe["recipe"]["finetune"].update(lr=float("nan")),
