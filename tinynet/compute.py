@@ -117,6 +117,11 @@ class Compute:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     @property
+    def named_int8(self) -> bool:
+        """Whether the user named int8, which is then used for trained networks as well."""
+        return self.int8 and self.named
+
+    @property
     def precision(self) -> str:
         """The name of the precision: float32, bfloat16, float16 or int8."""
         return "int8" if self.int8 else self.floats

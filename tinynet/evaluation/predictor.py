@@ -55,12 +55,12 @@ def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
 def evaluation_compute(config: RunConfig, stage: str, compute: Compute) -> Compute:
     """Return how the network of a finished stage is evaluated, on the device of `compute`.
 
-    A trained backbone stays in floats, in which it was trained. Raises `InputError` if the user
-    named int8 for a network that cannot run in it.
+    A trained backbone stays in floats, in which it was trained, unless the user named int8. Raises
+    `InputError` if the user named int8 for a network that cannot run in it.
     """
     arch = config.recipe.network.arch
     compute.check_network(runs_in_int8(arch))
-    if config.trains_backbone(stage):
+    if config.trains_backbone(stage) and not compute.named_int8:
         return compute_for(compute, arch).for_training()
     return compute_for(compute.for_frozen(), arch)
 

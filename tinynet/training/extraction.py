@@ -56,7 +56,7 @@ class FeatureSource:
 def frozen_backbone(
     model: Classifier, packed: Packed, size: int, compute: Compute
 ) -> FrozenBackbone:
-    """Return the fastest inference version of an ImageNet-trained, never fine-tuned backbone.
+    """Return the fastest inference version of a backbone that is not trained any more.
 
     `size`: side in pixels of the images.
     """

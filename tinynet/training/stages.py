@@ -218,7 +218,8 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     else:
         model = world.main_first(lambda: _start_model(None, config, packed))
     torch.set_rng_state(world.from_main(torch.get_rng_state))
-    if config.trains_backbone(folder.stage):
+    in_int8 = compute.named_int8 and config.recipe.stage(folder.stage).cached_epochs
+    if config.trains_backbone(folder.stage) and not in_int8:
         # Layers that an earlier stage has trained stay in floats, in which they were trained.
         trained = model.group_names(config.trained_groups(folder.stage))
         compute = compute.for_training(bool(model.backbone.frozen_start(trained)))
