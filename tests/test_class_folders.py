@@ -379,7 +379,10 @@ def test_what_is_no_image_or_no_subset_is_named(tmp_path, capsys):
         ("\x00\x01\x02", ["is not a text file"]),
         ("a.png,rose\nb.png,\n", ["has no label for b.png"]),
         ("", ["is empty"]),
-        ("file,label\na.png,cat, tabby\nb.png,cat, grey\n", ["line 2 has 3 cells", "quotation"]),
+        (
+            "file,label\na.png,cat, tabby\nb.png,cat, grey\n",
+            ["the line of a.png has 3 cells, but the first has 2", "quotation"],
+        ),
         ("file,label,split\na.png,u,val\nb.png,v,train\n", ["a column 'split', which is not"]),
         ("rose\n" * 4 + "tulip\n" * 5, ["has 9 labels for 8 images"]),
         ("rose\n" + "tulip\n" * 8, ["has 9 labels for 8 images"]),
@@ -439,7 +442,7 @@ def test_images_to_be_labelled_later_may_be_in_the_list(tmp_path):
 def test_a_label_file_that_is_not_there(tmp_path):
     draw(tmp_path / "flat", *NAMES)
     complaint(lambda: open_source(tmp_path / "flat", "nowhere.csv"), "nowhere.csv", "no such file")
-    complaint(lambda: open_source(tmp_path / "flat", str(tmp_path)), "is no regular file")
+    complaint(lambda: open_source(tmp_path / "flat", str(tmp_path)), "is not a regular file")
 
 
 def test_a_list_of_labels_may_have_a_title(tmp_path):

@@ -123,7 +123,7 @@ def test_balanced_training_and_labels_in_a_file(home, tmp_path):
     moved = tmp_path / "moved.csv"
     (tmp_path / "labels.csv").rename(moved)
     ran = succeed(evaluate, "--run", tmp_path / "run", "--device", "cpu")
-    assert "labels.csv: no such file; the stored images have their labels" in ran.err
+    assert "labels.csv: no such file; the labels stored with the images" in ran.err
     refused(
         train,
         ["--stage", "finetune", "--run", tmp_path / "run", "--pack-size", 64, "--out", "other"],

@@ -292,13 +292,13 @@ def test_stored_images_keep_the_labels_of_a_file_that_is_gone(photos, tmp_path, 
     for packed in copies:  # a run gets the labels that it was trained on
         request = PackRequest(32, str(file), packed.contents)
         assert open_packed(flat, request=request).folder == packed.folder
-    assert "labels.csv: no such file; the stored images have" in capsys.readouterr().err
+    assert "labels.csv: no such file; the labels stored with" in capsys.readouterr().err
     complaint(lambda: open_packed(flat, request=PackRequest(32, str(file))), "no such file")
     other = PackRequest(32, str(file), "0" * 16)
     complaint(lambda: open_packed(flat, request=other), "no such file")
     file.mkdir()
     request = PackRequest(32, str(file), copies[0].contents)
-    complaint(lambda: open_packed(flat, request=request), "no regular file")
+    complaint(lambda: open_packed(flat, request=request), "not a regular file")
 
 
 def test_a_zip_of_the_same_size_and_time_is_read_again(photos, tmp_path):

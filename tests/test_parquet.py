@@ -181,17 +181,17 @@ def table_of(folder, names=("b", "a"), **columns):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"label": [0.0, 1.0] * 5}, ["row 0 has label 0.0", "whole numbers from 0 to 1"]),
-        ({"label": ["0", "1"] * 5}, ["row 0 has label 0,"]),
+        ({"label": [0.0, 1.0] * 5}, ["row 0 has label 0.0", "must be an integer from 0 to 1"]),
+        ({"label": ["0", "1"] * 5}, ["row 0 has label 0; a label"]),
         ({"label": [[0], [1]] * 5}, ["row 0 has label [0]"]),
         ({"label": [False, True] * 5}, ["row 0 has label False"]),
-        ({"label": [None, 1] * 5}, ["row 0 has no label, and labels"]),
+        ({"label": [None, 1] * 5}, ["row 0 has no label; a label must"]),
         ({"label": None}, ["has no column 'label'"]),
         ({"image": None}, ["has no column 'image'"]),
         ({"names": ("a", "A")}, ["'A' and 'a' differ only in case"]),
         ({"names": ("a", "b\x1b")}, ["contains a control character"]),
-        ({"names": ("a",), "label": [0] * 10}, ["has one class, 'a'"]),
-        ({"names": ("a", "b", "c")}, ["no images of 1 classes (first: 'c')"]),
+        ({"names": ("a",), "label": [0] * 10}, ["has only one class, 'a'"]),
+        ({"names": ("a", "b", "c")}, ["without images in train: 1 (first: 'c')"]),
         ({"label": [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]}, ["fewer than 3 images: 'a' (2)"]),
     ],
 )
@@ -203,7 +203,10 @@ def test_two_data_sets_in_one_folder_are_not_joined(tmp_path):
     folder = table_of(tmp_path / "mirror")
     for name in ("validation.parquet", "validation_small.parquet"):
         shutil.copy(folder / "train.parquet", folder / name)
-    complaint(lambda: open_source(folder), "validation.parquet: and validation_small", "both val")
+    complaint(
+        lambda: open_source(folder),
+        "validation.parquet: is val of another data set than validation_small",
+    )
     (folder / "validation_small.parquet").unlink()
     for number in range(2):
         name = f"train-{number:05d}-of-00002-1a2b.parquet"

@@ -57,7 +57,7 @@ def test_another_data_set_beside_images_is_not_taken_in_silence(tmp_path, names,
     else:
         (place / other).write_bytes(b"PK")
     first = alone or "parquet files"
-    complaint(lambda: locate(place), first, f", and images (first: {names[0]})", "name the one")
+    complaint(lambda: locate(place), first, f" and other images (first: {names[0]})", "elsewhere")
     shutil.rmtree(place / names[0].split("/")[0])
     shutil.rmtree(place / names[1].split("/")[0], ignore_errors=True)
     assert locate(place) == place / alone
@@ -83,7 +83,7 @@ def test_a_folder_of_training_images_comes_before_an_archive_beside_it(tmp_path,
     draw(place, f"{train}/a.png")  # a class like any other, where nothing is divided
     assert locate(place) == place / "photos.zip"
     draw(place, "lily/a.png")
-    complaint(lambda: locate(place), "the archive photos.zip, and images")
+    complaint(lambda: locate(place), "the archive photos.zip and other images")
     assert locate(place, labels="l.csv") == place
 
 
@@ -115,7 +115,7 @@ def test_tiny_imagenet_by_name_is_not_ambiguous(archive_path, tmp_path):
     draw(tmp_path, *FLOWERS)
     shutil.copy(archive_path, tmp_path / "tiny-imagenet-200.zip")
     assert len(TinyImageNet(tmp_path, "val")) == 24
-    complaint(lambda: locate(tmp_path), "the archive tiny-imagenet-200.zip, and images")
+    complaint(lambda: locate(tmp_path), "the archive tiny-imagenet-200.zip and other images")
 
 
 def test_what_is_no_data_set_at_all(tmp_path):
@@ -140,10 +140,13 @@ def test_a_parquet_file_stands_for_its_mirror_and_for_nothing_else(tmp_path):
     for name in ("data.parquet", "train.parquet"):
         (place / name).write_bytes(b"PAR1")
     complaint(lambda: locate(place / "train.parquet"), "parquet files", "first: rose/a.png")
-    complaint(lambda: locate(place / "data.parquet"), "data.parquet: is not part of a mirror")
+    complaint(
+        lambda: locate(place / "data.parquet"),
+        "data.parquet: is not a file of a data set from the Hugging Face Hub",
+    )
     shutil.rmtree(place / "rose")
     assert locate(place / "train.parquet") == place
     (place / "train.parquet").rename(place / "TRAIN-0.PARQUET")
     assert locate(place / "TRAIN-0.PARQUET") == place
     (place / "wnids.txt").write_text("n1")
-    complaint(lambda: locate(place / "TRAIN-0.PARQUET"), "beside an extracted archive")
+    complaint(lambda: locate(place / "TRAIN-0.PARQUET"), "in a folder with an extracted archive")

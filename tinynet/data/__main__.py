@@ -203,8 +203,9 @@ def _sample(rows: "np.ndarray", arguments: argparse.Namespace) -> "np.ndarray":
     count = min(40, len(rows)) if arguments.count is None else arguments.count
     of_class = f" of --class {arguments.class_name}" if arguments.class_name else ""
     if not len(rows):
+        flags = "--class or --split" if of_class else "--split or --data"
         raise InputError(
-            f"--split {arguments.split}: has no images{of_class}; choose another --split or --data"
+            f"--split {arguments.split}: has no images{of_class}; choose another {flags}"
         )
     if not 1 <= count <= len(rows):
         raise InputError(

@@ -16,8 +16,8 @@ def check_names(path: Path, names: Sequence[str]) -> None:
     """Raise `InputError` for one class, for control characters, and for names that look equal."""
     if len(names) == 1:
         raise InputError(
-            f"{path}: has one class, {names[0]!r}; a classifier needs at least 2, so name other "
-            "images"
+            f"{path}: has only one class, {names[0]!r}; a classifier needs at least 2, so choose "
+            "other data"
         )
     same: dict[str, str] = {}
     for name in names:

@@ -82,7 +82,7 @@ class ClassFolders(Source):
         self.container.skipped.report(self.path)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of name, size and CRC-32 (in a folder, times) of the images, and labels."""
+        """SHA-256 (hex) of the rows of the table, the file of labels and the container's `seal`."""
         sha256 = hashlib.sha256()
         for name, size, mark in self._table:
             sha256.update(f"{name}\t{size}\t{mark}\n".encode("utf-8", "surrogateescape"))
@@ -111,7 +111,7 @@ class ClassFolders(Source):
         """The classes of train, and subset -> the classes of its images, by the file of labels."""
         assert self.labels_file is not None
         if not Path(self.labels_file).is_file():
-            what = "is no regular file" if Path(self.labels_file).exists() else "no such file"
+            what = "is not a regular file" if Path(self.labels_file).exists() else "no such file"
             raise InputError(f"{labels_name(self.labels_file)}: {what}; check the path")
         names = by_subset["train"] + by_subset["val"]
         try:  # the file may name the images of test, too

@@ -48,7 +48,7 @@ class Container(Protocol):
         """The folders, also empty ones, without those that are skipped."""
 
     def seal(self) -> str:
-        """What changes with the content where the numbers of `table` do not; else ''."""
+        """Return a digest of the content if the numbers of `table` may miss a change; else ''."""
 
     def read(self, name: str) -> bytes:
         """Read one file; raises `InputError` if it is damaged."""
@@ -129,8 +129,8 @@ class ZipContainer:
             except Exception:  # a broken zip raises almost any exception
                 if self.path.suffix.lower() != ".zip":
                     raise InputError(
-                        f"{self.path}: is neither a zip nor a tar; extract it, and name its folder"
-                        + advice(" with --data")
+                        f"{self.path}: is neither a zip nor a tar; if it is another kind of "
+                        "archive, extract it and name the extracted folder" + advice(" with --data")
                     ) from None
                 raise InputError(
                     f"{self.path}: not a zip, or cut short ({self.path.stat().st_size:,} bytes); "
@@ -161,8 +161,8 @@ class ZipContainer:
                 continue
             if info.flag_bits & _ENCRYPTED:
                 raise InputError(
-                    f"{self.path}: {name} is encrypted; extract the zip and name its folder"
-                    + advice(" with --data")
+                    f"{self.path}: {name} is encrypted; extract the zip and name the extracted "
+                    "folder" + advice(" with --data")
                 )
             first = members.setdefault(name, info)
             if (first.CRC, first.file_size) != (info.CRC, info.file_size):
@@ -187,7 +187,7 @@ class ZipContainer:
         return _without_skipped(_folders(self._empty, files))
 
     def seal(self) -> str:
-        """Nothing: the table has check sums."""
+        """Return '': the table has checksums."""
         return ""
 
     def read(self, name: str) -> bytes:
@@ -201,8 +201,8 @@ class ZipContainer:
             raise
         except NotImplementedError as error:
             raise InputError(
-                f"{self.path}: cannot read {name} ({error}); extract the zip, and name its folder"
-                + advice(" with --data")
+                f"{self.path}: cannot read {name} ({error}); extract the zip and name the "
+                "extracted folder" + advice(" with --data")
             ) from None
         except Exception as error:  # a broken zip raises almost any exception
             raise InputError(
@@ -269,8 +269,8 @@ class TarContainer:
         ]
         if older:
             log(
-                f"note: {self.path}: files in several versions: {len(set(older)):,} (first: "
-                f"{older[0]}); the last one of each is used"
+                f"note: {self.path}: contains several versions of some files: {len(set(older)):,} "
+                f"(first: {older[0]}); the last version of each file is used"
             )
 
     def _same(self, member: tarfile.TarInfo, other: tarfile.TarInfo) -> bool:
@@ -355,7 +355,7 @@ class TarContainer:
         return _without_skipped(_folders(self._folders, self._members))
 
     def seal(self) -> str:
-        """SHA-256 of the tar: its table has no check sums, and times may all be the same."""
+        """Return the SHA-256 of the tar: its table has no checksums, and times may be the same."""
         stamp = self.path.stat().st_size, self.path.stat().st_mtime_ns
         if self._seal[0] != stamp:
             with self.path.open("rb") as stream:
@@ -370,8 +370,8 @@ class TarContainer:
         member = self._target(self._members[name], name)
         if member.issparse():
             raise InputError(
-                f"{self.path}: {name} is stored as a sparse file; extract the tar, and name its "
-                "folder" + advice(" with --data")
+                f"{self.path}: {name} is stored as a sparse file; extract the tar and name the "
+                "extracted folder" + advice(" with --data")
             )
         _check_size(name, member.size, self.path)
         data = _read_at(self._stream, member.offset_data, member.size)
@@ -452,7 +452,7 @@ class FolderContainer:
         return set(self._folders)
 
     def seal(self) -> str:
-        """Nothing: the table has the times of every change."""
+        """Return '': the numbers in the table change with every change of a file."""
         return ""
 
     def read(self, name: str) -> bytes:

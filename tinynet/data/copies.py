@@ -38,8 +38,8 @@ _SAMPLE = 256  # images whose sizes are read to see whether they have one
 class PackRequest:
     """How to pack a source: the side in pixels (None: 258), and the file of labels, if any.
 
-    `contents`: of the packed copy that a run was trained on; if the file of labels no longer
-    exists, this copy still has its labels. Raises `InputError` for a side out of range.
+    `contents`: the digest of the packed copy that a run was trained on; this copy is used if the
+    file of labels no longer exists. Raises `InputError` for a side out of range.
     """
 
     size: int | None = None
@@ -129,7 +129,7 @@ def _copy_without_reading(place: Path, cache: Path, request: PackRequest) -> Pat
     about = {"source": str(place.resolve()), "contents": request.contents}
     folder = _copy_of(about, place, cache, request)
     if folder:
-        log(f"note: {request.labels}: no such file; the stored images have their labels")
+        log(f"note: {request.labels}: no such file; the labels stored with the images are used")
     return folder
 
 

@@ -139,7 +139,7 @@ def get(target: Path, force: bool = False) -> Path:
 
 
 def find_data(data: str | Path | None, labels: str | None = None) -> Path:
-    """Find the data of `--data`: a zip, a tar or a folder; `labels`: of `--labels`.
+    """Find the data of `--data`: a zip, a tar or a folder. `labels`: the value of `--labels`.
 
     None stands for the environment variable TINYNET_DATA. If that is not set either, it stands for
     the default path, and the official archive is downloaded if the path does not exist.

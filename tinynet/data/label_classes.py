@@ -37,7 +37,7 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
         for matches, _ in [reader.matches(table, min(map(len, table)))]
     ]
     if not lines:
-        raise reader.label_error("is empty; write lines of FILE LABEL")
+        raise reader.label_error("is empty; write one line FILE LABEL for each image")
     if not ranks or max(ranks) == (0, 0):
         example = f", such as {names[0]}" if names else ""
         raise reader.label_error(
@@ -70,7 +70,8 @@ def _labels(reader: Labels, table: Table) -> list[str]:
     words = [row[columns[0]].strip().strip('"') for row in rows]
     if "" in words:
         raise reader.label_error(
-            f"has no label for {rows[words.index('')][file].strip()}; write one, or remove the line"
+            f"has no label for {rows[words.index('')][file].strip()}; every image needs one, so "
+            "add the label, or remove the image"
         )
     # Kaggle writes a box after each wnid.
     return [word.split()[0] for word in words] if columns == wnids else words

@@ -54,7 +54,7 @@ WNID = re.compile(r"n\d{8}\b")
 
 
 def titled_columns(titles: Sequence[str], columns: Sequence[int]) -> list[int]:
-    """Return those of the `columns` whose titles say that they are labels; `label` says it best."""
+    """Return the `columns` with the title of a label; if one is called `label`, only that one."""
     exact = [column for column in columns if titles[column] == "label"]
     coordinate = {"y"} if "x" in titles else set()
     likely = LABEL_TITLES - coordinate
@@ -139,11 +139,12 @@ class Labels:
 
     def check_widths(self, table: Table) -> None:
         """Raise `InputError` for a line with more or fewer cells than the first."""
-        for number, row in enumerate(table, 1):
+        for row in table:
             if len(row) != len(table[0]):
                 raise self.label_error(
-                    f"line {number} has {len(row)} cells, but line 1 has {len(table[0])}; put "
-                    "labels that contain the separator in quotation marks"
+                    f"the line of {row[0]} has {len(row)} cells, but the first has "
+                    f"{len(table[0])}; give every line the same number of cells, and put labels "
+                    "that contain the separator in quotation marks"
                 )
 
     def numbered(self, labels: Sequence[int]) -> tuple[int, ...]:
@@ -153,8 +154,8 @@ class Labels:
         """
         if len(self.names) != len(labels):
             raise self.label_error(
-                f"has {len(labels):,} labels for {len(self.names):,} images; it must have one for "
-                "each, and a title must be the word label"
+                f"has {len(labels):,} labels for {len(self.names):,} images; write one label for "
+                "each image; a title line must be label, class or target"
             )
         if pair := ambiguous_order(self.names):
             raise self.label_error(
@@ -183,7 +184,9 @@ class Labels:
                 f"cannot be read ({error.strerror}); check its permissions"
             ) from None
         except ValueError:
-            raise self.label_error("is not a text file in UTF-8; save it as UTF-8") from None
+            raise self.label_error(
+                "is not a text file in UTF-8 or UTF-16; save it as UTF-8, or name another file"
+            ) from None
 
     def _class(self, cell: str) -> int | None:
         """The class index of a cell: a number, or a class name, after which Kaggle writes a box."""

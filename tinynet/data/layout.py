@@ -133,7 +133,7 @@ def class_names(files: Sequence[str], folder: str = "", optional: bool = False) 
 def empty_folders(
     layout: Layout, folders: Iterable[str], images: Iterable[str], classes: bool
 ) -> list[str]:
-    """Return the folders of subsets, and if `classes` those beside classes, without images.
+    """Return the folders without images: of subsets and, with `classes`, beside class folders.
 
     `folders`: all folders. `images`: with the root, as `folders`.
     """

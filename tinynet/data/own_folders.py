@@ -14,7 +14,7 @@ _CACHED = re.compile(
     rf"(.*/)?([^/]+({re.escape(PACKED)}|{re.escape(UNFINISHED)})|{FEATURES}[0-9a-f]+)/manifest\.json"
 )
 _REPORT, _COMPARISON, _HTML = "report", "comparison.html", ".html"
-MARKS = ("recipe.json", "manifest.json")  # files by which its parent folder is known
+MARKS = ("recipe.json", "manifest.json")  # files that show that tinynet wrote their folder
 
 
 def own_folders(names: Iterable[str]) -> set[str]:

@@ -89,7 +89,9 @@ def _manifest(
 
 
 def stamp(place: Path, labels: str | None = None) -> Json:
-    """Return path, size, times and inode of a zip; no time for folders, which do not record edits.
+    """Return the path of the data and, for a file, its size, times and inode.
+
+    A folder has only the path, because its time does not show edits.
 
     `labels`: the file of labels, of which the digest is returned, too.
     """

@@ -40,7 +40,10 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _with_ending(folder: Path, ending: str) -> list[Path]:
-    """The files of a folder whose names end so in any case; none if the folder does not exist."""
+    """The files of a folder whose names end with `ending`, in upper or lower case.
+
+    There are none if the folder does not exist.
+    """
     try:
         names = os.listdir(folder)
     except OSError:
@@ -55,7 +58,8 @@ def _refuse_missing(files: dict[str, list[Path]]) -> None:
         if len(sets) > 1:
             first, second = sorted(sets.values())[:2]
             raise InputError(
-                f"{first}: and {second.name} are both {split}; move one of them elsewhere"
+                f"{first}: is {split} of another data set than {second.name}; keep the files of "
+                "one data set in the folder"
             )
         for file in shards:
             count = int(shard[1]) if (shard := _SHARD.search(file.name)) else len(shards)
@@ -103,7 +107,7 @@ class ParquetContainer:
         return set()
 
     def seal(self) -> str:
-        """Nothing: the table has the times of the parquet files."""
+        """Return '': the table has the times of the parquet files."""
         return ""
 
     def read(self, name: str) -> bytes:
@@ -217,8 +221,8 @@ class ParquetContainer:
                 for column in (image,) if split == "test" else (image, label):
                     if column not in present:
                         raise InputError(
-                            f"{file}: has no column {column!r}, which its metadata name; use the "
-                            "unmodified files from the Hub"
+                            f"{file}: has no column {column!r}, but its metadata list one; use "
+                            "the unmodified files from the Hub"
                         )
         return image, label
 
@@ -262,13 +266,13 @@ class ParquetContainer:
                 if type(value) is not int or not 0 <= value < len(names):
                     label = "no label" if value == _UNLABELLED else f"label {str(value)[:60]}"
                     raise InputError(
-                        f"{file}: row {row} has {label}, and labels are whole numbers from 0 to "
-                        f"{len(names) - 1}; download the file again"
+                        f"{file}: row {row} has {label}; a label must be an integer from 0 to "
+                        f"{len(names) - 1}, so download the file again"
                     )
         if unused := set(range(len(names))) - {value for *_, value in self._rows["train"]}:
             raise InputError(
-                f"{self.path}: train has no images of {len(unused):,} classes (first: "
-                f"{names[min(unused)]!r}), and every class needs some; choose another data set"
+                f"{self.path}: classes without images in train: {len(unused):,} (first: "
+                f"{names[min(unused)]!r}); every class needs images, so choose another data set"
             )
         return names
 

@@ -55,15 +55,16 @@ def locate(
     if any_images and (images := _images_beside(data, place, flat=labels is not None)):
         kind = "archive" if data.is_file() else "data set"
         what = "parquet files" if data == place else f"the {kind} {data.name}"
+        name = "" if data == place else f", or name one of them{advice(' with --data')}"
         raise InputError(
-            f"{place}: contains {what}, and images (first: {images}); move one of them elsewhere, "
-            "or name the one that you mean" + advice(" with --data")
+            f"{place}: contains {what} and other images (first: {images}); move the ones you do "
+            f"not want elsewhere{name}"
         )
     return data
 
 
 def _data_set(place: Path, depth: int, labels: str | None) -> Path | None:
-    """The data set that file names reveal, in `place` or below it; None for any other images.
+    """The data set that file names tell, in `place` or below it; None for any other images.
 
     Raises `InputError` for several data sets.
     """
@@ -82,12 +83,14 @@ def _mirror_of(file: Path) -> Path:
     """The folder of a parquet file; raises `InputError` if the file would not be read there."""
     if not any(file in files for files in parquet_files(file.parent).values()):
         raise InputError(
-            f"{file}: is not part of a mirror; its name must begin with train, val or test, and a "
-            "file whose name begins with train must be beside it"
+            f"{file}: is not a file of a data set from the Hugging Face Hub; their names are like "
+            "train-00000-of-00001.parquet (train, val or test, then no letter), and the folder "
+            "must have one of train"
         )
     if (file.parent / _CLASSES).is_file():
         raise InputError(
-            f"{file}: is beside an extracted archive; move it into a folder of its own"
+            f"{file}: is in a folder with an extracted archive ({_CLASSES}); move the parquet "
+            "files into a folder of their own"
         )
     return file.parent
 
@@ -134,7 +137,7 @@ def _is_root(folder: Path) -> bool:
 
 
 def _has_train(folder: Path, flat: bool) -> bool:
-    """Whether a subfolder means train, by its name in any case, and has classes.
+    """Whether a subfolder is called train, in upper or lower case, and has classes.
 
     `flat`: whether its classes are in a file of labels. As in `find_layout`, a folder `train` that
     directly contains its images is a class.
@@ -147,7 +150,7 @@ def _has_train(folder: Path, flat: bool) -> bool:
 
 
 def _images_beside(data: Path, place: Path, flat: bool) -> str:
-    """An image in `place` that is not part of `data`, if there are enough to be meant; else ''."""
+    """An image in `place` outside of `data`, if there are enough for a data set; else ''."""
     if data != place:
         return _first_images(place, flat, beside=data)
     if (data / _CLASSES).is_file() or not parquet_files(data):

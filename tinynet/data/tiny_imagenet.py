@@ -131,7 +131,7 @@ class Archive(Source):
         return np.array([self._rank[classes[file]] for file in files], np.int64)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of name, size and CRC-32 (in a folder, times) of the archive's files."""
+        """SHA-256 (hex) of the rows of the table and the container's `seal`."""
         prefixes = ("wnids.txt", "words.txt", "train/", "val/", "test/")
         lines = "\n".join(
             f"{name}\t{size}\t{mark}"

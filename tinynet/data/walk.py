@@ -181,9 +181,9 @@ def _file(entry: os.DirEntry[str], name: str, skipped: SkippedFiles) -> Entry | 
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
         skipped.add(NO_FILES, name)
         return None
-    # Files of an archive often have one modification time, and bitmaps one size. That two of them
-    # were exchanged, only the time of the last change of the file's status tells, or, if their
-    # folders were, the inode.
+    # Files of an archive often have one modification time, and bitmaps one size. If two such files
+    # change places, only the time of the last status change (ctime) shows it. If their folders
+    # change places, only the inode shows it.
     mark = status.st_mtime_ns + status.st_ctime_ns + status.st_ino
     return Entry(name, status.st_size, mark)
 

@@ -79,7 +79,7 @@ class Backbone(nn.Module, ABC):
         return self.walk_on(self.normalised(images))
 
     def walk_on(self, maps: Tensor, after: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, output) of each layer of `chain` behind the layer `after`, whose output is
+        """Yield (name, output) of each layer of `chain` that follows `after`, whose output is
         `maps`; '': of all layers, for normalised images.
         """
         layers = self.chain()

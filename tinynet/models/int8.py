@@ -19,7 +19,7 @@ class Int8Backbone(nn.Module):
     `images`: (N, 3, H, W) float in [0, 1], a sample of the input, to calibrate the range of each
     layer. The ranges are then fixed, so an output does not depend on the other images of a batch.
     The network has no gradients and runs only on CPUs. It must be a chain (`Backbone.chain`).
-    `last`: its last layer, the output of a ReLU or a pooling; None: that of `backbone`.
+    `last`: the name of its last layer, a ReLU or a pooling; None: the last layer of `backbone`.
     """
 
     mean: Tensor

@@ -32,7 +32,7 @@ class RunConfig:
     None: the data has its own. `pack_size`: the side in pixels that images of different sizes are
     packed at, None: the default. `crops_for`: the side in pixels of the images that the recipe's
     `crop_side` is for; on others it is scaled. None: it is for the images of `data`. `data_digest`:
-    of the images of the run that this configuration continues; '' for a new run.
+    the digest of the images of the run that this configuration continues; '' for a new run.
     """
 
     recipe: Recipe
@@ -121,7 +121,10 @@ class RunConfig:
         return folder
 
     def trains_backbone(self, stage: str) -> bool:
-        """Whether any convolution is trained by the end of `stage`; if not, int8 can be used."""
+        """Whether any convolution is trained by the end of `stage`.
+
+        If so, the whole network runs in int8 only if the user names it.
+        """
         return self.trained_groups(stage) != {"head"}
 
     def trained_groups(self, stage: str) -> set[str]:

@@ -110,7 +110,7 @@ class Training:
 
     @property
     def epoch_steps(self) -> int:
-        """The number of steps of the present epoch; the last one may be shorter."""
+        """The number of steps of the current epoch; the last one may be shorter."""
         return min(self.steps, self.stage.total_steps(self.steps) - self.epoch * self.steps)
 
     _PLAIN = ("epoch", "step", "stale", "seen", "loss_sum", "seconds")

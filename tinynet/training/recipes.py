@@ -141,7 +141,7 @@ class Stage:
         was="learn",
     )
     epochs: float = option(
-        1, "number of passes over the training images; of 1.5, the last ends half-way"
+        1, "number of passes over the training images; with 1.5, the second pass ends half-way"
     )
     batch: int = option(64, "batch size")
     size: int = option(64, "side of the network's input images in pixels")
