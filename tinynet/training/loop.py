@@ -59,7 +59,7 @@ class Training:
     Attributes: `epoch` counts the finished epochs, `step` the finished steps of the present epoch.
     `seen` and `loss_sum`: the images trained on in this epoch, and the sum of their losses.
     `seconds`: the training time of this epoch. `best`: the row of the best epoch so far. `stale`:
-    the number of epochs since.
+    the number of epochs since. `total`: the number of steps of the stage.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Training:
         compute: Compute,
     ):
         self.module, self.stage, self.steps, self.compute = module, stage, steps, compute
+        self.total = stage.total_steps(steps)
         self.optimizer = _make_optimizer(groups, stage, compute)
         self.schedule = make_schedule(self.optimizer, stage, steps)
         self.scaler, self.world = compute.scaler(), get_world()
@@ -106,12 +107,12 @@ class Training:
     @property
     def total_steps(self) -> int:
         """The number of finished steps of the stage."""
-        return min(self.epoch * self.steps + self.step, self.stage.total_steps(self.steps))
+        return min(self.epoch * self.steps + self.step, self.total)
 
     @property
     def epoch_steps(self) -> int:
         """The number of steps of the current epoch; the last one may be shorter."""
-        return min(self.steps, self.stage.total_steps(self.steps) - self.epoch * self.steps)
+        return min(self.steps, self.total - self.epoch * self.steps)
 
     _PLAIN = ("epoch", "step", "stale", "seen", "loss_sum", "seconds")
     _STATEFUL = ("module", "optimizer", "schedule", "scaler", "average")
@@ -201,7 +202,7 @@ class Training:
         every_step = self.stage.schedule_every == "step"
         moves = state["epoch"]
         if every_step:
-            moves = min(moves * self.steps + state["step"], self.stage.total_steps(self.steps))
+            moves = min(moves * self.steps + state["step"], self.total)
         if schedule["last_epoch"] != moves or not isinstance(schedule["_step_count"], int):
             raise ValueError(
                 f"the schedule is at step {str(schedule['last_epoch'])[:40]}, the training at "

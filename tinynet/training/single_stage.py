@@ -98,6 +98,17 @@ class StageJob:
         return self.packed.train.required_labels[self.split.holdout]
 
 
+def frozen_start(model: Classifier, config: RunConfig, stage: str) -> str:
+    """Return the last of the first layers that stay frozen in `stage`; '' if there are none.
+
+    Layers that an earlier stage has trained do not count, and neither do those of a stage that is
+    trained on cached features.
+    """
+    if config.recipe.stage(stage).cached_epochs:
+        return ""
+    return model.backbone.frozen_start(model.group_names(config.trained_groups(stage)))
+
+
 def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer]) -> ScoreRow:
     """Train one stage and return its row of `scores.jsonl`: the hold-out score of its best epoch.
 
@@ -158,8 +169,7 @@ def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
     if warning := schedules.warning(stage, steps):
         console.log(f"note: {warning}")
     if job.compute.int8_start:
-        trained = model.group_names(job.config.trained_groups(job.folder.stage))
-        last = model.backbone.frozen_start(trained)
+        last = frozen_start(model, job.config, job.folder.stage)
         start = int8_backbone(model, job.packed, stage.size, job.compute.device, last)
         model.start_with(start, last)
     module, stream, eval_fn = _feature_inputs(job) if stage.cached_epochs else _image_inputs(job)
@@ -237,9 +247,8 @@ def _run(
     last_save = time.monotonic()
     # Rows arrive in bursts: collect them, and open the log once a burst.
     pending: list[LogRow] = []
-    total = training.stage.total_steps(training.steps)
     with console.progress(
-        total=total, done=training.total_steps, label=folder.stage, unit="steps"
+        total=training.total, done=training.total_steps, label=folder.stage, unit="steps"
     ) as bar:
         for row in rows:
             pending.append(row)

@@ -42,7 +42,7 @@ from tinynet.training.resume import (
     stage_facts,
     update_paths,
 )
-from tinynet.training.single_stage import StageJob, train_stage
+from tinynet.training.single_stage import StageJob, frozen_start, train_stage
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,7 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     torch.set_rng_state(world.from_main(torch.get_rng_state))
     in_int8 = compute.named_int8 and config.recipe.stage(folder.stage).cached_epochs
     if config.trains_backbone(folder.stage) and not in_int8:
-        # Layers that an earlier stage has trained stay in floats, in which they were trained.
-        trained = model.group_names(config.trained_groups(folder.stage))
-        compute = compute.for_training(bool(model.backbone.frozen_start(trained)))
+        compute = compute.for_training(bool(frozen_start(model, config, folder.stage)))
     facts = stage_facts(folder, config, packed, split, compute)
     if block := world.from_main(lambda: _shuffle_block(folder, config, packed)):
         facts["shuffle_block"] = block
