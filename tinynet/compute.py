@@ -57,8 +57,8 @@ class Compute:
     def for_training(self, frozen_start: bool = False) -> "Compute":
         """Return the settings for a trained backbone: `dtype`, and int8 only for its frozen start.
 
-        `frozen_start`: whether its first layers are frozen. Compiled steps do not use
-        int8, because torch would compile these layers too.
+        `frozen_start`: whether its first layers are frozen. Compiled steps do not use int8, because
+        torch would compile these layers too.
         """
         start = frozen_start and self.int8 and not self.compiled
         return replace(self, int8=False, frozen=None, engine="torch", int8_start=start)

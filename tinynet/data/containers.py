@@ -112,7 +112,6 @@ class ZipContainer:
     def __init__(self, path: Path):
         self.path, self.skipped = path, SkippedFiles()
         self._zip: zipfile.ZipFile | None = None
-        self._empty: set[str] = set()  # the folders that have an entry
         self._pid = 0
         self._open()
 
@@ -142,22 +141,14 @@ class ZipContainer:
         return self._zip
 
     def __getstate__(self) -> Json:
-        return {
-            "path": self.path,
-            "skipped": self.skipped,
-            "_zip": None,
-            "_pid": 0,
-            "_empty": set(),
-        }
+        return {"path": self.path, "skipped": self.skipped, "_zip": None, "_pid": 0}
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         members: dict[str, zipfile.ZipInfo] = {}
-        self._empty = set()
         for info in self._open().infolist():
             name = _plain(info.filename)
-            if info.filename.endswith(("/", "\\")):
-                self._empty.add(name)
+            if _is_folder(info):
                 continue
             if info.flag_bits & _ENCRYPTED:
                 raise InputError(
@@ -183,8 +174,8 @@ class ZipContainer:
 
     def folders(self) -> set[str]:
         """The folders that have an entry or contain a file."""
-        files = self._members
-        return _without_skipped(_folders(self._empty, files))
+        entries = (_plain(info.filename) for info in self._open().infolist() if _is_folder(info))
+        return _without_skipped(_folders(entries, self._members))
 
     def seal(self) -> str:
         """Return '': the table has checksums."""
@@ -208,6 +199,11 @@ class ZipContainer:
             raise InputError(
                 f"{self.path}: cannot read {name} ({error}); fetch the archive again"
             ) from None
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a folder; `ZipInfo.is_dir` does not know the `\\` of Windows."""
+    return info.filename.endswith(("/", "\\"))
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -234,7 +230,7 @@ class TarContainer:
 
     def __init__(self, path: Path):
         self.path, self.skipped = path, SkippedFiles()
-        self._seal: tuple[tuple[int, int], str] = ((-1, -1), "")
+        self._seals: dict[tuple[int, int], str] = {}  # by size and time of the tar
         self._stream = self._decompressed()
         try:
             with tarfile.open(fileobj=self._stream, mode="r:") as archive:
@@ -357,13 +353,13 @@ class TarContainer:
     def seal(self) -> str:
         """Return the SHA-256 of the tar: its table has no checksums, and times may be the same."""
         stamp = self.path.stat().st_size, self.path.stat().st_mtime_ns
-        if self._seal[0] != stamp:
+        if stamp not in self._seals:
             with self.path.open("rb") as stream:
                 digest = hashlib.sha256()
                 while block := stream.read(_TAR_BLOCK):
                     digest.update(block)
-            self._seal = stamp, digest.hexdigest()
-        return self._seal[1]
+            self._seals[stamp] = digest.hexdigest()
+        return self._seals[stamp]
 
     def read(self, name: str) -> bytes:
         """Read one file; raises `InputError` if the tar is cut short."""

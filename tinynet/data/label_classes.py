@@ -7,11 +7,11 @@ from tinynet.data.file_names import base, plain
 from tinynet.data.labels import (
     WNID,
     Labels,
-    are_words,
     column_titles,
     count_names,
     has_title,
     titled_columns,
+    words_of,
 )
 from tinynet.data.layout import subset_of
 from tinynet.data.tables import Table
@@ -25,19 +25,20 @@ def classes_of(source: str, names: Sequence[str]) -> tuple[str, ...]:
     """
     reader = Labels(source, (), names)
     lines = reader.lines()
-    if lines and are_words(lines):
-        words = [line.strip().strip('"') for line in lines]
+    if not lines:
+        raise reader.label_error("is empty; write one line FILE LABEL for each image")
+    if words := words_of(lines):
         return _sorted(words[1:] if has_title(words) else words)
     tables = [table for table in reader.tables(lines) if min(map(len, table)) > 1]
     # Whole names count more than names without extension: a label 2 may also stand for 2.jpg.
-    whole = set(names) | set(map(base, names))
     ranks = [
-        max((count_names(table, column, whole), matches[column]) for column in range(len(matches)))
+        max(
+            (count_names(table, column, reader.whole_names), matches[column])
+            for column in range(len(matches))
+        )
         for table in tables
         for matches, _ in [reader.matches(table, min(map(len, table)))]
     ]
-    if not lines:
-        raise reader.label_error("is empty; write one line FILE LABEL for each image")
     if not ranks or max(ranks) == (0, 0):
         example = f", such as {names[0]}" if names else ""
         raise reader.label_error(

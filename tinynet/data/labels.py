@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tinynet.console import advice, log, option
@@ -25,9 +26,11 @@ def labels_name(file: str) -> str:
     return f"{flag} {file}" if not flag.startswith("--") or advice(flag) else file
 
 
-def are_words(lines: Sequence[str]) -> bool:
-    """Return whether every line is one word: a label without a file name."""
-    return all(len(line.split()) == 1 and not re.search("[,;]", line) for line in lines)
+def words_of(lines: Sequence[str]) -> list[str] | None:
+    """Return the labels of lines that are one word each, without file names; None for others."""
+    if all(len(line.split()) == 1 and not re.search("[,;]", line) for line in lines):
+        return [line.strip().strip('"') for line in lines]
+    return None
 
 
 def column_titles(table: Table) -> list[str]:
@@ -48,8 +51,6 @@ LABEL_TITLES = {
 } | {"y", "predictionstring"}
 
 _MAX_SIZE = 2**28  # bytes
-
-
 WNID = re.compile(r"n\d{8}\b")
 
 
@@ -93,11 +94,22 @@ class Labels:
         self.source, self.classes, self.names = source, classes, names
         self._index = {name: number for number, name in enumerate(classes)}
 
+    @cached_property
+    def whole_names(self) -> set[str]:
+        """The names of the images, with and without their folders."""
+        return set(self.names) | set(map(base, self.names))
+
+    @cached_property
+    def _with_stems(self) -> set[str]:
+        """The same, and these without extension."""
+        whole = self.whole_names
+        return whole | set(map(stem, whole)) | set(map(without_extension, whole))
+
     def read(self) -> tuple[int, ...]:
         """Read the class index of every image."""
         lines = self.lines()
-        if are_words(lines):
-            return self._by_position([line.strip().strip('"') for line in lines])
+        if (words := words_of(lines)) is not None:
+            return self._by_position(words)
         tables = self.tables(lines)
         readings: list[tuple[_Columns, Table]] = []
         errors = []
@@ -123,15 +135,13 @@ class Labels:
 
         Lines of other files without a label are left out: lists may name images to be labelled.
         """
-        full = set(self.names) | set(map(base, self.names))
-        names = full | set(map(stem, full)) | set(map(without_extension, full))
         return [
             [
                 row
                 for number, row in enumerate(table)
                 if number == 0
                 or all(row)
-                or any({plain(cell), base(plain(cell))} & names for cell in row)
+                or any({plain(cell), base(plain(cell))} & self._with_stems for cell in row)
             ]
             for way in WAYS
             if (table := way(lines))
@@ -264,8 +274,7 @@ class Labels:
         Names without extension are accepted only if no cell has a name with extension: a cell 2 may
         be a label, or stand for 2.jpg.
         """
-        full = set(self.names) | set(map(base, self.names))
-        for names in (full, full | set(map(stem, full)) | set(map(without_extension, full))):
+        for names in (self.whole_names, self._with_stems):
             matches = [count_names(table, column, names) for column in range(width)]
             if any(matches):
                 break

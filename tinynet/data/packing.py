@@ -91,9 +91,8 @@ def _manifest(
 def stamp(place: Path, labels: str | None = None) -> Json:
     """Return the path of the data and, for a file, its size, times and inode.
 
-    A folder has only the path, because its time does not show edits.
-
-    `labels`: the file of labels, of which the digest is returned, too.
+    A folder has only the path, because its time does not show edits. `labels`: the file of labels,
+    whose digest is returned, too.
     """
     stat = place.stat()
     marks = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from tinynet.data.annotations import ANNOTATIONS
 from tinynet.data.decode import image_endings
-from tinynet.data.walk import SkippedFiles
+from tinynet.data.walk import SkippedFiles, file_mark
 from tinynet.errors import InputError
 from tinynet.records import Json
 
@@ -95,9 +96,9 @@ class ParquetContainer:
         }
 
     def table(self) -> list[tuple[str, int, int]]:
-        """List name, size in bytes and modification time in nanoseconds of every image.
+        """List name, size in bytes and a number that changes with the content of every image.
 
-        Size and time are those of the parquet file.
+        Size and number are those of the parquet file.
         """
         texts = [(name, len(text), 0) for name, text in self._texts.items()]
         return texts + [(name, *_stamp(file)) for name, (file, _) in self._locations.items()]
@@ -263,7 +264,7 @@ class ParquetContainer:
             )
         for split in ("train", "val"):
             for file, row, value in self._rows.get(split, ()):
-                if type(value) is not int or not 0 <= value < len(names):
+                if not _is_index(value, names):
                     label = "no label" if value == _UNLABELLED else f"label {str(value)[:60]}"
                     raise InputError(
                         f"{file}: row {row} has {label}; a label must be an integer from 0 to "
@@ -309,8 +310,7 @@ class ParquetContainer:
     def test_labels(self) -> dict[str, str] | None:
         """Name of an image of test -> its class; None unless each of them has one."""
         classes, rows = self._classes, self._rows.get("test", [])
-        known = range(len(classes))
-        if not rows or not all(type(value) is int and value in known for *_, value in rows):
+        if not rows or not all(_is_index(value, classes) for *_, value in rows):
             return None
         names = self._names["test"]
         return {
@@ -350,6 +350,11 @@ class ParquetContainer:
         return {name: text.encode() for name, text in texts.items() if text}
 
 
+def _is_index(value: Any, classes: Sequence[str]) -> bool:
+    """Whether a label is the index of a class; columns may have floats, texts or lists, too."""
+    return type(value) is int and 0 <= value < len(classes)
+
+
 def _unreadable(file: Path, error: Exception) -> InputError:
     """The error for a file that pyarrow cannot read."""
     return InputError(
@@ -359,4 +364,4 @@ def _unreadable(file: Path, error: Exception) -> InputError:
 
 def _stamp(file: Path) -> tuple[int, int]:
     status = file.stat()
-    return status.st_size, status.st_mtime_ns + status.st_ctime_ns
+    return status.st_size, file_mark(status)

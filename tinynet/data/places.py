@@ -145,7 +145,7 @@ def _has_train(folder: Path, flat: bool) -> bool:
     trains = [
         child for child in folder.iterdir() if subset_of(child.name) == "train" and child.is_dir()
     ]
-    places = trains if flat else [each for train in trains for each in _subfolders(train, {})]
+    places = trains if flat else [each for train in trains for each in _subfolders(train, ())]
     return any(_first_images(place, flat=True) for place in places)
 
 

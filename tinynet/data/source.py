@@ -103,4 +103,4 @@ class Source(Protocol):
         return f"{kind}({str(self.path)!r}: {len(self.wnids)} classes, {counts})"
 
     def digest(self) -> str:
-        """SHA-256 (hex) of what the list of files says: names, sizes, and dates or check sums."""
+        """SHA-256 (hex) of the list of files: names, sizes, numbers that change with content."""

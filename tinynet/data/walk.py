@@ -78,8 +78,8 @@ class SkippedFiles:
 class Entry:
     """A file in a folder or its subfolders.
 
-    `name`: relative to the folder, with `/`. `size`: in bytes, -1 for a broken link. `mark`: a
-    number that changes if the file is modified, replaced or renamed.
+    `name`: relative to the folder, with `/`. `size`: in bytes, -1 for a broken link. `mark`: see
+    `file_mark`.
     """
 
     name: str
@@ -181,11 +181,15 @@ def _file(entry: os.DirEntry[str], name: str, skipped: SkippedFiles) -> Entry | 
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
         skipped.add(NO_FILES, name)
         return None
+    return Entry(name, status.st_size, file_mark(status))
+
+
+def file_mark(status: os.stat_result) -> int:
+    """Return a number that changes if a file is modified, replaced or renamed."""
     # Files of an archive often have one modification time, and bitmaps one size. If two such files
     # change places, only the time of the last status change (ctime) shows it. If their folders
     # change places, only the inode shows it.
-    mark = status.st_mtime_ns + status.st_ctime_ns + status.st_ino
-    return Entry(name, status.st_size, mark)
+    return status.st_mtime_ns + status.st_ctime_ns + status.st_ino
 
 
 def _files_below(entry: os.DirEntry[str]) -> int:

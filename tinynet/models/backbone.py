@@ -16,6 +16,20 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLED = "pooled"  # the node with the vector that a network's own classifier is given
 
 
+def collect(layers: Iterable[tuple[str, Tensor]], nodes: Iterable[str]) -> dict[str, Tensor]:
+    """Return the outputs of `nodes` among (name, output) of `layers`; stop at the last of them."""
+    missing = set(nodes)
+    outputs: dict[str, Tensor] = {}
+    if missing:
+        for name, maps in layers:
+            if name in missing:
+                outputs[name] = maps
+                missing.remove(name)
+                if not missing:
+                    break
+    return outputs
+
+
 class Backbone(nn.Module, ABC):
     """A network without its classifier; its layers have names, and it normalises its own input.
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tinynet.errors import InputError
-from tinynet.models.backbone import Backbone
+from tinynet.models.backbone import Backbone, collect
 
 MAX_SIDE = 4096  # pixels: larger images would fill memory
 # Number of images for batch norm statistics. With 1,024 images one network had 55.6 % top-1 on
@@ -115,11 +115,10 @@ class Classifier(nn.Module):
         nodes = {feature.split(":")[0] for feature in self.feature_names}
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             maps = start(images, nodes | {last})
-        for name, output in self.backbone.walk_on(maps[last], last):
-            maps |= {name: output} if name in nodes else {}
-        return pool_maps(maps, self.feature_names)
+        later = collect(self.backbone.walk_on(maps[last], last), nodes - maps.keys())
+        return pool_maps(maps | later, self.feature_names)
 
-    def start_with(self, start: "FrozenStart", last: str) -> None:
+    def start_with(self, start: FrozenStart, last: str) -> None:
         """Replace the frozen first layers, up to `last`, by `start`, which computes them faster.
 
         It is not part of the network: it is neither saved nor used `for_inference`.

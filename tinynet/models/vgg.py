@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from tinynet.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from tinynet.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, collect
 
 
 class VGG16(Backbone):
@@ -55,11 +55,4 @@ class VGG16(Backbone):
         `images`: (N, 3, H, W) float in [0, 1], H and W at least 32. The maps have the dtype of the
         weights. Layers after the last node do not run.
         """
-        layers = set(nodes)
-        outputs: dict[str, Tensor] = {}
-        for name, maps in self.walk(images):
-            if name in layers:
-                outputs[name] = maps
-                if len(outputs) == len(layers):
-                    break
-        return outputs
+        return collect(self.walk(images), nodes)
