@@ -33,6 +33,7 @@ UNSTABLE = {
     "threads",
     "pid",
     "stamp",
+    "mark",
 }
 # Fields of recipe.json that have other names in format 1.
 RENAMED = {"taps": "features", "learn": "trainable", "views": "cached_epochs"}

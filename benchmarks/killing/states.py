@@ -11,7 +11,8 @@ import torch
 
 from benchmarks.killing.processes import Room
 
-_TIMES = {"seconds", "pictures_per_second", "images_per_second"}
+# A packed copy's mark of its zip has the inode, which is another one in each copy of the zip.
+_TIMES = {"seconds", "pictures_per_second", "images_per_second", "mark"}
 _MOST = 3  # differing values that are listed per file
 
 

@@ -16,6 +16,7 @@ from tinynet.data.decode import Decoded
 from tinynet.data.decode import decode as decode_any
 from tinynet.data.packed import FORMAT, Packed, file_digest, read_manifest, small_files
 from tinynet.data.source import SPLITS, Source, Subset
+from tinynet.data.walk import file_mark
 from tinynet.data.workers import CHUNK, ReadFile, chunks, in_workers
 from tinynet.errors import InputError
 from tinynet.files import (
@@ -89,14 +90,15 @@ def _manifest(
 
 
 def stamp(place: Path, labels: str | None = None) -> Json:
-    """Return the path of the data and, for a file, its size, times and inode.
+    """Return the path of the data and, for a file, its size, its time and its `file_mark`.
 
     A folder has only the path, because its time does not show edits. `labels`: the file of labels,
     whose digest is returned, too.
     """
     stat = place.stat()
-    marks = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-    about: Json = {"source": str(place.resolve()), "stamp": marks if place.is_file() else None}
+    about: Json = {"source": str(place.resolve()), "stamp": None}
+    if place.is_file():
+        about |= {"stamp": [stat.st_size, stat.st_mtime_ns], "mark": file_mark(stat)}
     return about | ({"labels_digest": file_digest(Path(labels))} if labels else {})
 
 
