@@ -204,6 +204,19 @@ def test_an_encrypted_zip_is_refused_for_what_it_is(contents, tmp_path):
     complaint(lambda: Archive(path), path, "is encrypted; extract the zip")
 
 
+def test_an_encrypted_file_beside_the_data_is_not_read(contents, packed, tmp_path):
+    path = tmp_path / "beside.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("secret.txt", "x" * 20)
+        for name, data in contents.items():
+            target.writestr(name, data)
+    data = bytearray(path.read_bytes())
+    data[data.find(b"PK\3\4") + 6] |= 1  # the first file alone
+    data[data.find(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+    same_data(open_packed(path), packed)
+
+
 def small_tar(path, *files):
     """A tar of files (name, bytes), all with the time 0."""
     with tarfile.open(path, "w") as target:

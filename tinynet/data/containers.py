@@ -150,11 +150,6 @@ class ZipContainer:
             name = _plain(info.filename)
             if _is_folder(info):
                 continue
-            if info.flag_bits & _ENCRYPTED:
-                raise InputError(
-                    f"{self.path}: {name} is encrypted; extract the zip and name the extracted "
-                    "folder" + advice(" with --data")
-                )
             first = members.setdefault(name, info)
             if (first.CRC, first.file_size) != (info.CRC, info.file_size):
                 raise InputError(
@@ -186,6 +181,11 @@ class ZipContainer:
         archive = self._open()
         try:
             info = self._members[name]
+            if info.flag_bits & _ENCRYPTED:
+                raise InputError(
+                    f"{self.path}: {name} is encrypted; extract the zip and name the extracted "
+                    "folder" + advice(" with --data")
+                )
             _check_size(name, info.file_size, self.path)
             return _read_member(archive, info)
         except InputError:
