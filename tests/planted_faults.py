@@ -286,9 +286,9 @@ FAULTS = [
     ),
     Fault(
         "scoring is in float32 whatever was asked for",
-        "evaluation/predictor.py",
-        "self.model.for_inference(self.compute.device, self.compute.dtype)",
-        "self.model.for_inference(self.compute.device, torch.float32)",
+        "training/extraction.py",
+        "network = model.for_inference(compute.device, compute.dtype)",
+        "network = model.for_inference(compute.device, torch.float32)",
     ),
     Fault(
         "a pretrained network runs without autocast",

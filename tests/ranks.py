@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from support import ON_CPU, argv, thin_network
 from torch import nn
@@ -25,6 +26,7 @@ from tinynet.models.backbones import load_backbone
 from tinynet.models.classifier import Classifier, update_bn
 from tinynet.models.global_batch import GlobalBatch
 from tinynet.records import EpochRow
+from tinynet.runs import WHOLE
 from tinynet.score.metrics import score
 from tinynet.training.loop import Training, WeightGroup, fit, weight_groups
 from tinynet.training.order import Shuffle
@@ -156,9 +158,12 @@ def data():
 
 def run(world):
     """A run of all stages on ARCHIVE in the present folder, and its scores."""
-    train.main([*["--stage", "all", "--out", "run"], *NETWORK, *data()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "whole_run", lambda recipe: WHOLE)
+        train.main([*["--stage", "all", "--out", "run"], *NETWORK, *data()])
     fixres = argv("--stage fixres --run run --size 48 --epochs 1 --batch 10")
     train.main([*fixres, *ON_CPU, *data()])
+    train.main([*["--stage", "all", "--out", "whole"], *NETWORK, *data()])
     return printed(evaluate, "--run", "run", "--tta", "flip", *data())
 
 

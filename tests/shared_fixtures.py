@@ -27,6 +27,7 @@ from tinynet.models.classifier import Classifier, pooled_features
 from tinynet.models.pretrained import Pretrained, WeightsInfo
 from tinynet.models.vgg import VGG16
 from tinynet.report import __main__ as report
+from tinynet.runs import WHOLE
 from tinynet.training import extraction, stages
 
 
@@ -101,6 +102,8 @@ def finished_run(archive_path, tmp_path_factory):
     flags = ["--data", archive_path, "--cache", folder / "cache"]
     with thin_network(curves=True) as patch:
         patch.chdir(folder)
+        # test_whole_run.py has a run with fixres.
+        patch.setattr("tinynet.train.whole_run", lambda recipe: WHOLE)
         ran = call(train, *argv("--stage all --out runs/done --json"), *SMALL, *flags)
     return SimpleNamespace(folder=folder, ran=ran, flags=flags)
 
@@ -169,6 +172,7 @@ def sized_runs(archive_path, tmp_path_factory):
     flags = ["--data", archive_path, "--cache", folder / "cache"]
     with thin_network() as patch:
         patch.chdir(folder)
+        patch.setattr("tinynet.train.whole_run", lambda recipe: WHOLE)
         succeed(train, *argv("--stage all --out runs/done"), *CROPPED, *flags)
         succeed(train, *argv("--stage base --out runs/base"), *CROPPED, *flags)
         views = argv("--tta flip scales:32,64 --split val")

@@ -137,8 +137,15 @@ def small_recipe(base=(), finetune=(), **both):
             **both,
         }
     )
-    base = {"flip": "random", "crop_side": (40, 64), "feature_dtype": "float32", **dict(base)}
-    finetune = {"crop_side": (40, 64), "ema": 0.7, **dict(finetune)}
+    base = {
+        "flip": "random",
+        "crop_side": (40, 64),
+        "feature_dtype": "float32",
+        "cached_epochs": 2,
+        **dict(base),
+    }
+    layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
+    finetune = {"trainable": layers, "crop_side": (40, 64), "ema": 0.7, **dict(finetune)}
     return recipe.override(base, ("base",)).override(finetune, ("finetune",))
 
 

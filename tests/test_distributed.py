@@ -163,14 +163,20 @@ def test_a_run_is_that_of_one_process(results, alone):
     assert [row["n"] for row in rows] == [row["n"] for row in expected]
     for row, other in zip(rows, expected, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=0.1)
+    for place in (reference, tmp_path):  # the hold-out has chosen a test size and views
+        assert (place / "whole/fixres/scores.jsonl").is_file()
+        assert json.loads((place / "whole/use.json").read_text())["stage"] == "fixres"
     features = sorted(path.name for path in (tmp_path / "cache").glob("features-*/*.npy"))
     assert features
+    same: list[Path] = []
     for folder in (tmp_path / "cache").glob("features-*"):
         # Those for fixres come from weights of finetune, which differ.
-        if json.loads((folder / "manifest.json").read_text())["size"] == 32:
+        if (reference / "cache" / folder.name).is_dir():
+            same.append(folder)
             for file in folder.glob("*.npy"):
                 before = np.load(reference / "cache" / folder.name / file.name)
                 assert np.array_equal(np.load(file), before)
+    assert len(same) >= 2  # of the training images and the hold-out
 
 
 def test_a_folder_is_scored_as_in_one_process(results, alone):

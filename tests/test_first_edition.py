@@ -65,7 +65,7 @@ def test_training_from_its_cached_features_is_the_same_training(here):
     before = folders()
     small = list(SMALL)
     small[small.index("--hidden") + 1] = "4"
-    flags = ["--stage", "base", *small, "--batch", "8", "--epochs", "2"]
+    flags = ["--stage", "base", *small, *argv("--batch 8 --epochs 2 --cached-epochs 2")]
     ran = call(
         train,
         *flags,

@@ -107,14 +107,14 @@ def test_a_stopped_stage_ends_as_if_it_had_not_been(
 
 
 def test_a_head_on_cached_features_has_no_start(whole_run, archive_path, cache_folder, tmp_path):
-    """Then resuming it does not take its features in int8, either."""
+    """Its features are in int8, and it resumes with them."""
     config = late_config(archive_path, cache_folder, whole_run)
     stages.train(tmp_path / "run", config, INT8)
     head = dataclasses.replace(config, stages=("fixres",), start_run=None, start_stage="finetune")
     stages.train(tmp_path / "run", head, INT8)
     folder = StageFolder(tmp_path / "run", "fixres")
     facts = folder.read_recipe()["device"]
-    assert "start" not in facts and Device().as_started(folder).precision == "float32"
+    assert "start" not in facts and Device().as_started(folder).precision == "int8"
 
 
 def test_a_network_that_is_trained_from_its_first_layer_has_no_start(

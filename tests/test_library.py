@@ -75,7 +75,9 @@ def test_fit_returns_the_run_and_goes_on_with_it(place, run):
 def test_fit_trains_the_stages_that_are_missing(place, tmp_path):
     settings = dict(epochs=1, crop_side=(28, 32), **SMALL)
     run = tinynet.fit(tmp_path / "run", place / "data.zip", **settings)
-    assert "base, finetune" in repr(run) and run.folder.stage == "finetune"
+    assert "base, finetune, fixres" in repr(run) and run.folder.stage == "fixres"
+    again = tinynet.fit(tmp_path / "run", place / "data.zip", **settings)
+    assert repr(again) == repr(run)
     assert tinynet.Run(tmp_path / "run", "base").folder.stage == "base"
 
 

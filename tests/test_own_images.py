@@ -44,7 +44,7 @@ def garden(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, thin_network():
         patch.chdir(place)
         ran = succeed(train, "--data", "photos", *FLAGS, "--stage", "all", "--out", "run")
-        assert "the centre square of each is stored at 37 px" in ran.err
+        assert "the centre square of each is stored at 40 px" in ran.err
     return place
 
 
@@ -57,11 +57,12 @@ def home(garden, monkeypatch):
 
 def test_the_run_says_what_it_was_trained_on(home):
     recipe = json.loads(Path("run/finetune/recipe.json").read_text())
-    assert recipe["pack_size"] == 37 and recipe["labels"] is None and recipe["crops_for"] == 64
+    assert recipe["pack_size"] == 40 and recipe["labels"] is None and recipe["crops_for"] == 64
     assert list(recipe["classes"]) == ["dandelion", "rose", "tulip"]
     assert recipe["pictures"] == {"train": 24, "holdout": 7}
     run = tinynet.Run("run")
-    assert run.data.side == 37 and run.predictor().stage.crop_side == (27, 37)
+    finetune = tinynet.Run("run", "finetune").predictor()
+    assert run.data.side == 40 and finetune.stage.crop_side == (29, 40)
 
 
 def test_evaluate_gives_the_balanced_accuracy_and_the_worst_class(home):
@@ -135,7 +136,7 @@ def test_balanced_training_and_labels_in_a_file(home, tmp_path):
 def test_data_larger_than_half_of_the_memory_is_shuffled_in_blocks(home, tmp_path, monkeypatch):
     monkeypatch.setattr(order, "available_memory", lambda: 1000)
     monkeypatch.setattr(order, "LEAST_BYTES", 0)
-    monkeypatch.setattr(order, "BLOCK_BYTES", 3 * 37**2 * 4)
+    monkeypatch.setattr(order, "BLOCK_BYTES", 3 * 40**2 * 4)
     flags = ["--data", "photos", *FLAGS, "--cached-epochs", 0, "--stage", "base"]
     ran = succeed(train, *flags, "--out", tmp_path / "run")
     assert "read from the disk in blocks of 4 images" in ran.err
@@ -163,7 +164,7 @@ def test_fit_goes_on_with_the_labels_and_the_size_of_its_base(home, tmp_path):
     where = dict(data="photos", weights="none", size=32, device="cpu", precision="float32")
     run = tinynet.fit(tmp_path / "run", stages="base", **settings, **where)
     run = tinynet.fit(tmp_path / "run", stages="all", **settings, **where)
-    assert run.data.side == 40 and run.folder.stage == "finetune"
+    assert run.data.side == 40 and run.folder.stage == "fixres"
     other = {**settings, "pack_size": 48}
     complaint(lambda: tinynet.fit(tmp_path / "run", stages="base", **other, **where), "pack_size")
 
@@ -181,4 +182,4 @@ def test_predictions_of_a_test_with_class_folders_have_their_folders(home, tmp_p
 
 def test_a_test_size_above_that_of_the_stored_images_is_noted(home):
     ran = succeed(evaluate, *argv("--run run --split val --size 64 --device cpu"))
-    assert "64 px: the images are stored at 37 px, so they are enlarged" in ran.err
+    assert "64 px: the images are stored at 40 px, so they are enlarged" in ran.err

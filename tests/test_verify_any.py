@@ -546,7 +546,7 @@ def test_show_draws_images_of_any_size(photos, monkeypatch, tmp_path):
     shapes, titles = pictures_of(monkeypatch, *flags, "--split", "test")
     assert titles == [""] * 3
     shapes, _ = pictures_of(monkeypatch, *flags, "--split", "val", "--recipe", "tuned")
-    assert shapes == [(64, 64, 3)] * 6
+    assert shapes == [(96, 96, 3)] * 6
     (photos / "val/cat/wide.png").write_bytes(b"")
     for more in ([], ["--recipe", "tuned"]):
         bad = command("show", *flags, "--split", "val", *more)

@@ -37,7 +37,7 @@ class Compute:
     `large_batches`: whether the network needs larger batches than VGG16 in inference
     (`default_batch_size`). `named`: whether the user named the precision, so that a network that
     cannot run in it is refused. `int8_start`: whether the frozen first layers of a network that is
-    trained run in 8-bit integers.
+    trained run in 8-bit integers. `int8_after`: whether the network runs in them after training.
     """
 
     device: torch.device
@@ -49,6 +49,7 @@ class Compute:
     large_batches: bool = False
     named: bool = field(default=False, compare=False)
     int8_start: bool = False
+    int8_after: bool = field(default=False, compare=False)
 
     def for_frozen(self) -> "Compute":
         """Return these settings with the precision of frozen networks."""
@@ -61,7 +62,14 @@ class Compute:
         torch would compile these layers too.
         """
         start = frozen_start and self.int8 and not self.compiled
-        return replace(self, int8=False, frozen=None, engine="torch", int8_start=start)
+        return replace(
+            self,
+            int8=False,
+            frozen=None,
+            engine="torch",
+            int8_start=start,
+            int8_after=self.int8 or self.int8_after,
+        )
 
     def wait(self, check: Callable[[], None]) -> None:
         """Wait until the device has done its work; `check()` may raise meanwhile.
@@ -117,11 +125,6 @@ class Compute:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     @property
-    def named_int8(self) -> bool:
-        """Whether the user named int8, which is then used for trained networks as well."""
-        return self.int8 and self.named
-
-    @property
     def precision(self) -> str:
         """The name of the precision: float32, bfloat16, float16 or int8."""
         return "int8" if self.int8 else self.floats
@@ -143,6 +146,7 @@ class Compute:
             **({"engine": self.engine} if self.engine != "torch" else {}),
             **({"frozen": self.for_frozen().floats} if self.frozen else {}),
             **({"start": "int8"} if self.int8_start else {}),
+            **({"after": "int8"} if self.int8_after else {}),
         }
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
 """Evaluate a run on its hold-out and on val, with and without test-time augmentation.
 
-    python -m tinynet.evaluate --tta flip                    the newest finished run
+    python -m tinynet.evaluate                               the newest finished run
+    python -m tinynet.evaluate --tta flip                    the same, with horizontal flips
     python -m tinynet.evaluate --run runs/a --calibrate      also with calibrated probabilities
     python -m tinynet.evaluate --tta flip ten --size 64 80 --merge mean gmean    a grid
 
@@ -54,10 +55,14 @@ def main(argv: list[str] | None = None) -> None:
     join()
     from tinynet.compute import choose_compute
     from tinynet.evaluation.evaluate import evaluate
+    from tinynet.evaluation.use import usual_views
     from tinynet.report.tables import show
 
     compute = choose_compute(args.device, args.precision)
     predictor = open_run(args, compute)
+    alone = args.per_class or args.save_probabilities
+    if not args.tta and args.size is None and not alone:
+        args.tta = get_world().from_main(lambda: list(usual_views(predictor.folder)))
     show(list(evaluate(predictor, score_request(args))), args.format)
 
 
@@ -78,7 +83,8 @@ def score_request(args: Any) -> Any:
 
 def open_run(args: Any, compute: Any) -> Any:
     """The predictor of the run that the flags name, or of the newest finished one."""
-    from tinynet.evaluation.predictor import Predictor, evaluation_compute
+    from tinynet.evaluation.predictor import Predictor
+    from tinynet.training.extraction import evaluation_compute
 
     # Other machines may not have the run.
     folder, config = get_world().from_main(lambda: _run_to_score(args))

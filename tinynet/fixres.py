@@ -28,7 +28,7 @@ from tinynet.flags import (
     user_path,
 )
 from tinynet.records import Json, ScoreRow
-from tinynet.runs import STAGES, WHOLE, finished_stage
+from tinynet.runs import STAGES, WHOLE, stage_to_adapt
 
 if TYPE_CHECKING:
     from tinynet.resolution.crops import Policy
@@ -66,7 +66,9 @@ _CROPS, _SIDE = 20_000, 64  # crops drawn for a histogram, from images of that s
 def parser() -> Parser:
     """The command's flags."""
     parser = Parser("tinynet.fixres", __doc__)
-    parser.add_argument("--stage", choices=STAGES, help="default: the last finished stage")
+    parser.add_argument(
+        "--stage", choices=STAGES, help="default: the last finished one before fixres"
+    )
     sizes: dict[str, Any] = dict(type=positive_int, nargs="+", metavar="N", dest="size")
     parser.add_argument(
         "--size",
@@ -231,7 +233,7 @@ def _study(args: Any) -> list[ScoreRow]:
     from tinynet.training.config import RunConfig, open_data
 
     compute = choose_compute(args.device, args.precision)
-    folders = [finished_stage(run, args.stage) for run in (args.run, *args.beside)]
+    folders = [stage_to_adapt(run, args.stage) for run in (args.run, *args.beside)]
     refuse_twice([str(folder.run) for folder in folders])
     predictors = [
         Predictor(folder, open_data(args.data, args.cache, RunConfig.of(folder)), compute)

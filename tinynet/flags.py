@@ -100,8 +100,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "precision": dict(
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
-        help="int8: for frozen layers of VGG16, floats for others (default: the fastest that the "
-        "device supports)",
+        help="int8: for VGG16 in evaluation and its frozen layers in training (default: the "
+        "fastest that the device supports)",
     ),
     "tta": dict(
         nargs="+",

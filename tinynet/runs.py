@@ -15,7 +15,7 @@ from tinynet.records import LOG_ROWS, Json, LogRow, ScoreRow
 
 ROOT = Path("runs")
 STAGES = ("base", "finetune", "fixres")
-# The stages of `--stage all`; fixres needs a test size, which is chosen with a finished run.
+# The stages that have a training size; fixres has a test size, which may be chosen after them.
 WHOLE = ("base", "finetune")
 
 NOT_A_RUN = "not a run (no recipe.json in base/, finetune/ or fixres/)"
@@ -248,6 +248,17 @@ def stage_before(run: Path, stage: str) -> StageFolder | None:
     earlier = [StageFolder(run, name) for name in STAGES[: STAGES.index(stage)]]
     finished = [folder for folder in earlier if folder.finished]
     return finished[-1] if finished else None
+
+
+def stage_to_adapt(run: str | None, stage: str | None) -> StageFolder:
+    """Return the stage to study at other test sizes: as `finished_stage`, but not fixres.
+
+    A stage `fixres` is adapted to a size already, so the one before it is taken by default.
+    """
+    folder = finished_stage(run, stage)
+    if stage is None and folder.stage == "fixres":
+        return stage_before(folder.run, "fixres") or folder
+    return folder
 
 
 def _start_time(run: Path) -> float:

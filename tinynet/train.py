@@ -1,5 +1,6 @@
-"""Train a head on a frozen network (`base`), then the whole network (`finetune`).
+"""Train a head on a frozen network (`base`), then late layers (`finetune`), the head (`fixres`).
 
+    python -m tinynet.train --minutes 60              the longest plan that fits in an hour here
     python -m tinynet.train --stage base              VGG16, on the official archive
     python -m tinynet.train --stage base --arch NAME  another network of torchvision, or timm/NAME
     python -m tinynet.train --data DIR --arch NAME    your own images, a folder for each class
@@ -10,31 +11,51 @@
 Every field of the recipe is a flag too, for instance --epochs 4 or --lr 0.001; see --help-recipe.
 """
 
-from argparse import BooleanOptionalAction
+import math
+import time
+from argparse import ArgumentTypeError, BooleanOptionalAction
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinynet import console, runs
-from tinynet.distributed import get_world, join, was_restarted
+from tinynet.distributed import get_world, join, launched_size, was_restarted
 from tinynet.errors import InputError
 from tinynet.flags import Parser, add_common, add_fields, flag_name, run_command, user_path
-from tinynet.runs import STAGES, WHOLE, stage_before
-from tinynet.training.config import RunConfig
+from tinynet.runs import STAGES, StageFolder, stage_before
+from tinynet.training.config import RunConfig, open_data
 from tinynet.training.plan import (
     Device,
     Settings,
+    pack_size_for,
     plan_later,
     plan_new,
     recipe_fields,
     refuse_started,
+    whole_run,
     with_found_data,
     with_new_places,
 )
 from tinynet.training.recipes import RECIPES, TUNED, Network, Recipe, SplitConfig, Stage, recipe_for
 
 if TYPE_CHECKING:
+    from tinynet.compute import Compute
     from tinynet.training.observers import Observer
+    from tinynet.training.pace import Budget
+
+# Fields of the recipe that `--minutes` decides, or that its pace needs as they are.
+_DECIDED = {
+    "epochs",
+    "size",
+    "trainable",
+    "cached_epochs",
+    "schedule",
+    "schedule_every",
+    "cycles",
+    "pct_start",
+    "step_size_up",
+    "patience",
+}
 
 
 def parser() -> Parser:
@@ -46,7 +67,13 @@ def parser() -> Parser:
     parser.add_argument(
         "--stage",
         choices=(*STAGES, "all"),
-        help="what to train (default: all: base, finetune)",
+        help="what to train (default: all)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=_minutes,
+        metavar="N",
+        help="train the longest plan that fits in N minutes on this machine",
     )
     parser.add_argument(
         "--recipe",
@@ -113,6 +140,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.restart and not args.resume:
         flags.error("--restart needs --resume RUN")
+    if args.minutes is not None:
+        _refuse_beside_minutes(flags, args)
     precision = args.precision
     # A resumed run changes `args`, on rank 0.
     run, config, args = join().from_main(
@@ -123,6 +152,7 @@ def main(argv: list[str] | None = None) -> None:
 
         print(stages.summary(run, config))
         return
+    args.since = time.monotonic()
     _train(args, run, config, started_with=args.precision if precision == "auto" else None)
 
 
@@ -147,16 +177,90 @@ def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) ->
         raise
     recipe = config.recipe
     frozen = compute_for(compute, recipe.network.arch)
-    console.log(f"{run}: {recipe.name}, {' and '.join(config.stages)}, on {frozen}")
+    names = ", ".join(config.stages)
+    doing = "measuring this machine" if args.minutes is not None else names
+    console.log(f"{run}: {recipe.name}, {doing}, on {frozen}")
+    config, budget = _with_budget(args, run, config, compute)
+    resume = bool(args.resume) or was_restarted()
+    finished = all(StageFolder(run, name).finished for name in config.stages)
     rows = stages.train(
         run,
         config,
         compute,
-        resume=bool(args.resume) or was_restarted(),
-        restart=args.restart and not was_restarted(),
+        resume="restart" if args.restart and not was_restarted() else resume,
         observers=_observers(args.tensorboard) if get_world().main else [],
+        budget=budget,
     )
+    if not finished and ("fixres" in config.stages[1:] or budget):
+        _choose_views(run, config, compute, budget)
     show(rows, args.format)
+
+
+def _with_budget(
+    args: Any, run: Path, config: RunConfig, compute: "Compute"
+) -> tuple[RunConfig, "Budget | None"]:
+    """The configuration with a plan for `--minutes`, and the budget of the run, if it has one."""
+    from tinynet.training.minutes import plan_minutes
+    from tinynet.training.pace import Budget, plan_file
+
+    if args.minutes is not None:
+        return plan_minutes(args.minutes, config, compute, args.since, time.monotonic)
+    if args.resume and get_world().size == 1:
+        return config, Budget.read(run)
+    if get_world().main and "base" in config.stages and not was_restarted():
+        plan_file(run).unlink(missing_ok=True)  # of a run that was stopped before it trained
+    return config, None
+
+
+def _choose_views(
+    run: Path, config: RunConfig, compute: "Compute", budget: "Budget | None"
+) -> None:
+    """Choose the views of a finished run, and say what it took of its minutes."""
+    from tinynet.evaluation.predictor import Predictor
+    from tinynet.evaluation.use import choose_views
+
+    if budget:
+        budget.begin("views")
+    folder = get_world().from_main(lambda: runs.finished_stage(str(run), None))
+    choose_views(Predictor(folder, open_data(None, None, config), compute))
+    if budget:
+        budget.leave(run)
+        console.log("\n".join(budget.lines()))
+
+
+def _minutes(text: str) -> float:
+    """A number of minutes, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (number > 0 and math.isfinite(number)):
+        raise ArgumentTypeError(f"{text!r} is not a number greater than 0; use for instance 60")
+    return number
+
+
+def _refuse_beside_minutes(flags: Parser, args: Any) -> None:
+    """Exit with status 2 for flags that contradict `--minutes`, which decides what they name."""
+    names = ["stage"] if args.stage else []
+    names += [name for name in _fields(args) if name in _DECIDED]
+    if names:
+        flags.error(
+            "--minutes chooses the stages, sizes and epochs; remove --minutes, or remove "
+            f"{', '.join(map(flag_name, names))}"
+        )
+    if args.resume:
+        flags.error("--minutes is for a new run; a resumed run keeps its own; remove --minutes")
+    if args.run:
+        flags.error("--minutes starts a new run; remove --run, and name its folder with --out")
+    if args.summary:
+        flags.error("--summary trains nothing; remove --minutes, or remove --summary")
+    if args.recipe == "reference":
+        flags.error(
+            "--minutes has no plan for --recipe reference; use --recipe tuned or general, or "
+            "remove --minutes"
+        )
+    if launched_size() > 1 or was_restarted():
+        flags.error("--minutes works in one process; start it without torchrun")
 
 
 def _observers(tensorboard: bool) -> list["Observer"]:
@@ -196,7 +300,11 @@ def _new(args: Any) -> tuple[Path, RunConfig]:
                 f"--run {args.run}: names the run that finetune or fixres starts from; name a new "
                 "base with --out"
             )
-        config = plan_new(settings, ("base",) if args.stage == "base" else WHOLE)
+        config = plan_new(settings, ("base",) if args.stage == "base" else whole_run(args.recipe))
+        if args.minutes is not None and args.pack_size is None:
+            from tinynet.training.minutes import largest_size
+
+            config = replace(config, pack_size=pack_size_for([largest_size(config)]))
         run = runs.new_run(args.out, config.recipe.name)
     resume = console.shell_command("tinynet.train", "--resume", run)
     way_out = f"continue it with {resume}, or use another folder with --out"

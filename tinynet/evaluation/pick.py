@@ -16,28 +16,28 @@ import torch
 from torch import Tensor
 
 from tinynet import console
-from tinynet.compute import AutoBatch, Compute
-from tinynet.data.batches import default_batch_size, seeded_generator
+from tinynet.compute import Compute
+from tinynet.data.batches import seeded_generator
 from tinynet.data.packed import Packed
 from tinynet.data.splits import split_train
 from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.models.backbone import Backbone
 from tinynet.models.backbones import backbone_template, compute_for, load_backbone
-from tinynet.models.classifier import Classifier, pooled_features
+from tinynet.models.classifier import Classifier
 from tinynet.records import EpochRow, Json, Score, ScoreRow
 from tinynet.score.compare import PairedGain, mcnemar
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import head_probabilities
 from tinynet.score.views import resize
-from tinynet.training.extraction import frozen_backbone
 from tinynet.training.features import FeatureCache, Features
 from tinynet.training.loop import Training, fit, weight_groups
 from tinynet.training.order import steps_per_epoch
+from tinynet.training.rates import frozen_rate
 from tinynet.training.recipes import Recipe, Stage, recipe_for
 
 _LEAST = 4  # training images per class in the first round, and as many of the hold-out
-MEASURED = 1.0  # seconds of forward passes that a candidate's cost is measured by
+MEASURED = 1.0  # seconds of work on images that a candidate's cost is measured by
 # The share of the time that is spent on features; heads take the rest.
 _FOR_FEATURES = 0.8
 
@@ -241,20 +241,8 @@ class _Contender:
     @cached_property
     def seconds(self) -> float:
         """The seconds that one image takes."""
-        size = self.option.size
-        backbone = frozen_backbone(self.model, self.race.packed, size, self.compute)
-        forward = AutoBatch(partial(pooled_features, backbone, self.model.feature_names))
-        count = default_batch_size(size, self.compute)
-        generator = seeded_generator("cpu", "images to time")
-        images = torch.rand(count, 3, size, size, generator=generator).to(self.compute.device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            forward(images).sum().item()
-            start, batches = time.perf_counter(), 0
-            while time.perf_counter() - start < MEASURED:
-                forward(images).sum().item()
-                batches += 1
-        return self.race.world.from_main(lambda: (time.perf_counter() - start) / (batches * count))
+        rate = frozen_rate(self.model, self.race.packed, self.option.size, self.compute, MEASURED)
+        return self.race.world.from_main(lambda: 1 / rate)
 
     def extend(self, images: int) -> None:
         """Extract the features of up to `images` images per class, of train and the hold-out."""

@@ -21,8 +21,6 @@ from tinynet.data.packed import Packed, PackedPart
 from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.files import can_write, clear_leftovers
-from tinynet.models.backbone import Backbone
-from tinynet.models.backbones import compute_for, runs_in_int8
 from tinynet.models.checkpoint import load_model
 from tinynet.models.classifier import Classifier
 from tinynet.models.dense import Dense
@@ -36,7 +34,7 @@ from tinynet.score.probabilities import (
 )
 from tinynet.score.views import PLAIN, View, ViewSet, view_set
 from tinynet.training.config import RunConfig, split_of
-from tinynet.training.extraction import frozen_backbone
+from tinynet.training.extraction import evaluation_compute, inference_network
 from tinynet.training.features import FeatureCache, effect
 
 
@@ -50,19 +48,6 @@ def whole_part(packed: Packed, split: str) -> tuple[PackedPart, np.ndarray]:
             + console.advice(f", or another {console.option('split')}")
         )
     return part, np.arange(len(part))
-
-
-def evaluation_compute(config: RunConfig, stage: str, compute: Compute) -> Compute:
-    """Return how the network of a finished stage is evaluated, on the device of `compute`.
-
-    A trained backbone stays in floats, in which it was trained, unless the user named int8. Raises
-    `InputError` if the user named int8 for a network that cannot run in it.
-    """
-    arch = config.recipe.network.arch
-    compute.check_network(runs_in_int8(arch))
-    if config.trains_backbone(stage) and not compute.named_int8:
-        return compute_for(compute, arch).for_training()
-    return compute_for(compute.for_frozen(), arch)
 
 
 @dataclass(frozen=True)
@@ -100,7 +85,8 @@ class _View:
 class Predictor:
     """The network of a finished stage with its data, ready to compute probabilities.
 
-    `own`: whether the data is the run's own; then the run saves its results. `source`: the run and
+    `own`: whether the data is the run's own. `saves`: whether this process saves results in the
+    run. `source`: the run and
     the stage, as a row of scores. `config`, `stage`: what the network was trained by. `compute`:
     where and how it runs; `training_compute`: where and how it would be trained.
 
@@ -123,8 +109,8 @@ class Predictor:
         self.compute = evaluation_compute(self.config, folder.stage, compute)
         self.own = packed.contents == recipe["data_digest"]
         writable = self._world.from_main(lambda: can_write(folder.results))
-        self._saves = self.own and writable and self._world.main
-        if self._saves and folder.probabilities.is_dir():
+        self.saves = self.own and writable and self._world.main
+        if self.saves and folder.probabilities.is_dir():
             clear_leftovers(folder.probabilities)
         if not self.own:
             console.log(
@@ -219,7 +205,7 @@ class Predictor:
 
     def save_row(self, row: ScoreRow) -> None:
         """Save a row in the run's scores, if the data is the run's own."""
-        if self._saves:
+        if self.saves:
             runs.put_scores(self.folder.scores, [row])
 
     def predict(self, split: str, views: ViewSet) -> Probabilities:
@@ -280,7 +266,7 @@ class Predictor:
             np.array([seconds]),
             {**view.about, "side": view.side, "dense": view.dense},
         )
-        if self._saves:
+        if self.saves:
             probabilities.save(path)
         return probabilities
 
@@ -332,10 +318,5 @@ class Predictor:
         """
         key = side if self.compute.int8 else None
         if key not in self._networks:
-            network = self.model.for_inference(self.compute.device, self.compute.dtype)
-            if self.compute.int8 or self.compute.engine != "torch":
-                backbone = frozen_backbone(self.model, self.packed, side, self.compute)
-                # All frozen backbones are called like a Backbone.
-                network.backbone = cast(Backbone, backbone)
-            self._networks[key] = network
+            self._networks[key] = inference_network(self.model, self.packed, side, self.compute)
         return self._networks[key]

@@ -18,6 +18,7 @@ from tinynet.training.plan import (
     plan_later,
     plan_new,
     recipe_fields,
+    whole_run,
     with_found_data,
     with_new_places,
 )
@@ -40,13 +41,14 @@ def fit(
 
     `run`: the folder of the run. `data`: the archive, or a folder of images with a folder for each
     class (default: the official archive, downloaded if needed). `stages`: one or more of base,
-    finetune, fixres; "all" means base and finetune. `recipe`: tuned, general, reference (default:
+    finetune, fixres; "all" means these three, with fixres at the test size that the hold-out
+    chooses. `recipe`: tuned, general, reference (default:
     the one for the network), or a `Recipe`.
 
     `settings`: `weights` (a name of torchvision, a file, or "none"), `seed`, `cache`, `labels` (a
     file of labels for images without class folders), `pack_size` (pixels), `device`, `precision`,
-    `tensorboard`, and any field of the recipe, for instance `epochs=4`; it applies to all stages
-    that are trained.
+    `tensorboard`, and any field of the recipe, for instance `epochs=4`. A field applies to every
+    stage that is trained; with "all", it does not apply to fixres.
 
     Raises `InputError` for invalid input. After Ctrl-C it saves the run and raises
     `KeyboardInterrupt`.
@@ -55,6 +57,7 @@ def fit(
         >>> run = tinynet.fit("runs/first", data="data/tiny-imagenet-200.zip", epochs=4)
     """
     from tinynet.compute import choose_compute
+    from tinynet.evaluation.use import choose_views, has_use
     from tinynet.report.curves import Curves
     from tinynet.training.observers import Observer
     from tinynet.training.stages import train
@@ -64,25 +67,29 @@ def fit(
             "`tinynet.fit` works in one process; under torchrun start the command tinynet.train"
         )
     path = as_path(run, "run")
-    names = _stage_names(stages)
+    whole = stages == "all"
+    names = whole_run(recipe) if whole else _stage_names(stages)
     device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))
     observers: list[Observer] = [Curves()]
     if settings.pop("tensorboard", False):
         from tinynet.report.tensorboard import TensorBoard
 
         observers.append(TensorBoard())
-    for config in _configs(path, names, _settings(data, recipe, settings)):
+    for config in _configs(path, names, _settings(data, recipe, settings), whole):
         folder = StageFolder(path, config.stages[0])
         used = device.as_started(folder) if folder.started else device
         compute = choose_compute(
             used.device, used.precision, floats=used.floats, frozen=used.frozen
         )
         train(path, config, compute, resume=True, observers=observers)
+    if whole and not has_use(StageFolder(path, names[-1])):
+        place = None if data is None else str(data)
+        choose_views(Run(path).predictor(place, device.device, device.precision))
     return Run(path, names[-1])
 
 
 def _stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
-    names = WHOLE if stages == "all" else as_texts(stages, "stages")
+    names = as_texts(stages, "stages")
     if not names:
         raise InputError(f"stages is empty; use {', '.join(STAGES)} or all")
     if unknown := [name for name in names if name not in STAGES]:
@@ -119,17 +126,23 @@ def _place(value: Any, name: str) -> str | None:
     return None if value is None else str(as_path(value, name))
 
 
-def _configs(run: Path, stages: Sequence[str], settings: Settings) -> Iterable[RunConfig]:
-    """Yield the configuration of each stage: a new one, or the saved one of a started stage."""
+def _configs(
+    run: Path, stages: Sequence[str], settings: Settings, whole: bool
+) -> Iterable[RunConfig]:
+    """Yield the configuration of each stage: a new one, or the saved one of a started stage.
+
+    `whole`: whether fixres has a test size that the hold-out chooses.
+    """
     for stage in stages:
         folder = StageFolder(run, stage)
-        values = settings.values(stage)
+        ends_whole = whole and stage == "fixres"
+        values = settings.of_network() if ends_whole else settings.values(stage)
         if folder.started:
             _refuse_changes(folder, settings, values)
             config = with_new_places(RunConfig.of(folder), settings)
             yield replace(config, stages=(stage,))
         elif stage == "base":  # with finetune, so that both are checked before either is trained
-            new = tuple(name for name in stages if name in WHOLE)
+            new = tuple(name for name in stages if name in WHOLE or whole)
             yield with_found_data(plan_new(settings, new))
         else:
             before = runs.stage_before(run, stage)
@@ -138,9 +151,13 @@ def _configs(run: Path, stages: Sequence[str], settings: Settings) -> Iterable[R
             names = {each.name for part in (SplitConfig, Network) for each in fields(part)}
             shared = {name: values[name] for name in values.keys() & names}
             _refuse_changes(before, Settings(weights=settings.weights), shared)
-            own = {name: settings.fields[name] for name in settings.fields.keys() - names}
+            own = {name: values[name] for name in settings.fields.keys() & values.keys() - names}
             later = replace(settings, fields=own, weights=None)
-            yield with_found_data(plan_later(later, stage, run, run))
+            config = with_found_data(plan_later(later, stage, run, run))
+            if ends_whole:  # the crops are those of the stage before
+                crops_for = RunConfig.of(before).crops_for
+                config = replace(config, stages=(before.stage, stage), crops_for=crops_for)
+            yield config
 
 
 def _refuse_changes(folder: StageFolder, settings: Settings, values: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from tinynet import runs
 from tinynet.errors import InputError
 from tinynet.library.arguments import as_count, as_sizes, as_texts
 from tinynet.library.results import Predictions, Rows
-from tinynet.runs import StageFolder, finished_stage
+from tinynet.runs import StageFolder, finished_stage, stage_to_adapt
 from tinynet.training.config import RunConfig, open_data
 from tinynet.values import as_path, brief
 
@@ -101,7 +101,8 @@ class Run:
     ) -> Rows:
         """Return accuracies with 95 % intervals: with one view first, then with each set of views.
 
-        `tta`: sets of views, for instance "flip" or ["flip", "ten"]. `split`: holdout, val, both,
+        `tta`: sets of views, for instance "flip" or ["flip", "ten"] (default: those that the
+        hold-out chose, in the run's use.json). `split`: holdout, val, both,
         or test if it has labels. `size`: test sizes in pixels. `merge`: mean, gmean, max, vote,
         sharpen. `calibrate`: add rows for val at the temperature that fits the hold-out best.
         `where`: the keywords `data`, `device` and `precision`.
@@ -110,6 +111,7 @@ class Run:
             >>> run.evaluate(tta="flip")
         """
         from tinynet.evaluation.evaluate import ScoreRequest, evaluate
+        from tinynet.evaluation.use import usual_views
 
         if split not in ("holdout", "val", "both", "test"):
             raise InputError(f"split is {split!r}; use holdout, val, both or test")
@@ -119,7 +121,7 @@ class Run:
         request = ScoreRequest(
             ("holdout", "val") if split == "both" else (split,),
             None if size is None else as_sizes(size),
-            as_texts(tta, "tta"),
+            as_texts(tta, "tta") or (usual_views(self.folder) if size is None else ()),
             merges,
             calibrate=calibrate,
         )
@@ -169,7 +171,8 @@ class Run:
     ) -> "Findings":
         """Evaluate the run at several test sizes, as it is and with corrections.
 
-        `sizes`: in pixels; the training size is always included. `fit`: sizes to fine-tune the head
+        The stage is the last finished one before fixres, unless another was named. `sizes`: in
+        pixels; the training size is always included. `fit`: sizes to fine-tune the head
         at; the training size is added as the control.
 
         `out`: the folder for figures and JSON (default: sizes, in the run). `where`: the
@@ -182,7 +185,8 @@ class Run:
         from tinynet.report.curves import Curves
         from tinynet.resolution.fixres import SizeRequest, investigate
 
-        predictor = self.predictor(**where)
+        stage = stage_to_adapt(str(self.path), self._stage).stage
+        predictor = Run(self.path, stage).predictor(**where)
         sides, heads = as_sizes(sizes, "sizes"), as_sizes(fit, "fit") if fit else ()
         for side in (*sides, *heads):
             predictor.model.backbone.check_size(side)

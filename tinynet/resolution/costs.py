@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 from tinynet.compute import AutoBatch
 from tinynet.data.batches import Batch, batches, default_batch_size
 from tinynet.evaluation.predictor import Predictor
-from tinynet.models.backbone import Backbone
 from tinynet.records import MISSING, ScoreRow
 from tinynet.resolution.study import AS_IS, CONTROL, FITTED
-from tinynet.training.extraction import frozen_backbone
+from tinynet.training.extraction import inference_network
 from tinynet.training.inputs import augment_images
 from tinynet.training.recipes import Stage
 
@@ -67,9 +65,7 @@ def seconds_per_image(
 def _work(predictor: Predictor, side: int) -> tuple[AutoBatch, Tensor]:
     """The network at a side, and a batch of images for it."""
     model, compute = predictor.model, predictor.compute
-    network = model.for_inference(compute.device, compute.dtype)
-    backbone = frozen_backbone(model, predictor.packed, side, compute)
-    network.backbone = cast(Backbone, backbone)  # an Int8Backbone is called like a Backbone
+    network = inference_network(model, predictor.packed, side, compute)
     stage = Stage(size=side)
 
     def augment(images: Tensor, rows: Tensor, _: int) -> Tensor:

@@ -123,7 +123,7 @@ class RunConfig:
     def trains_backbone(self, stage: str) -> bool:
         """Whether any convolution is trained by the end of `stage`.
 
-        If so, the whole network runs in int8 only if the user names it.
+        If so, it was trained in floats.
         """
         return self.trained_groups(stage) != {"head"}
 

@@ -21,9 +21,11 @@ from tinynet.distributed import Site
 from tinynet.errors import InputError
 from tinynet.files import map_array, new_array, read_json, write_json
 from tinynet.models.backbone import Backbone
+from tinynet.models.backbones import compute_for, runs_in_int8
 from tinynet.models.classifier import Classifier, pooled_features
 from tinynet.models.engines import OpenVinoBackbone
 from tinynet.models.int8 import Int8Backbone
+from tinynet.training.config import RunConfig
 from tinynet.training.inputs import augment_images
 from tinynet.training.recipes import Stage
 
@@ -53,6 +55,21 @@ class FeatureSource:
     load: Callable[[int, int, int], Batch]
 
 
+def evaluation_compute(config: RunConfig, stage: str, compute: Compute) -> Compute:
+    """Return how the network of a finished stage is evaluated, on the device of `compute`.
+
+    VGG16 runs in int8 where that is fastest, trained or not. Other trained networks stay in the
+    floats that they were trained in. Raises `InputError` if the user named int8 for a network that
+    cannot run in it.
+    """
+    arch = config.recipe.network.arch
+    compute.check_network(runs_in_int8(arch))
+    compute = compute_for(compute, arch)
+    if config.trains_backbone(stage) and not compute.int8:
+        return compute.for_training()
+    return compute.for_frozen()
+
+
 def frozen_backbone(
     model: Classifier, packed: Packed, size: int, compute: Compute
 ) -> FrozenBackbone:
@@ -66,6 +83,15 @@ def frozen_backbone(
     if not compute.int8:
         return model.for_inference(compute.device, compute.for_frozen().dtype).backbone
     return int8_backbone(model, packed, size, compute.device)
+
+
+def inference_network(model: Classifier, packed: Packed, size: int, compute: Compute) -> Classifier:
+    """Return the fastest inference version of a network for images of `size` pixels."""
+    network = model.for_inference(compute.device, compute.dtype)
+    if compute.int8 or compute.engine != "torch":
+        backbone = frozen_backbone(model, packed, size, compute)
+        network.backbone = cast(Backbone, backbone)  # all frozen backbones are called like one
+    return network
 
 
 def int8_backbone(

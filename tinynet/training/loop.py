@@ -23,7 +23,7 @@ from tinynet.models.depthwise import FastDepthwise, has_depthwise
 from tinynet.models.global_batch import GlobalBatch, depends_on_batch
 from tinynet.records import EpochRow, Json, LogRow, Score, StepRow, StopRow
 from tinynet.training.recipes import Stage
-from tinynet.training.schedules import make_schedule
+from tinynet.training.schedules import Corner, linear, make_schedule, one_cycle, with_end
 
 # Seconds between two transfers of losses to the CPU. A transfer waits for the device, so there is
 # not one each step.
@@ -72,6 +72,7 @@ class Training:
     ):
         self.module, self.stage, self.steps, self.compute = module, stage, steps, compute
         self.total = stage.total_steps(steps)
+        self.corners: list[Corner] | None = None  # of the schedule, once its end has changed
         self.optimizer = _make_optimizer(groups, stage, compute)
         self.schedule = make_schedule(self.optimizer, stage, steps)
         self.scaler, self.world = compute.scaler(), get_world()
@@ -109,6 +110,21 @@ class Training:
         """The number of finished steps of the stage."""
         return min(self.epoch * self.steps + self.step, self.total)
 
+    def end_at(self, total: int) -> None:
+        """End the stage after `total` steps in all; the learning rate then falls to its end.
+
+        The stage has the schedule `cyclic`, one cycle long, and at least one step remains.
+        """
+        assert total > self.total_steps
+        corners = self.corners or one_cycle(self.stage, self.steps)
+        self._follow(with_end(corners, self.total_steps, total))
+
+    def _follow(self, corners: list[Corner]) -> None:
+        """Replace the schedule by the one of `corners`, at the present step."""
+        step = self.total_steps
+        self.corners, self.total = corners, corners[-1][0]
+        self.schedule = linear(self.optimizer, self.stage, corners, step)
+
     @property
     def epoch_steps(self) -> int:
         """The number of steps of the current epoch; the last one may be shorter."""
@@ -124,6 +140,8 @@ class Training:
         """
         state: State = {name: getattr(self, name) for name in self._PLAIN}
         state["best"] = None if self.best is None else self.best.to_json()
+        if self.corners is not None:
+            state["corners"] = [list(corner) for corner in self.corners]
         state |= {
             name: getattr(self, name).state_dict()
             for name in self._STATEFUL
@@ -140,9 +158,14 @@ class Training:
         Raises `ValueError`, `KeyError` and others if the state belongs to another training.
         """
         self._check(state)
+        corners = _read_corners(state["corners"]) if "corners" in state else None
+        if corners:  # first, because the steps so far may be more than the recipe's
+            self.total = corners[-1][0]
         for name in self._PLAIN:
             setattr(self, name, state[name])
         self.best = None if state["best"] is None else EpochRow.from_json(state["best"])
+        if corners:
+            self._follow(corners)
         # Building a schedule sets the rates (pytorch#65342), so the optimizer's state is loaded
         # after the schedule's.
         schedule = self._schedule_state(state)
@@ -313,6 +336,17 @@ class Training:
         average.n_averaged += 1
 
 
+def _read_corners(value: Any) -> list[Corner]:
+    """The corners of a schedule in a training state; raises `ValueError` for impossible ones."""
+    corners = [(step, rate) for step, rate in value]
+    steps = [step for step, _ in corners]
+    if not all(isinstance(step, int) and step >= 0 for step in steps) or steps != sorted(steps):
+        raise ValueError(f"the steps of the schedule are {str(steps)[:40]}")
+    if len(corners) < 3 or not all(0 <= rate <= 1 for _, rate in corners):
+        raise ValueError("the schedule has other corners")
+    return corners
+
+
 def _parallel(module: nn.Module, world: World) -> nn.Module:
     """The module, with gradients that are averaged over all ranks."""
     if world.size == 1:
@@ -420,7 +454,8 @@ def _run_epoch(
         )
         return rows
 
-    batches = islice(stream(training.epoch, training.step), training.epoch_steps - training.step)
+    left = training.epoch_steps - training.step
+    batches = stream(training.epoch, training.step) if left > 0 else ()
     for number, (inputs, labels) in enumerate(batches):
         if not number:
             training.world.barrier()  # rank 0 has written a checkpoint; all have loaded images
@@ -439,6 +474,8 @@ def _run_epoch(
             yield from flush()
             training.world.barrier()  # rank 0 may have written a checkpoint
             since = time.perf_counter()  # the caller's work on the rows is not training time
+        if training.step >= training.epoch_steps:  # the caller may have changed the end
+            break
     yield from flush()
 
 

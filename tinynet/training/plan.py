@@ -11,8 +11,10 @@ from tinynet.console import log, option
 from tinynet.errors import InputError
 from tinynet.runs import STAGES, StageFolder, stage_before
 from tinynet.training.config import WEIGHTS, RunConfig
+from tinynet.training.plans import test_sizes
 from tinynet.training.recipes import (
     RECIPES,
+    REFERENCE,
     TUNED,
     Network,
     Recipe,
@@ -24,6 +26,7 @@ from tinynet.training.recipes import (
 from tinynet.values import as_integer
 
 _PACK_MARGIN = 1.15  # packed side over the largest training size: crops then lose little
+_OF_GROUPS = ("lr_factors", "lr_decay")
 _CROPS_FOR = 64  # pixels; the recipes are for Tiny ImageNet
 
 
@@ -69,6 +72,10 @@ class Settings:
         own = isinstance(self.recipe, Recipe) or "crop_side" in self.fields
         return None if own else _CROPS_FOR
 
+    def of_network(self) -> dict[str, Any]:
+        """The fields of a stage that depend on the network's groups of layers."""
+        return {name: self.fields[name] for name in _OF_GROUPS if name in self.fields}
+
     def values(self, stage: str) -> dict[str, Any]:
         """The fields that the user asks for: all of a stage's if the recipe itself is given."""
         if not isinstance(self.recipe, Recipe):
@@ -84,9 +91,16 @@ def recipe_fields() -> list[str]:
 
 
 def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
-    """The configuration of a new run, which starts with base."""
+    """The configuration of a new run, which starts with base.
+
+    The fields that the user asks for are those of base and finetune. Those that depend on the
+    network's groups of layers are those of fixres, too.
+    """
     usual = recipe_for(settings.fields.get("arch", TUNED.network.arch))
-    recipe = settings.recipe_or(usual.name).override(settings.fields, stages)
+    trained = tuple(name for name in stages if name in runs.WHOLE)
+    recipe = settings.recipe_or(usual.name).override(settings.fields, trained)
+    if "fixres" in stages:
+        recipe = recipe.override(settings.of_network(), ("fixres",))
     default = WEIGHTS if recipe.network.arch == TUNED.network.arch else "DEFAULT"
     weights = absolute_weights(settings.weights or default)
     return RunConfig(
@@ -97,11 +111,26 @@ def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
         settings.seed or 0,
         settings.cache,
         labels=settings.labels,
-        pack_size=pack_size_for([recipe.stage(name).size for name in stages])
-        if settings.pack_size is None
-        else settings.pack_size,
+        pack_size=_pack_size(recipe, stages) if settings.pack_size is None else settings.pack_size,
         crops_for=settings.crops_for,
     )
+
+
+def _pack_size(recipe: Recipe, stages: Sequence[str]) -> int:
+    """The side in pixels to pack images at for these stages; fixres may have a larger size."""
+    from tinynet.data.copies import MAX_SIZE
+
+    sizes = [recipe.stage(name).size for name in stages if name in runs.WHOLE]
+    usual = pack_size_for(sizes)
+    if "fixres" not in stages:
+        return usual
+    return max(usual, *(size for size in test_sizes(recipe.finetune.size) if size <= MAX_SIZE))
+
+
+def whole_run(recipe: str | Recipe | None) -> tuple[str, ...]:
+    """Return the stages of `all`; the published baseline has no fixres."""
+    name = recipe.name if isinstance(recipe, Recipe) else recipe
+    return runs.WHOLE if name == REFERENCE.name else STAGES
 
 
 def pack_size_for(sizes: Sequence[int]) -> int:
@@ -204,9 +233,9 @@ class Device:
         if self.device not in ("auto", settings["type"]):
             return self
         same = self.precision == "auto"
-        # Of a trained network, the start may be in int8 and the rest in floats.
+        # A network may be trained in floats, and run in int8 before and after.
         started, floats = settings["precision"], settings.get("floats")
-        if settings.get("start") == "int8":
+        if "int8" in (settings.get("start"), settings.get("after")):
             started, floats = "int8", settings["precision"]
         return Device(
             settings["type"],

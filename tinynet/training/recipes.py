@@ -326,8 +326,7 @@ class Stage:
 class Recipe:
     """The settings of a whole run: its split, its network and its stages.
 
-    The stage `fixres` adapts a finished run to a test size (Touvron et al. 2019). It is not part of
-    a new run.
+    The stage `fixres` adapts a finished run to a test size (Touvron et al. 2019).
     """
 
     name: str
@@ -477,7 +476,8 @@ TUNED = Recipe(
     base=Stage(
         epochs=12,
         batch=256,
-        cached_epochs=2,
+        size=96,
+        cached_epochs=1,
         flip="alternating",
         optimizer="adamw",
         lr=2e-3,
@@ -488,9 +488,10 @@ TUNED = Recipe(
         pct_start=0.3,
     ),
     finetune=Stage(
-        trainable=_VGG_GROUPS,
-        epochs=4,
+        trainable=("conv4", "conv5", "head"),
+        epochs=3,
         batch=64,
+        size=96,
         flip="random",
         crop_side=(46, 64),
         dropout=0.2,
@@ -504,16 +505,24 @@ TUNED = Recipe(
         cycles=1.0,
         pct_start=0.08,
     ),
-    fixres=_FIXRES,
+    fixres=replace(_FIXRES, size=112),
 )
 
 # A small version of the tuned recipe, for synthetic images of 32 pixels and a backbone with random
 # weights. Random convolutions have more to learn than pretrained ones, so all groups get one rate.
 DEMO = (
     TUNED.override(dict(holdout=0.2, hidden=(128,), batch=16, size=32))
-    .override(dict(epochs=20), ("base",))
+    .override(dict(epochs=20, cached_epochs=2), ("base",))
     .override(
-        dict(epochs=8, batch=32, crop_side=(28, 32), ema=0.9, lr=5e-4, lr_factors=(1.0,) * 6),
+        dict(
+            trainable=_VGG_GROUPS,
+            epochs=8,
+            batch=32,
+            crop_side=(28, 32),
+            ema=0.9,
+            lr=5e-4,
+            lr_factors=(1.0,) * 6,
+        ),
         ("finetune",),
     )
 )
@@ -551,7 +560,7 @@ GENERAL = Recipe(
         hidden=(1024,),
         standardise=True,
     ),
-    base=replace(TUNED.base, size=224, lr_factors=()),
+    base=replace(TUNED.base, size=224, cached_epochs=2, lr_factors=()),
     finetune=replace(
         TUNED.finetune, trainable=("all",), epochs=3, size=160, lr_factors=(), lr_decay=0.8
     ),

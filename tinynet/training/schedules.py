@@ -1,7 +1,9 @@
 """The schedule of the learning rate: torch's own schedulers, built from a stage."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 
@@ -62,3 +64,40 @@ def make_schedule(optimizer: Optimizer, stage: Stage, steps: int) -> LRScheduler
             optimizer, lambda move: floor + (1 - floor) * (1 + math.cos(math.pi * move / total)) / 2
         )
     return LambdaLR(optimizer, lambda move: 1.0)
+
+
+# (step, learning rate as a fraction of the maximum), in the order of the steps
+Corner = tuple[int, float]
+
+
+def one_cycle(stage: Stage, steps: int) -> list[Corner]:
+    """Return the corners of a cyclic schedule of one cycle; `steps`: batches in an epoch."""
+    floor = stage.min_lr / stage.lr
+    up, down = half_cycles(stage, steps)
+    return [(0, floor), (up, 1.0), (up + down, floor)]
+
+
+def with_end(corners: Sequence[Corner], step: int, end: int) -> list[Corner]:
+    """Return the corners of a schedule that is at `step` and now ends at the step `end`.
+
+    The rate goes on rising to its maximum as planned, if that is before `end`, and then falls.
+    """
+    first, peak, (_, floor) = corners[0], corners[1], corners[-1]
+    if step <= peak[0] < end:
+        return [first, peak, (end, floor)]
+    now = (step, rate_at(corners, step))
+    return [first, *([peak] if peak[0] < step else []), now, (end, floor)]
+
+
+def rate_at(corners: Sequence[Corner], step: int) -> float:
+    """Return the rate at a step, as a fraction of the maximum: linear between the corners."""
+    steps, rates = zip(*corners, strict=True)
+    return float(np.interp(step, steps, rates))
+
+
+def linear(optimizer: Optimizer, stage: Stage, corners: Sequence[Corner], step: int) -> LRScheduler:
+    """Build the scheduler of these `corners`, at a `step` of the stage."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = stage.lr * group["factor"]
+    # A new scheduler takes a step, from the one before `step`.
+    return LambdaLR(optimizer, lambda move: rate_at(corners, move), last_epoch=step - 1)

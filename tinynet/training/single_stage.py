@@ -40,6 +40,7 @@ from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import EpochInputs, Training, fit, weight_groups
 from tinynet.training.observers import Observer
 from tinynet.training.order import Shuffle, steps_per_epoch
+from tinynet.training.pace import Budget
 from tinynet.training.recipes import Stage
 from tinynet.training.resume import origin_digest, restore
 
@@ -50,7 +51,10 @@ EvalFn = Callable[[nn.Module], np.ndarray]  # network -> log-probabilities (N, C
 
 @dataclass(frozen=True)
 class StageJob:
-    """Everything that one stage is trained with; `facts`: the contents of its `recipe.json`."""
+    """Everything that one stage is trained with.
+
+    `facts`: the contents of its `recipe.json`. `budget`: the minutes of the run, if it has any.
+    """
 
     folder: StageFolder
     config: RunConfig
@@ -60,6 +64,7 @@ class StageJob:
     compute: Compute
     facts: Json
     world: World = World()
+    budget: Budget | None = None
 
     @property
     def block(self) -> int:
@@ -130,6 +135,8 @@ def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer
             # first: the recipe marks the stage as started.
             save_training(job.folder.last, training.state_dict(), job.packed.wnids, job.origin)
             write_json(job.folder.recipe, job.facts)
+            if job.budget:
+                job.budget.save(job.folder.run)
         viewers = [observer for observer in observers if observer.wants_images]
         if viewers and not training.total_steps:
             images = next(job.images.epoch(0, torch.device("cpu"))).images
@@ -245,6 +252,7 @@ def _run(
         return
     runs.cut_log(folder.log, training.total_steps)
     last_save = time.monotonic()
+    pace = job.budget.pace(folder.stage) if job.budget else None
     # Rows arrive in bursts: collect them, and open the log once a burst.
     pending: list[LogRow] = []
     with console.progress(
@@ -255,25 +263,41 @@ def _run(
             for observer in observers:
                 observer.row(row)
             if isinstance(row, StepRow):
+                bar.total = training.total
                 bar.update(row.step - bar.n)
                 bar.set_postfix(epoch=row.epoch + 1, loss=f"{row.loss:.3f}", refresh=False)
             if isinstance(row, EpochRow):
                 if row.improved:
                     _save_best(job, training.result)
-                console.log(_epoch_line(row, training.stage))
+                console.log(_epoch_line(row, training))
+                if pace:
+                    pace.epoch_ended(training)
             ends = not isinstance(row, StepRow)  # the epoch or the training
             if ends or row.step == training.total_steps:
                 runs.append_rows(folder.log, pending)
                 pending.clear()
+                if pace and not ends:
+                    pace.follow(training)
             # A checkpoint must not be ahead of the log, so it waits for the last row of a burst.
             # At the end of an epoch it waits for the epoch's row too.
             within = row.step == training.total_steps and training.step < training.epoch_steps
             if ends or (within and time.monotonic() - last_save > SAVE_EVERY):
                 save_training(folder.last, training.state_dict(), job.packed.wnids, job.origin)
+                if job.budget:
+                    job.budget.save(folder.run)
                 last_save = time.monotonic()
             if isinstance(row, StopRow):
                 job.world.barrier()
                 raise KeyboardInterrupt
+    if training.corners is not None:
+        _save_epochs(job, training)
+
+
+def _save_epochs(job: StageJob, training: Training) -> None:
+    """Write the number of epochs that were trained, because the end has changed."""
+    recipe = job.folder.read_recipe()
+    recipe["recipe"][job.folder.stage]["epochs"] = training.total / training.steps
+    write_json(job.folder.recipe, recipe)
 
 
 def _save_best(job: StageJob, result: nn.Module) -> None:
@@ -282,10 +306,10 @@ def _save_best(job: StageJob, result: nn.Module) -> None:
     save_model(job.folder.best, model, job.packed.wnids, job.stage.size, head, job.origin)
 
 
-def _epoch_line(row: EpochRow, stage: Stage) -> str:
-    score = row.holdout
+def _epoch_line(row: EpochRow, training: Training) -> str:
+    score, epochs = row.holdout, math.ceil(training.total / training.steps)
     return (
-        f"epoch {row.epoch + 1}/{math.ceil(stage.epochs)}: loss {row.loss:.3f}, hold-out top-1 "
+        f"epoch {row.epoch + 1}/{epochs}: loss {row.loss:.3f}, hold-out top-1 "
         f"{score.top1:.2%} (95 %: {score.low:.2%} .. {score.high:.2%}), top-5 {score.top5:.2%}, "
         f"{row.images_per_second:,.0f} images/s{', best so far' if row.improved else ''}"
     )

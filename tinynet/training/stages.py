@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -32,6 +33,7 @@ from tinynet.training.inputs import check_crops
 from tinynet.training.loop import weight_groups
 from tinynet.training.observers import Observer
 from tinynet.training.order import block_for
+from tinynet.training.pace import Budget
 from tinynet.training.resume import (
     check_config,
     check_inputs,
@@ -43,6 +45,7 @@ from tinynet.training.resume import (
     update_paths,
 )
 from tinynet.training.single_stage import StageJob, frozen_start, train_stage
+from tinynet.training.test_size import with_test_size
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class _Options:
     resume: bool = False
     restart: bool = False
     observers: tuple[Observer, ...] = ()
+    budget: Budget | None = None
 
 
 def train(
@@ -59,20 +63,23 @@ def train(
     config: RunConfig,
     compute: Compute,
     *,
-    resume: bool = False,
-    restart: bool = False,
+    resume: bool | Literal["restart"] = False,
     observers: Sequence[Observer] = (),
+    budget: Budget | None = None,
 ) -> list[ScoreRow]:
     """Train the unfinished stages of `config`; return the hold-out score of every stage.
 
     `run`: the run's folder. `resume`: continue the stages in the folder, which must have the same
-    recipe, seed and inputs. `restart`: start an unfinished stage over, without its last
-    checkpoint. `observers`: receive the events of the training.
+    recipe, seed and inputs; "restart": start an unfinished stage over, without its last
+    checkpoint. `observers`: receive the events of the training. `budget`: the minutes of the run;
+    None: the stages take the time that they need.
 
     Raises `InputError` for unusable input, and `KeyboardInterrupt` after saving what is trained.
     """
     try:
-        return _train(run, config, compute, _Options(resume, restart, tuple(observers)))
+        restart = resume == "restart"
+        options = _Options(bool(resume), restart, tuple(observers), budget)
+        return _train(run, config, compute, options)
     except KeyboardInterrupt:
         if any(StageFolder(run, name).started for name in config.stages):
             command = console.shell_command("tinynet.train", "--resume", run)
@@ -88,6 +95,9 @@ def train(
                 f"processes: {command}"
             )
         raise InputError(f"{error}; {way_on}") from None
+    finally:
+        if budget and runs.started_stages(run):
+            budget.leave(run)
 
 
 def summary(run: Path, config: RunConfig) -> str:
@@ -111,8 +121,9 @@ def summary(run: Path, config: RunConfig) -> str:
 
 def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) -> list[ScoreRow]:
     compute.check_network(runs_in_int8(config.recipe.network.arch))
-    _check_network(config)
     world = get_world()
+    chooses_size = world.from_main(lambda: _chooses_size(run, config))
+    _check_network(config, chooses_size)
     packed = open_data(None, None, config)
     for name in config.stages:
         check_crops(config.stage(name, packed.side), packed.side)
@@ -129,6 +140,13 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
         if world.from_main(lambda: folder.finished):  # noqa: B023  called at once
             world.from_main(lambda: _check_finished(folder, config, packed))  # noqa: B023
         else:
+            if options.budget and not options.budget.begin(name, folder.started):
+                later = console.shell_command("tinynet.train", "--stage", name, "--run", run)
+                console.log(f"note: {name} is left out, because its time is used; later: {later}")
+                break
+            if chooses_size and name == "fixres":
+                start = StageFolder(run, config.stages[-2])
+                config = with_test_size(config, start, packed, compute)
             row = _train_locked(folder, config, packed, compute, options)
             if world.main:
                 for observer in options.observers:
@@ -136,19 +154,39 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
                 # Last, because it marks the stage as finished.
                 runs.put_scores(folder.scores, [row])
             console.log(f"{name} is finished: {folder.best}")
+            if options.budget:
+                options.budget.leave(run)
+            config = world.from_main(lambda: _with_epochs(config, folder))  # noqa: B023
         rows += world.from_main(folder.read_scores)[:1]
     return rows
 
 
-def _check_network(config: RunConfig) -> None:
-    """Raise `InputError` unless the network has the layers and groups of the recipe's stages."""
+def _chooses_size(run: Path, config: RunConfig) -> bool:
+    """Whether the test size of fixres is chosen once the stage before it is finished."""
+    whole = len(config.stages) > 1 and config.stages[-1] == "fixres"
+    return whole and not StageFolder(run, "fixres").started
+
+
+def _with_epochs(config: RunConfig, folder: StageFolder) -> RunConfig:
+    """The configuration with the epochs that a finished stage has in its recipe."""
+    stage = RunConfig.of(folder).recipe.stage(folder.stage)
+    recipe = config.recipe.with_stage(folder.stage, stage)
+    return replace(config, recipe=recipe)
+
+
+def _check_network(config: RunConfig, chooses_size: bool) -> None:
+    """Raise `InputError` unless the network has the layers and groups of the recipe's stages.
+
+    `chooses_size`: whether the size of fixres is not known yet.
+    """
     network = config.recipe.network
     backbone = backbone_template(network.arch)
     with without_numbers():
         model = Classifier(backbone, network.features, network.hidden, 1, 0.0, network.standardise)
     for name in config.stages:
         stage = config.recipe.stage(name)
-        backbone.check_size(stage.size)
+        if name != "fixres" or not chooses_size:
+            backbone.check_size(stage.size)
         weight_groups(model, stage)
 
 
@@ -166,7 +204,7 @@ def _train_locked(
     folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
 ) -> ScoreRow:
     """Train one stage to its end while holding its lock; return the score of its best epoch."""
-    job = _make_job(folder, config, packed, compute)
+    job = _make_job(folder, config, packed, compute, options.budget)
     with ExitStack() as stack:
         state = job.world.from_main(lambda: _claim(stack, job, options))
         try:
@@ -207,7 +245,13 @@ def _claim(stack: ExitStack, job: StageJob, options: _Options) -> State | None:
     return state
 
 
-def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute) -> StageJob:
+def _make_job(
+    folder: StageFolder,
+    config: RunConfig,
+    packed: Packed,
+    compute: Compute,
+    budget: Budget | None = None,
+) -> StageJob:
     """Load everything that one stage is trained with; its start must have the same data."""
     world, split = get_world(), split_of(config, packed)
     torch.manual_seed(seeded_generator("cpu", config.seed, folder.stage).initial_seed())
@@ -218,7 +262,7 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     else:
         model = world.main_first(lambda: _start_model(None, config, packed))
     torch.set_rng_state(world.from_main(torch.get_rng_state))
-    in_int8 = compute.named_int8 and config.recipe.stage(folder.stage).cached_epochs
+    in_int8 = compute.int8 and config.recipe.stage(folder.stage).cached_epochs
     if config.trains_backbone(folder.stage) and not in_int8:
         compute = compute.for_training(bool(frozen_start(model, config, folder.stage)))
     facts = stage_facts(folder, config, packed, split, compute)
@@ -235,7 +279,7 @@ def _make_job(folder: StageFolder, config: RunConfig, packed: Packed, compute: C
     if start:
         inputs = {key: facts[key] for key in ("data_digest", "split_digest")}
         world.from_main(lambda: check_inputs(start, inputs))
-    job = StageJob(folder, config, packed, split, model, compute, facts, world)
+    job = StageJob(folder, config, packed, split, model, compute, facts, world, budget)
     facts["origin"] = job.origin
     return job
 

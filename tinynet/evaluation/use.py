@@ -1,0 +1,92 @@
+"""How a finished run is meant to be used: the views that its hold-out chose, in `use.json`."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from tinynet import console
+from tinynet.errors import InputError
+from tinynet.evaluation.predictor import Predictor
+from tinynet.files import read_json, write_json
+from tinynet.runs import StageFolder
+from tinynet.score.compare import mcnemar
+from tinynet.score.merges import mean
+from tinynet.score.metrics import score
+from tinynet.score.views import view_set
+
+VIEWS = ("flip", "flip+zoom")  # from few forward passes to many
+_P = 0.05  # a set of more views has to be better than fewer by more than chance
+
+
+def choose_views(predictor: Predictor) -> str:
+    """Return the set of views that the hold-out chooses at the test size, and write `use.json`.
+
+    The file is written if the run saves its results.
+
+    From one view on, a set replaces the one before if its accuracy is higher and McNemar's paired
+    test gives p < 0.05.
+    """
+    best, right, tops = "none", None, {}
+    for views in predictor.sets(("none", *VIEWS), predictor.size):
+        probabilities = predictor.predict("holdout", views)
+        labels = probabilities.required_labels
+        merged = probabilities.merged(mean)
+        tops[views.name] = score(merged, labels).top1
+        now = merged.argmax(1) == labels
+        if right is None or _is_better(now, right):
+            best, right = views.name, now
+    texts = ", ".join(
+        f"{'one view' if name == 'none' else name} {top:.2%}" for name, top in tops.items()
+    )
+    console.log(f"hold-out top-1 by views: {texts}; evaluate uses {best}")
+    if predictor.saves:
+        write_json(
+            use_file(predictor.folder.run),
+            {
+                "stage": predictor.folder.stage,
+                "size": predictor.size,
+                "views": best,
+                "holdout": tops,
+            },
+        )
+    return best
+
+
+def _is_better(right: np.ndarray, other: np.ndarray) -> bool:
+    gain = mcnemar(right, other)
+    return gain.gain > 0 and gain.p < _P
+
+
+def usual_views(folder: StageFolder) -> tuple[str, ...]:
+    """Return the views that the hold-out chose for a stage; none without `use.json`.
+
+    Raises `InputError` if the file cannot be read.
+    """
+    path = use_file(folder.run)
+    if not path.is_file():
+        return ()
+    try:
+        use = read_json(path)
+        stage, views, size = str(use["stage"]), str(use["views"]), use["size"]
+        view_set(views, 64)
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        raise InputError(
+            f"{path}: is not valid ({type(error).__name__}: {error}); remove it, or name views "
+            f"with {console.option('tta')}"
+        ) from None
+    trained = folder.read_recipe()["recipe"][folder.stage]["size"]
+    same = (stage, size) == (folder.stage, trained)
+    return (views,) if same and views != "none" else ()
+
+
+def has_use(folder: StageFolder) -> bool:
+    """Whether the views of this stage have been chosen."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return bool(read_json(use_file(folder.run))["stage"] == folder.stage)
+    return False
+
+
+def use_file(run: Path) -> Path:
+    """Return the file of a run that says how it is meant to be used."""
+    return Path(run) / "use.json"

@@ -1,0 +1,67 @@
+"""The configuration and the budget of a run that a user gives a number of minutes."""
+
+from dataclasses import replace
+
+from tinynet import console
+from tinynet.compute import Compute
+from tinynet.errors import InputError
+from tinynet.models.backbones import backbone_template
+from tinynet.training.config import RunConfig, open_data, split_of
+from tinynet.training.pace import Budget, Clock
+from tinynet.training.plans import KINDS, Counts, Kind, choose, sizes_of, test_sizes
+from tinynet.training.rates import measure_rates
+
+
+def plan_minutes(
+    minutes: float, config: RunConfig, compute: Compute, since: float, clock: Clock
+) -> tuple[RunConfig, Budget]:
+    """Measure this machine, print a plan for `minutes`, and return its configuration and budget.
+
+    `config`: the data, the network and the split. `since`: the time of `clock` at which the minutes
+    began. Raises `InputError` if no plan fits.
+    """
+    packed = open_data(None, None, config)
+    split = split_of(config, packed)
+    kinds = kinds_for(config)
+    rates = measure_rates(config, kinds, packed, compute)
+    counts = Counts(len(split.train), len(split.holdout))
+    plan = choose(config.recipe, kinds, rates, counts, minutes, clock() - since)
+    console.log("\n".join(plan.lines()))
+    recipe = plan.kind.recipe(config.recipe, plan.epochs)
+    return replace(config, recipe=recipe, stages=plan.kind.stages), Budget.of(plan, since, clock)
+
+
+def kinds_for(config: RunConfig) -> list[Kind]:
+    """Return the kinds of runs that suit a recipe and its network, in order of their time.
+
+    Raises `InputError` if there is none.
+    """
+    recipe = config.recipe
+    backbone = backbone_template(recipe.network.arch)
+
+    def fits(kind: Kind) -> bool:
+        own = kind.recipe(recipe, 1)
+        try:
+            for stage in kind.values:
+                sizes = [own.stage(stage).size]
+                if kind.fixres:
+                    sizes += test_sizes(own.finetune.size)
+                for size in sizes:
+                    backbone.check_size(size)
+                own.stage(stage).rate_factors([*backbone.groups, "head"])
+        except InputError:
+            return False
+        return True
+
+    kinds = [kind for kind in KINDS.get(recipe.name, ()) if fits(kind)]
+    if not kinds:
+        raise InputError(
+            f"{console.option('minutes')}: no plan suits {recipe.network.arch} with the recipe "
+            f"{recipe.name}; use {console.option('stage')} all instead"
+        )
+    return kinds
+
+
+def largest_size(config: RunConfig) -> int:
+    """Return the largest side in pixels of images that a plan may use."""
+    return max(sizes_of(kinds_for(config), config.recipe))

@@ -1,0 +1,264 @@
+"""What to train in a number of minutes: kinds of runs, their time by measured rates, the choice.
+
+The time of a part is a number of images over a measured rate. Imports no torch.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinynet.console import advice, option
+from tinynet.errors import InputError
+from tinynet.training.recipes import Recipe
+
+# Parts of the minutes: what evaluations and checkpoints between the parts may take, and what a plan
+# leaves free for a machine whose rates vary.
+_RESERVE = 0.04
+_BN_IMAGES = 6400  # as in `models.classifier`, which imports torch
+_VIEWS = 3  # forward passes of the hold-out that choose the views
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a plan of this kind has reached on Tiny ImageNet with `epochs` of its paced stage.
+
+    `holdout`, `flip`: hold-out top-1 of one view, and of the mean with the mirror image.
+    """
+
+    epochs: float
+    holdout: float
+    flip: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run, whose last trained stage before `fixres` takes the time that is left.
+
+    `paced`: the stage whose epochs depend on the minutes, from the first to the last of `epochs`.
+    `values`: fields of the recipe, by stage. `fixres`: whether its head is trained at a test size
+    at the end. `evidence`: from few epochs to many.
+    """
+
+    name: str
+    paced: str
+    epochs: tuple[float, float]
+    values: Mapping[str, Mapping[str, Any]]
+    fixres: bool = False
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the run, in order."""
+        return (*self.values, *(["fixres"] if self.fixres else []))
+
+    def recipe(self, recipe: Recipe, epochs: float) -> Recipe:
+        """Return `recipe` with the fields of this kind, and `epochs` of its paced stage."""
+        for stage, values in self.values.items():
+            own = {**values, "epochs": epochs} if stage == self.paced else dict(values)
+            recipe = recipe.override(own, (stage,))
+        return recipe
+
+
+# The evidence is from one run each: `python -m tinynet.train` with the values of the kind, seed 0.
+# The files are in experiments/.
+_LATE = {"trainable": ("conv4", "conv5", "head"), "size": 96}
+TUNED_KINDS = (
+    Kind("base at 64 px", "base", (4, 12), {"base": {"size": 64, "cached_epochs": 1}}),
+    Kind("base at 96 px", "base", (4, 12), {"base": {"size": 96, "cached_epochs": 1}}),
+    Kind("base at 128 px", "base", (6, 12), {"base": {"size": 128, "cached_epochs": 1}}),
+    Kind(
+        "conv4 and conv5 at 96 px",
+        "finetune",
+        (1, 12),
+        {"base": {"size": 96, "cached_epochs": 1}, "finetune": _LATE},
+        fixres=True,
+    ),
+)
+GENERAL_KINDS = (
+    Kind("base at 128 px", "base", (4, 12), {"base": {"size": 128, "cached_epochs": 1}}),
+    Kind("base at 224 px", "base", (4, 12), {"base": {"size": 224, "cached_epochs": 1}}),
+    Kind(
+        "all layers at 160 px",
+        "finetune",
+        (1, 12),
+        {"base": {"size": 160, "cached_epochs": 1}, "finetune": {"size": 160}},
+        fixres=True,
+    ),
+)
+KINDS = {"tuned": TUNED_KINDS, "general": GENERAL_KINDS}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images per second on this machine.
+
+    `frozen`: features of a frozen network, by the side of the images in pixels. `step`: training
+    steps, by stage and side. `head`: training steps on features.
+    """
+
+    frozen: Mapping[int, float]
+    step: Mapping[tuple[str, int], float]
+    head: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a plan: `seconds` of one stage; `what` is done in it."""
+
+    stage: str
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kind of run with the epochs of its paced stage, and its parts in order.
+
+    `minutes`: what the user has. `spent`: seconds before the first part. `check`: seconds of an
+    evaluation after an epoch of the paced stage.
+    """
+
+    kind: Kind
+    minutes: float
+    epochs: float
+    parts: Sequence[Part]
+    spent: float
+    check: float
+
+    @property
+    def seconds(self) -> float:
+        """The time of all parts, with what is spent already."""
+        return self.spent + sum(part.seconds for part in self.parts)
+
+    def lines(self) -> list[str]:
+        """The plan as it is printed."""
+        lines = [f"plan for {self.minutes:g} minutes: {self.kind.name}"]
+        if self.spent:
+            what = "reading and packing the data, measuring this machine"
+            lines.append(f"{self.spent / 60:8.1f} min  {what}")
+        lines += [f"{part.seconds / 60:8.1f} min  {part.stage}: {part.what}" for part in self.parts]
+        lines.append(f"{self.seconds / 60:8.1f} min  in total")
+        if self.epochs == self.kind.epochs[1] and self.seconds < 60 * self.minutes * 0.9:
+            lines.append("This is the longest plan there is.")
+        before = [row for row in self.kind.evidence if row.epochs <= self.epochs * 1.02]
+        if before:
+            row = before[-1]
+            lines.append(
+                f"On all of Tiny ImageNet, this plan with {_epochs(row.epochs)} of "
+                f"{self.kind.paced} reached a hold-out top-1 of {row.holdout:.1%}, and "
+                f"{row.flip:.1%} with flips."
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The numbers of training images and of held-out images."""
+
+    train: int
+    holdout: int
+
+
+def sizes_of(kinds: Sequence[Kind], recipe: Recipe) -> list[int]:
+    """Return the sides in pixels that frozen networks of these kinds need rates for."""
+    sizes = set()
+    for kind in kinds:
+        own = kind.recipe(recipe, 1)
+        sizes.add(own.base.size)
+        if kind.fixres:
+            sizes |= set(test_sizes(own.finetune.size))
+    return sorted(sizes)
+
+
+def test_sizes(size: int) -> list[int]:
+    """Return the sides in pixels among which the hold-out chooses, for training at `size`.
+
+    The best test size is larger than the training size (Touvron et al. 2019): 1, 7/6 and 4/3 of it,
+    in steps of 8 pixels.
+    """
+    return sorted({size, *(8 * round(size * factor / 8) for factor in (7 / 6, 4 / 3))})
+
+
+def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Counts) -> list[Part]:
+    """Return the parts of a run of this kind, with their times by the rates of this machine."""
+    recipe = kind.recipe(recipe, epochs)
+    base, frozen, last = recipe.base, rates.frozen, recipe.base.size
+    images = base.cached_epochs * counts.train + counts.holdout
+    head = base.epochs * counts.train / rates.head
+    parts = [
+        Part("base", f"compute features at {base.size} px", images / frozen[base.size]),
+        Part("base", f"train the head for {_epochs(base.epochs)}", head),
+    ]
+    if "finetune" in kind.values:
+        stage = recipe.finetune
+        seconds = stage.epochs * counts.train / rates.step["finetune", stage.size]
+        seconds += math.ceil(stage.epochs) * check_seconds(kind, recipe, rates, counts)
+        trained = "all layers" if "all" in stage.trainable else ", ".join(stage.trainable)
+        what = f"train {trained} for {_epochs(stage.epochs)} at {stage.size} px"
+        parts.append(Part("finetune", what, seconds))
+    if kind.fixres:
+        sizes, stage = test_sizes(recipe.finetune.size), recipe.fixres
+        choice = sum(counts.holdout / frozen[size] for size in sizes)
+        images = stage.cached_epochs * counts.train + counts.holdout
+        seconds = choice + images / frozen[sizes[1]] + stage.epochs * counts.train / rates.head
+        listed = ", ".join(map(str, sizes))
+        what = f"choose the test size ({listed} px), train the head at it"
+        parts.append(Part("fixres", what, seconds))
+        last = sizes[1]
+    seconds = _VIEWS * counts.holdout / frozen[last]
+    return [*parts, Part("views", "choose test-time views on the hold-out", seconds)]
+
+
+def check_seconds(kind: Kind, recipe: Recipe, rates: Rates, counts: Counts) -> float:
+    """Return the seconds of the evaluation after an epoch of the paced stage.
+
+    In `finetune`, the network runs in floats on the hold-out, and on the images that its average
+    recomputes batch norms with. That is taken as half of the time of training on them.
+    """
+    if kind.paced != "finetune":
+        return counts.holdout / rates.head
+    rate = rates.step["finetune", kind.recipe(recipe, 1).finetune.size]
+    return (counts.holdout + min(counts.train, _BN_IMAGES)) / (2 * rate)
+
+
+def _epochs(number: float) -> str:
+    return f"{number:.3g} epoch{'' if number == 1 else 's'}"
+
+
+def choose(
+    recipe: Recipe,
+    kinds: Sequence[Kind],
+    rates: Rates,
+    counts: Counts,
+    minutes: float,
+    spent: float = 0.0,
+) -> Plan:
+    """Return the plan for `minutes`: the last of `kinds` that fits, with as many epochs as fit.
+
+    `spent`: seconds that have passed. Raises `InputError` if none fits.
+    """
+    room = 60 * minutes * (1 - _RESERVE) - spent
+
+    def seconds(kind: Kind, epochs: float) -> float:
+        return sum(part.seconds for part in parts_of(kind, recipe, epochs, rates, counts))
+
+    fitting = [kind for kind in kinds if seconds(kind, kind.epochs[0]) <= room]
+    if not fitting:
+        least = min(kinds, key=lambda kind: seconds(kind, kind.epochs[0]))
+        needed = (spent + seconds(least, least.epochs[0])) / (1 - _RESERVE) / 60
+        raise InputError(
+            f"{option('minutes')} {minutes:g}: too short for this machine and these images; the "
+            f"shortest plan ({least.name}) takes about {math.ceil(needed)} minutes"
+            + advice("; allow more, or use fewer images with --per-class")
+        )
+    kind = fitting[-1]
+    low, high = kind.epochs
+    for _ in range(40):  # bisection: an epoch's evaluation makes the time jump
+        middle = (low + high) / 2
+        low, high = (middle, high) if seconds(kind, middle) <= room else (low, middle)
+    epochs = kind.epochs[1] if seconds(kind, kind.epochs[1]) <= room else low
+    epochs = math.floor(epochs * 100) / 100
+    parts = parts_of(kind, recipe, epochs, rates, counts)
+    check = check_seconds(kind, recipe, rates, counts)
+    return Plan(kind, minutes, epochs, parts, spent, check)
