@@ -39,12 +39,12 @@ def seconds(plan):
 
 
 @pytest.mark.parametrize(
-    ("minutes", "name"), [(10, "64"), (20, "96"), (35, "128"), (90, "conv4"), (300, "conv4")]
+    ("minutes", "name"),
+    [(10, "64"), (20, "96"), (35, "128"), (60, "conv5 at 96 px"), (150, "fixres")],
 )
 def test_more_minutes_give_a_longer_kind_of_run(minutes, name):
     plan = choose(TUNED, TUNED_KINDS, rates(), COUNTS, minutes)
     assert name in plan.kind.name
-    assert minutes / plan.kind.epochs[1] < 60  # a plan for all of them
 
 
 @settings(max_examples=60, deadline=None)

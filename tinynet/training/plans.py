@@ -60,31 +60,32 @@ class Kind:
         return recipe
 
 
-# The evidence is from one run each: `python -m tinynet.train` with the values of the kind, seed 0.
-# The files are in experiments/.
-_LATE = {"trainable": ("conv4", "conv5", "head"), "size": 96}
+def _base(size: int, epochs: tuple[float, float]) -> Kind:
+    """The head alone, on features computed once for each image."""
+    return Kind(f"base at {size} px", "base", epochs, {"base": _one_view(size)})
+
+
+def _one_view(size: int) -> dict[str, Any]:
+    return {"size": size, "cached_epochs": 1}
+
+
+_LATE = {
+    "base": _one_view(96),
+    "finetune": {"trainable": ("conv4", "conv5", "head"), "size": 96},
+}
+_ALL = {"base": _one_view(160), "finetune": {"size": 160}}
 TUNED_KINDS = (
-    Kind("base at 64 px", "base", (4, 12), {"base": {"size": 64, "cached_epochs": 1}}),
-    Kind("base at 96 px", "base", (4, 12), {"base": {"size": 96, "cached_epochs": 1}}),
-    Kind("base at 128 px", "base", (6, 12), {"base": {"size": 128, "cached_epochs": 1}}),
-    Kind(
-        "conv4 and conv5 at 96 px",
-        "finetune",
-        (1, 12),
-        {"base": {"size": 96, "cached_epochs": 1}, "finetune": _LATE},
-        fixres=True,
-    ),
+    _base(64, (4, 12)),
+    _base(96, (4, 12)),
+    _base(128, (6, 12)),
+    Kind("conv4 and conv5 at 96 px", "finetune", (0.7, 2.5), _LATE),
+    Kind("conv4 and conv5 at 96 px, then fixres", "finetune", (2, 12), _LATE, fixres=True),
 )
 GENERAL_KINDS = (
-    Kind("base at 128 px", "base", (4, 12), {"base": {"size": 128, "cached_epochs": 1}}),
-    Kind("base at 224 px", "base", (4, 12), {"base": {"size": 224, "cached_epochs": 1}}),
-    Kind(
-        "all layers at 160 px",
-        "finetune",
-        (1, 12),
-        {"base": {"size": 160, "cached_epochs": 1}, "finetune": {"size": 160}},
-        fixres=True,
-    ),
+    _base(128, (4, 12)),
+    _base(224, (4, 12)),
+    Kind("all layers at 160 px", "finetune", (0.7, 2.5), _ALL),
+    Kind("all layers at 160 px, then fixres", "finetune", (2, 12), _ALL, fixres=True),
 )
 KINDS = {"tuned": TUNED_KINDS, "general": GENERAL_KINDS}
 
@@ -197,6 +198,7 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
         trained = "all layers" if "all" in stage.trainable else ", ".join(stage.trainable)
         what = f"train {trained} for {_epochs(stage.epochs)} at {stage.size} px"
         parts.append(Part("finetune", what, seconds))
+        last = stage.size
     if kind.fixres:
         sizes, stage = test_sizes(recipe.finetune.size), recipe.fixres
         choice = sum(counts.holdout / frozen[size] for size in sizes)
