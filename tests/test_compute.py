@@ -51,7 +51,7 @@ PROBES = ("_is_vnni_supported", "_is_avx512_bf16_supported", "_is_amx_tile_suppo
         ({"_is_vnni_supported", "_is_avx512_bf16_supported"}, "int8", torch.bfloat16),
         (
             {"_is_vnni_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported"},
-            "bfloat16",
+            "int8",
             torch.bfloat16,
         ),
     ],
