@@ -38,7 +38,7 @@ from tinynet.flags import Parser, add_common, positive_int, run_command
 from tinynet.models.weights import load_vgg16
 from tinynet.report.tables import columns
 from tinynet.training.config import WEIGHTS
-from tinynet.training.recipes import REFERENCE
+from tinynet.training.recipes import FIRST, REFERENCE
 
 SIZE, ALL = 64, 95_000  # pixels, and training images without the hold-out
 SIZES = (64, 96, 128, 160, 224)
@@ -65,7 +65,7 @@ class Bench:
 
     @functools.cached_property
     def frozen(self) -> Any:
-        return ours.classifier(self.backbone(), ours.AT_64.network, self.classes)
+        return ours.classifier(self.backbone(), FIRST.network, self.classes)
 
     def peers(self, part: str) -> dict[str, Peer]:
         rows = ours.spread(len(self.packed.part(part)), self.count)
@@ -104,17 +104,15 @@ def data(bench: Bench) -> dict[str, Any]:
     jobs = {"decoding alone, all cores": ours.decoding(bench.source), "tinynet, packing": pack}
     counts = dict.fromkeys(jobs, whole)
     jobs |= {f"{kind}, loader": peer.load for kind, peer in bench.peers("train").items()}
-    jobs["tinynet, loader"] = ours.load(
-        bench.packed, ours.AT_64.finetune, bench.compute, bench.count
-    )
+    jobs["tinynet, loader"] = ours.load(bench.packed, FIRST.finetune, bench.compute, bench.count)
     counts |= {name: bench.count for name in jobs if name not in counts}
     return {"rates": bench.rates(jobs, counts)}
 
 
 def base(bench: Bench) -> dict[str, Any]:
     """Train the head alone: peers run the whole network in every epoch, tinynet once."""
-    stage, views = ours.AT_64.base, ours.AT_64.base.cached_epochs
-    head = ours.classifier(bench.backbone(), ours.AT_64.network, bench.classes)
+    stage, views = FIRST.base, FIRST.base.cached_epochs
+    head = ours.classifier(bench.backbone(), FIRST.network, bench.classes)
     peers = bench.peers("train")
     jobs = {kind: peer.train(all_of_it=False) for kind, peer in peers.items()}
     many = 10 * bench.count
@@ -174,18 +172,18 @@ def _fixed_cost(rates: dict[str, Any], counts: dict[str, int]) -> dict[str, floa
 def finetune(bench: Bench) -> dict[str, Any]:
     """Train the whole network; `reference` is the peers' network, `tuned` has a smaller head."""
     jobs = {kind: peer.train(all_of_it=True) for kind, peer in bench.peers("train").items()}
-    for recipe in (REFERENCE, ours.AT_64):
+    for name, recipe in (("reference", REFERENCE), ("tuned", FIRST)):
         model = ours.classifier(bench.backbone(), recipe.network, bench.classes)
-        jobs[f"tinynet, {recipe.name}"] = ours.train_step(
+        jobs[f"tinynet, {name}"] = ours.train_step(
             model, bench.packed, recipe.finetune, bench.compute, bench.count
         )
     compiled = (
         [("compiled", replace(bench.compute, compiled=True), False)] if bench.compiles else []
     )
     for name, device, resident in (*compiled, ("one resident batch", bench.compute, True)):
-        model = ours.classifier(bench.backbone(), ours.AT_64.network, bench.classes)
+        model = ours.classifier(bench.backbone(), FIRST.network, bench.classes)
         jobs[f"tinynet, tuned, {name}"] = ours.train_step(
-            model, bench.packed, ours.AT_64.finetune, device, bench.count, resident
+            model, bench.packed, FIRST.finetune, device, bench.count, resident
         )
     return {"rates": bench.rates(jobs)}
 
@@ -284,11 +282,11 @@ def sizes(bench: Bench) -> dict[str, Any]:
         jobs[name] = ours.frozen_forward(
             bench.frozen, bench.packed, size, bench.compute, counts[name]
         )
-        model = ours.classifier(bench.backbone(), ours.AT_64.network, bench.classes)
+        model = ours.classifier(bench.backbone(), FIRST.network, bench.classes)
         name = f"finetune, {size} px"
         counts[name] = ours.BATCH
         jobs[name] = ours.train_step(
-            model, bench.packed, replace(ours.AT_64.finetune, size=size), bench.compute, ours.BATCH
+            model, bench.packed, replace(FIRST.finetune, size=size), bench.compute, ours.BATCH
         )
     return {"rates": bench.rates(jobs, counts)}
 

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from benchmarks.machine import facts
-from benchmarks.ours import AT_64
 from tinynet import compute as settings
 from tinynet.compute import choose_compute
 from tinynet.files import write_json
@@ -30,6 +29,7 @@ from tinynet.models.backbones import make_backbone
 from tinynet.models.classifier import Classifier, pooled_features
 from tinynet.models.int8 import Int8Backbone
 from tinynet.training.loop import Training, weight_groups
+from tinynet.training.recipes import FIRST
 
 SIZE, BATCH = 64, 64
 MEMORY = ("kept", "returned")
@@ -68,9 +68,9 @@ def measure(memory: str, seconds: float) -> dict[str, float]:
     """Time all jobs in this process."""
     if memory == "returned":
         settings.keep_freed_memory = lambda: False
-    compute, stage = choose_compute("cpu"), AT_64.finetune
+    compute, stage = choose_compute("cpu"), FIRST.finetune
     torch.manual_seed(0)
-    network = AT_64.network
+    network = FIRST.network
     model = Classifier(make_backbone("vgg16"), network.features, network.hidden, 200, 0.5, True)
     images = torch.rand(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     floats = model.for_inference(compute.device, compute.dtype).backbone

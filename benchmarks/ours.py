@@ -29,14 +29,10 @@ from tinynet.training.extraction import frozen_backbone
 from tinynet.training.features import FeatureCache
 from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import Training, weight_groups
-from tinynet.training.recipes import TUNED, Network, Stage
+from tinynet.training.recipes import FIRST, TUNED, Network, Stage
 from tinynet.training.stages import train
 
 BATCH = 64
-# The tuned recipe as the peers are measured: 64 px, two cached epochs, and all layers in finetune.
-AT_64 = TUNED.override({"size": 64, "cached_epochs": 2}, ("base",)).override(
-    {"size": 64, "trainable": ("conv1", "conv2", "conv3", "conv4", "conv5", "head")}, ("finetune",)
-)
 Work = Callable[[], Any]
 
 
@@ -241,7 +237,7 @@ def from_the_zip(
 
     `per_class`: the number of images of each class, None: all. The accuracy is on the hold-out.
     """
-    recipe = AT_64.override(dict(per_class=per_class, cached_epochs=1, epochs=4), ("base",))
+    recipe = FIRST.override(dict(per_class=per_class, cached_epochs=1, epochs=4), ("base",))
     with tempfile.TemporaryDirectory() as place, PeakMemory(compute) as memory:
         started = time.perf_counter()
         packed = open_packed(source, place)

@@ -183,7 +183,7 @@ def test_ctrl_c_while_features_are_extracted_keeps_them(empty_folder, monkeypatc
     ("flags", "words"),
     [
         ("--stage middle", ["--stage", "'base', 'finetune', 'fixres', 'all'"]),
-        ("--recipe best", ["--recipe", "'tuned', 'general', 'reference'"]),
+        ("--recipe best", ["--recipe", "'tuned', 'general', 'first', 'reference'"]),
         ("--device tpu", ["--device", "'cuda'"]),
         ("--precision float8", ["--precision"]),
         ("--lr fast", ["--lr", "invalid float value", "'fast'"]),

@@ -328,7 +328,7 @@ def has_vnni() -> bool:
 
     On such processors int8 is faster than floats: three times as fast as float32 on a Xeon, 1.8
     times as bfloat16 on an EPYC, and 1.55 times as bfloat16 on a Xeon with AMX (`int8.json` and
-    `bfloat16/int8.json` in `benchmarks/results`, `late-layers-96-int8.json` in `experiments`).
+    `bfloat16/int8.json` in `benchmarks/results`, `late-layers-96-tuned.json` in `experiments`).
     """
     return torch.backends.mkldnn.is_available() and _processor_has("_is_vnni_supported")
 

@@ -108,7 +108,8 @@ COMMON: dict[str, dict[str, Any]] = {
         default=[],
         metavar="VIEWS",
         help="sets of test-time views: none, flip, five, ten, shift, rotate, zoom, scales:64,80, "
-        "resize:72, dense, and products of them, for instance flip+scales:64,80 (default: none)",
+        "resize:72, dense, and products of them, for instance flip+scales:64,80 (default: none; "
+        "evaluate: those in the run's use.json, if it has one)",
     ),
     "format": dict(
         default="table",

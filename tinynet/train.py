@@ -36,7 +36,17 @@ from tinynet.training.plan import (
     with_found_data,
     with_new_places,
 )
-from tinynet.training.recipes import RECIPES, TUNED, Network, Recipe, SplitConfig, Stage, recipe_for
+from tinynet.training.recipes import (
+    FIRST,
+    RECIPES,
+    REFERENCE,
+    TUNED,
+    Network,
+    Recipe,
+    SplitConfig,
+    Stage,
+    recipe_for,
+)
 
 if TYPE_CHECKING:
     from tinynet.compute import Compute
@@ -78,7 +88,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        help="tuned (for VGG16), general (for others) or reference (the published baseline)",
+        help="tuned (VGG16), general (others), first (VGG16 at 64 px) or reference (the published "
+        "baseline)",
     )
     parser.add_argument(
         "--resume",
@@ -159,6 +170,7 @@ def main(argv: list[str] | None = None) -> None:
 def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) -> None:
     """Train; `started_with`: the precision of a resumed run, if the user names no other."""
     from tinynet.compute import choose_compute
+    from tinynet.evaluation.use import has_use
     from tinynet.models.backbones import compute_for
     from tinynet.report.tables import show
     from tinynet.training import stages
@@ -182,7 +194,6 @@ def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) ->
     console.log(f"{run}: {recipe.name}, {doing}, on {frozen}")
     config, budget = _with_budget(args, run, config, compute)
     resume = bool(args.resume) or was_restarted()
-    finished = all(StageFolder(run, name).finished for name in config.stages)
     rows = stages.train(
         run,
         config,
@@ -191,8 +202,10 @@ def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) ->
         observers=_observers(args.tensorboard) if get_world().main else [],
         budget=budget,
     )
-    if not finished and ("fixres" in config.stages[1:] or budget):
-        _choose_views(run, config, compute, budget)
+    if "fixres" in config.stages[1:] or budget:
+        folder = get_world().from_main(lambda: runs.finished_stage(str(run), None))
+        if not get_world().from_main(lambda: has_use(folder)):
+            _choose_views(folder, config, compute, budget)
     show(rows, args.format)
 
 
@@ -200,20 +213,22 @@ def _with_budget(
     args: Any, run: Path, config: RunConfig, compute: "Compute"
 ) -> tuple[RunConfig, "Budget | None"]:
     """The configuration with a plan for `--minutes`, and the budget of the run, if it has one."""
+    from tinynet.evaluation.use import use_file
     from tinynet.training.minutes import plan_minutes
     from tinynet.training.pace import Budget, plan_file
 
     if args.minutes is not None:
         return plan_minutes(args.minutes, config, compute, args.since, time.monotonic)
     if args.resume and get_world().size == 1:
-        return config, Budget.read(run)
+        return config, Budget.read(run) if "base" in config.stages else None
     if get_world().main and "base" in config.stages and not was_restarted():
-        plan_file(run).unlink(missing_ok=True)  # of a run that was stopped before it trained
+        for file in (plan_file(run), use_file(run)):  # of a run that was here before
+            file.unlink(missing_ok=True)
     return config, None
 
 
 def _choose_views(
-    run: Path, config: RunConfig, compute: "Compute", budget: "Budget | None"
+    folder: StageFolder, config: RunConfig, compute: "Compute", budget: "Budget | None"
 ) -> None:
     """Choose the views of a finished run, and say what it took of its minutes."""
     from tinynet.evaluation.predictor import Predictor
@@ -221,10 +236,9 @@ def _choose_views(
 
     if budget:
         budget.begin("views")
-    folder = get_world().from_main(lambda: runs.finished_stage(str(run), None))
     choose_views(Predictor(folder, open_data(None, None, config), compute))
     if budget:
-        budget.leave(run)
+        budget.leave(folder.run)
         console.log("\n".join(budget.lines()))
 
 
@@ -254,9 +268,9 @@ def _refuse_beside_minutes(flags: Parser, args: Any) -> None:
         flags.error("--minutes starts a new run; remove --run, and name its folder with --out")
     if args.summary:
         flags.error("--summary trains nothing; remove --minutes, or remove --summary")
-    if args.recipe == "reference":
+    if args.recipe in (FIRST.name, REFERENCE.name):
         flags.error(
-            "--minutes has no plan for --recipe reference; use --recipe tuned or general, or "
+            f"--minutes has no plan for --recipe {args.recipe}; use --recipe tuned or general, or "
             "remove --minutes"
         )
     if launched_size() > 1 or was_restarted():

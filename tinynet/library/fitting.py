@@ -42,7 +42,7 @@ def fit(
     `run`: the folder of the run. `data`: the archive, or a folder of images with a folder for each
     class (default: the official archive, downloaded if needed). `stages`: one or more of base,
     finetune, fixres; "all" means these three, with fixres at the test size that the hold-out
-    chooses. `recipe`: tuned, general, reference (default:
+    chooses. `recipe`: tuned, general, first, reference (default:
     the one for the network), or a `Recipe`.
 
     `settings`: `weights` (a name of torchvision, a file, or "none"), `seed`, `cache`, `labels` (a
@@ -57,7 +57,7 @@ def fit(
         >>> run = tinynet.fit("runs/first", data="data/tiny-imagenet-200.zip", epochs=4)
     """
     from tinynet.compute import choose_compute
-    from tinynet.evaluation.use import choose_views, has_use
+    from tinynet.evaluation.use import choose_views, has_use, use_file
     from tinynet.report.curves import Curves
     from tinynet.training.observers import Observer
     from tinynet.training.stages import train
@@ -68,13 +68,15 @@ def fit(
         )
     path = as_path(run, "run")
     whole = stages == "all"
-    names = whole_run(recipe) if whole else _stage_names(stages)
+    names = _whole(path, recipe) if whole else _stage_names(stages)
     device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))
     observers: list[Observer] = [Curves()]
     if settings.pop("tensorboard", False):
         from tinynet.report.tensorboard import TensorBoard
 
         observers.append(TensorBoard())
+    if not StageFolder(path, "base").started:
+        use_file(path).unlink(missing_ok=True)  # of a run that was here before
     for config in _configs(path, names, _settings(data, recipe, settings), whole):
         folder = StageFolder(path, config.stages[0])
         used = device.as_started(folder) if folder.started else device
@@ -82,10 +84,16 @@ def fit(
             used.device, used.precision, floats=used.floats, frozen=used.frozen
         )
         train(path, config, compute, resume=True, observers=observers)
-    if whole and not has_use(StageFolder(path, names[-1])):
+    if whole and "fixres" in names and not has_use(StageFolder(path, "fixres")):
         place = None if data is None else str(data)
-        choose_views(Run(path).predictor(place, device.device, device.precision))
+        choose_views(Run(path, "fixres").predictor(place, device.device, device.precision))
     return Run(path, names[-1])
+
+
+def _whole(run: Path, recipe: str | Recipe | None) -> tuple[str, ...]:
+    """The stages of a whole run of this recipe, or of the one that the run was started with."""
+    base = StageFolder(run, "base")
+    return whole_run(RunConfig.of(base).recipe if recipe is None and base.started else recipe)
 
 
 def _stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:

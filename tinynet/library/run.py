@@ -190,7 +190,7 @@ class Run:
         sides, heads = as_sizes(sizes, "sizes"), as_sizes(fit, "fit") if fit else ()
         for side in (*sides, *heads):
             predictor.model.backbone.check_size(side)
-        folder = as_path(out, "out") if out is not None else self.folder.path / "sizes"
+        folder = as_path(out, "out") if out is not None else predictor.folder.path / "sizes"
         return investigate([predictor], SizeRequest(sides, folder, heads), [Curves()])
 
     def predict(

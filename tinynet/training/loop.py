@@ -113,9 +113,10 @@ class Training:
     def end_at(self, total: int) -> None:
         """End the stage after `total` steps in all; the learning rate then falls to its end.
 
-        The stage has the schedule `cyclic`, one cycle long, and at least one step remains.
+        The stage has the schedule `cyclic`, one cycle long. At least one step remains, unless the
+        present step is the last of an epoch.
         """
-        assert total > self.total_steps
+        assert total > self.total_steps - (self.step == self.steps)
         corners = self.corners or one_cycle(self.stage, self.steps)
         self._follow(with_end(corners, self.total_steps, total))
 

@@ -64,4 +64,5 @@ def kinds_for(config: RunConfig) -> list[Kind]:
 
 def largest_size(config: RunConfig) -> int:
     """Return the largest side in pixels of images that a plan may use."""
-    return max(sizes_of(kinds_for(config), config.recipe))
+    base, later = sizes_of(kinds_for(config), config.recipe)
+    return max(*base, *later)

@@ -116,6 +116,8 @@ class Budget:
     def check(self) -> None:
         """Raise `ValueError` for minutes or parts that no plan has."""
         limits = self.limits
+        if not (math.isfinite(limits.check) and limits.check >= 0):
+            raise ValueError("the time of an evaluation is below 0")
         numbers = [self.minutes, *(part.seconds for part in self.parts), limits.least, limits.most]
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise ValueError("a time or a number of epochs is not greater than 0")
@@ -185,14 +187,14 @@ class Pace:
         self.limits, self.clock = limits, clock
         self._bursts: deque[float] = deque(maxlen=_WINDOW)  # seconds of a step
         self._last: tuple[float, int] | None = None  # time and step of the last burst
-        self._check = limits.check  # seconds of the last evaluation
+        self._checks = [limits.check]  # seconds of an evaluation: by the plan, and measured
         self._noted = 0  # steps of the stage, as they were printed last
 
     def epoch_ended(self, training: Training) -> None:
         """Note how long the evaluation after an epoch took."""
         now = self.clock()
         if self._last:
-            self._check = now - self._last[0]
+            self._checks.append(now - self._last[0])
         self._last = now, training.total_steps
 
     def follow(self, training: Training) -> None:
@@ -219,14 +221,15 @@ class Pace:
         The evaluations of the epochs that end take time too. A rest of an epoch that is shorter
         than its evaluation is left out.
         """
-        step, steps, check = training.total_steps, training.steps, self._check / seconds
+        step, steps = training.total_steps, training.steps
+        check = statistics.median(self._checks[-3:]) / seconds
         total = step + left
         total -= max(0, math.ceil(total / steps) - training.epoch) * check
         border = math.floor(total / steps) * steps
         if total - border < check and border > step:
             total = border
         least, most = (round(epochs * steps) for epochs in (self.limits.least, self.limits.most))
-        return max(min(round(total), most), least, step + 1)
+        return max(min(round(total), most), least, step if training.step == steps else step + 1)
 
     def _note(self, training: Training, seconds: float, planned: float) -> None:
         """Print that the stage has become longer or shorter than was printed last.

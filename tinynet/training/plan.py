@@ -13,6 +13,7 @@ from tinynet.runs import STAGES, StageFolder, stage_before
 from tinynet.training.config import WEIGHTS, RunConfig
 from tinynet.training.plans import test_sizes
 from tinynet.training.recipes import (
+    FIRST,
     RECIPES,
     REFERENCE,
     TUNED,
@@ -100,7 +101,10 @@ def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
     trained = tuple(name for name in stages if name in runs.WHOLE)
     recipe = settings.recipe_or(usual.name).override(settings.fields, trained)
     if "fixres" in stages:
-        recipe = recipe.override(settings.of_network(), ("fixres",))
+        groups = settings.of_network()
+        if len(recipe.fixres.lr_factors) != len(recipe.finetune.lr_factors):  # of another network
+            groups = {name: getattr(recipe.finetune, name) for name in _OF_GROUPS}
+        recipe = recipe.override(groups, ("fixres",))
     default = WEIGHTS if recipe.network.arch == TUNED.network.arch else "DEFAULT"
     weights = absolute_weights(settings.weights or default)
     return RunConfig(
@@ -124,13 +128,14 @@ def _pack_size(recipe: Recipe, stages: Sequence[str]) -> int:
     usual = pack_size_for(sizes)
     if "fixres" not in stages:
         return usual
-    return max(usual, *(size for size in test_sizes(recipe.finetune.size) if size <= MAX_SIZE))
+    larger = [size for size in test_sizes(recipe.finetune.size) if size <= MAX_SIZE]
+    return max([usual, *larger])
 
 
 def whole_run(recipe: str | Recipe | None) -> tuple[str, ...]:
-    """Return the stages of `all`; the published baseline has no fixres."""
+    """Return the stages of `all`; older recipes, with published results, have no fixres."""
     name = recipe.name if isinstance(recipe, Recipe) else recipe
-    return runs.WHOLE if name == REFERENCE.name else STAGES
+    return runs.WHOLE if name in (FIRST.name, REFERENCE.name) else STAGES
 
 
 def pack_size_for(sizes: Sequence[int]) -> int:

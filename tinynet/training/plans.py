@@ -60,30 +60,45 @@ class Kind:
         return recipe
 
 
-def _base(size: int, epochs: tuple[float, float]) -> Kind:
+def _base(size: int, *evidence: Evidence) -> Kind:
     """The head alone, on features computed once for each image."""
-    return Kind(f"base at {size} px", "base", epochs, {"base": _one_view(size)})
+    return Kind(f"base at {size} px", "base", (4, 12), {"base": _features(size)}, False, evidence)
 
 
-def _one_view(size: int) -> dict[str, Any]:
+def _features(size: int) -> dict[str, Any]:
     return {"size": size, "cached_epochs": 1}
 
 
+# The evidence: benchmarks/results/base-96-one-view.json, and in experiments minutes.json,
+# late-layers-96.json (two epochs) and late-layers-96-tuned.json (three). One seed each.
 _LATE = {
-    "base": _one_view(96),
+    "base": _features(96),
     "finetune": {"trainable": ("conv4", "conv5", "head"), "size": 96},
 }
-_ALL = {"base": _one_view(160), "finetune": {"size": 160}}
+_ALL = {"base": _features(160), "finetune": {"size": 160}}
 TUNED_KINDS = (
-    _base(64, (4, 12)),
-    _base(96, (4, 12)),
-    _base(128, (6, 12)),
-    Kind("conv4 and conv5 at 96 px", "finetune", (0.7, 2.5), _LATE),
-    Kind("conv4 and conv5 at 96 px, then fixres", "finetune", (2, 12), _LATE, fixres=True),
+    _base(64),
+    _base(96, Evidence(12, 0.6200, 0.6302)),
+    _base(128, Evidence(7.43, 0.6354, 0.6438)),
+    Kind(
+        "conv4 and conv5 at 96 px",
+        "finetune",
+        (0.7, 2.5),
+        _LATE,
+        evidence=(Evidence(2, 0.6676, 0.6782),),
+    ),
+    Kind(
+        "conv4 and conv5 at 96 px, then fixres",
+        "finetune",
+        (2, 12),
+        _LATE,
+        fixres=True,
+        evidence=(Evidence(3, 0.6800, 0.6988),),
+    ),
 )
 GENERAL_KINDS = (
-    _base(128, (4, 12)),
-    _base(224, (4, 12)),
+    _base(128),
+    _base(224),
     Kind("all layers at 160 px", "finetune", (0.7, 2.5), _ALL),
     Kind("all layers at 160 px, then fixres", "finetune", (2, 12), _ALL, fixres=True),
 )
@@ -94,11 +109,13 @@ KINDS = {"tuned": TUNED_KINDS, "general": GENERAL_KINDS}
 class Rates:
     """Images per second on this machine.
 
-    `frozen`: features of a frozen network, by the side of the images in pixels. `step`: training
+    `frozen`: features of a frozen network, by the side of the images in pixels. `after`: those of a
+    network that is trained already. `step`: training
     steps, by stage and side. `head`: training steps on features.
     """
 
     frozen: Mapping[int, float]
+    after: Mapping[int, float]
     step: Mapping[tuple[str, int], float]
     head: float
 
@@ -161,15 +178,15 @@ class Counts:
     holdout: int
 
 
-def sizes_of(kinds: Sequence[Kind], recipe: Recipe) -> list[int]:
-    """Return the sides in pixels that frozen networks of these kinds need rates for."""
-    sizes = set()
+def sizes_of(kinds: Sequence[Kind], recipe: Recipe) -> tuple[list[int], list[int]]:
+    """Return the sides in pixels of images for base, and for a network that is trained already."""
+    base, later = set(), set()
     for kind in kinds:
         own = kind.recipe(recipe, 1)
-        sizes.add(own.base.size)
-        if kind.fixres:
-            sizes |= set(test_sizes(own.finetune.size))
-    return sorted(sizes)
+        base.add(own.base.size)
+        if "finetune" in kind.values:
+            later |= {own.finetune.size, *(test_sizes(own.finetune.size) if kind.fixres else ())}
+    return sorted(base), sorted(later)
 
 
 def test_sizes(size: int) -> list[int]:
@@ -184,7 +201,8 @@ def test_sizes(size: int) -> list[int]:
 def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Counts) -> list[Part]:
     """Return the parts of a run of this kind, with their times by the rates of this machine."""
     recipe = kind.recipe(recipe, epochs)
-    base, frozen, last = recipe.base, rates.frozen, recipe.base.size
+    base, frozen = recipe.base, rates.frozen
+    last = frozen[base.size]
     images = base.cached_epochs * counts.train + counts.holdout
     head = base.epochs * counts.train / rates.head
     parts = [
@@ -198,17 +216,19 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
         trained = "all layers" if "all" in stage.trainable else ", ".join(stage.trainable)
         what = f"train {trained} for {_epochs(stage.epochs)} at {stage.size} px"
         parts.append(Part("finetune", what, seconds))
-        last = stage.size
+        last = rates.after[stage.size]
     if kind.fixres:
         sizes, stage = test_sizes(recipe.finetune.size), recipe.fixres
-        choice = sum(counts.holdout / frozen[size] for size in sizes)
+        choice = sum(counts.holdout / rates.after[size] for size in sizes)
         images = stage.cached_epochs * counts.train + counts.holdout
-        seconds = choice + images / frozen[sizes[1]] + stage.epochs * counts.train / rates.head
+        seconds = (
+            choice + images / rates.after[sizes[-1]] + stage.epochs * counts.train / rates.head
+        )
         listed = ", ".join(map(str, sizes))
         what = f"choose the test size ({listed} px), train the head at it"
         parts.append(Part("fixres", what, seconds))
-        last = sizes[1]
-    seconds = _VIEWS * counts.holdout / frozen[last]
+        last = rates.after[sizes[-1]]
+    seconds = _VIEWS * counts.holdout / last
     return [*parts, Part("views", "choose test-time views on the hold-out", seconds)]
 
 

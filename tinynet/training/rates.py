@@ -41,10 +41,14 @@ def measure_rates(
         config.recipe.base.dropout,
         network.standardise,
     )
-    rates = {
-        size: frozen_rate(model, packed, size, compute.for_frozen())
-        for size in sizes_of(kinds, config.recipe)
-    }
+    base, later = sizes_of(kinds, config.recipe)
+    frozen = {size: frozen_rate(model, packed, size, compute.for_frozen()) for size in base}
+    after = frozen
+    if later:
+        # A trained network does not run in another engine.
+        same = compute.for_frozen() if compute.engine == "torch" else compute.for_training()
+        known = frozen if compute.engine == "torch" else {}
+        after = {size: known.get(size) or frozen_rate(model, packed, size, same) for size in later}
     head = _head_rate(model, config.recipe.base, compute)
     steps: dict[tuple[str, int], float] = {}
     for kind in kinds:
@@ -53,7 +57,7 @@ def measure_rates(
             stage = planned.stage("finetune", packed.side)
             if ("finetune", stage.size) not in steps:
                 steps["finetune", stage.size] = _step_rate(model, packed, stage, compute)
-    return Rates(rates, steps, head)
+    return Rates(frozen, after, steps, head)
 
 
 def frozen_rate(

@@ -122,6 +122,7 @@ def summary(run: Path, config: RunConfig) -> str:
 def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) -> list[ScoreRow]:
     compute.check_network(runs_in_int8(config.recipe.network.arch))
     world = get_world()
+    config = world.from_main(lambda: _with_started_fixres(run, config))
     chooses_size = world.from_main(lambda: _chooses_size(run, config))
     _check_network(config, chooses_size)
     packed = open_data(None, None, config)
@@ -165,6 +166,16 @@ def _chooses_size(run: Path, config: RunConfig) -> bool:
     """Whether the test size of fixres is chosen once the stage before it is finished."""
     whole = len(config.stages) > 1 and config.stages[-1] == "fixres"
     return whole and not StageFolder(run, "fixres").started
+
+
+def _with_started_fixres(run: Path, config: RunConfig) -> RunConfig:
+    """The configuration with the size that a started fixres of a whole run has."""
+    folder = StageFolder(run, "fixres")
+    if len(config.stages) == 1 or config.stages[-1] != "fixres" or not folder.started:
+        return config
+    saved = RunConfig.of(folder)
+    recipe = config.recipe.with_stage("fixres", saved.recipe.fixres)
+    return replace(config, recipe=recipe, start_stage=saved.start_stage)
 
 
 def _with_epochs(config: RunConfig, folder: StageFolder) -> RunConfig:
