@@ -9,7 +9,7 @@ not used.
 
 Columns of the table: `trained on`, the images of the last head; `top-1`, its accuracy on the
 hold-out; `gain` and `p`, the difference from the best candidate of the same round, on the same
-images (McNemar's paired test); `ms per image`, of a forward pass; `minutes of extraction`, for the
+images (McNemar's paired test); `ms per image`, with loading; `minutes of extraction`, for the
 features of a whole base run. The figure shows accuracy against milliseconds.
 """
 

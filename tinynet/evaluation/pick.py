@@ -66,7 +66,7 @@ class PickRow:
 
     `images`: the training images of its head. `score`: on the hold-out images of its last round.
     `gain`: over the best candidate of that round; None for the best itself. `seconds`: of one
-    image's forward pass, in `compute`. `minutes`: to extract the features of a whole base run.
+    image, loaded and resized, in `compute`. `minutes`: to extract the features of a whole base run.
     """
 
     candidate: Candidate

@@ -61,7 +61,7 @@ def accuracy_against_time(rows: Sequence[PickRow]) -> "Figure":
     )
     panel.set(
         xscale="log",
-        xlabel="milliseconds per image, forward pass",
+        xlabel="milliseconds per image",
         ylabel="hold-out top-1 with 95 % interval",
         title="Heads on frozen features",
     )
