@@ -122,4 +122,8 @@ def test_a_network_that_is_trained_from_its_first_layer_has_no_start(
 ):
     config = late_config(archive_path, cache_folder, whole_run, ("conv1", "head"))
     stages.train(tmp_path / "run", config, INT8)
-    assert "start" not in StageFolder(tmp_path / "run", "finetune").read_recipe()["device"]
+    folder = StageFolder(tmp_path / "run", "finetune")
+    facts = folder.read_recipe()["device"]
+    assert "start" not in facts and facts["after"] == "int8"
+    resumed = Device().as_started(folder)  # int8 where the machine has it
+    assert (resumed.precision, resumed.floats) == ("auto", "float32")

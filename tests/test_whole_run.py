@@ -8,6 +8,7 @@ import pytest
 from small_runs import differences, score_rows
 from support import SMALL, argv, call, refused, succeed, thin_network
 
+import tinynet
 from tinynet import evaluate, train
 from tinynet.evaluation.use import usual_views
 from tinynet.runs import STAGES, StageFolder
@@ -89,6 +90,36 @@ def test_a_run_that_was_stopped_between_its_stages_goes_on_to_the_end(here, tmp_
         assert not differences(*logs)
     use = [json.loads((run / "use.json").read_text()) for run in runs]
     assert use[0] == use[1]
+
+
+def test_a_command_that_torchrun_starts_again_ends_the_run(here, monkeypatch, tmp_path):
+    """It has no --resume, and fixres has the size that the hold-out has chosen before."""
+    shutil.copytree("runs/whole", tmp_path / "run")
+    (tmp_path / "run/fixres/scores.jsonl").unlink()
+    (tmp_path / "run/use.json").unlink()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    ran = call(train, "--out", tmp_path / "run", "--json", *WHOLE_RUN, *here[1])
+    sizes = [row["size"] for row in score_rows(here[2])]
+    assert [row["size"] for row in score_rows(ran)] == sizes
+    assert (tmp_path / "run/use.json").is_file()
+
+
+def test_views_are_chosen_after_a_stop_before_it(here, tmp_path):
+    shutil.copytree("runs/whole", tmp_path / "run")
+    (tmp_path / "run/use.json").unlink()
+    succeed(train, "--resume", tmp_path / "run")
+    runs = (Path("runs/whole"), tmp_path / "run")
+    use = [json.loads((run / "use.json").read_text()) for run in runs]
+    assert use[0] == use[1]
+
+
+def test_fit_leaves_a_run_that_resume_can_end(here, tmp_path):
+    data, settings = here[1][1], dict(epochs=1, crop_side=(28, 32), weights="none", size=32)
+    common = dict(hidden=(16,), holdout=0.25, batch=16, device="cpu", precision="float32")
+    tinynet.fit(tmp_path / "run", data, "base", **settings, **common)
+    run = tinynet.fit(tmp_path / "run", data, **settings, **common)
+    recipe = StageFolder(tmp_path / "run", "finetune").read_recipe()
+    assert recipe["stages"] == ["finetune", "fixres"] and run.folder.stage == "fixres"
 
 
 def test_fixres_that_was_left_out_is_trained_by_its_own_command(here, tmp_path):

@@ -162,6 +162,8 @@ def _configs(
             own = {name: values[name] for name in settings.fields.keys() & values.keys() - names}
             later = replace(settings, fields=own, weights=None)
             config = with_found_data(plan_later(later, stage, run, run))
+            if whole and stage == "finetune":  # `train --resume` then goes on to fixres
+                config = replace(config, stages=tuple(stages)[1:])
             if ends_whole:  # the crops are those of the stage before
                 crops_for = RunConfig.of(before).crops_for
                 config = replace(config, stages=(before.stage, stage), crops_for=crops_for)

@@ -238,10 +238,11 @@ class Device:
         if self.device not in ("auto", settings["type"]):
             return self
         same = self.precision == "auto"
-        # A network may be trained in floats, and run in int8 before and after.
+        # A network may be trained in floats, and run in int8 before and after, if a machine has it.
         started, floats = settings["precision"], settings.get("floats")
         if "int8" in (settings.get("start"), settings.get("after")):
-            started, floats = "int8", settings["precision"]
+            started = "int8" if settings.get("start") else "auto"
+            floats = settings["precision"]
         return Device(
             settings["type"],
             started if same else self.precision,
