@@ -83,6 +83,8 @@ def test_the_policy_of_every_recipe_is_read_from_its_stage():
         ("tuned", "finetune"): pytest.approx(55 / 64),
         ("general", "base"): 1,
         ("general", "finetune"): pytest.approx(55 / 64),
+        ("first", "base"): 1,
+        ("first", "finetune"): pytest.approx(55 / 64),
         ("reference", "base"): pytest.approx(math.sqrt(56 / 64)),
         ("reference", "finetune"): pytest.approx(math.sqrt(56 / 64)),
     }

@@ -87,7 +87,8 @@ def test_a_whole_vgg16_goes_all_the_way_as_programs(tmp_path):
         "32",
     )
     assert done.returncode == 0, done.stderr
-    assert [row["stage"] for row in json.loads(done.stdout)] == ["base", "finetune"]
+    stages = [row["stage"] for row in json.loads(done.stdout)]
+    assert stages == ["base", "finetune", "fixres"]
     weights = torch.load(tmp_path / "run" / "finetune" / "best.pt", weights_only=True)["weights"]
     assert (
         sum(value.numel() for key, value in weights.items() if key.startswith("backbone.features"))
