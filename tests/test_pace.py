@@ -164,10 +164,15 @@ def test_a_budget_is_read_again_without_the_time_between(tmp_path):
         complaint(lambda: Budget.read(tmp_path, watch), "plan.json", "remove it")
 
 
-def test_fixres_is_left_out_if_its_time_is_gone(tmp_path):
-    watch = Watch(None)
+def budget_with_fixres(watch):
+    """Six minutes, of which fixres is planned to take 100 s."""
     parts = [Part("finetune", "", 240.0), Part("fixres", "", 100.0)]
-    budget = Budget(6, parts, Limits("finetune", 1.0, 8.0, 3.0), 0.0, watch)
+    return Budget(6, parts, Limits("finetune", 1.0, 8.0, 3.0), 0.0, watch)
+
+
+def test_fixres_is_left_out_if_its_time_is_gone():
+    watch = Watch(None)
+    budget = budget_with_fixres(watch)
     watch.now += 270
     assert budget.begin("fixres")
     watch.now += 30
@@ -177,8 +182,7 @@ def test_fixres_is_left_out_if_its_time_is_gone(tmp_path):
 
 def test_a_stopped_fixres_needs_only_the_rest_of_its_time(tmp_path):
     watch = Watch(None)
-    parts = [Part("finetune", "", 240.0), Part("fixres", "", 100.0)]
-    budget = Budget(6, parts, Limits("finetune", 1.0, 8.0, 3.0), 0.0, watch)
+    budget = budget_with_fixres(watch)
     watch.now += 250
     assert budget.begin("fixres")
     watch.now += 70

@@ -31,7 +31,7 @@ def rates(speed=1.0):
     return Rates(
         rates_by_size,
         rates_by_size,
-        {("finetune", 96): 50 * speed, ("finetune", 160): 60 * speed},
+        {96: 50 * speed, 160: 60 * speed},
         7_000 * speed,
     )
 

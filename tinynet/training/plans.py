@@ -109,14 +109,14 @@ KINDS = {"tuned": TUNED_KINDS, "general": GENERAL_KINDS}
 class Rates:
     """Images per second on this machine.
 
-    `frozen`: features of a frozen network, by the side of the images in pixels. `after`: those of a
-    network that is trained already. `step`: training
-    steps, by stage and side. `head`: training steps on features.
+    By the side of the images in pixels: `frozen`, features of a frozen network; `after`, those of a
+    network that is trained already; `step`, training steps of `finetune`. `head`: training steps on
+    features.
     """
 
     frozen: Mapping[int, float]
     after: Mapping[int, float]
-    step: Mapping[tuple[str, int], float]
+    step: Mapping[int, float]
     head: float
 
 
@@ -211,7 +211,7 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
     ]
     if "finetune" in kind.values:
         stage = recipe.finetune
-        seconds = stage.epochs * counts.train / rates.step["finetune", stage.size]
+        seconds = stage.epochs * counts.train / rates.step[stage.size]
         seconds += math.ceil(stage.epochs) * check_seconds(kind, recipe, rates, counts)
         trained = "all layers" if "all" in stage.trainable else ", ".join(stage.trainable)
         what = f"train {trained} for {_epochs(stage.epochs)} at {stage.size} px"
@@ -240,7 +240,7 @@ def check_seconds(kind: Kind, recipe: Recipe, rates: Rates, counts: Counts) -> f
     """
     if kind.paced != "finetune":
         return counts.holdout / rates.head
-    rate = rates.step["finetune", kind.recipe(recipe, 1).finetune.size]
+    rate = rates.step[kind.recipe(recipe, 1).finetune.size]
     return (counts.holdout + min(counts.train, _BN_IMAGES)) / (2 * rate)
 
 

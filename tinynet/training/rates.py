@@ -13,13 +13,14 @@ from torch import Tensor
 from tinynet.compute import AutoBatch, Compute
 from tinynet.data.batches import default_batch_size
 from tinynet.data.packed import Packed
-from tinynet.models.backbones import compute_for, load_backbone
+from tinynet.models.backbones import compute_for
 from tinynet.models.classifier import Classifier, feature_count, pooled_features
 from tinynet.training.config import RunConfig
 from tinynet.training.extraction import frozen_backbone, int8_backbone
 from tinynet.training.features import Features
 from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import Training, weight_groups
+from tinynet.training.new_network import new_network
 from tinynet.training.plans import Kind, Rates, sizes_of
 from tinynet.training.recipes import Stage
 
@@ -31,33 +32,24 @@ def measure_rates(
     config: RunConfig, kinds: Sequence[Kind], packed: Packed, compute: Compute
 ) -> Rates:
     """Measure the rates that plans of these `kinds` need, in a few seconds each."""
-    network = config.recipe.network
-    compute = compute_for(compute, network.arch)
-    model = Classifier(
-        load_backbone(network.arch, config.weights),
-        network.features,
-        network.hidden,
-        len(packed.wnids),
-        config.recipe.base.dropout,
-        network.standardise,
-    )
+    compute = compute_for(compute, config.recipe.network.arch)
+    model = new_network(config, len(packed.wnids))
     base, later = sizes_of(kinds, config.recipe)
     frozen = {size: frozen_rate(model, packed, size, compute.for_frozen()) for size in base}
-    after = frozen
-    if later:
-        # A trained network does not run in another engine.
-        same = compute.for_frozen() if compute.engine == "torch" else compute.for_training()
-        known = frozen if compute.engine == "torch" else {}
-        after = {size: known.get(size) or frozen_rate(model, packed, size, same) for size in later}
+    if compute.engine == "torch":
+        missing, trained = set(later) - frozen.keys(), compute.for_frozen()
+    else:  # a trained network does not run in another engine
+        missing, trained = set(later), compute.for_training()
+    after = frozen | {size: frozen_rate(model, packed, size, trained) for size in sorted(missing)}
     head = _head_rate(model, config.recipe.base, compute)
-    steps: dict[tuple[str, int], float] = {}
+    step: dict[int, float] = {}
     for kind in kinds:
         if "finetune" in kind.values:
             planned = replace(config, recipe=kind.recipe(config.recipe, 1))
             stage = planned.stage("finetune", packed.side)
-            if ("finetune", stage.size) not in steps:
-                steps["finetune", stage.size] = _step_rate(model, packed, stage, compute)
-    return Rates(frozen, after, steps, head)
+            if stage.size not in step:
+                step[stage.size] = _step_rate(model, packed, stage, compute)
+    return Rates(frozen, after, step, head)
 
 
 def frozen_rate(

@@ -18,7 +18,6 @@ from tinynet.files import clear_leftovers, locked
 from tinynet.models.backbones import (
     backbone_template,
     compute_for,
-    load_backbone,
     runs_in_int8,
     without_numbers,
 )
@@ -31,6 +30,7 @@ from tinynet.signs import LostRank
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.inputs import check_crops
 from tinynet.training.loop import weight_groups
+from tinynet.training.new_network import new_network
 from tinynet.training.observers import Observer
 from tinynet.training.order import block_for
 from tinynet.training.pace import Budget
@@ -162,16 +162,20 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
     return rows
 
 
+def _ends_in_fixres(config: RunConfig) -> bool:
+    """Whether fixres follows another stage, so that the hold-out chooses its test size."""
+    return "fixres" in config.stages[1:]
+
+
 def _chooses_size(run: Path, config: RunConfig) -> bool:
     """Whether the test size of fixres is chosen once the stage before it is finished."""
-    whole = len(config.stages) > 1 and config.stages[-1] == "fixres"
-    return whole and not StageFolder(run, "fixres").started
+    return _ends_in_fixres(config) and not StageFolder(run, "fixres").started
 
 
 def _with_started_fixres(run: Path, config: RunConfig) -> RunConfig:
     """The configuration with the size that a started fixres of a whole run has."""
     folder = StageFolder(run, "fixres")
-    if len(config.stages) == 1 or config.stages[-1] != "fixres" or not folder.started:
+    if not _ends_in_fixres(config) or not folder.started:
         return config
     saved = RunConfig.of(folder)
     recipe = config.recipe.with_stage("fixres", saved.recipe.fixres)
@@ -332,12 +336,4 @@ def _start_model(start: StageFolder | None, config: RunConfig, packed: Packed) -
     """The network that a stage starts from: the best weights of `start`, or ImageNet weights."""
     if start:
         return load_model(start.best, packed.wnids, start.origin)[0]
-    network = config.recipe.network
-    return Classifier(
-        load_backbone(network.arch, config.weights),
-        network.features,
-        network.hidden,
-        len(packed.wnids),
-        config.recipe.base.dropout,
-        network.standardise,
-    )
+    return new_network(config, len(packed.wnids))

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from tinynet import console
 from tinynet.compute import Compute
 from tinynet.data.batches import batches, default_batch_size
@@ -36,7 +38,8 @@ def with_test_size(
         for size in test_sizes(config.recipe.stage(start.stage).size)
         if _takes(model, size) and not (packed.resized and size > packed.side)
     ] or [config.recipe.stage(start.stage).size]
-    scores = {size: _top1(model, config, packed, size, compute) for size in sizes}
+    rows = split_of(config, packed).holdout
+    scores = {size: _top1(model, packed, rows, size, compute) for size in sizes}
     best = world.from_main(lambda: max(sizes, key=lambda size: scores[size]))
     texts = ", ".join(f"{scores[size]:.2%} at {size} px" for size in sizes)
     console.log(f"hold-out top-1 by test size, before fixres: {texts}; fixres trains at {best} px")
@@ -57,10 +60,10 @@ def _takes(model: Classifier, size: int) -> bool:
 
 
 def _top1(
-    model: Classifier, config: RunConfig, packed: Packed, size: int, compute: Compute
+    model: Classifier, packed: Packed, rows: np.ndarray, size: int, compute: Compute
 ) -> float:
-    """The hold-out accuracy at a size."""
-    world, rows = get_world(), split_of(config, packed).holdout
+    """The accuracy at a size on the images in these rows of train."""
+    world = get_world()
     images = batches(
         packed.train,
         rows[world.share(len(rows))],
