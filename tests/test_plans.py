@@ -13,14 +13,13 @@ from tinynet.training.plans import (
     TUNED_KINDS,
     Counts,
     Rates,
+    candidate_sizes,
     choose,
     parts_of,
     sizes_of,
-    test_sizes,
 )
 from tinynet.training.recipes import GENERAL, TUNED
 
-test_sizes.__test__ = False  # pytest would collect it
 COUNTS = Counts(95_000, 5_000)
 
 
@@ -104,7 +103,7 @@ def test_too_few_minutes_are_refused_with_those_of_the_shortest_plan():
 def test_rates_are_measured_for_every_size_that_a_plan_may_use():
     assert sizes_of(TUNED_KINDS, TUNED) == ([64, 96, 128], [96, 112, 128])
     assert sizes_of(GENERAL_KINDS, GENERAL) == ([128, 160, 224], [160, 184, 216])
-    assert test_sizes(64) == [64, 72, 88] and test_sizes(96) == [96, 112, 128]
+    assert candidate_sizes(64) == [64, 72, 88] and candidate_sizes(96) == [96, 112, 128]
 
 
 def test_a_kind_changes_only_its_own_stages():

@@ -8,7 +8,7 @@ from tinynet.errors import InputError
 from tinynet.models.backbones import backbone_template
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.pace import Budget, Clock
-from tinynet.training.plans import KINDS, Counts, Kind, choose, sizes_of, test_sizes
+from tinynet.training.plans import KINDS, Counts, Kind, candidate_sizes, choose, sizes_of
 from tinynet.training.rates import measure_rates
 
 
@@ -45,7 +45,7 @@ def kinds_for(config: RunConfig) -> list[Kind]:
             for stage in kind.values:
                 sizes = [own.stage(stage).size]
                 if kind.fixres:
-                    sizes += test_sizes(own.finetune.size)
+                    sizes += candidate_sizes(own.finetune.size)
                 for size in sizes:
                     backbone.check_size(size)
                 own.stage(stage).rate_factors([*backbone.groups, "head"])

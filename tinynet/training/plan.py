@@ -11,7 +11,7 @@ from tinynet.console import log, option
 from tinynet.errors import InputError
 from tinynet.runs import STAGES, StageFolder, stage_before
 from tinynet.training.config import WEIGHTS, RunConfig
-from tinynet.training.plans import test_sizes
+from tinynet.training.plans import candidate_sizes
 from tinynet.training.recipes import (
     FIRST,
     RECIPES,
@@ -128,7 +128,7 @@ def _pack_size(recipe: Recipe, stages: Sequence[str]) -> int:
     usual = pack_size_for(sizes)
     if "fixres" not in stages:
         return usual
-    larger = [size for size in test_sizes(recipe.finetune.size) if size <= MAX_SIZE]
+    larger = [size for size in candidate_sizes(recipe.finetune.size) if size <= MAX_SIZE]
     return max([usual, *larger])
 
 

@@ -185,11 +185,14 @@ def sizes_of(kinds: Sequence[Kind], recipe: Recipe) -> tuple[list[int], list[int
         own = kind.recipe(recipe, 1)
         base.add(own.base.size)
         if "finetune" in kind.values:
-            later |= {own.finetune.size, *(test_sizes(own.finetune.size) if kind.fixres else ())}
+            later |= {
+                own.finetune.size,
+                *(candidate_sizes(own.finetune.size) if kind.fixres else ()),
+            }
     return sorted(base), sorted(later)
 
 
-def test_sizes(size: int) -> list[int]:
+def candidate_sizes(size: int) -> list[int]:
     """Return the sides in pixels among which the hold-out chooses, for training at `size`.
 
     The best test size is larger than the training size (Touvron et al. 2019): 1, 7/6 and 4/3 of it,
@@ -218,7 +221,7 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
         parts.append(Part("finetune", what, seconds))
         last = rates.after[stage.size]
     if kind.fixres:
-        sizes, stage = test_sizes(recipe.finetune.size), recipe.fixres
+        sizes, stage = candidate_sizes(recipe.finetune.size), recipe.fixres
         choice = sum(counts.holdout / rates.after[size] for size in sizes)
         images = stage.cached_epochs * counts.train + counts.holdout
         seconds = (

@@ -27,6 +27,7 @@ from tinynet.models.digests import weights_digest
 from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.signs import LostRank
+from tinynet.training.best_size import with_test_size
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.inputs import check_crops
 from tinynet.training.loop import weight_groups
@@ -45,7 +46,6 @@ from tinynet.training.resume import (
     update_paths,
 )
 from tinynet.training.single_stage import StageJob, frozen_start, train_stage
-from tinynet.training.test_size import with_test_size
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tinynet.score.probabilities import view_probabilities
 from tinynet.score.views import resize
 from tinynet.training.config import RunConfig, split_of
 from tinynet.training.extraction import evaluation_compute, inference_network
-from tinynet.training.plans import test_sizes
+from tinynet.training.plans import candidate_sizes
 
 
 def with_test_size(
@@ -27,15 +27,15 @@ def with_test_size(
 ) -> RunConfig:
     """Return `config` with the size of `fixres` that is best on the hold-out without training.
 
-    `start`: the finished stage that fixres starts from. The sizes are those of `test_sizes` that
-    the network takes, and not above the side of resized images.
+    `start`: the finished stage that fixres starts from. The sizes are those of
+    `candidate_sizes` that the network takes, and not above the side of resized images.
     """
     world = get_world()
     model = world.from_main(lambda: load_model(start.best, packed.wnids, start.origin)[0])
     compute = evaluation_compute(config, start.stage, compute)
     sizes = [
         size
-        for size in test_sizes(config.recipe.stage(start.stage).size)
+        for size in candidate_sizes(config.recipe.stage(start.stage).size)
         if _takes(model, size) and not (packed.resized and size > packed.side)
     ] or [config.recipe.stage(start.stage).size]
     rows = split_of(config, packed).holdout
