@@ -24,7 +24,7 @@ With real data:
   python -m tinynet.data get                    download the official archive, 248 MB
   python -m tinynet.train --stage base          train the head of a frozen VGG16
   python -m tinynet.evaluate --tta flip         accuracy on hold-out and official val
-  python -m tinynet.train --stage finetune      train the whole network"""
+  python -m tinynet.train --stage finetune      train conv4, conv5 and the head"""
 
 
 def demo_config(run: Path, seed: int = 0) -> RunConfig:
