@@ -1,77 +1,104 @@
 """A figure of accuracy against time on two CPU cores, from the result files."""
 
 import json
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# derwind 2024: top-1 on its own hold-out of 5,000 images, and minutes on an NVIDIA T4.
-PUBLISHED, T4_MINUTES = 0.5218, 45
+from benchmarks import minutes
+from tinynet.training.recipes import FIRST
+
+# derwind 2024: top-1 on its own hold-out of 5,000 images after base and after finetune, with ten
+# and five epochs; and minutes on an NVIDIA T4.
+PUBLISHED, EPOCHS, T4_MINUTES = (0.4706, 0.5218), (10, 5), 45
+IMAGES = 95_000  # of an epoch
+PEERS = {"as written": "s", "best flags": "D"}  # and their markers
 
 
 @dataclass(frozen=True)
 class Point:
-    """A recipe: minutes from the packed images, and hold-out top-1 with Wilson's 95 % interval.
+    """A run: minutes from the zip, and hold-out top-1 with Wilson's 95 % interval.
 
-    `flip`: the same with `--tta flip`. Where there are several seeds, each number is their mean.
+    `chosen_views`: the same with the views that the hold-out chose.
     """
 
     name: str
     minutes: float
-    none: tuple[float, float, float]
-    flip: tuple[float, float, float]
+    one_view: tuple[float, float, float]
+    chosen_views: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer's minutes, computed from its rates on the same machine.
+
+    `published`: after base and after finetune of the published recipe. `first_recipe`: after base
+    and finetune of tinynet's recipe `first`, which trains all layers at 64 px.
+    """
+
+    name: str
+    published: tuple[float, float]
+    first_recipe: float
 
 
 def points(folder: Path) -> list[Point]:
-    """tinynet's points, all from one machine; minutes are computed from the measured rates."""
-    base = _read(folder, "base")["seconds of the whole stage, from the rates"]
-    first = base["tinynet, first run"] / 60
-    settings = _read(folder, "finetune-64")["settings"]
-    rate = _read(folder, "finetune")["rates"]["tinynet, tuned"]["median"]
-    images = 100_000 * (1 - settings["data"]["holdout"])
-    both = first + images * settings["finetune"]["epochs"] / rate / 60
+    """VGG16's runs of `train --minutes` on the machine of `peers`, those with few minutes first."""
     return [
-        Point(name, minutes, *(_score(_read(folder, file), views) for views in ("none", "flip")))
-        for name, minutes, file in (
-            ("base", first, "base-64"),
-            ("base, then finetune", both, "finetune-64"),
-            ("finetune, fixres 96 px", both, "finetune-norms-96"),
+        Point(
+            row["trained"],
+            row["seconds"] / 60,
+            *(_interval(minutes.score(row, "holdout", chosen)) for chosen in (False, True)),
         )
+        for row in minutes.entries(folder)
+        if row["arch"] == "vgg16" and row["device"]["processor"] == _processor(folder)
     ]
 
 
-def published_minutes(folder: Path) -> float:
-    """Minutes of the published code on tinynet's machine, computed from its measured rates."""
-    shares = _read(folder, "whole")["seconds from the zip to a share of the hold-out"]
-    return shares[f"{PUBLISHED:.2%}"]["peers, computed from their rates"]["as written"] / 60
+def peers(folder: Path) -> list[Peer]:
+    """The published loop as written and with its best flags."""
+    base, finetune = (_read(folder / "amx", name)["rates"] for name in ("base", "finetune"))
+
+    def after(kind: str, epochs: tuple[float, float]) -> tuple[float, float]:
+        head = epochs[0] * IMAGES / base[kind]["median"] / 60
+        return head, head + epochs[1] * IMAGES / finetune[kind]["median"] / 60
+
+    first = FIRST.base.epochs, FIRST.finetune.epochs
+    return [Peer(kind, after(kind, EPOCHS), after(kind, first)[1]) for kind in PEERS]
 
 
 def description(folder: Path) -> str:
     """The numbers of the figure as text, which is stored in the PNG."""
     lines = [
-        f"{point.name}: {point.minutes:.1f} min, {point.none[0]:.2%}, with flip {point.flip[0]:.2%}"
+        f"{point.name}: {point.minutes:.1f} min, {point.one_view[0]:.2%}, with the chosen views "
+        f"{point.chosen_views[0]:.2%}"
         for point in points(folder)
     ]
-    published = f"published: {T4_MINUTES} min of a T4, {published_minutes(folder):.0f} min here"
-    return "\n".join([*lines, f"{published}, {PUBLISHED:.2%}"])
+    for peer in peers(folder):
+        lines += [
+            f"published baseline, {peer.name}: {after:.0f} min, {top1:.2%}"
+            for after, top1 in zip(peer.published, PUBLISHED, strict=True)
+        ]
+        lines.append(
+            f"published baseline, {peer.name}, recipe first: {peer.first_recipe:.0f} min, "
+            f"{_first_accuracy(folder):.2%}"
+        )
+    return "\n".join([*lines, f"published: {T4_MINUTES} min of a T4, {PUBLISHED[1]:.2%}"])
 
 
 def figure(folder: Path) -> Figure:
-    """Hold-out top-1 against minutes (log scale): one view, horizontal flip, and the baseline."""
-    drawing = Figure(figsize=(7.6, 4), layout="constrained")
+    """Hold-out top-1 against minutes (log scale): plans, the published code, its best flags."""
+    drawing = Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = drawing.subplots()
-    rows = points(folder)
-    for views, label, marker in (
-        ("none", "tinynet, one view", "o"),
-        ("flip", "tinynet, horizontal flip averaged", "^"),
+    for name, label, marker, shift in (
+        ("chosen_views", "tinynet --minutes, views chosen on the hold-out", "^-", 1.03),
+        ("one_view", "tinynet --minutes, one view", "o-", 1.0),
     ):
-        scores = [getattr(point, views) for point in rows]
+        scores = [getattr(point, name) for point in points(folder)]
         axes.errorbar(
-            # side by side: the last two take the same time
-            [point.minutes * (1 if views == "none" else 1.04) for point in rows],
+            [point.minutes * shift for point in points(folder)],  # side by side
             [100 * top1 for top1, _, _ in scores],
             yerr=[
                 [100 * (top1 - low) for top1, low, _ in scores],
@@ -81,48 +108,67 @@ def figure(folder: Path) -> Figure:
             capsize=3,
             label=label,
         )
-    here = published_minutes(folder)
-    axes.plot([T4_MINUTES, here], [100 * PUBLISHED] * 2, ":", color="gray", linewidth=1)
-    axes.plot(here, 100 * PUBLISHED, "s", color="dimgray", label="published code, same two cores")
-    axes.plot(
-        T4_MINUTES,
-        100 * PUBLISHED,
-        "s",
-        color="dimgray",
-        markerfacecolor="white",
-        label="published code, NVIDIA T4",
-    )
-    for point, offset, side in zip(
-        rows, ((10, 0), (-10, -4), (-10, 4)), ("left", "right", "right"), strict=True
-    ):
-        axes.annotate(
-            point.name,
-            (point.minutes, 100 * point.none[0]),
-            xytext=offset,
-            textcoords="offset points",
-            ha=side,
-            va="center",
-        )
+    _draw_peers(axes, folder)
     axes.set_xscale("log")
-    ticks = (10, 20, 45, 100, 250, 600)
+    longest = max(peer.first_recipe for peer in peers(folder))
+    ticks = [tick for tick in (5, 10, 20, 45, 100, 200, 400, 800) if tick < 1.5 * longest]
     axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set(
-        xlim=(9, 900),
-        ylim=(50, 70),
-        xlabel="minutes on two cores of a Xeon without bfloat16 (hollow: on an NVIDIA T4)",
+        xlim=(5, 1.3 * longest),
+        ylim=(45, 75),
+        xlabel="minutes on two cores of a Xeon with AMX",
         ylabel="hold-out top-1 (%)",
         title="VGG16 on Tiny ImageNet, 5,000 held-out images",
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower left", fontsize=8)
     return drawing
 
 
-def _score(result: dict[str, Any], views: str) -> tuple[float, float, float]:
-    rows = [row for row in result["rows"] if (row["split"], row["views"]) == ("holdout", views)]
-    top1, low, high = (statistics.mean(row[key] for row in rows) for key in ("top1", "low", "high"))
-    return top1, low, high
+def _draw_peers(axes: Axes, folder: Path) -> None:
+    color = "dimgray"
+    for peer in peers(folder):
+        marker, label = PEERS[peer.name], f"published baseline, {peer.name}"
+        axes.plot(
+            peer.published,
+            [100 * top1 for top1 in PUBLISHED],
+            f"{marker}-",
+            color=color,
+            label=label,
+        )
+        axes.plot(
+            [peer.published[1], peer.first_recipe],
+            [100 * PUBLISHED[1], 100 * _first_accuracy(folder)],
+            f"{marker}:",
+            color=color,
+            markerfacecolor="white",
+            markevery=[1],
+            label=f"{label}, extrapolated to recipe first",
+        )
+    axes.plot(
+        T4_MINUTES,
+        100 * PUBLISHED[1],
+        "*",
+        markersize=10,
+        color=color,
+        markerfacecolor="white",
+        label="published baseline on an NVIDIA T4",
+    )
+
+
+def _first_accuracy(folder: Path) -> float:
+    """Hold-out top-1 that tinynet reached with its recipe `first` at 64 px, one view."""
+    rows = _read(folder, "finetune-64")["rows"]
+    return next(row["top1"] for row in rows if (row["split"], row["views"]) == ("holdout", "none"))
+
+
+def _processor(folder: Path) -> str:
+    return str(_read(folder / "amx", "finetune")["machine"]["processor"])
+
+
+def _interval(row: dict[str, Any]) -> tuple[float, float, float]:
+    return row["top1"], row["low"], row["high"]
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@
     python -m benchmarks.record --story runs/a/base/sizes --name resolution-64        from fixres
     python -m benchmarks.record --table                          the tables and figures of docs/
 
-`--table` replaces the tables between the marks in docs/results.md and docs/speed.md; a test
-compares the pages with the result files. `speed.py` writes the tables of speed, `frontier.py` plots
-accuracy against time.
+`--table` replaces the tables between the marks in docs/results.md, docs/speed.md and
+docs/minutes.md; a test compares the pages with the result files. `speed.py` writes the tables of
+speed, `minutes.py` that of `train --minutes`, and `frontier.py` plots accuracy against time.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import frontier, speed
+from benchmarks import frontier, gpu_minutes, minutes, speed
 from tinynet import runs
 from tinynet.errors import InputError
 from tinynet.files import write_json, write_text
@@ -195,8 +195,14 @@ TABLES = {
     "speed": (speed.table, ""),
     "speed in bfloat16": (speed.table, "bfloat16"),
     "cost": (speed.cost, ""),
+    "minutes": (minutes.table, ""),
+    "gpu minutes": (gpu_minutes.table, ""),
 }
-PAGES = {"results.md": ("results",), "speed.md": ("speed", "speed in bfloat16", "cost")}
+PAGES = {
+    "results.md": ("results",),
+    "speed.md": ("speed", "speed in bfloat16", "cost"),
+    "minutes.md": ("minutes", "gpu minutes"),
+}
 
 
 def with_tables(text: str, names: Iterable[str]) -> str:

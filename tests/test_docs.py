@@ -1,6 +1,7 @@
 """README and docs/: their tables are those of the result files, their links and commands exist."""
 
 import importlib
+import json
 import re
 import shlex
 
@@ -61,15 +62,27 @@ def test_figures_are_those_of_the_result_files():
 
 
 def test_points_of_the_accuracy_figure():
-    """Means, minutes and intervals, computed by hand from the files."""
-    base, both, larger = frontier.points(record.RESULTS)
-    assert base.none[0] == pytest.approx((0.5878 + 0.5878 + 0.5906) / 3)
-    assert (both.none[0], both.flip[0], larger.flip[0]) == (0.6234, 0.6402, 0.6738)
-    assert base.minutes == pytest.approx(1060.807 / 60, abs=0.01)
-    assert 240 < both.minutes - base.minutes < 255 and both.minutes == larger.minutes
-    assert frontier.published_minutes(record.RESULTS) == pytest.approx(38176 / 60, abs=0.1)
-    for low, high in ((p.none[1], p.none[2]) for p in (base, both, larger)):
+    """The minutes and accuracies of runs, those of peers computed from their rates by hand."""
+    points = frontier.points(record.RESULTS)
+    ten = next(point for point in points if 9.5 < point.minutes < 10.5)
+    assert (ten.one_view[0], ten.chosen_views[0]) == (0.6354, 0.6438)
+    assert [point.minutes for point in points] == sorted(point.minutes for point in points)
+    for low, high in ((point.one_view[1], point.one_view[2]) for point in points):
         assert 0.025 < high - low < 0.03
+    base, finetune = (
+        json.loads((record.RESULTS / "amx" / f"{name}.json").read_text())
+        for name in ("base", "finetune")
+    )
+    runs = json.loads((record.RESULTS / "minutes.json").read_text())["runs"]
+    assert {run["device"]["processor"] for run in runs} == {
+        file["machine"]["processor"] for file in (base, finetune)
+    }
+    for peer in frontier.peers(record.RESULTS):
+        rates = [file["rates"][peer.name]["median"] for file in (base, finetune)]
+        hours = 95_000 / rates[0] / 3600, 95_000 / rates[1] / 3600
+        assert peer.published[0] == pytest.approx(60 * 10 * hours[0])
+        assert peer.published[1] == pytest.approx(60 * (10 * hours[0] + 5 * hours[1]))
+        assert peer.first_recipe == pytest.approx(60 * (12 * hours[0] + 4 * hours[1]))
 
 
 def test_the_readme_is_short():

@@ -161,7 +161,7 @@ def test_a_budget_is_read_again_without_the_time_between(tmp_path):
     assert Budget.read(tmp_path / "none", watch) is None
     for text in ("{", "[]", '{"minutes": 3}', '{"minutes": "x", "parts": []}'):
         plan_file(tmp_path).write_text(text)
-        complaint(lambda: Budget.read(tmp_path, watch), "plan.json", "remove it")
+        complaint(lambda: Budget.read(tmp_path, watch), "plan.json", "restore it")
 
 
 def budget_with_fixres(watch):

@@ -4,16 +4,22 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_runs import differences, score_rows
-from support import SMALL, argv, call, refused, succeed, thin_network
+from support import SMALL, argv, call, complaint, refused, succeed, thin_network
 
 import tinynet
+from benchmarks import minutes
 from tinynet import evaluate, train
 from tinynet.evaluation.use import usual_views
 from tinynet.runs import STAGES, StageFolder
+from tinynet.training import loop, plans
+from tinynet.training.config import RunConfig
 from tinynet.training.pace import Budget, Limits, plan_file
 from tinynet.training.plans import Part
+from tinynet.training.recipes import TUNED
+from tinynet.values import as_minutes
 
 pytestmark = pytest.mark.usefixtures("thin")
 WHOLE_RUN = (*SMALL, *argv("--epochs 2 --crop-side 28 32"))
@@ -149,6 +155,9 @@ def test_a_stale_plan_is_not_that_of_a_new_run(here, tmp_path):
     assert not plan_file(run).exists()
 
 
+TIMED = argv("--weights none --hidden 16 --holdout 0.25 --batch 16 --device cpu")
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Rates are measured for a moment."""
@@ -157,19 +166,48 @@ def quick(monkeypatch):
 
 def test_a_number_of_minutes_gives_a_plan_and_a_run(here, quick):
     _, flags, _ = here
-    small = argv("--weights none --hidden 16 --holdout 0.25 --batch 16 --device cpu")
-    ran = call(train, *argv("--minutes 0.7 --out runs/timed --json"), *small, *flags)
+    ran = call(train, *argv("--minutes 0.7 --out runs/timed --json"), *TIMED, *flags)
     rows = score_rows(ran)
-    assert "plan for 0.7 minutes: conv4 and conv5 at 96 px" in ran.err
+    assert "plan for 0.7 minutes: conv4 and conv5 at 112 px" in ran.err
     assert [row["stage"] for row in rows] == list(STAGES)
     assert "took 0." in ran.err and "(planned: " in ran.err
     stored = json.loads(plan_file(Path("runs/timed")).read_text())
     assert set(stored["actual"]) == {*STAGES, "views"} and stored["spent"] < 0.7 * 60 * 1.15
     finetune = StageFolder(Path("runs/timed"), "finetune").read_recipe()["recipe"]["finetune"]
-    assert finetune["size"] == 96 and finetune["trainable"] == ["conv4", "conv5", "head"]
+    assert finetune["size"] == 112 and finetune["trainable"] == ["conv4", "conv5", "head"]
     assert Path("runs/timed/use.json").is_file()
     again = call(train, "--resume", "runs/timed", "--json")
     assert [row["stage"] for row in score_rows(again)] == list(STAGES)
+    assert json.loads(plan_file(Path("runs/timed")).read_text()) == stored
+
+
+def test_a_timed_run_is_recorded_with_its_plan_and_scores(here, quick):
+    _, flags, _ = here
+    run = Path("runs/recorded")
+    succeed(train, *argv(f"--minutes 0.7 --out {run}"), *TIMED, *flags)
+    complaint(lambda: minutes.entry(run), "no score", "tinynet.evaluate")
+    succeed(evaluate, *argv(f"--run {run} --device cpu"))
+    result, stored = minutes.entry(run), json.loads(plan_file(run).read_text())
+    epochs = StageFolder(run, "finetune").read_recipe()["recipe"]["finetune"]["epochs"]
+    assert result["trained"] == (
+        f"base at 112 px (12 epochs), then conv4, conv5, head at 112 px ({epochs:.3g} epochs), "
+        f"then fixres at {result['use']['size']} px"
+    )
+    assert (result["minutes"], result["seconds"]) == (0.7, stored["spent"])
+    assert {row["split"] for row in result["rows"]} == {"holdout", "val"}
+    assert len({row["precision"] for row in result["rows"]}) == 1
+    Path(run / "use.json").unlink()
+    complaint(lambda: minutes.entry(run), "views", "recorded")
+    complaint(lambda: minutes.entry(Path("runs/whole")), "--minutes")
+
+
+def test_stale_views_are_not_those_of_a_new_run_with_minutes(here, quick, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    stale = dict(stage="fixres", size=112, views="flip", holdout={})
+    (run / "use.json").write_text(json.dumps(stale))
+    ran = call(train, *argv("--minutes 0.7 --out"), run, *TIMED, *here[1])
+    assert ran.status == 0 and "hold-out top-1 by views" in ran.err
 
 
 def test_a_machine_that_is_too_slow_is_told_the_shortest_plan(here, quick, monkeypatch):
@@ -198,3 +236,99 @@ def test_a_machine_that_is_too_slow_is_told_the_shortest_plan(here, quick, monke
 )
 def test_what_contradicts_minutes_is_named(here, text, words):
     assert refused(train, argv(text), *words) == 1
+
+
+FITTED = dict(weights="none", hidden=(16,), holdout=0.25, batch=16, device="cpu")
+
+
+@pytest.fixture
+def fit(here):
+    """`tinynet.fit` with small settings."""
+    place, flags, _ = here
+
+    def call(run, **settings):
+        return tinynet.fit(run, **FITTED | dict(data=flags[1], cache=place / "cache") | settings)
+
+    return call
+
+
+def test_fit_keeps_to_a_number_of_minutes(fit, quick, capsys):
+    run = fit("runs/fitted", minutes=0.7)
+    assert run.folder.stage == "fixres" and Path("runs/fitted/use.json").is_file()
+    printed = capsys.readouterr().err
+    assert "plan for 0.7 minutes: conv4 and conv5 at 112 px" in printed and "took 0." in printed
+    before = plan_file(Path("runs/fitted")).read_text()
+    for again in (dict(minutes=0.7), {}):  # nothing is left to do
+        assert fit("runs/fitted", **again).folder.stage == "fixres"
+    assert plan_file(Path("runs/fitted")).read_text() == before
+    complaint(lambda: fit("runs/fitted", minutes=5), "minutes=0.7", "not 5", "runs/fitted")
+    for other in (dict(seed=1), dict(batch=32), dict(recipe="general"), dict(hidden=(8,))):
+        complaint(lambda other=other: fit("runs/fitted", **other), *other, "was started with")
+    complaint(lambda: fit("runs/whole", minutes=5), "runs/whole", "no minutes", "remove minutes")
+
+
+@pytest.mark.parametrize("stage", ["base", "finetune"])
+def test_fit_continues_a_run_with_the_minutes_that_are_left(fit, here, quick, monkeypatch, stage):
+    run = Path(f"runs/stopped-{stage}")
+    with monkeypatch.context() as patch:
+        patch.setattr("tinynet.training.single_stage.fit", _interrupted_in(stage))
+        with pytest.raises(KeyboardInterrupt):
+            fit(run, minutes=0.7)
+    assert StageFolder(run, stage).started and not StageFolder(run, stage).finished
+    before = json.loads(plan_file(run).read_text())
+    moved = here[0] / "moved.zip"
+    shutil.copy(here[1][1], moved)
+    assert fit(run, data=moved).folder.stage == "fixres"
+    after = json.loads(plan_file(run).read_text())
+    assert all(after[name] == before[name] for name in ("minutes", "limits", "parts"))
+    assert set(after["actual"]) == {*STAGES, "views"} and after["spent"] > before["spent"]
+    assert RunConfig.of(StageFolder(run, "fixres")).data == str(moved.resolve())
+
+
+def _interrupted_in(stage):
+    """The training loop, interrupted at the start of a stage."""
+
+    def interrupted(training, *arguments, **others):
+        if stage == "base" or "conv5" in training.stage.trainable:
+            raise KeyboardInterrupt
+        return loop.fit(training, *arguments, **others)
+
+    return interrupted
+
+
+def test_a_stage_after_the_plan_has_no_minutes(fit, here, quick, monkeypatch):
+    run = Path("runs/short")
+    monkeypatch.setitem(plans.KINDS, "tuned", plans.TUNED_KINDS[:1])
+    assert fit(run, minutes=0.7).folder.stage == "base"
+    before = plan_file(run).read_text()
+    assert (
+        fit(run, stages="finetune", epochs=1, size=32, crop_side=[28, 32]).folder.stage
+        == "finetune"
+    )
+    assert fit(run).folder.stage == "fixres"  # all stages
+    assert plan_file(run).read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(minutes=0), ["minutes is 0", "greater than 0"]),
+        (dict(minutes=float("nan")), ["minutes is nan"]),
+        (dict(minutes=True), ["minutes is True"]),
+        (dict(minutes="20"), ["minutes is '20'"]),
+        (dict(minutes=5, epochs=3, size=64), ["minutes", "epochs, size"]),
+        (dict(minutes=5, stages="base"), ["minutes", "stages"]),
+        (dict(minutes=5, recipe="first"), ["no plan suits", "first", "remove minutes"]),
+        (
+            dict(minutes=5, recipe=TUNED.override({"schedule": "cosine"})),
+            ["minutes", "schedule of the recipe"],
+        ),
+    ],
+)
+def test_what_contradicts_the_minutes_of_fit_is_named(here, settings, words):
+    complaint(lambda: tinynet.fit("runs/none", data=here[1][1], **settings), *words)
+    assert not Path("runs/none").exists()
+
+
+def test_minutes_may_be_a_number_of_numpy():
+    assert as_minutes(np.float32(20), "minutes") == 20.0

@@ -243,6 +243,16 @@ def started_stages(run: Path) -> list[StageFolder]:
     return [folder for folder in (StageFolder(run, stage) for stage in STAGES) if folder.started]
 
 
+def stage_to_continue(run: Path) -> StageFolder | None:
+    """Return the stage that a run goes on with, None if the folder is not a run.
+
+    It is the last started one, unless that is finished and one before it is not.
+    """
+    started = started_stages(run)
+    unfinished = [folder for folder in started if not folder.finished]
+    return (unfinished or started)[-1] if started else None
+
+
 def stage_before(run: Path, stage: str) -> StageFolder | None:
     """Return the last finished stage before `stage`, from which `stage` can start, or None."""
     earlier = [StageFolder(run, name) for name in STAGES[: STAGES.index(stage)]]

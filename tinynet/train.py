@@ -22,12 +22,11 @@ from tinynet import console, runs
 from tinynet.distributed import get_world, join, launched_size, was_restarted
 from tinynet.errors import InputError
 from tinynet.flags import Parser, add_common, add_fields, flag_name, run_command, user_path
-from tinynet.runs import STAGES, StageFolder, stage_before
-from tinynet.training.config import RunConfig, open_data
+from tinynet.runs import STAGES, stage_before
+from tinynet.training.config import RunConfig
 from tinynet.training.plan import (
     Device,
     Settings,
-    pack_size_for,
     plan_later,
     plan_new,
     recipe_fields,
@@ -36,6 +35,7 @@ from tinynet.training.plan import (
     with_found_data,
     with_new_places,
 )
+from tinynet.training.plans import DECIDED, contradiction
 from tinynet.training.recipes import (
     FIRST,
     RECIPES,
@@ -52,20 +52,6 @@ if TYPE_CHECKING:
     from tinynet.compute import Compute
     from tinynet.training.observers import Observer
     from tinynet.training.pace import Budget
-
-# Fields of the recipe that `--minutes` decides, or that its pace needs as they are.
-_DECIDED = {
-    "epochs",
-    "size",
-    "trainable",
-    "cached_epochs",
-    "schedule",
-    "schedule_every",
-    "cycles",
-    "pct_start",
-    "step_size_up",
-    "patience",
-}
 
 
 def parser() -> Parser:
@@ -170,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
 def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) -> None:
     """Train; `started_with`: the precision of a resumed run, if the user names no other."""
     from tinynet.compute import choose_compute
-    from tinynet.evaluation.use import has_use
+    from tinynet.evaluation.use import end_run
     from tinynet.models.backbones import compute_for
     from tinynet.report.tables import show
     from tinynet.training import stages
@@ -203,9 +189,7 @@ def _train(args: Any, run: Path, config: RunConfig, started_with: str | None) ->
         budget=budget,
     )
     if "fixres" in config.stages[1:] or budget:
-        folder = get_world().from_main(lambda: runs.finished_stage(str(run), None))
-        if not get_world().from_main(lambda: has_use(folder)):
-            _choose_views(folder, config, compute, budget)
+        end_run(run, config, compute, budget)
     show(rows, args.format)
 
 
@@ -213,33 +197,16 @@ def _with_budget(
     args: Any, run: Path, config: RunConfig, compute: "Compute"
 ) -> tuple[RunConfig, "Budget | None"]:
     """The configuration with a plan for `--minutes`, and the budget of the run, if it has one."""
-    from tinynet.evaluation.use import use_file
-    from tinynet.training.minutes import plan_minutes
-    from tinynet.training.pace import Budget, plan_file
+    from tinynet.evaluation.use import clear_stale
+    from tinynet.training.minutes import budget_of, plan_minutes
 
+    if args.resume:
+        return config, budget_of(run, config) if get_world().size == 1 else None
+    if get_world().main and "base" in config.stages and not was_restarted():
+        clear_stale(run)
     if args.minutes is not None:
         return plan_minutes(args.minutes, config, compute, args.since, time.monotonic)
-    if args.resume and get_world().size == 1:
-        return config, Budget.read(run) if "base" in config.stages else None
-    if get_world().main and "base" in config.stages and not was_restarted():
-        for file in (plan_file(run), use_file(run)):  # of a run that was here before
-            file.unlink(missing_ok=True)
     return config, None
-
-
-def _choose_views(
-    folder: StageFolder, config: RunConfig, compute: "Compute", budget: "Budget | None"
-) -> None:
-    """Choose the views of a finished run, and say what it took of its minutes."""
-    from tinynet.evaluation.predictor import Predictor
-    from tinynet.evaluation.use import choose_views
-
-    if budget:
-        budget.begin("views")
-    choose_views(Predictor(folder, open_data(None, None, config), compute))
-    if budget:
-        budget.leave(folder.run)
-        console.log("\n".join(budget.lines()))
 
 
 def _minutes(text: str) -> float:
@@ -256,12 +223,9 @@ def _minutes(text: str) -> float:
 def _refuse_beside_minutes(flags: Parser, args: Any) -> None:
     """Exit with status 2 for flags that contradict `--minutes`, which decides what they name."""
     names = ["stage"] if args.stage else []
-    names += [name for name in _fields(args) if name in _DECIDED]
+    names += [name for name in _fields(args) if name in DECIDED]
     if names:
-        flags.error(
-            "--minutes chooses the stages, sizes and epochs; remove --minutes, or remove "
-            f"{', '.join(map(flag_name, names))}"
-        )
+        flags.error(contradiction([*map(flag_name, names)]))
     if args.resume:
         flags.error("--minutes is for a new run; a resumed run keeps its own; remove --minutes")
     if args.run:
@@ -315,10 +279,10 @@ def _new(args: Any) -> tuple[Path, RunConfig]:
                 "base with --out"
             )
         config = plan_new(settings, ("base",) if args.stage == "base" else whole_run(args.recipe))
-        if args.minutes is not None and args.pack_size is None:
-            from tinynet.training.minutes import largest_size
+        if args.minutes is not None:
+            from tinynet.training.minutes import with_pack_size
 
-            config = replace(config, pack_size=pack_size_for([largest_size(config)]))
+            config = with_pack_size(config, settings)
         run = runs.new_run(args.out, config.recipe.name)
     resume = console.shell_command("tinynet.train", "--resume", run)
     way_out = f"continue it with {resume}, or use another folder with --out"
@@ -342,11 +306,9 @@ def _resumed(args: Any) -> tuple[Path, RunConfig]:
         )
     console.set_flags((console.command_flags() or frozenset()) - {"--out"})
     run = Path(args.resume)
-    started = runs.started_stages(run)
-    if not started:
+    folder = runs.stage_to_continue(run)
+    if folder is None:
         raise InputError(f"--resume {run}: {runs.NOT_A_RUN}; name the folder of a run")
-    # The last one, unless that is finished and one before it is not.
-    folder = ([folder for folder in started if not folder.finished] or started)[-1]
     config = RunConfig.of(folder)
     device = Device(args.device, args.precision, args.compile).as_started(folder)
     args.device, args.precision, args.compile = device.device, device.precision, device.compiled

@@ -1,5 +1,6 @@
 """Checks of values that users pass in Python. Imports no numpy."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,17 @@ def as_integer(value: Any, name: str) -> int:
     if not isinstance(number, int) or isinstance(number, bool):
         raise InputError(f"{name} is {brief(value)}; it must be an integer")
     return number
+
+
+def as_minutes(value: Any, name: str) -> float:
+    """Return a number above 0 as a float; raises `InputError` for others."""
+    number = plain(value)
+    usable = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if not (usable and number > 0 and math.isfinite(number)):
+        raise InputError(
+            f"{name} is {brief(value)}; it must be a number greater than 0, for instance 60"
+        )
+    return float(number)
 
 
 def as_path(value: Any, name: str) -> Path:

@@ -6,17 +6,38 @@ from pathlib import Path
 import numpy as np
 
 from tinynet import console
+from tinynet.compute import Compute
+from tinynet.distributed import get_world
 from tinynet.errors import InputError
 from tinynet.evaluation.predictor import Predictor
 from tinynet.files import read_json, write_json
-from tinynet.runs import StageFolder
+from tinynet.runs import StageFolder, finished_stage
 from tinynet.score.compare import mcnemar
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
 from tinynet.score.views import view_set
+from tinynet.training.config import RunConfig, open_data
+from tinynet.training.pace import Budget, plan_file
 
 VIEWS = ("flip", "flip+zoom")  # from few forward passes to many
 _P = 0.05  # a set of more views has to be better than fewer by more than chance
+
+
+def end_run(run: Path, config: RunConfig, compute: Compute, budget: Budget | None = None) -> None:
+    """Choose the views of a finished run if they are not chosen, and print what it took.
+
+    `budget`: the minutes of the run, if it has any.
+    """
+    world = get_world()
+    folder = world.from_main(lambda: finished_stage(str(run), None))
+    if world.from_main(lambda: has_use(folder)):
+        return
+    if budget:
+        budget.begin("views")
+    choose_views(Predictor(folder, open_data(None, None, config), compute))
+    if budget:
+        budget.leave(folder.run)
+        console.log("\n".join(budget.lines()))
 
 
 def choose_views(predictor: Predictor) -> str:
@@ -85,6 +106,12 @@ def has_use(folder: StageFolder) -> bool:
     with suppress(OSError, ValueError, KeyError, TypeError):
         return bool(read_json(use_file(folder.run))["stage"] == folder.stage)
     return False
+
+
+def clear_stale(run: Path) -> None:
+    """Remove the plan and the views of a run that was in the folder `run` before."""
+    for file in (plan_file(run), use_file(run)):
+        file.unlink(missing_ok=True)
 
 
 def use_file(run: Path) -> Path:

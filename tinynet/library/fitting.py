@@ -1,9 +1,10 @@
 """`fit` trains the stages of a run that are not finished yet."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinynet import runs
 from tinynet.distributed import launched_size
@@ -22,8 +23,13 @@ from tinynet.training.plan import (
     with_found_data,
     with_new_places,
 )
-from tinynet.training.recipes import Network, Recipe, SplitConfig
-from tinynet.values import as_path
+from tinynet.training.plans import DECIDED, contradiction
+from tinynet.training.recipes import RECIPES, Network, Recipe, SplitConfig
+from tinynet.values import as_minutes, as_path
+
+if TYPE_CHECKING:
+    from tinynet.compute import Compute
+    from tinynet.training.observers import Observer
 
 
 def fit(
@@ -31,19 +37,23 @@ def fit(
     data: str | Path | None = None,
     stages: str | Sequence[str] = "all",
     recipe: str | Recipe | None = None,
+    minutes: float | None = None,
     **settings: Any,
 ) -> Run:
     """Train the stages of a run that are not finished yet, and return the run.
 
-    The run's `stage` is the last of `stages`.
+    The returned run evaluates and predicts with the last stage that was trained.
 
-    A stopped run continues where it stopped. On a CPU the result is bit-identical.
+    A stopped run continues where it stopped. On a CPU the result is bit-identical to that of a run
+    that was not stopped, except with `minutes`.
 
     `run`: the folder of the run. `data`: the archive, or a folder of images with a folder for each
     class (default: the official archive, downloaded if needed). `stages`: one or more of base,
     finetune, fixres; "all" means these three, with fixres at the test size that the hold-out
     chooses. `recipe`: tuned, general, first, reference (default:
-    the one for the network), or a `Recipe`.
+    the one for the network), or a `Recipe`. `minutes`: train the longest plan that fits. The plan
+    decides the stages, sizes and epochs: `stages` must be "all", and fields such as `epochs` and
+    `size` are refused. A run that continues has the minutes that are left.
 
     `settings`: `weights` (a name of torchvision, a file, or "none"), `seed`, `cache`, `labels` (a
     file of labels for images without class folders), `pack_size` (pixels), `device`, `precision`,
@@ -55,19 +65,22 @@ def fit(
 
     Examples:
         >>> run = tinynet.fit("runs/first", data="data/tiny-imagenet-200.zip", epochs=4)
+        >>> run = tinynet.fit("runs/hour", data="data/tiny-imagenet-200.zip", minutes=60)
     """
-    from tinynet.compute import choose_compute
-    from tinynet.evaluation.use import choose_views, has_use, use_file
+    from tinynet.evaluation.use import clear_stale, end_run
     from tinynet.report.curves import Curves
-    from tinynet.training.observers import Observer
     from tinynet.training.stages import train
 
     if launched_size() > 1:
         raise InputError(
-            "`tinynet.fit` works in one process; under torchrun start the command tinynet.train"
+            "`tinynet.fit` does not run under torchrun; start it without torchrun, or start the "
+            "command: torchrun -m tinynet.train"
         )
     path = as_path(run, "run")
     whole = stages == "all"
+    if minutes is not None:
+        minutes = as_minutes(minutes, "minutes")
+        _refuse_beside_minutes(whole, recipe, settings)
     names = _whole(path, recipe) if whole else _stage_names(stages)
     device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))
     observers: list[Observer] = [Curves()]
@@ -75,19 +88,107 @@ def fit(
         from tinynet.report.tensorboard import TensorBoard
 
         observers.append(TensorBoard())
+    asked = _settings(data, recipe, settings)
     if not StageFolder(path, "base").started:
-        use_file(path).unlink(missing_ok=True)  # of a run that was here before
-    for config in _configs(path, names, _settings(data, recipe, settings), whole):
+        clear_stale(path)
+    if minutes is not None or (whole and _minutes_of(path) is not None):
+        return _fit_within(path, minutes, asked, device, observers)
+    for config in _configs(path, names, asked, whole):
         folder = StageFolder(path, config.stages[0])
-        used = device.as_started(folder) if folder.started else device
-        compute = choose_compute(
-            used.device, used.precision, floats=used.floats, frozen=used.frozen
-        )
+        compute = _compute(device.as_started(folder) if folder.started else device)
         train(path, config, compute, resume=True, observers=observers)
-    if whole and "fixres" in names and not has_use(StageFolder(path, "fixres")):
-        place = None if data is None else str(data)
-        choose_views(Run(path, "fixres").predictor(place, device.device, device.precision))
+    if whole and "fixres" in names:
+        end_run(path, config, compute)
     return Run(path, names[-1])
+
+
+def _compute(device: Device) -> "Compute":
+    from tinynet.compute import choose_compute
+
+    return choose_compute(
+        device.device,
+        device.precision,
+        compiled=bool(device.compiled),
+        floats=device.floats,
+        frozen=device.frozen,
+    )
+
+
+def _refuse_beside_minutes(
+    whole: bool, recipe: str | Recipe | None, settings: dict[str, Any]
+) -> None:
+    """Raise `InputError` for values that contradict the minutes."""
+    names = [*([] if whole else ["stages"]), *(name for name in settings if name in DECIDED)]
+    if isinstance(recipe, Recipe) and recipe.name in RECIPES:
+        usual = RECIPES[recipe.name]
+        names += [
+            f"{name} of the recipe"
+            for name in sorted(DECIDED)
+            if any(
+                getattr(recipe.stage(stage), name) != getattr(usual.stage(stage), name)
+                for stage in WHOLE
+            )
+        ]
+    if names:
+        raise InputError(contradiction(names))
+
+
+def _minutes_of(run: Path) -> float | None:
+    """The minutes of a run that is continued by its plan; None if it has none."""
+    from tinynet.training.minutes import budget_of
+
+    folder = runs.stage_to_continue(run)
+    budget = budget_of(run, RunConfig.of(folder)) if folder else None
+    return budget.minutes if budget else None
+
+
+def _fit_within(
+    run: Path,
+    minutes: float | None,
+    settings: Settings,
+    device: Device,
+    observers: Sequence["Observer"],
+) -> Run:
+    """Train a run that has minutes; None: those that it was started with."""
+    from tinynet.evaluation.use import end_run
+    from tinynet.training.minutes import budget_of, plan_minutes, with_pack_size
+    from tinynet.training.stages import train
+
+    if folder := runs.stage_to_continue(run):
+        _refuse_other_run(run, minutes, settings)
+        config = with_new_places(RunConfig.of(folder), settings)
+        compute, budget = _compute(device.as_started(folder)), budget_of(run, config)
+    else:
+        assert minutes is not None, "a run without minutes is not started here"
+        config = plan_new(settings, whole_run(settings.recipe))
+        config = with_found_data(with_pack_size(config, settings))
+        since = time.monotonic()
+        compute = _compute(device)
+        config, budget = plan_minutes(minutes, config, compute, since, time.monotonic)
+    train(run, config, compute, resume=True, observers=observers, budget=budget)
+    end_run(run, config, compute, budget)
+    return Run(run, runs.finished_stage(str(run), None).stage)
+
+
+def _refuse_other_run(run: Path, minutes: float | None, settings: Settings) -> None:
+    """Raise `InputError` if a run was started with other minutes or settings."""
+    before = _minutes_of(run)
+    if before is None:
+        raise InputError(
+            f"{run}: has no minutes, or a stage was trained after its plan; remove minutes to "
+            "continue it, or use another folder"
+        )
+    if minutes not in (None, before):
+        raise InputError(
+            f"{run}: was started with minutes={before:g}, not {minutes:g}; remove minutes to "
+            "continue it, or use another folder for another value"
+        )
+    for folder in runs.started_stages(run):
+        values = (
+            settings.of_network() if folder.stage == "fixres" else settings.values(folder.stage)
+        )
+        own = {name: value for name, value in values.items() if name not in DECIDED}
+        _refuse_changes(folder, settings, own)
 
 
 def _whole(run: Path, recipe: str | Recipe | None) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The configuration and the budget of a run that a user gives a number of minutes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from tinynet import console
 from tinynet.compute import Compute
@@ -8,6 +9,7 @@ from tinynet.errors import InputError
 from tinynet.models.backbones import backbone_template
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.pace import Budget, Clock
+from tinynet.training.plan import Settings, pack_size_for
 from tinynet.training.plans import KINDS, Counts, Kind, candidate_sizes, choose, sizes_of
 from tinynet.training.rates import measure_rates
 
@@ -57,12 +59,27 @@ def kinds_for(config: RunConfig) -> list[Kind]:
     if not kinds:
         raise InputError(
             f"{console.option('minutes')}: no plan suits {recipe.network.arch} with the recipe "
-            f"{recipe.name}; use {console.option('stage')} all instead"
+            f"{recipe.name}; there are plans for the recipes {' and '.join(KINDS)}; use one of "
+            f"these, or remove {console.option('minutes')}"
         )
     return kinds
 
 
-def largest_size(config: RunConfig) -> int:
-    """Return the largest side in pixels of images that a plan may use."""
+def budget_of(run: Path, config: RunConfig) -> Budget | None:
+    """Return the budget of a run that is continued with `config`.
+
+    None for a run without minutes, and for a stage that was trained after its plan. Raises
+    `InputError` if `plan.json` cannot be read.
+    """
+    return Budget.read(run) if "base" in config.stages else None
+
+
+def with_pack_size(config: RunConfig, settings: Settings) -> RunConfig:
+    """Return `config` with images packed for the largest size of its plans.
+
+    It stays as it is if the user names another side of packed images.
+    """
+    if settings.pack_size is not None:
+        return config
     base, later = sizes_of(kinds_for(config), config.recipe)
-    return max(*base, *later)
+    return replace(config, pack_size=pack_size_for([*base, *later]))

@@ -92,8 +92,8 @@ class Budget:
             budget.actual = {str(name): float(value) for name, value in state["actual"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path}: cannot be read ({type(error).__name__}: {error}); restore it, or "
-                "remove it to finish the run without a time limit"
+                f"{path}: cannot be read ({type(error).__name__}: {error}); restore it from a copy"
+                + console.advice(", or remove it and --resume the run without a time limit")
             ) from None
         return budget
 
@@ -117,7 +117,7 @@ class Budget:
         """Raise `ValueError` for minutes or parts that no plan has."""
         limits = self.limits
         if not (math.isfinite(limits.check) and limits.check >= 0):
-            raise ValueError("the time of an evaluation is below 0")
+            raise ValueError("the time of an evaluation is not 0 or more")
         numbers = [self.minutes, *(part.seconds for part in self.parts), limits.least, limits.most]
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise ValueError("a time or a number of epochs is not greater than 0")
@@ -148,12 +148,12 @@ class Budget:
         return True
 
     def leave(self, run: Path) -> None:
-        """Note the time that the present stage has taken, and write `plan.json`."""
+        """Note the time that the present stage has taken, if any, and write `plan.json`."""
         if self._stage:
             seconds = self.actual.get(self._stage, 0.0) + self.clock() - self._stage_start
             self.actual[self._stage] = round(seconds, 1)
             self._stage = ""
-        self.save(run)
+            self.save(run)
 
     def pace(self, stage: str) -> "Pace | None":
         """Return where a stage has to end; None for a stage that takes the time it needs."""

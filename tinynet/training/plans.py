@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tinynet.console import advice, option
+from tinynet.console import option
 from tinynet.errors import InputError
 from tinynet.training.recipes import Recipe
 
@@ -17,6 +17,22 @@ from tinynet.training.recipes import Recipe
 _RESERVE = 0.04
 _BN_IMAGES = 6400  # as in `models.classifier`, which imports torch
 _VIEWS = 3  # forward passes of the hold-out that choose the views
+
+# Fields of the recipe that a plan decides, or that its pace needs as they are.
+DECIDED = frozenset(
+    {
+        "epochs",
+        "size",
+        "trainable",
+        "cached_epochs",
+        "schedule",
+        "schedule_every",
+        "cycles",
+        "pct_start",
+        "step_size_up",
+        "patience",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -69,13 +85,14 @@ def _features(size: int) -> dict[str, Any]:
     return {"size": size, "cached_epochs": 1}
 
 
-# The evidence: benchmarks/results/base-96-one-view.json, and in experiments minutes.json,
+def _late(size: int) -> dict[str, dict[str, Any]]:
+    """The head, then conv4, conv5 and the head."""
+    trained = ("conv4", "conv5", "head")
+    return {"base": _features(size), "finetune": {"trainable": trained, "size": size}}
+
+
+# The evidence: base-96-one-view.json and minutes.json in benchmarks/results, and in experiments
 # late-layers-96.json (two epochs) and late-layers-96-tuned.json (three). One seed each.
-_LATE = {
-    "base": _features(96),
-    "finetune": {"trainable": ("conv4", "conv5", "head"), "size": 96},
-}
-_ALL = {"base": _features(160), "finetune": {"size": 160}}
 TUNED_KINDS = (
     _base(64),
     _base(96, Evidence(12, 0.6200, 0.6302)),
@@ -84,18 +101,27 @@ TUNED_KINDS = (
         "conv4 and conv5 at 96 px",
         "finetune",
         (0.7, 2.5),
-        _LATE,
+        _late(96),
         evidence=(Evidence(0.9, 0.6474, 0.6614), Evidence(2, 0.6676, 0.6782)),
     ),
     Kind(
         "conv4 and conv5 at 96 px, then fixres",
         "finetune",
         (2, 12),
-        _LATE,
+        _late(96),
         fixres=True,
         evidence=(Evidence(3, 0.6800, 0.6988),),
     ),
+    Kind(
+        "conv4 and conv5 at 112 px, then fixres",
+        "finetune",
+        (4, 12),
+        _late(112),
+        fixres=True,
+        evidence=(Evidence(5.44, 0.6856, 0.7010),),
+    ),
 )
+_ALL = {"base": _features(160), "finetune": {"size": 160}}
 GENERAL_KINDS = (
     _base(128),
     _base(224),
@@ -134,7 +160,7 @@ class Plan:
     """A kind of run with the epochs of its paced stage, and its parts in order.
 
     `minutes`: what the user has. `spent`: seconds before the first part. `check`: seconds of an
-    evaluation after an epoch of the paced stage.
+    evaluation after an epoch of the paced stage. `last`: whether there is no longer kind.
     """
 
     kind: Kind
@@ -143,6 +169,7 @@ class Plan:
     parts: Sequence[Part]
     spent: float
     check: float
+    last: bool
 
     @property
     def seconds(self) -> float:
@@ -157,7 +184,8 @@ class Plan:
             lines.append(f"{self.spent / 60:8.1f} min  {what}")
         lines += [f"{part.seconds / 60:8.1f} min  {part.stage}: {part.what}" for part in self.parts]
         lines.append(f"{self.seconds / 60:8.1f} min  in total")
-        if self.epochs == self.kind.epochs[1] and self.seconds < 60 * self.minutes * 0.9:
+        longest = self.last and self.epochs == self.kind.epochs[1]
+        if longest and self.seconds < 60 * self.minutes * 0.9:
             lines.append("This is the longest plan there is.")
         before = [row for row in self.kind.evidence if row.epochs <= self.epochs * 1.02]
         if before:
@@ -251,6 +279,15 @@ def _epochs(number: float) -> str:
     return f"{number:.3g} epoch{'' if number == 1 else 's'}"
 
 
+def contradiction(names: Sequence[str]) -> str:
+    """Return what a message says of options or arguments (`names`) that the plan decides."""
+    minutes, listed = option("minutes"), ", ".join(names)
+    return (
+        f"{listed}: cannot be set beside {minutes}, whose plan decides the stages, sizes, epochs "
+        f"and schedule; remove {minutes}, or remove {listed}"
+    )
+
+
 def choose(
     recipe: Recipe,
     kinds: Sequence[Kind],
@@ -274,8 +311,8 @@ def choose(
         needed = (spent + seconds(least, least.epochs[0])) / (1 - _RESERVE) / 60
         raise InputError(
             f"{option('minutes')} {minutes:g}: too short for this machine and these images; the "
-            f"shortest plan ({least.name}) takes about {math.ceil(needed)} minutes"
-            + advice("; allow more, or use fewer images with --per-class")
+            f"shortest plan ({least.name}) takes about {math.ceil(needed)} minutes; use more "
+            f"minutes, or fewer images ({option('per_class')})"
         )
     kind = fitting[-1]
     low, high = kind.epochs
@@ -286,4 +323,4 @@ def choose(
     epochs = math.floor(epochs * 100) / 100
     parts = parts_of(kind, recipe, epochs, rates, counts)
     check = check_seconds(kind, recipe, rates, counts)
-    return Plan(kind, minutes, epochs, parts, spent, check)
+    return Plan(kind, minutes, epochs, parts, spent, check, kind is kinds[-1])

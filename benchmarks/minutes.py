@@ -1,0 +1,148 @@
+"""Save what runs of `train --minutes` reached, for docs/minutes.md and docs/accuracy.png.
+
+    python -m tinynet.train --minutes 20 --cache EMPTY --out m20    EMPTY: a new folder
+    python -m tinynet.evaluate --run m20
+    python -m benchmarks.minutes m20       adds the run to benchmarks/results/minutes.json
+    python -m benchmarks.record --table    writes the table and the figure
+
+A run replaces an earlier one with the same processor, network, minutes and seed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tinynet import runs
+from tinynet.errors import InputError
+from tinynet.evaluation.use import has_use, use_file
+from tinynet.files import read_json, write_json
+from tinynet.flags import Parser, run_command
+from tinynet.runs import StageFolder
+from tinynet.training.config import RunConfig
+from tinynet.training.pace import Budget, plan_file
+
+NAME = "minutes.json"
+
+
+def main() -> None:
+    """Run the command."""
+    parser = Parser("benchmarks.minutes", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="evaluated runs of train --minutes")
+    path = Path(__file__).parent / "results" / NAME
+    results = {_key(row): row for row in (entries(path.parent) if path.is_file() else [])}
+    for name in parser.parse_args().runs:
+        row = entry(Path(name))
+        results[_key(row)] = row
+    what = "train --minutes, from the zip with an empty cache, nothing else on the machine"
+    write_json(path, {"what": what, "runs": [results[key] for key in sorted(results)]})
+    print(path)
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """A later run replaces one with the same key."""
+    return row["device"]["processor"], row["arch"], row["minutes"], row["seed"]
+
+
+def entry(run: Path) -> dict[str, Any]:
+    """What one run was planned to take, what it took, and what it reached.
+
+    Raises `InputError` for a run without minutes, chosen views, or scores on val.
+    """
+    if Budget.read(run) is None:
+        raise InputError(f"{run}: was not trained with --minutes; name a run that was")
+    last = runs.finished_stage(str(run), None)
+    if not has_use(last):
+        raise InputError(
+            f"{run}: no views are chosen for {last.stage}; run python -m tinynet.train --resume "
+            f"{run}"
+        )
+    recipe, use, plan = last.read_recipe(), read_json(use_file(run)), read_json(plan_file(run))
+    stages = [StageFolder(run, name) for name in runs.STAGES if StageFolder(run, name).finished]
+    return {
+        "minutes": plan["minutes"],
+        "seconds": plan["spent"],
+        "seconds of stages": plan["actual"],
+        "planned": plan["parts"],
+        "trained": ", then ".join(_trained(folder) for folder in stages),
+        "arch": recipe["recipe"]["network"]["arch"],
+        "seed": recipe["seed"],
+        "use": use,
+        "rows": _scores(last, use),
+        **{key: recipe[key] for key in ("device", "data_digest", "split_digest", "versions")},
+    }
+
+
+def _trained(folder: StageFolder) -> str:
+    stage = RunConfig.of(folder).recipe.stage(folder.stage)
+    if folder.stage == "fixres":
+        return f"fixres at {stage.size} px"
+    layers = "base" if folder.stage == "base" else ", ".join(stage.trainable)
+    return f"{layers} at {stage.size} px ({stage.epochs:.3g} epochs)"
+
+
+def _scores(folder: StageFolder, use: dict[str, Any]) -> list[dict[str, Any]]:
+    """The scores of one view and of the chosen views, in the precision of val."""
+    scores = [
+        row
+        for row in runs.read_rows(folder.scores)
+        if (row["merge"], row["size"]) == ("mean", use["size"]) and "temperature" not in row
+    ]
+    names = dict.fromkeys(("none", use["views"]))
+    wanted = [(split, name) for split in ("holdout", "val") for name in names]
+    precision = next((row["precision"] for row in scores if row["split"] == "val"), None)
+    by_views = {
+        (row["split"], row["views"]): row for row in scores if row["precision"] == precision
+    }
+    if missing := [key for key in wanted if key not in by_views]:
+        raise InputError(
+            f"{folder.path}: has no score of {' with the views '.join(missing[0])}; run python -m "
+            f"tinynet.evaluate --run {folder.run}"
+        )
+    return [by_views[key] for key in wanted]
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """The runs in the result file of `folder`, those with few minutes first."""
+    content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    return sorted(content["runs"], key=_key)
+
+
+def score(row: dict[str, Any], split: str, chosen: bool) -> dict[str, Any]:
+    """The score of one view, or of the views that the hold-out chose."""
+    views = row["use"]["views"] if chosen else "none"
+    scores: list[dict[str, Any]] = row["rows"]
+    return next(each for each in scores if (each["split"], each["views"]) == (split, views))
+
+
+def table(folder: Path) -> str:
+    """What was trained in which minutes, and its accuracy."""
+    lines = [
+        "| minutes | took | trained | seed | hold-out, one view | hold-out, chosen views | "
+        "val, one view | val, chosen views |",
+        "| " + " | ".join(["---"] * 8) + " |",
+    ]
+    for row in entries(folder):
+        arch = "" if row["arch"] == "vgg16" else f"{row['arch']}: "
+        cells = [
+            f"{row['minutes']:g}",
+            f"{row['seconds'] / 60:.1f}",
+            arch + row["trained"],
+            str(row["seed"]),
+            *(
+                _cell(row, split, chosen)
+                for split in ("holdout", "val")
+                for chosen in (False, True)
+            ),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any], split: str, chosen: bool) -> str:
+    value = score(row, split, chosen)
+    views = f", {value['views']}" if chosen and split == "holdout" else ""
+    return f"{value['top1']:.1%} ({100 * value['low']:.1f} .. {100 * value['high']:.1f}){views}"
+
+
+if __name__ == "__main__":
+    run_command(main)
