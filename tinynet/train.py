@@ -225,7 +225,7 @@ def _refuse_beside_minutes(flags: Parser, args: Any) -> None:
     names = ["stage"] if args.stage else []
     names += [name for name in _fields(args) if name in DECIDED]
     if names:
-        flags.error(contradiction([*map(flag_name, names)]))
+        flags.error(str(contradiction([*map(flag_name, names)])))
     if args.resume:
         flags.error("--minutes is for a new run; a resumed run keeps its own; remove --minutes")
     if args.run:

@@ -130,7 +130,7 @@ def _refuse_beside_minutes(
             )
         ]
     if names:
-        raise InputError(contradiction(names))
+        raise contradiction(names)
 
 
 def _minutes_of(run: Path) -> float | None:

@@ -279,10 +279,10 @@ def _epochs(number: float) -> str:
     return f"{number:.3g} epoch{'' if number == 1 else 's'}"
 
 
-def contradiction(names: Sequence[str]) -> str:
-    """Return what a message says of options or arguments (`names`) that the plan decides."""
+def contradiction(names: Sequence[str]) -> InputError:
+    """Return the error for options or arguments (`names`) that the plan decides."""
     minutes, listed = option("minutes"), ", ".join(names)
-    return (
+    return InputError(
         f"{listed}: cannot be set beside {minutes}, whose plan decides the stages, sizes, epochs "
         f"and schedule; remove {minutes}, or remove {listed}"
     )
