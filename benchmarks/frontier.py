@@ -90,7 +90,7 @@ def description(folder: Path) -> str:
 
 def figure(folder: Path) -> Figure:
     """Hold-out top-1 against minutes (log scale): plans, the published code, its best flags."""
-    drawing = Figure(figsize=(7.6, 4.4), layout="constrained")
+    drawing = Figure(figsize=(7.6, 5), layout="constrained")
     axes = drawing.subplots()
     for name, label, marker, shift in (
         ("chosen_views", "tinynet --minutes, views chosen on the hold-out", "^-", 1.03),
@@ -122,7 +122,7 @@ def figure(folder: Path) -> Figure:
         title="VGG16 on Tiny ImageNet, 5,000 held-out images",
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left", fontsize=8)
+    drawing.legend(loc="outside lower center", ncols=2, fontsize=8)
     return drawing
 
 

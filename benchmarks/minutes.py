@@ -33,7 +33,7 @@ def main() -> None:
     for name in parser.parse_args().runs:
         row = entry(Path(name))
         results[_key(row)] = row
-    what = "train --minutes, from the zip with an empty cache, nothing else on the machine"
+    what = "train --minutes, from the zip with an empty cache"
     write_json(path, {"what": what, "runs": [results[key] for key in sorted(results)]})
     print(path)
 

@@ -4,7 +4,8 @@
 
 The first argument is the parameter of the beta distribution, the others are those of `tinynet
 train`. Each image of a batch is mixed with one image of the same batch, with one weight for the
-batch. One process only.
+batch. One process only. The recipe does not note mixup: resume with this script, not with the
+printed command.
 """
 
 import sys
@@ -45,6 +46,6 @@ class Mixing(Training):
 
 
 if __name__ == "__main__":
-    Mixing.alpha = float(sys.argv.pop(1))
+    Mixing.alpha = float(sys.argv[1])
     single_stage.Training = rates.Training = Mixing
-    run_command(train.main)
+    run_command(lambda: train.main(sys.argv[2:]))

@@ -153,6 +153,11 @@ def test_a_stale_plan_is_not_that_of_a_new_run(here, tmp_path):
     Budget(1.0, [Part("base", "", 60.0)], Limits("base", 1.0, 8.0, 1.0), 100.0).save(run)
     succeed(train, *argv("--stage base --out"), run, *SMALL, *here[1])
     assert not plan_file(run).exists()
+    plan_file(run).write_text("{}")
+    recipe = StageFolder(run, "base").recipe
+    recipe.rename(tmp_path / "kept.json")  # lost: the plan is still that of this run
+    call(train, *argv("--stage base --out"), run, *SMALL, *here[1])
+    assert plan_file(run).exists()
 
 
 TIMED = argv("--weights none --hidden 16 --holdout 0.25 --batch 16 --device cpu")
@@ -262,6 +267,8 @@ def test_fit_keeps_to_a_number_of_minutes(fit, quick, capsys):
         assert fit("runs/fitted", **again).folder.stage == "fixres"
     assert plan_file(Path("runs/fitted")).read_text() == before
     complaint(lambda: fit("runs/fitted", minutes=5), "minutes=0.7", "not 5", "runs/fitted")
+    for other in (dict(epochs=4), dict(size=64, schedule="cosine")):
+        complaint(lambda other=other: fit("runs/fitted", **other), *other, "cannot be set")
     for other in (dict(seed=1), dict(batch=32), dict(recipe="general"), dict(hidden=(8,))):
         complaint(lambda other=other: fit("runs/fitted", **other), *other, "was started with")
     complaint(lambda: fit("runs/whole", minutes=5), "runs/whole", "no minutes", "remove minutes")

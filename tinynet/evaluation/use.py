@@ -109,7 +109,13 @@ def has_use(folder: StageFolder) -> bool:
 
 
 def clear_stale(run: Path) -> None:
-    """Remove the plan and the views of a run that was in the folder `run` before."""
+    """Remove the plan and the views of a run that was in the folder `run` before.
+
+    They stay if that run has trained, and only its `recipe.json` is lost.
+    """
+    base = StageFolder(run, "base")
+    if any(path.exists() for path in (base.best, base.last, base.log)):
+        return
     for file in (plan_file(run), use_file(run)):
         file.unlink(missing_ok=True)
 

@@ -80,6 +80,8 @@ def fit(
     whole = stages == "all"
     if minutes is not None:
         minutes = as_minutes(minutes, "minutes")
+    timed = minutes is not None or (whole and _minutes_of(path) is not None)
+    if timed:
         _refuse_beside_minutes(whole, recipe, settings)
     names = _whole(path, recipe) if whole else _stage_names(stages)
     device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))
@@ -91,7 +93,7 @@ def fit(
     asked = _settings(data, recipe, settings)
     if not StageFolder(path, "base").started:
         clear_stale(path)
-    if minutes is not None or (whole and _minutes_of(path) is not None):
+    if timed:
         return _fit_within(path, minutes, asked, device, observers)
     for config in _configs(path, names, asked, whole):
         folder = StageFolder(path, config.stages[0])

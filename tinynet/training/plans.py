@@ -96,7 +96,7 @@ def _late(size: int) -> dict[str, dict[str, Any]]:
 TUNED_KINDS = (
     _base(64),
     _base(96, Evidence(12, 0.6200, 0.6302)),
-    _base(128, Evidence(7.43, 0.6354, 0.6438)),
+    _base(128, Evidence(7.85, 0.6354, 0.6438)),
     Kind(
         "conv4 and conv5 at 96 px",
         "finetune",
