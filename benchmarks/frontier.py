@@ -46,6 +46,7 @@ class Peer:
 
 def points(folder: Path) -> list[Point]:
     """VGG16's runs of `train --minutes` on the machine of `peers`, those with few minutes first."""
+    processor = _read(folder / "amx", "finetune")["machine"]["processor"]
     return [
         Point(
             row["trained"],
@@ -53,7 +54,7 @@ def points(folder: Path) -> list[Point]:
             *(_interval(minutes.score(row, "holdout", chosen)) for chosen in (False, True)),
         )
         for row in minutes.entries(folder)
-        if row["arch"] == "vgg16" and row["device"]["processor"] == _processor(folder)
+        if row["arch"] == "vgg16" and row["device"]["processor"] == processor
     ]
 
 
@@ -92,13 +93,14 @@ def figure(folder: Path) -> Figure:
     """Hold-out top-1 against minutes (log scale): plans, the published code, its best flags."""
     drawing = Figure(figsize=(7.6, 5), layout="constrained")
     axes = drawing.subplots()
+    runs, loops = points(folder), peers(folder)
     for name, label, marker, shift in (
         ("chosen_views", "tinynet --minutes, views chosen on the hold-out", "^-", 1.03),
         ("one_view", "tinynet --minutes, one view", "o-", 1.0),
     ):
-        scores = [getattr(point, name) for point in points(folder)]
+        scores = [getattr(point, name) for point in runs]
         axes.errorbar(
-            [point.minutes * shift for point in points(folder)],  # side by side
+            [point.minutes * shift for point in runs],  # side by side
             [100 * top1 for top1, _, _ in scores],
             yerr=[
                 [100 * (top1 - low) for top1, low, _ in scores],
@@ -108,9 +110,9 @@ def figure(folder: Path) -> Figure:
             capsize=3,
             label=label,
         )
-    _draw_peers(axes, folder)
+    _draw_peers(axes, loops, _first_accuracy(folder))
     axes.set_xscale("log")
-    longest = max(peer.first_recipe for peer in peers(folder))
+    longest = max(peer.first_recipe for peer in loops)
     ticks = [tick for tick in (5, 10, 20, 45, 100, 200, 400, 800) if tick < 1.5 * longest]
     axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axes.minorticks_off()
@@ -126,9 +128,9 @@ def figure(folder: Path) -> Figure:
     return drawing
 
 
-def _draw_peers(axes: Axes, folder: Path) -> None:
+def _draw_peers(axes: Axes, loops: list[Peer], first_accuracy: float) -> None:
     color = "dimgray"
-    for peer in peers(folder):
+    for peer in loops:
         marker, label = PEERS[peer.name], f"published baseline, {peer.name}"
         axes.plot(
             peer.published,
@@ -139,7 +141,7 @@ def _draw_peers(axes: Axes, folder: Path) -> None:
         )
         axes.plot(
             [peer.published[1], peer.first_recipe],
-            [100 * PUBLISHED[1], 100 * _first_accuracy(folder)],
+            [100 * PUBLISHED[1], 100 * first_accuracy],
             f"{marker}:",
             color=color,
             markerfacecolor="white",
@@ -161,10 +163,6 @@ def _first_accuracy(folder: Path) -> float:
     """Hold-out top-1 that tinynet reached with its recipe `first` at 64 px, one view."""
     rows = _read(folder, "finetune-64")["rows"]
     return next(row["top1"] for row in rows if (row["split"], row["views"]) == ("holdout", "none"))
-
-
-def _processor(folder: Path) -> str:
-    return str(_read(folder / "amx", "finetune")["machine"]["processor"])
 
 
 def _interval(row: dict[str, Any]) -> tuple[float, float, float]:

@@ -47,8 +47,9 @@ def table(_: Path | None = None) -> str:
     """The plans in Markdown."""
     lines = ["| GPU | minutes | plan | epochs | would take |", "| --- | --- | --- | --- | --- |"]
     for name, peak in PEAKS.items():
+        machine = rates(peak)
         for minutes in MINUTES[name]:
-            plan = choose(TUNED, TUNED_KINDS, rates(peak), COUNTS, minutes, SPENT)
+            plan = choose(TUNED, TUNED_KINDS, machine, COUNTS, minutes, SPENT)
             cells = (name, f"{minutes}", plan.kind.name, f"{plan.epochs:.3g}")
             lines.append(f"| {' | '.join(cells)} | {plan.seconds / 60:.1f} |")
     return "\n".join(lines) + "\n"

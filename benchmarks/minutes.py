@@ -8,7 +8,7 @@
 A run replaces an earlier one with the same processor, network, minutes and seed.
 """
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,29 +82,35 @@ def _trained(folder: StageFolder) -> str:
 
 def _scores(folder: StageFolder, use: dict[str, Any]) -> list[dict[str, Any]]:
     """The scores of one view and of the chosen views, in the precision of val."""
-    scores = [
-        row
-        for row in runs.read_rows(folder.scores)
-        if (row["merge"], row["size"]) == ("mean", use["size"]) and "temperature" not in row
-    ]
+    rows = runs.read_rows(folder.scores)
+    precision = next((row["precision"] for row in rows if row["split"] == "val"), "")
+    scores = plain_scores(rows, use["size"], precision)
     names = dict.fromkeys(("none", use["views"]))
-    wanted = [(split, name) for split in ("holdout", "val") for name in names]
-    precision = next((row["precision"] for row in scores if row["split"] == "val"), None)
-    by_views = {
-        (row["split"], row["views"]): row for row in scores if row["precision"] == precision
-    }
-    if missing := [key for key in wanted if key not in by_views]:
+    keys = [(split, name) for split in ("holdout", "val") for name in names]
+    if missing := [key for key in keys if key not in scores]:
         raise InputError(
             f"{folder.path}: has no score of {' with the views '.join(missing[0])}; run python -m "
             f"tinynet.evaluate --run {folder.run}"
         )
-    return [by_views[key] for key in wanted]
+    return [scores[key] for key in keys]
+
+
+def plain_scores(
+    rows: Iterable[dict[str, Any]], size: int, precision: str
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """The scores of means over views at one size and precision, by split and views."""
+    return {
+        (row["split"], row["views"]): row
+        for row in rows
+        if (row["merge"], row["size"]) == ("mean", size)
+        and "temperature" not in row
+        and row.get("precision", precision) == precision
+    }
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
     """The runs in the result file of `folder`, those with few minutes first."""
-    content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    return sorted(content["runs"], key=_key)
+    return sorted(read_json(folder / NAME)["runs"], key=_key)
 
 
 def score(row: dict[str, Any], split: str, chosen: bool) -> dict[str, Any]:
@@ -141,7 +147,12 @@ def table(folder: Path) -> str:
 def _cell(row: dict[str, Any], split: str, chosen: bool) -> str:
     value = score(row, split, chosen)
     views = f", {value['views']}" if chosen and split == "holdout" else ""
-    return f"{value['top1']:.1%} ({100 * value['low']:.1f} .. {100 * value['high']:.1f}){views}"
+    return f"{interval(value)}{views}"
+
+
+def interval(row: dict[str, Any]) -> str:
+    """Top-1 of a score with its 95 % interval."""
+    return f"{row['top1']:.1%} ({100 * row['low']:.1f} .. {100 * row['high']:.1f})"
 
 
 if __name__ == "__main__":

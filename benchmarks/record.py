@@ -92,13 +92,9 @@ def record(names: list[str], label: str) -> dict[str, Any]:
                 f"{folder.path}: recipe, data, split, version or device differs from "
                 f"{folders[0].path}; record it separately"
             )
-        scores = {
-            (row["split"], row["views"]): row
-            for row in runs.read_rows(folder.scores)
-            if (row["merge"], row["size"]) == ("mean", size)
-            and "temperature" not in row
-            and row.get("precision", recipe["device"]["precision"]) == recipe["device"]["precision"]
-        }
+        scores = minutes.plain_scores(
+            runs.read_rows(folder.scores), size, recipe["device"]["precision"]
+        )
         for split, views in SCORES:
             if (split, views) not in scores:
                 raise InputError(
@@ -168,7 +164,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         cells = [
             f"| {result['label'] if number == 0 else ''}",
             str(seed),
-            *(_cell(scores[key]) for key in SCORES),
+            *(minutes.interval(scores[key]) for key in SCORES),
             f"{scores['val', 'flip']['top5']:.1%}",
             f"{result['seconds of training'][number] / 60:.0f} min",
             f"{link if number == 0 else ''}|",
@@ -183,10 +179,6 @@ def _lines(result: dict[str, Any]) -> list[str]:
         ]
         lines.append(f"| | mean | {' | '.join(f'**{mean:.1%}**' for mean in means)} | | | |")
     return lines
-
-
-def _cell(row: dict[str, Any]) -> str:
-    return f"{row['top1']:.1%} ({100 * row['low']:.1f} .. {100 * row['high']:.1f})"
 
 
 # Each table: the function that makes it, and the folder of results that it reads.

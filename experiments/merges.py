@@ -26,11 +26,11 @@ def merges(run: str, other: str, split: str) -> list[dict[str, Any]]:
     """A row for each weight."""
     first, second = (tinynet.Run(name).probabilities(split, tta="flip") for name in (run, other))
     labels = first.required_labels
-    alone = first.merged(mean).argmax(1) == labels
+    own, others = np.exp(first.merged(mean)), np.exp(second.merged(mean))
+    alone = own.argmax(1) == labels
     rows = []
     for weight in WEIGHTS:
-        both = (1 - weight) * np.exp(first.merged(mean)) + weight * np.exp(second.merged(mean))
-        right = both.argmax(1) == labels
+        right = ((1 - weight) * own + weight * others).argmax(1) == labels
         gain = mcnemar(right, alone)
         rows.append(
             {
@@ -39,7 +39,7 @@ def merges(run: str, other: str, split: str) -> list[dict[str, Any]]:
                 "split": split,
                 "weight": weight,
                 "run alone": float(alone.mean()),
-                "other alone": float((second.merged(mean).argmax(1) == labels).mean()),
+                "other alone": float((others.argmax(1) == labels).mean()),
                 "top1": float(right.mean()),
                 "gain": gain.gain,
                 "p": gain.p,

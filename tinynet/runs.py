@@ -117,6 +117,11 @@ class StageFolder:
         return (self.path / "scores.jsonl").is_file() and self.best.is_file()
 
     @property
+    def has_weights(self) -> bool:
+        """Whether it was trained, even if its recipe is lost: it has weights or a log."""
+        return self.best.is_file() or bool(read_rows(self.log))
+
+    @property
     def origin(self) -> str:
         """The digest in this stage's checkpoints; empty for a recipe of an early version."""
         origin = self.read_recipe({}).get("origin")

@@ -11,7 +11,6 @@
 Every field of the recipe is a flag too, for instance --epochs 4 or --lr 0.001; see --help-recipe.
 """
 
-import math
 import time
 from argparse import ArgumentTypeError, BooleanOptionalAction
 from dataclasses import replace
@@ -47,6 +46,7 @@ from tinynet.training.recipes import (
     Stage,
     recipe_for,
 )
+from tinynet.values import is_positive
 
 if TYPE_CHECKING:
     from tinynet.compute import Compute
@@ -214,8 +214,8 @@ def _minutes(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
-    if not (number > 0 and math.isfinite(number)):
+        number = 0.0  # is refused
+    if not is_positive(number):
         raise ArgumentTypeError(f"{text!r} is not a number greater than 0; use for instance 60")
     return number
 

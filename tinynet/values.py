@@ -25,11 +25,16 @@ def as_integer(value: Any, name: str) -> int:
     return number
 
 
+def is_positive(value: Any) -> bool:
+    """Return whether a value is a finite number greater than 0."""
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return usable and value > 0 and math.isfinite(value)
+
+
 def as_minutes(value: Any, name: str) -> float:
     """Return a number above 0 as a float; raises `InputError` for others."""
     number = plain(value)
-    usable = isinstance(number, (int, float)) and not isinstance(number, bool)
-    if not (usable and number > 0 and math.isfinite(number)):
+    if not is_positive(number):
         raise InputError(
             f"{name} is {brief(value)}; it must be a number greater than 0, for instance 60"
         )

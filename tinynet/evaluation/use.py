@@ -113,8 +113,7 @@ def clear_stale(run: Path) -> None:
 
     They stay if that run has trained, and only its `recipe.json` is lost.
     """
-    base = StageFolder(run, "base")
-    if any(path.exists() for path in (base.best, base.last, base.log)):
+    if StageFolder(run, "base").has_weights:
         return
     for file in (plan_file(run), use_file(run)):
         file.unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from tinynet.values import as_minutes, as_path
 if TYPE_CHECKING:
     from tinynet.compute import Compute
     from tinynet.training.observers import Observer
+    from tinynet.training.pace import Budget
 
 
 def fit(
@@ -80,7 +81,8 @@ def fit(
     whole = stages == "all"
     if minutes is not None:
         minutes = as_minutes(minutes, "minutes")
-    timed = minutes is not None or (whole and _minutes_of(path) is not None)
+    budget = _budget(path) if whole else None
+    timed = minutes is not None or budget is not None
     if timed:
         _refuse_beside_minutes(whole, recipe, settings)
     names = _whole(path, recipe) if whole else _stage_names(stages)
@@ -90,12 +92,12 @@ def fit(
         from tinynet.report.tensorboard import TensorBoard
 
         observers.append(TensorBoard())
-    asked = _settings(data, recipe, settings)
+    request = _settings(data, recipe, settings)
     if not StageFolder(path, "base").started:
         clear_stale(path)
     if timed:
-        return _fit_within(path, minutes, asked, device, observers)
-    for config in _configs(path, names, asked, whole):
+        return _fit_within(path, minutes, budget, request, device, observers)
+    for config in _configs(path, names, request, whole):
         folder = StageFolder(path, config.stages[0])
         compute = _compute(device.as_started(folder) if folder.started else device)
         train(path, config, compute, resume=True, observers=observers)
@@ -135,31 +137,31 @@ def _refuse_beside_minutes(
         raise contradiction(names)
 
 
-def _minutes_of(run: Path) -> float | None:
-    """The minutes of a run that is continued by its plan; None if it has none."""
+def _budget(run: Path) -> "Budget | None":
+    """The budget of a run that is continued by its plan; None if it has none."""
     from tinynet.training.minutes import budget_of
 
     folder = runs.stage_to_continue(run)
-    budget = budget_of(run, RunConfig.of(folder)) if folder else None
-    return budget.minutes if budget else None
+    return budget_of(run, RunConfig.of(folder)) if folder else None
 
 
 def _fit_within(
     run: Path,
     minutes: float | None,
+    budget: "Budget | None",
     settings: Settings,
     device: Device,
     observers: Sequence["Observer"],
 ) -> Run:
-    """Train a run that has minutes; None: those that it was started with."""
+    """Train a new run within `minutes`, or continue one that has a `budget`."""
     from tinynet.evaluation.use import end_run
-    from tinynet.training.minutes import budget_of, plan_minutes, with_pack_size
+    from tinynet.training.minutes import plan_minutes, with_pack_size
     from tinynet.training.stages import train
 
     if folder := runs.stage_to_continue(run):
-        _refuse_other_run(run, minutes, settings)
+        _refuse_other_run(run, minutes, budget.minutes if budget else None, settings)
         config = with_new_places(RunConfig.of(folder), settings)
-        compute, budget = _compute(device.as_started(folder)), budget_of(run, config)
+        compute = _compute(device.as_started(folder))
     else:
         assert minutes is not None, "a run without minutes is not started here"
         config = plan_new(settings, whole_run(settings.recipe))
@@ -172,9 +174,10 @@ def _fit_within(
     return Run(run, runs.finished_stage(str(run), None).stage)
 
 
-def _refuse_other_run(run: Path, minutes: float | None, settings: Settings) -> None:
-    """Raise `InputError` if a run was started with other minutes or settings."""
-    before = _minutes_of(run)
+def _refuse_other_run(
+    run: Path, minutes: float | None, before: float | None, settings: Settings
+) -> None:
+    """Raise `InputError` if a run was started with other minutes (`before`) or settings."""
     if before is None:
         raise InputError(
             f"{run}: has no minutes, or a stage was trained after its plan; remove minutes to "

@@ -142,7 +142,7 @@ def check_recipe_not_lost(folder: StageFolder) -> None:
 
     Training would overwrite these weights.
     """
-    if folder.best.is_file() or runs.read_rows(folder.log):
+    if folder.has_weights:
         raise InputError(
             f"{folder.recipe}: is missing, but {folder.path} contains a trained {folder.stage}; "
             f"restore the file, or move {folder.path} away"
