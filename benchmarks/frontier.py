@@ -1,4 +1,4 @@
-"""A figure of accuracy against time on two CPU cores, from the result files."""
+"""A figure of accuracy against time on two CPU cores and a GPU, from the result files."""
 
 import json
 from dataclasses import dataclass
@@ -20,12 +20,14 @@ PEERS = {"as written": "s", "best flags": "D"}  # and their markers
 
 @dataclass(frozen=True)
 class Point:
-    """A run: minutes from the zip, and hold-out top-1 with Wilson's 95 % interval.
+    """A run on the machine `where`: minutes from the zip, and hold-out top-1 with Wilson's 95 %
+    interval.
 
     `chosen_views`: the same with the views that the hold-out chose.
     """
 
     name: str
+    where: str
     minutes: float
     one_view: tuple[float, float, float]
     chosen_views: tuple[float, float, float]
@@ -44,17 +46,22 @@ class Peer:
     first_recipe: float
 
 
-def points(folder: Path) -> list[Point]:
-    """VGG16's runs of `train --minutes` on the machine of `peers`, those with few minutes first."""
+def points(folder: Path, gpu: bool = False) -> list[Point]:
+    """VGG16's runs of `train --minutes` on the machine of `peers`, those with few minutes first.
+
+    `gpu`: those on GPUs instead.
+    """
     processor = _read(folder / "amx", "finetune")["machine"]["processor"]
     return [
         Point(
             row["trained"],
+            minutes.machine(row),
             row["seconds"] / 60,
             *(_interval(minutes.score(row, "holdout", chosen)) for chosen in (False, True)),
         )
         for row in minutes.entries(folder)
-        if row["arch"] == "vgg16" and row["device"]["processor"] == processor
+        if row["arch"] == "vgg16"
+        and (row["device"]["type"] == "cuda" if gpu else row["device"]["processor"] == processor)
     ]
 
 
@@ -73,9 +80,9 @@ def peers(folder: Path) -> list[Peer]:
 def description(folder: Path) -> str:
     """The numbers of the figure as text, which is stored in the PNG."""
     lines = [
-        f"{point.name}: {point.minutes:.1f} min, {point.one_view[0]:.2%}, with the chosen views "
-        f"{point.chosen_views[0]:.2%}"
-        for point in points(folder)
+        f"{point.where}, {point.name}: {point.minutes:.1f} min, {point.one_view[0]:.2%}, with the "
+        f"chosen views {point.chosen_views[0]:.2%}"
+        for point in [*points(folder), *points(folder, gpu=True)]
     ]
     for peer in peers(folder):
         lines += [
@@ -110,16 +117,25 @@ def figure(folder: Path) -> Figure:
             capsize=3,
             label=label,
         )
+    for point in points(folder, gpu=True):
+        axes.plot(
+            point.minutes,
+            100 * point.chosen_views[0],
+            "*",
+            markersize=10,
+            color="C0",
+            label=f"tinynet --minutes on an {point.where}, chosen views",
+        )
     _draw_peers(axes, loops, _first_accuracy(folder))
     axes.set_xscale("log")
     longest = max(peer.first_recipe for peer in loops)
-    ticks = [tick for tick in (5, 10, 20, 45, 100, 200, 400, 800) if tick < 1.5 * longest]
+    ticks = [tick for tick in (3, 5, 10, 20, 45, 100, 200, 400, 800) if tick < 1.5 * longest]
     axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set(
-        xlim=(5, 1.3 * longest),
+        xlim=(2.5, 1.3 * longest),
         ylim=(45, 75),
-        xlabel="minutes on two cores of a Xeon with AMX",
+        xlabel="minutes on two cores of a Xeon with AMX (stars: on a GPU)",
         ylabel="hold-out top-1 (%)",
         title="VGG16 on Tiny ImageNet, 5,000 held-out images",
     )

@@ -5,7 +5,7 @@
     python -m benchmarks.minutes m20       adds the run to benchmarks/results/minutes.json
     python -m benchmarks.record --table    writes the table and the figure
 
-A run replaces an earlier one with the same processor, network, minutes and seed.
+A run replaces an earlier one with the same machine, network, minutes and seed.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,17 @@ def main() -> None:
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     """A later run replaces one with the same key."""
-    return row["device"]["processor"], row["arch"], row["minutes"], row["seed"]
+    return machine(row), row["arch"], row["minutes"], row["seed"]
+
+
+def machine(row: dict[str, Any]) -> str:
+    """The GPU of a run, or its processor and number of threads."""
+    device = row["device"]
+    name, *more = device["name"].split(", ")
+    if device["type"] != "cpu":
+        return str(name)
+    processor = device["processor"].split(", ")[0].replace("(R)", "").replace(" Processor", "")
+    return f"{processor}, {more[0]}"
 
 
 def entry(run: Path) -> dict[str, Any]:
@@ -92,7 +102,7 @@ def _scores(folder: StageFolder, use: dict[str, Any]) -> list[dict[str, Any]]:
             f"{folder.path}: has no score of {' with the views '.join(missing[0])}; run python -m "
             f"tinynet.evaluate --run {folder.run}"
         )
-    return [scores[key] for key in keys]
+    return [{**scores[key], "run": folder.run.name} for key in keys]
 
 
 def plain_scores(
@@ -123,13 +133,14 @@ def score(row: dict[str, Any], split: str, chosen: bool) -> dict[str, Any]:
 def table(folder: Path) -> str:
     """What was trained in which minutes, and its accuracy."""
     lines = [
-        "| minutes | took | trained | seed | hold-out, one view | hold-out, chosen views | "
-        "val, one view | val, chosen views |",
-        "| " + " | ".join(["---"] * 8) + " |",
+        "| machine | minutes | took | trained | seed | hold-out, one view | hold-out, chosen views "
+        "| val, one view | val, chosen views |",
+        "| " + " | ".join(["---"] * 9) + " |",
     ]
     for row in entries(folder):
         arch = "" if row["arch"] == "vgg16" else f"{row['arch']}: "
         cells = [
+            machine(row),
             f"{row['minutes']:g}",
             f"{row['seconds'] / 60:.1f}",
             arch + row["trained"],

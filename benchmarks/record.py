@@ -186,13 +186,14 @@ TABLES = {
     "results": (accuracies, ""),
     "speed": (speed.table, ""),
     "speed in bfloat16": (speed.table, "bfloat16"),
+    "speed on a GPU": (speed.table, "h200"),
     "cost": (speed.cost, ""),
     "minutes": (minutes.table, ""),
     "gpu minutes": (gpu_minutes.table, ""),
 }
 PAGES = {
     "results.md": ("results",),
-    "speed.md": ("speed", "speed in bfloat16", "cost"),
+    "speed.md": ("speed", "speed in bfloat16", "speed on a GPU", "cost"),
     "minutes.md": ("minutes", "gpu minutes"),
 }
 

@@ -74,9 +74,12 @@ def test_points_of_the_accuracy_figure():
         for name in ("base", "finetune")
     )
     runs = json.loads((record.RESULTS / "minutes.json").read_text())["runs"]
-    assert {run["device"]["processor"] for run in runs} == {
+    assert {run["device"]["processor"] for run in runs if run["device"]["type"] == "cpu"} == {
         file["machine"]["processor"] for file in (base, finetune)
     }
+    (gpu,) = frontier.points(record.RESULTS, gpu=True)
+    assert gpu.where == "NVIDIA H200" and gpu not in points
+    assert (gpu.minutes < 3.01, gpu.chosen_views[0]) == (True, 0.7058)
     for peer in frontier.peers(record.RESULTS):
         rates = [file["rates"][peer.name]["median"] for file in (base, finetune)]
         hours = 95_000 / rates[0] / 3600, 95_000 / rates[1] / 3600

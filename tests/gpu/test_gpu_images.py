@@ -14,6 +14,7 @@ from gpu_runs import (
     device_of,
     flags_of,
     gpu_of,
+    on_the_simulated_gpu,
     rows_of,
 )
 from support import ON_CPU, argv, call
@@ -123,6 +124,7 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
     )
 
 
+@on_the_simulated_gpu
 def test_any_classifier_with_its_views_matches_cpu(there, arithmetic):
     """`TestTimeAugmentation` merges on the device."""
     torch.manual_seed(0)

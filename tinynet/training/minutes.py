@@ -25,7 +25,7 @@ def plan_minutes(
     packed = open_data(None, None, config)
     split = split_of(config, packed)
     kinds = kinds_for(config)
-    rates = measure_rates(config, kinds, packed, compute)
+    rates = measure_rates(config, kinds, packed, compute, minutes)
     counts = Counts(len(split.train), len(split.holdout))
     plan = choose(config.recipe, kinds, rates, counts, minutes, clock() - since)
     console.log("\n".join(plan.lines()))

@@ -24,36 +24,45 @@ from tinynet.training.new_network import new_network
 from tinynet.training.plans import Kind, Rates, sizes_of
 from tinynet.training.recipes import Stage
 
-SECONDS = 4.0  # that one rate is measured for, after a first batch
+SECONDS = 4.0  # that one rate is measured for at most, after a first batch
+_OF_MINUTES = 0.5  # the same, for each minute of the run
 _FEATURES = 8192  # rows of features that the head is trained on
 
 
 def measure_rates(
-    config: RunConfig, kinds: Sequence[Kind], packed: Packed, compute: Compute
+    config: RunConfig, kinds: Sequence[Kind], packed: Packed, compute: Compute, minutes: float
 ) -> Rates:
-    """Measure the rates that plans of these `kinds` need, in a few seconds each."""
+    """Measure the rates that plans of these `kinds` need.
+
+    Each is measured for a few seconds, fewer if the run has few `minutes`.
+    """
+    seconds = min(SECONDS, _OF_MINUTES * minutes)
     compute = compute_for(compute, config.recipe.network.arch)
     model = new_network(config, len(packed.wnids))
     base, later = sizes_of(kinds, config.recipe)
-    frozen = {size: frozen_rate(model, packed, size, compute.for_frozen()) for size in base}
+
+    def frozen_at(size: int, device: Compute) -> float:
+        return frozen_rate(model, packed, size, device, seconds)
+
+    frozen = {size: frozen_at(size, compute.for_frozen()) for size in base}
     if compute.engine == "torch":
         missing, trained = set(later) - frozen.keys(), compute.for_frozen()
     else:  # a trained network does not run in another engine
         missing, trained = set(later), compute.for_training()
-    after = frozen | {size: frozen_rate(model, packed, size, trained) for size in sorted(missing)}
-    head = _head_rate(model, config.recipe.base, compute)
+    after = frozen | {size: frozen_at(size, trained) for size in sorted(missing)}
+    head = _head_rate(model, config.recipe.base, compute, seconds)
     step: dict[int, float] = {}
     for kind in kinds:
         if "finetune" in kind.values:
             planned = replace(config, recipe=kind.recipe(config.recipe, 1))
             stage = planned.stage("finetune", packed.side)
             if stage.size not in step:
-                step[stage.size] = _step_rate(model, packed, stage, compute)
+                step[stage.size] = _step_rate(model, packed, stage, compute, seconds)
     return Rates(frozen, after, step, head)
 
 
 def frozen_rate(
-    model: Classifier, packed: Packed, size: int, compute: Compute, seconds: float = SECONDS
+    model: Classifier, packed: Packed, size: int, compute: Compute, seconds: float
 ) -> float:
     """Measure the images per second of a frozen network's features at `size` pixels.
 
@@ -65,16 +74,15 @@ def frozen_rate(
     stage = Stage(size=size, batch=max(2, default_batch_size(size, compute)))
     images = _training_images(packed, stage, compute)
 
-    def take() -> int:
+    def take() -> tuple[int, Tensor]:
         batch, _ = next(images)
-        forward(batch).sum().item()  # a number waits for the device
-        return len(batch)
+        return len(batch), forward(batch).sum()
 
     with torch.inference_mode():
         return _per_second(take, seconds)
 
 
-def _head_rate(model: Classifier, stage: Stage, compute: Compute) -> float:
+def _head_rate(model: Classifier, stage: Stage, compute: Compute, seconds: float) -> float:
     """Images per second of training the head on cached features."""
     model.train_only(["head"])
     head, width = model.head.to(compute.device), feature_count(model.backbone, model.feature_names)
@@ -87,10 +95,12 @@ def _head_rate(model: Classifier, stage: Stage, compute: Compute) -> float:
         for epoch in itertools.count():
             yield from features.epoch(0, epoch, stage.batch, compute.device)
 
-    return _training_rate(head, model, stage, compute, inputs())
+    return _training_rate(head, model, stage, compute, inputs(), seconds)
 
 
-def _step_rate(model: Classifier, packed: Packed, stage: Stage, compute: Compute) -> float:
+def _step_rate(
+    model: Classifier, packed: Packed, stage: Stage, compute: Compute, seconds: float
+) -> float:
     """Images per second of a training step on images, with frozen first layers as in training.
 
     `compute`: of this network.
@@ -103,7 +113,8 @@ def _step_rate(model: Classifier, packed: Packed, stage: Stage, compute: Compute
     if compute.int8_start:
         start = int8_backbone(model, packed, stage.size, compute.device, last)
         model.start_with(start, last)
-    return _training_rate(model, model, stage, compute, _training_images(packed, stage, compute))
+    images = _training_images(packed, stage, compute)
+    return _training_rate(model, model, stage, compute, images, seconds)
 
 
 def _training_images(
@@ -123,22 +134,27 @@ def _training_rate(
     stage: Stage,
     compute: Compute,
     inputs: Iterator[tuple[Tensor, Tensor]],
+    seconds: float,
 ) -> float:
     """Images per second of the training loop's own steps."""
     training = Training(module.train(), weight_groups(model, stage), stage, 1, compute)
 
-    def take() -> int:
+    def take() -> tuple[int, Tensor]:
         batch, labels = next(inputs)
-        training.train_batch(batch, labels).item()
-        return len(labels)
+        return len(labels), training.train_batch(batch, labels)
 
-    return _per_second(take, SECONDS)
+    return _per_second(take, seconds)
 
 
-def _per_second(take: Callable[[], int], seconds: float) -> float:
-    """Images per second of `take`, which returns their number, after a first batch."""
-    take()
+def _per_second(take: Callable[[], tuple[int, Tensor]], seconds: float) -> float:
+    """Images per second of `take`, which returns their number and a scalar, after a first batch.
+
+    As in training, the CPU does not wait for each result of a GPU, but for the last one.
+    """
+    take()[1].item()
     start, images = time.perf_counter(), 0
     while not images or time.perf_counter() - start < seconds:
-        images += take()
+        count, result = take()
+        images += count
+    result.item()
     return images / (time.perf_counter() - start)

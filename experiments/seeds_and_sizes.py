@@ -1,0 +1,199 @@
+"""Train several finetunes of VGG16 on one GPU, and score them and their merges in pairs.
+
+    python experiments/seeds_and_sizes.py data/tiny-imagenet-200.zip data/vgg16-features.pth out
+
+Each job trains `finetune` from a base at the same size, then `fixres` if it names a size. The file
+`out/rows.json` has a row for each job: top-1 of one view, and of the mean with the mirror image.
+The other rows are pairs of jobs, each with the mirror image: "second minus first" compares them,
+and "gain" is that of their merge, half and half, over the one that is better on the hold-out
+(McNemar's paired tests). Choices are made on the hold-out; val is only reported.
+
+Several processes share the GPU, so the times of the logs are no measurements of speed.
+"""
+
+import argparse
+import contextlib
+import itertools
+import multiprocessing
+import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import facts
+from tinynet.compute import choose_compute
+from tinynet.files import write_json
+from tinynet.score.compare import mcnemar
+
+LATE = ("conv4", "conv5", "head")
+SPLITS = ("holdout", "val")
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finetune of three epochs at `size` pixels.
+
+    `fixres`: the size at which its head is trained again; None: not at all. `mixup`: the parameter
+    of the beta distribution; 0: no mixup.
+    """
+
+    name: str
+    size: int
+    seed: int = 0
+    trainable: tuple[str, ...] = LATE
+    fixres: int | None = None
+    mixup: float = 0.0
+
+
+JOBS = (
+    Job("late96 s0", 96, 0, fixres=112),
+    Job("late96 s1", 96, 1, fixres=112),
+    Job("late112 s0", 112, 0),
+    Job("late112 s1", 112, 1),
+    Job("late112 mixup", 112, mixup=0.2),
+    Job("all112", 112, trainable=("all",)),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the data and the results are."""
+
+    data: str
+    weights: str
+    out: Path
+
+    def run(self, name: str) -> str:
+        """The folder of a run."""
+        return str(self.out / "runs" / name.replace(" ", "-"))
+
+    def scores(self, name: str) -> Path:
+        """The file of a job's probabilities."""
+        return self.out / "scores" / f"{name}.npz"
+
+
+def train_base(place: Place, size: int) -> None:
+    """Train the head on the features of the frozen network."""
+    from tinynet import train
+
+    flags = f"--stage base --size {size} --cached-epochs 1".split()
+    where = ("--out", place.run(f"{size}"), "--data", place.data, "--weights", place.weights)
+    train.main([*flags, *where])
+
+
+def train_job(place: Place, job: Job) -> str:
+    """Train the stages of a job; return its run."""
+    import mixup
+
+    from tinynet import train
+    from tinynet.training import single_stage
+
+    run = place.run(job.name)
+    flags = f"--stage finetune --size {job.size} --epochs 3 --seed {job.seed} --trainable".split()
+    plain = single_stage.Training
+    if job.mixup:
+        mixup.Mixing.alpha = job.mixup
+        single_stage.Training = mixup.Mixing
+    try:
+        train.main([*flags, *job.trainable, "--run", place.run(f"{job.size}"), "--out", run])
+    finally:
+        single_stage.Training = plain
+    if job.fixres is None:
+        return run
+    other = f"{run}-{job.fixres}"
+    train.main(f"--stage fixres --size {job.fixres} --run {run} --out {other}".split())
+    return other
+
+
+def score(run: str) -> Arrays:
+    """The class that one view gives each image, and (N, C) probabilities with the mirror image."""
+    import tinynet
+
+    arrays = {}
+    for split in SPLITS:
+        values = tinynet.Run(run).probabilities(split, tta="flip").log_probabilities
+        arrays |= {f"{split}, one view": values[0].argmax(1)}
+        arrays |= {f"{split}, flip": np.exp(values).mean(0).astype(np.float16)}
+    return arrays
+
+
+def work(place: Place, job: Job) -> str | None:
+    """Train and score a job in a worker; return what went wrong."""
+    log = place.out / "logs" / f"{job.name}.txt"
+    with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            np.savez(place.scores(job.name), **score(train_job(place, job)))
+        except BaseException:
+            traceback.print_exc()
+            return f"{job.name}: {traceback.format_exc(limit=1)}; see {log}"
+    return None
+
+
+def rows(stored: dict[str, Arrays], labels: Arrays) -> list[dict[str, Any]]:
+    """Rows of the jobs, then of their merges in pairs."""
+
+    def right(names: tuple[str, ...], split: str) -> np.ndarray:
+        mean = np.mean([stored[name][f"{split}, flip"].astype(np.float32) for name in names], 0)
+        return mean.argmax(1) == labels[split]
+
+    def flips(names: tuple[str, ...]) -> dict[str, float]:
+        return {f"{split}, flip": float(right(names, split).mean()) for split in SPLITS}
+
+    results: list[dict[str, Any]] = []
+    for name, arrays in stored.items():
+        plain = {
+            key: float((arrays[key] == labels[split]).mean())
+            for split in SPLITS
+            for key in (f"{split}, one view",)
+        }
+        results.append({"job": name, **plain, **flips((name,))})
+    for names in itertools.combinations(stored, 2):
+        better = max(names, key=lambda name: right((name,), "holdout").mean())
+        row: dict[str, Any] = {"merge": names, "better alone": better, **flips(names)}
+        for split in SPLITS:
+            first, second, both = (right(who, split) for who in (names[:1], names[1:], names))
+            gain = mcnemar(both, second if better == names[1] else first)
+            row |= {f"{split}, gain": gain.gain, f"{split}, p of gain": gain.p}
+            change = mcnemar(second, first)
+            row |= {f"{split}, second minus first": change.gain, f"{split}, p of it": change.p}
+        results.append(row)
+    return results
+
+
+def main() -> None:
+    """Train the bases, then the jobs, and write the rows."""
+    import tinynet
+
+    description, *_ = (__doc__ or "").splitlines()
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data")
+    parser.add_argument("weights")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--workers", type=int, default=4, help="jobs at once")
+    args = parser.parse_args()
+    place = Place(args.data, args.weights, args.out.resolve())
+    for folder in ("runs", "logs", "scores"):
+        (place.out / folder).mkdir(parents=True, exist_ok=True)
+    os.environ["TINYNET_PROGRESS"] = "0"
+    for size in sorted({job.size for job in JOBS}):
+        train_base(place, size)
+    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+        failures = pool.starmap(work, [(place, job) for job in JOBS], chunksize=1)
+    print("\n".join(filter(None, failures)))
+    run = tinynet.Run(place.run(f"{JOBS[0].size}"))
+    labels = {split: run.probabilities(split).required_labels for split in SPLITS}
+    stored = {
+        job.name: dict(np.load(place.scores(job.name)))
+        for job in JOBS
+        if place.scores(job.name).is_file()
+    }
+    about = {"what": description, "machine": facts(choose_compute())}
+    write_json(place.out / "rows.json", {**about, "rows": rows(stored, labels)})
+
+
+if __name__ == "__main__":
+    main()
