@@ -20,14 +20,13 @@ PEERS = {"as written": "s", "best flags": "D"}  # and their markers
 
 @dataclass(frozen=True)
 class Point:
-    """A run on the machine `where`: minutes from the zip, and hold-out top-1 with Wilson's 95 %
-    interval.
+    """A run: its machine, minutes from the zip, and hold-out top-1 with Wilson's 95 % interval.
 
     `chosen_views`: the same with the views that the hold-out chose.
     """
 
     name: str
-    where: str
+    machine: str
     minutes: float
     one_view: tuple[float, float, float]
     chosen_views: tuple[float, float, float]
@@ -49,9 +48,14 @@ class Peer:
 def points(folder: Path, gpu: bool = False) -> list[Point]:
     """VGG16's runs of `train --minutes` on the machine of `peers`, those with few minutes first.
 
-    `gpu`: those on GPUs instead.
+    `gpu`: runs on GPUs instead.
     """
     processor = _read(folder / "amx", "finetune")["machine"]["processor"]
+
+    def is_asked(device: dict[str, Any]) -> bool:
+        on_gpu = device["type"] == "cuda"
+        return on_gpu if gpu else not on_gpu and device["processor"] == processor
+
     return [
         Point(
             row["trained"],
@@ -60,8 +64,7 @@ def points(folder: Path, gpu: bool = False) -> list[Point]:
             *(_interval(minutes.score(row, "holdout", chosen)) for chosen in (False, True)),
         )
         for row in minutes.entries(folder)
-        if row["arch"] == "vgg16"
-        and (row["device"]["type"] == "cuda" if gpu else row["device"]["processor"] == processor)
+        if row["arch"] == "vgg16" and is_asked(row["device"])
     ]
 
 
@@ -80,8 +83,8 @@ def peers(folder: Path) -> list[Peer]:
 def description(folder: Path) -> str:
     """The numbers of the figure as text, which is stored in the PNG."""
     lines = [
-        f"{point.where}, {point.name}: {point.minutes:.1f} min, {point.one_view[0]:.2%}, with the "
-        f"chosen views {point.chosen_views[0]:.2%}"
+        f"{point.machine}, {point.name}: {point.minutes:.1f} min, {point.one_view[0]:.2%}, with "
+        f"the chosen views {point.chosen_views[0]:.2%}"
         for point in [*points(folder), *points(folder, gpu=True)]
     ]
     for peer in peers(folder):
@@ -97,7 +100,9 @@ def description(folder: Path) -> str:
 
 
 def figure(folder: Path) -> Figure:
-    """Hold-out top-1 against minutes (log scale): plans, the published code, its best flags."""
+    """Hold-out top-1 against minutes (log scale): runs of `train --minutes`, the published loop as
+    written and with its best flags, and the published result.
+    """
     drawing = Figure(figsize=(7.6, 5), layout="constrained")
     axes = drawing.subplots()
     runs, loops = points(folder), peers(folder)
@@ -105,27 +110,10 @@ def figure(folder: Path) -> Figure:
         ("chosen_views", "tinynet --minutes, views chosen on the hold-out", "^-", 1.03),
         ("one_view", "tinynet --minutes, one view", "o-", 1.0),
     ):
-        scores = [getattr(point, name) for point in runs]
-        axes.errorbar(
-            [point.minutes * shift for point in runs],  # side by side
-            [100 * top1 for top1, _, _ in scores],
-            yerr=[
-                [100 * (top1 - low) for top1, low, _ in scores],
-                [100 * (high - top1) for top1, _, high in scores],
-            ],
-            fmt=marker,
-            capsize=3,
-            label=label,
-        )
+        _draw_runs(axes, runs, name, shift, fmt=marker, label=label)
     for point in points(folder, gpu=True):
-        axes.plot(
-            point.minutes,
-            100 * point.chosen_views[0],
-            "*",
-            markersize=10,
-            color="C0",
-            label=f"tinynet --minutes on an {point.where}, chosen views",
-        )
+        label = f"tinynet --minutes on an {point.machine}, chosen views"
+        _draw_runs(axes, [point], "chosen_views", 1.0, fmt="*", ms=10, color="C0", label=label)
     _draw_peers(axes, loops, _first_accuracy(folder))
     axes.set_xscale("log")
     longest = max(peer.first_recipe for peer in loops)
@@ -142,6 +130,21 @@ def figure(folder: Path) -> Figure:
     axes.grid(alpha=0.3)
     drawing.legend(loc="outside lower center", ncols=2, fontsize=8)
     return drawing
+
+
+def _draw_runs(axes: Axes, runs: list[Point], name: str, shift: float, **style: Any) -> None:
+    """Draw the scores `name` of runs, with intervals, `shift` times as far right."""
+    scores = [getattr(point, name) for point in runs]
+    axes.errorbar(
+        [point.minutes * shift for point in runs],  # side by side
+        [100 * top1 for top1, _, _ in scores],
+        yerr=[
+            [100 * (top1 - low) for top1, low, _ in scores],
+            [100 * (high - top1) for top1, _, high in scores],
+        ],
+        capsize=3,
+        **style,
+    )
 
 
 def _draw_peers(axes: Axes, loops: list[Peer], first_accuracy: float) -> None:

@@ -40,17 +40,20 @@ def main() -> None:
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     """A later run replaces one with the same key."""
-    return machine(row), row["arch"], row["minutes"], row["seed"]
+    device = row["device"]
+    machine_key = device["type"], device["processor"], device["name"]
+    return *machine_key, row["arch"], row["minutes"], row["seed"]
 
 
 def machine(row: dict[str, Any]) -> str:
-    """The GPU of a run, or its processor and number of threads."""
+    """The name of a run's GPU, or of its processor, whether that has AMX, and its threads."""
     device = row["device"]
     name, *more = device["name"].split(", ")
     if device["type"] != "cpu":
         return str(name)
     processor = device["processor"].split(", ")[0].replace("(R)", "").replace(" Processor", "")
-    return f"{processor}, {more[0]}"
+    amx = " with AMX" if "amx_tile" in device["processor"] else ""
+    return f"{processor}{amx}, {more[0]}"
 
 
 def entry(run: Path) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def plain_scores(
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    """The runs in the result file of `folder`, those with few minutes first."""
+    """The runs in the result file of `folder`, by machine, network, minutes and seed."""
     return sorted(read_json(folder / NAME)["runs"], key=_key)
 
 

@@ -1,14 +1,15 @@
 """Train several finetunes of VGG16 on one GPU, and score them and their merges in pairs.
 
-    python experiments/seeds_and_sizes.py data/tiny-imagenet-200.zip data/vgg16-features.pth out
+    PYTHONPATH=. python experiments/seeds_and_sizes.py ZIP WEIGHTS OUT
 
-Each job trains `finetune` from a base at the same size, then `fixres` if it names a size. The file
-`out/rows.json` has a row for each job: top-1 of one view, and of the mean with the mirror image.
-The other rows are pairs of jobs, each with the mirror image: "second minus first" compares them,
-and "gain" is that of their merge, half and half, over the one that is better on the hold-out
-(McNemar's paired tests). Choices are made on the hold-out; val is only reported.
+Each job trains `finetune` from a base at the same size, then `fixres`, if the job has a size for
+it. The file `OUT/rows.json` has a row for each job: top-1 of one view, and of the mean over the
+image and its horizontal flip. The other rows are pairs of jobs, with flips. "second minus first"
+compares the two. "gain" is top-1 of the mean of both jobs' probabilities minus top-1 of the job
+that is better on the hold-out. Both have p of McNemar's paired test. Choices are made on the
+hold-out; val is only reported.
 
-Several processes share the GPU, so the times of the logs are no measurements of speed.
+Several processes share the GPU, so the times in the logs do not measure speed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +83,8 @@ def train_base(place: Place, size: int) -> None:
     from tinynet import train
 
     flags = f"--stage base --size {size} --cached-epochs 1".split()
-    where = ("--out", place.run(f"{size}"), "--data", place.data, "--weights", place.weights)
-    train.main([*flags, *where])
+    paths = ("--out", place.run(f"{size}"), "--data", place.data, "--weights", place.weights)
+    train.main([*flags, *paths])
 
 
 def train_job(place: Place, job: Job) -> str:
@@ -110,19 +112,20 @@ def train_job(place: Place, job: Job) -> str:
 
 
 def score(run: str) -> Arrays:
-    """The class that one view gives each image, and (N, C) probabilities with the mirror image."""
+    """Classes (N,) from one view, and probabilities (N, C) of images and their flips, by split."""
     import tinynet
 
     arrays = {}
     for split in SPLITS:
         values = tinynet.Run(run).probabilities(split, tta="flip").log_probabilities
         arrays |= {f"{split}, one view": values[0].argmax(1)}
-        arrays |= {f"{split}, flip": np.exp(values).mean(0).astype(np.float16)}
+        arrays |= {f"{split}, flip": np.exp(values).mean(0)}
     return arrays
 
 
 def work(place: Place, job: Job) -> str | None:
     """Train and score a job in a worker; return what went wrong."""
+    place.scores(job.name).unlink(missing_ok=True)  # of an earlier start
     log = place.out / "logs" / f"{job.name}.txt"
     with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
@@ -136,30 +139,32 @@ def work(place: Place, job: Job) -> str | None:
 def rows(stored: dict[str, Arrays], labels: Arrays) -> list[dict[str, Any]]:
     """Rows of the jobs, then of their merges in pairs."""
 
-    def right(names: tuple[str, ...], split: str) -> np.ndarray:
+    def correct(names: tuple[str, ...], split: str) -> np.ndarray:
         mean = np.mean([stored[name][f"{split}, flip"].astype(np.float32) for name in names], 0)
         return mean.argmax(1) == labels[split]
 
-    def flips(names: tuple[str, ...]) -> dict[str, float]:
-        return {f"{split}, flip": float(right(names, split).mean()) for split in SPLITS}
+    def flip_scores(names: tuple[str, ...]) -> dict[str, float]:
+        return {f"{split}, flip": float(correct(names, split).mean()) for split in SPLITS}
 
     results: list[dict[str, Any]] = []
     for name, arrays in stored.items():
-        plain = {
-            key: float((arrays[key] == labels[split]).mean())
+        one_view = {
+            f"{split}, one view": float((arrays[f"{split}, one view"] == labels[split]).mean())
             for split in SPLITS
-            for key in (f"{split}, one view",)
         }
-        results.append({"job": name, **plain, **flips((name,))})
+        results.append({"job": name, **one_view, **flip_scores((name,))})
     for names in itertools.combinations(stored, 2):
-        better = max(names, key=lambda name: right((name,), "holdout").mean())
-        row: dict[str, Any] = {"merge": names, "better alone": better, **flips(names)}
+        better = max(names, key=lambda name: correct((name,), "holdout").mean())
+        row: dict[str, Any] = {"merge": names, "better alone": better, **flip_scores(names)}
         for split in SPLITS:
-            first, second, both = (right(who, split) for who in (names[:1], names[1:], names))
+            first, second, both = (correct(group, split) for group in (names[:1], names[1:], names))
             gain = mcnemar(both, second if better == names[1] else first)
             row |= {f"{split}, gain": gain.gain, f"{split}, p of gain": gain.p}
             change = mcnemar(second, first)
-            row |= {f"{split}, second minus first": change.gain, f"{split}, p of it": change.p}
+            row |= {
+                f"{split}, second minus first": change.gain,
+                f"{split}, p of second minus first": change.p,
+            }
         results.append(row)
     return results
 
@@ -183,7 +188,6 @@ def main() -> None:
         train_base(place, size)
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         failures = pool.starmap(work, [(place, job) for job in JOBS], chunksize=1)
-    print("\n".join(filter(None, failures)))
     run = tinynet.Run(place.run(f"{JOBS[0].size}"))
     labels = {split: run.probabilities(split).required_labels for split in SPLITS}
     stored = {
@@ -193,6 +197,8 @@ def main() -> None:
     }
     about = {"what": description, "machine": facts(choose_compute())}
     write_json(place.out / "rows.json", {**about, "rows": rows(stored, labels)})
+    if any(failures):
+        sys.exit("\n".join(filter(None, failures)))
 
 
 if __name__ == "__main__":

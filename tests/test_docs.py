@@ -78,7 +78,7 @@ def test_points_of_the_accuracy_figure():
         file["machine"]["processor"] for file in (base, finetune)
     }
     (gpu,) = frontier.points(record.RESULTS, gpu=True)
-    assert gpu.where == "NVIDIA H200" and gpu not in points
+    assert gpu.machine == "NVIDIA H200" and gpu not in points
     assert (gpu.minutes < 3.01, gpu.chosen_views[0]) == (True, 0.7058)
     for peer in frontier.peers(record.RESULTS):
         rates = [file["rates"][peer.name]["median"] for file in (base, finetune)]

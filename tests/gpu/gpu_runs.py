@@ -1,7 +1,7 @@
 """What the tests on a simulated GPU share: flags, tolerances, comparisons.
 
-With TINYNET_TEST_GPU=real in the environment, the tests of whole commands use the GPU of this
-machine instead, of compute capability 8.0 or more.
+With TINYNET_TEST_GPU=real in the environment, the tests run on this machine's GPU instead. It must
+have compute capability 8.0 or more.
 """
 
 import json
@@ -40,7 +40,7 @@ in_bfloat16_slow = pytest.mark.parametrize(
 )
 # For tests that read what only the simulated GPU counts, or that compare bits: a real GPU may add
 # in another order.
-on_the_simulated_gpu = pytest.mark.skipif(REAL, reason="needs the simulated GPU")
+simulated_gpu_only = pytest.mark.skipif(REAL, reason="needs the simulated GPU")
 DTYPES = {
     "float16": {torch.float16},
     "float32": {torch.float32},
@@ -85,13 +85,14 @@ class RealGpu(TorchDispatchMode):
 
 @contextmanager
 def gpu_of(arithmetic, **how):
+    assert not (REAL and how), "a real GPU cannot be configured"
     gpu = RealGpu() if REAL else pretend_gpu(CAPABILITIES[arithmetic], **how)
     with gpu as entered:
         yield entered
 
 
 def precision_of(arithmetic):
-    """The others are what such a GPU has by itself; a real one is of capability 8.0 or more."""
+    """The precision to ask for; `auto` if it is the GPU's default. A real one has bfloat16."""
     named = ("float32", "float16") if REAL else ("float32",)
     return arithmetic if arithmetic in named else "auto"
 

@@ -14,8 +14,8 @@ from gpu_runs import (
     device_of,
     flags_of,
     gpu_of,
-    on_the_simulated_gpu,
     rows_of,
+    simulated_gpu_only,
 )
 from support import ON_CPU, argv, call
 
@@ -124,7 +124,7 @@ def test_pretrained_networks_match_cpu(there, on_cpu, arithmetic, monkeypatch):
     )
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 def test_any_classifier_with_its_views_matches_cpu(there, arithmetic):
     """`TestTimeAugmentation` merges on the device."""
     torch.manual_seed(0)

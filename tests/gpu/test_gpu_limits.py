@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from gpu_runs import BASE, FINETUNE, check_names, check_rows, draw, on_the_simulated_gpu, rows_of
+from gpu_runs import BASE, FINETUNE, check_names, check_rows, draw, rows_of, simulated_gpu_only
 from pretend_gpu import pretend_gpu
 from support import call
 
@@ -15,7 +15,7 @@ from tinynet import soup as soup_command
 from tinynet.models.weights import load_vgg16
 
 pytestmark = [
-    on_the_simulated_gpu,
+    simulated_gpu_only,
     pytest.mark.usefixtures("small_gpu_runs"),
     pytest.mark.filterwarnings("ignore:.*not writable"),
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_runs import BASE, FINETUNE, flags_of, gpu_of, log_of, on_the_simulated_gpu, rows_of
+from gpu_runs import BASE, FINETUNE, flags_of, gpu_of, log_of, rows_of, simulated_gpu_only
 from IPython.core.inputtransformer2 import TransformerManager
 from pretend_gpu import pretend_gpu
 from support import ROOT
@@ -19,7 +19,7 @@ from tinynet.report import __main__ as report
 from tinynet.training import recipes
 
 pytestmark = [
-    on_the_simulated_gpu,
+    simulated_gpu_only,
     pytest.mark.usefixtures("small_gpu_runs"),
     pytest.mark.filterwarnings("ignore:.*not writable"),
 ]

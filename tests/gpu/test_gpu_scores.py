@@ -15,8 +15,8 @@ from gpu_runs import (
     flags_of,
     gpu_of,
     in_bfloat16_slow,
-    on_the_simulated_gpu,
     rows_of,
+    simulated_gpu_only,
 )
 from pretend_gpu import pretend_gpu
 from support import ON_CPU
@@ -182,7 +182,7 @@ def test_other_sizes_match_cpu(there, copies, on_cpu, arithmetic):
 # --- heat maps ---
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 def test_gradcam_matches_cpu(there):
     torch.manual_seed(0)
     model = classifier().eval()

@@ -21,8 +21,8 @@ from gpu_runs import (
     gpu_of,
     in_bfloat16_slow,
     log_of,
-    on_the_simulated_gpu,
     rows_of,
+    simulated_gpu_only,
     trained,
 )
 from pretend_gpu import pretend_gpu
@@ -98,7 +98,7 @@ SCORE = Score(
 )
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 @each_stage
 @pytest.mark.parametrize("free", [14 * 2**30, 1000], ids=["sent once", "sent step by step"])
 def test_training_loop_never_synchronizes(packed, arithmetic, name, free, monkeypatch):
@@ -118,18 +118,18 @@ def test_training_loop_never_synchronizes(packed, arithmetic, name, free, monkey
     assert list(map(type, rows)) == [StepRow] * 6 + [EpochRow]
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 def test_rates_are_measured_without_waiting_for_each_batch(packed, arithmetic, monkeypatch):
-    """The CPU waits for the first batch and for the last, as in training, however long it is."""
+    """The CPU waits after the first batch, after the last, and after each eighth between them."""
     times = itertools.count()
     monkeypatch.setattr(rates.time, "perf_counter", lambda: next(times))
     waits = {}
-    for seconds in (1, 9):
+    for batches in (1, 7, 17):  # the clock goes on by one second each time it is read
         with gpu_of(arithmetic) as gpu:
             device = device_of(arithmetic).for_frozen()
-            assert frozen_rate(classifier(), Packed(packed.folder), 32, device, seconds) > 0
-        waits[seconds] = dict(gpu.waits)
-    assert waits[1] == waits[9], waits
+            assert frozen_rate(classifier(), Packed(packed.folder), 32, device, batches) > 0
+        waits[batches] = sum(gpu.waits.values())
+    assert waits[1] == waits[7] == waits[17] - 2, waits
 
 
 def same(one, other):
@@ -145,7 +145,7 @@ def same(one, other):
     return one == other
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 @each_stage
 def test_resume_is_bit_identical(packed, arithmetic, name):
     """Weights, average, optimizer, scaler, and the chance of dropout, from a file that is read on
@@ -226,7 +226,7 @@ def test_features_of_each_device_are_kept_apart(there, gpu_run, arithmetic):
     assert devices & {("cuda", str(dtype).removeprefix("torch.")) for dtype in DTYPES[arithmetic]}
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 def test_what_is_frozen_has_one_cache_for_all_gpus(there, tmp_path):
     """A T4 and an A100 compute the same features; one that lost three bits to bfloat16 would
     not.
@@ -250,7 +250,7 @@ def test_what_is_frozen_has_one_cache_for_all_gpus(there, tmp_path):
     assert len(list((tmp_path / "cache").glob("features-*"))) == 4
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 def test_a_resumed_run_keeps_both_kinds_of_floats(there, tmp_path, monkeypatch):
     flags = ("--stage", "base", *BASE, *there.data, "--epochs", "2")
     with pretend_gpu((8, 0)):
@@ -265,7 +265,7 @@ def test_a_resumed_run_keeps_both_kinds_of_floats(there, tmp_path, monkeypatch):
     )
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 def test_the_rate_of_the_first_view_does_not_include_the_start_of_the_gpu(
     there, tmp_path, monkeypatch
 ):
@@ -286,7 +286,7 @@ def test_the_rate_of_the_first_view_does_not_include_the_start_of_the_gpu(
     assert events == ["network", "clock", "network", "clock", "clock", "network", "clock"]
 
 
-@on_the_simulated_gpu
+@simulated_gpu_only
 @in_bfloat16_slow
 def test_resume_is_bit_identical_by_command(there, arithmetic, monkeypatch):
     """Each stage with dropout, by the command, in one process."""

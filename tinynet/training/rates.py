@@ -24,8 +24,9 @@ from tinynet.training.new_network import new_network
 from tinynet.training.plans import Kind, Rates, sizes_of
 from tinynet.training.recipes import Stage
 
-SECONDS = 4.0  # that one rate is measured for at most, after a first batch
-_OF_MINUTES = 0.5  # the same, for each minute of the run
+SECONDS = 4.0  # the longest measurement of one rate, after a first batch
+_SECONDS_PER_MINUTE = 0.5  # of this measurement, for each minute of the run
+_QUEUED = 8  # batches between two waits for a GPU: more would queue for seconds on a slow one
 _FEATURES = 8192  # rows of features that the head is trained on
 
 
@@ -36,7 +37,7 @@ def measure_rates(
 
     Each is measured for a few seconds, fewer if the run has few `minutes`.
     """
-    seconds = min(SECONDS, _OF_MINUTES * minutes)
+    seconds = min(SECONDS, _SECONDS_PER_MINUTE * minutes)
     compute = compute_for(compute, config.recipe.network.arch)
     model = new_network(config, len(packed.wnids))
     base, later = sizes_of(kinds, config.recipe)
@@ -149,12 +150,14 @@ def _training_rate(
 def _per_second(take: Callable[[], tuple[int, Tensor]], seconds: float) -> float:
     """Images per second of `take`, which returns their number and a scalar, after a first batch.
 
-    As in training, the CPU does not wait for each result of a GPU, but for the last one.
+    As in training, the CPU does not wait for a GPU after each batch.
     """
     take()[1].item()
-    start, images = time.perf_counter(), 0
+    start, images, queued = time.perf_counter(), 0, 0
     while not images or time.perf_counter() - start < seconds:
         count, result = take()
-        images += count
+        images, queued = images + count, queued + 1
+        if queued % _QUEUED == 0:
+            result.item()
     result.item()
     return images / (time.perf_counter() - start)
