@@ -3,7 +3,6 @@
 Model soups, Wortsman et al. 2022.
 """
 
-import copy
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,8 +13,7 @@ import numpy as np
 import torch
 
 from tinynet import console, runs
-from tinynet.compute import AutoBatch, Compute
-from tinynet.data.batches import batches
+from tinynet.compute import Compute
 from tinynet.data.packed import Packed
 from tinynet.errors import InputError
 from tinynet.evaluation.evaluate import score_row
@@ -28,12 +26,12 @@ from tinynet.files import (
     write_json,
 )
 from tinynet.models.checkpoint import load_model, save_model
-from tinynet.models.classifier import BN_IMAGES, Classifier, is_norm, update_bn
+from tinynet.models.classifier import Classifier, is_norm
 from tinynet.records import MISSING, Gain, Json, ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.score.compare import mcnemar
-from tinynet.score.views import resize
-from tinynet.training.config import RunConfig, split_of
+from tinynet.training.config import RunConfig
+from tinynet.training.soups import mean_weights, with_updated_norms
 
 AS_IS, BATCH_NORM = "as is", "batch norm"  # corrections, named as in the study of test sizes
 _HOW = {AS_IS: "as it is", BATCH_NORM: "with recomputed batch norms"}
@@ -64,7 +62,8 @@ class _Setting:
         folder = StageFolder(run, self.first.stage)
         folder.make()
         write_json(folder.recipe, self.first.read_recipe() | origin)
-        model = _with_updated_bn(model, self.first, self.packed, self.compute, self.size)
+        config, device = RunConfig.of(self.first), self.compute.device
+        model = with_updated_norms(model, config, self.first.stage, self.packed, self.size, device)
         save_model(folder.best, model, self.packed.wnids, self.size)
         return folder
 
@@ -156,45 +155,6 @@ def _log_gains(
 
 def _has_batch_norms(model: Classifier) -> bool:
     return any(map(is_norm, model.modules()))
-
-
-def mean_weights(models: Sequence[Classifier]) -> Classifier:
-    """Return a network, in eval mode, whose weights are the means of those of `models`.
-
-    The running statistics of its batch norms are means too, so they do not fit the network yet.
-    """
-    states = [model.state_dict() for model in models]
-    mean = {
-        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
-        for name, value in states[0].items()
-    }
-    model = copy.deepcopy(models[0])
-    model.load_state_dict(mean)
-    return model.eval()
-
-
-def _with_updated_bn(
-    model: Classifier, folder: StageFolder, packed: Packed, compute: Compute, size: int
-) -> Classifier:
-    """Recompute the statistics of the batch norms of the head, and of those that the stage trained.
-
-    Averaged weights need statistics of their own (Izmailov et al. 2018).
-    """
-    config = RunConfig.of(folder)
-    rows = np.random.RandomState(0).permutation(split_of(config, packed).train)
-    images = (
-        resize(batch.images, size)
-        for batch in batches(packed.train, rows[:BN_IMAGES], batch_size=64, device=compute.device)
-    )
-    network = model.to(compute.device)
-    network.train_only([*config.recipe.stage(folder.stage).trainable, "head"])
-    if network.trains_backbone_norms:
-        update_bn(network, images)
-    else:
-        with torch.inference_mode():
-            features = list(map(AutoBatch(network.eval().features), images))
-        update_bn(network.head, features)
-    return network.cpu().eval()
 
 
 def _compatible_models(

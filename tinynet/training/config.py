@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WEIGHTS = "IMAGENET1K_V1"
 FORMAT = 2  # of recipe.json
 # Fields that format 1 does not have, with the values that change nothing.
-_ADDED = {"arch": "vgg16", "lr_decay": 1.0, "balanced": False}
+_ADDED = {"arch": "vgg16", "lr_decay": 1.0, "balanced": False, "soup": 1}
 
 
 @dataclass(frozen=True)

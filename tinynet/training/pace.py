@@ -174,6 +174,26 @@ class Budget:
         return lines
 
 
+@dataclass(frozen=True)
+class Watch:
+    """The budget of the run in `run`, for one of its trainings.
+
+    `paced`: whether this training may end earlier or later than planned.
+    """
+
+    budget: Budget
+    run: Path
+    paced: bool = True
+
+    def save(self) -> None:
+        """Write `plan.json`."""
+        self.budget.save(self.run)
+
+    def pace(self, stage: str) -> "Pace | None":
+        """Return where this training of a stage has to end; None if it takes the time it needs."""
+        return self.budget.pace(stage) if self.paced else None
+
+
 class Pace:
     """Where a training has to end, by the rate of its steps so far.
 

@@ -94,12 +94,15 @@ def recipe_fields() -> list[str]:
 def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
     """The configuration of a new run, which starts with base.
 
-    The fields that the user asks for are those of base and finetune. Those that depend on the
-    network's groups of layers are those of fixres, too.
+    The fields that the user asks for are those of base and finetune, `soup` that of finetune alone.
+    Those that depend on the network's groups of layers are those of fixres, too.
     """
     usual = recipe_for(settings.fields.get("arch", TUNED.network.arch))
     trained = tuple(name for name in stages if name in runs.WHOLE)
-    recipe = settings.recipe_or(usual.name).override(settings.fields, trained)
+    of_finetune = {name: value for name, value in settings.fields.items() if name == "soup"}
+    of_all = {name: value for name, value in settings.fields.items() if name != "soup"}
+    recipe = settings.recipe_or(usual.name).override(of_all, trained)
+    recipe = recipe.override(of_finetune, trained[-1:])
     if "fixres" in stages:
         groups = settings.of_network()
         if len(recipe.fixres.lr_factors) != len(recipe.finetune.lr_factors):  # of another network

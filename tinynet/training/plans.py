@@ -31,6 +31,7 @@ DECIDED = frozenset(
         "pct_start",
         "step_size_up",
         "patience",
+        "soup",
     }
 )
 
@@ -246,7 +247,8 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
         seconds += math.ceil(stage.epochs) * check_seconds(kind, recipe, rates, counts)
         trained = "all layers" if "all" in stage.trainable else ", ".join(stage.trainable)
         what = f"train {trained} for {_epochs(stage.epochs)} at {stage.size} px"
-        parts.append(Part("finetune", what, seconds))
+        again = f"{what}, with another seed; average the weights"
+        parts += [Part("finetune", text, seconds) for text in (what, *[again] * (stage.soup - 1))]
         last = rates.after[stage.size]
     if kind.fixres:
         sizes, stage = candidate_sizes(recipe.finetune.size), recipe.fixres

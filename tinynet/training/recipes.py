@@ -212,6 +212,9 @@ class Stage:
     patience: int | None = option(
         None, "stop after this many epochs without a better hold-out accuracy; none: never"
     )
+    soup: int = option(
+        1, "number of trainings of finetune with different seeds, whose weights are averaged"
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -286,6 +289,8 @@ class Stage:
             raise InputError(
                 f"label_smoothing is {self.label_smoothing}; it must be a probability from 0 to 1"
             )
+        if self.soup < 1:
+            raise InputError(f"soup is {self.soup}; it must be 1 (one training) or more")
         for name in ("max_grad_norm", "patience", "step_size_up"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -336,6 +341,14 @@ class Recipe:
     base: Stage
     finetune: Stage
     fixres: Stage
+
+    def __post_init__(self) -> None:
+        for name in ("base", "fixres"):
+            if (soup := self.stage(name).soup) != 1:
+                raise InputError(
+                    f"soup is {soup} in {name}; only finetune is trained several times and "
+                    "averaged, so set soup in finetune only"
+                )
 
     def stage(self, name: str) -> Stage:
         """Return the stage called `name`: `base`, `finetune` or `fixres`."""

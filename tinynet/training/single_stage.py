@@ -40,7 +40,7 @@ from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import EpochInputs, Training, fit, weight_groups
 from tinynet.training.observers import Observer
 from tinynet.training.order import Shuffle, steps_per_epoch
-from tinynet.training.pace import Budget
+from tinynet.training.pace import Watch
 from tinynet.training.recipes import Stage
 from tinynet.training.resume import origin_digest, restore
 
@@ -53,7 +53,8 @@ EvalFn = Callable[[nn.Module], np.ndarray]  # network -> log-probabilities (N, C
 class StageJob:
     """Everything that one stage is trained with.
 
-    `facts`: the contents of its `recipe.json`. `budget`: the minutes of the run, if it has any.
+    `facts`: the contents of its `recipe.json`. `watch`: keeps the minutes of the run, if there are
+    any.
     """
 
     folder: StageFolder
@@ -64,7 +65,7 @@ class StageJob:
     compute: Compute
     facts: Json
     world: World = World()
-    budget: Budget | None = None
+    watch: Watch | None = None
 
     @property
     def block(self) -> int:
@@ -135,8 +136,8 @@ def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer
             # first: the recipe marks the stage as started.
             save_training(job.folder.last, training.state_dict(), job.packed.wnids, job.origin)
             write_json(job.folder.recipe, job.facts)
-            if job.budget:
-                job.budget.save(job.folder.run)
+            if job.watch:
+                job.watch.save()
         viewers = [observer for observer in observers if observer.wants_images]
         if viewers and not training.total_steps:
             images = next(job.images.epoch(0, torch.device("cpu"))).images
@@ -145,6 +146,11 @@ def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer
         check = _check_fn(eval_fn, job.holdout_labels, training, observers)
         _run(job, training, fit(training, stream, check, stop), observers)
     assert training.best is not None  # a stage has at least one epoch
+    return holdout_row(job, training.best.holdout)
+
+
+def holdout_row(job: StageJob, holdout: Score) -> ScoreRow:
+    """Return the row of `scores.jsonl` for a stage's network and its score."""
     return ScoreRow(
         run=str(job.folder.run),
         stage=job.folder.stage,
@@ -153,7 +159,13 @@ def train_stage(job: StageJob, state: State | None, observers: Sequence[Observer
         merge="mean",
         size=job.stage.size,
         precision=job.compute.for_frozen().precision,
-    ).with_score(training.best.holdout, job.packed.titles)
+    ).with_score(holdout, job.packed.titles)
+
+
+def holdout_score(job: StageJob, network: Classifier) -> Score:
+    """Evaluate a whole network on the hold-out as a training evaluates its own."""
+    _, _, evaluate = _image_inputs(job)
+    return score(evaluate(network), job.holdout_labels)
 
 
 def _prepare(job: StageJob) -> tuple[Training, EpochInputs, EvalFn]:
@@ -252,7 +264,7 @@ def _run(
         return
     runs.cut_log(folder.log, training.total_steps)
     last_save = time.monotonic()
-    pace = job.budget.pace(folder.stage) if job.budget else None
+    pace = job.watch.pace(folder.stage) if job.watch else None
     # Rows arrive in bursts: collect them, and open the log once a burst.
     pending: list[LogRow] = []
     with console.progress(
@@ -283,8 +295,8 @@ def _run(
             within = row.step == training.total_steps and training.step < training.epoch_steps
             if ends or (within and time.monotonic() - last_save > SAVE_EVERY):
                 save_training(folder.last, training.state_dict(), job.packed.wnids, job.origin)
-                if job.budget:
-                    job.budget.save(folder.run)
+                if job.watch:
+                    job.watch.save()
                 last_save = time.monotonic()
             if isinstance(row, StopRow):
                 job.world.barrier()

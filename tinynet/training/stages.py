@@ -1,5 +1,6 @@
 """Train the stages of a run in order, from a run configuration to finished stage folders."""
 
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from tinynet.data.batches import seeded_generator
 from tinynet.data.packed import Packed
 from tinynet.distributed import get_world, is_lost
 from tinynet.errors import InputError
-from tinynet.files import clear_leftovers, locked
+from tinynet.files import clear_leftovers, locked, write_json
 from tinynet.models.backbones import (
     backbone_template,
     compute_for,
@@ -34,7 +35,7 @@ from tinynet.training.loop import weight_groups
 from tinynet.training.new_network import new_network
 from tinynet.training.observers import Observer
 from tinynet.training.order import block_for
-from tinynet.training.pace import Budget
+from tinynet.training.pace import Budget, Watch
 from tinynet.training.resume import (
     check_config,
     check_inputs,
@@ -46,6 +47,7 @@ from tinynet.training.resume import (
     update_paths,
 )
 from tinynet.training.single_stage import StageJob, frozen_start, train_stage
+from tinynet.training.soups import save_average, trainings_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class _Options:
     resume: bool = False
     restart: bool = False
     observers: tuple[Observer, ...] = ()
-    budget: Budget | None = None
+    watch: Watch | None = None
 
 
 def train(
@@ -78,7 +80,8 @@ def train(
     """
     try:
         restart = resume == "restart"
-        options = _Options(bool(resume), restart, tuple(observers), budget)
+        watch = Watch(budget, run) if budget else None
+        options = _Options(bool(resume), restart, tuple(observers), watch)
         return _train(run, config, compute, options)
     except KeyboardInterrupt:
         if any(StageFolder(run, name).started for name in config.stages):
@@ -141,22 +144,23 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
         if world.from_main(lambda: folder.finished):  # noqa: B023  called at once
             world.from_main(lambda: _check_finished(folder, config, packed))  # noqa: B023
         else:
-            if options.budget and not options.budget.begin(name, folder.started):
+            if options.watch and not options.watch.budget.begin(name, folder.started):
                 later = console.shell_command("tinynet.train", "--stage", name, "--run", run)
                 console.log(f"note: {name} is left out, because its time is used; later: {later}")
                 break
             if chooses_size and name == "fixres":
                 start = StageFolder(run, config.stages[-2])
                 config = with_test_size(config, start, packed, compute)
-            row = _train_locked(folder, config, packed, compute, options)
+            if config.recipe.stage(name).soup > 1:
+                row = _train_soup(folder, config, packed, compute, options)
+            else:
+                row = _train_one(folder, config, packed, compute, options)
             if world.main:
-                for observer in options.observers:
-                    observer.finish(folder, f"{run.name}: {name}, {config.recipe.name}")
                 # Last, because it marks the stage as finished.
                 runs.put_scores(folder.scores, [row])
             console.log(f"{name} is finished: {folder.best}")
-            if options.budget:
-                options.budget.leave(run)
+            if options.watch:
+                options.watch.budget.leave(run)
             config = world.from_main(lambda: _with_epochs(config, folder))  # noqa: B023
         rows += world.from_main(folder.read_scores)[:1]
     return rows
@@ -215,11 +219,66 @@ def _check_finished(folder: StageFolder, config: RunConfig, packed: Packed) -> N
     note_epochs(folder, config)
 
 
+def _train_soup(
+    folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
+) -> ScoreRow:
+    """Train a stage with several seeds and average the weights; return the score of the average."""
+    if get_world().size > 1:
+        raise InputError(
+            f"{console.option('soup')}: works in one process; start it without torchrun"
+        )
+    job = _make_job(folder, config, packed, compute)
+    with ExitStack() as stack:
+        _claim_soup(stack, job, options)
+        trainings = trainings_of(folder, config)
+        for number, (one, own) in enumerate(trainings, 1):
+            if one.finished:
+                _check_finished(one, own, packed)
+                continue
+            console.log(f"training {number} of {len(trainings)}, seed {own.seed}: {one.path}")
+            # The last one ends when the minutes do.
+            watch = options.watch and replace(options.watch, paced=number == len(trainings))
+            again = replace(options, resume=True, restart=False, watch=watch)
+            row = _train_one(one, own, packed, compute, again)
+            runs.put_scores(one.scores, [row])
+        return save_average(job, [one for one, _ in trainings])
+
+
+def _claim_soup(stack: ExitStack, job: StageJob, options: _Options) -> None:
+    """Lock the folder of a stage until `stack` ends, and mark the stage as started."""
+    folder = job.folder
+    resumed = options.resume and folder.started
+    if resumed:
+        check_resumable(folder, job.config, job.facts)
+    folder.make()
+    stack.enter_context(locked(folder.path, lambda: _refuse_busy(folder)))
+    if options.restart:
+        for one, _ in trainings_of(folder, job.config):
+            shutil.rmtree(one.run, ignore_errors=True)
+    elif not resumed:
+        check_recipe_not_lost(folder)
+    if not resumed:
+        write_json(folder.recipe, job.facts)
+    if options.watch:
+        options.watch.save()
+
+
+def _train_one(
+    folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
+) -> ScoreRow:
+    """Train one stage with one seed, as `_train_locked`, and inform the observers of its end."""
+    row = _train_locked(folder, config, packed, compute, options)
+    if get_world().main:
+        for observer in options.observers:
+            observer.finish(folder, f"{folder.run.name}: {folder.stage}, {config.recipe.name}")
+    return row
+
+
 def _train_locked(
     folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
 ) -> ScoreRow:
     """Train one stage to its end while holding its lock; return the score of its best epoch."""
-    job = _make_job(folder, config, packed, compute, options.budget)
+    job = _make_job(folder, config, packed, compute, options.watch)
     with ExitStack() as stack:
         state = job.world.from_main(lambda: _claim(stack, job, options))
         try:
@@ -265,7 +324,7 @@ def _make_job(
     config: RunConfig,
     packed: Packed,
     compute: Compute,
-    budget: Budget | None = None,
+    watch: Watch | None = None,
 ) -> StageJob:
     """Load everything that one stage is trained with; its start must have the same data."""
     world, split = get_world(), split_of(config, packed)
@@ -294,7 +353,7 @@ def _make_job(
     if start:
         inputs = {key: facts[key] for key in ("data_digest", "split_digest")}
         world.from_main(lambda: check_inputs(start, inputs))
-    job = StageJob(folder, config, packed, split, model, compute, facts, world, budget)
+    job = StageJob(folder, config, packed, split, model, compute, facts, world, watch)
     facts["origin"] = job.origin
     return job
 
