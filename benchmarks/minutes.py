@@ -90,7 +90,8 @@ def _trained(folder: StageFolder) -> str:
     if folder.stage == "fixres":
         return f"fixres at {stage.size} px"
     layers = "base" if folder.stage == "base" else ", ".join(stage.trainable)
-    return f"{layers} at {stage.size} px ({stage.epochs:.3g} epochs)"
+    times = f"{stage.soup} times " if stage.soup > 1 else ""
+    return f"{layers} at {stage.size} px ({times}{stage.epochs:.3g} epochs)"
 
 
 def _scores(folder: StageFolder, use: dict[str, Any]) -> list[dict[str, Any]]:

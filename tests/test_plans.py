@@ -15,6 +15,7 @@ from tinynet.training.plans import (
     Rates,
     candidate_sizes,
     choose,
+    larger_size,
     parts_of,
     sizes_of,
 )
@@ -47,7 +48,7 @@ def seconds(plan):
         (35, "base at 128 px"),
         (60, "conv4 and conv5 at 96 px"),
         (150, "conv4 and conv5 at 96 px, then fixres"),
-        (300, "conv4 and conv5 at 112 px, then fixres"),
+        (300, "conv4 and conv5 at 96 px, average of two trainings, then fixres"),
     ],
 )
 def test_more_minutes_give_a_longer_kind_of_run(minutes, name):
@@ -81,12 +82,28 @@ def test_the_time_of_a_part_is_its_images_over_the_rate():
             12 * 95_000 / 7_000,
             2.5 * 95_000 / 50 + 3 * evaluation,
             choice + 100_000 / 80 + 4 * 95_000 / 7_000,
-            3 * 5_000 / 80,
+            # three passes at 128 px, and two at 160 px
+            (3 + 2 * (160 / 128) ** 2) * 5_000 / 80,
         ]
     )
     assert classifier.BN_IMAGES == 6_400
     words = " ".join(part.what for part in parts)
     assert "2.5 epochs at 96 px" in words and "(96, 112, 128 px)" in words
+
+
+def test_an_average_takes_the_time_of_its_trainings():
+    both = TUNED_KINDS[-1]
+    parts, one = (parts_of(kind, TUNED, 3, rates(), COUNTS) for kind in (both, LATE))
+    assert [part.stage for part in parts] == ["base"] * 2 + ["finetune"] * 2 + ["fixres", "views"]
+    assert {part.seconds for part in parts[2:4]} == {one[2].seconds}
+    assert "another seed; average" in parts[3].what and "seed" not in parts[2].what
+
+
+@pytest.mark.parametrize(
+    ("size", "larger"), [(32, 48), (64, 80), (96, 128), (112, 144), (128, 160)]
+)
+def test_larger_images_of_views_have_whole_strides(size, larger):
+    assert larger_size(size) == larger
 
 
 def test_only_the_longest_kind_is_called_the_longest():
@@ -121,7 +138,7 @@ def test_too_few_minutes_are_refused_with_those_of_the_shortest_plan():
 
 
 def test_rates_are_measured_for_every_size_that_a_plan_may_use():
-    assert sizes_of(TUNED_KINDS, TUNED) == ([64, 96, 112, 128], [96, 112, 128, 152])
+    assert sizes_of(TUNED_KINDS, TUNED) == ([64, 96, 128], [96, 112, 128])
     assert sizes_of(GENERAL_KINDS, GENERAL) == ([128, 160, 224], [160, 184, 216])
     assert candidate_sizes(64) == [64, 72, 88] and candidate_sizes(96) == [96, 112, 128]
 

@@ -17,7 +17,7 @@ from tinynet.runs import STAGES, StageFolder
 from tinynet.training import loop, plans
 from tinynet.training.config import RunConfig
 from tinynet.training.pace import Budget, Limits, plan_file
-from tinynet.training.plans import Part
+from tinynet.training.plans import Part, larger_size
 from tinynet.training.recipes import TUNED
 from tinynet.values import as_minutes
 
@@ -64,7 +64,10 @@ def test_all_stages_are_trained_and_fixres_at_the_best_size(here):
 def test_evaluate_scores_the_run_with_the_views_that_its_hold_out_chose(here, monkeypatch):
     folder = StageFolder(Path("runs/whole"), "fixres")
     use = json.loads(Path("runs/whole/use.json").read_text())
-    assert use["stage"] == "fixres" and set(use["holdout"]) == {"none", "flip", "flip+zoom"}
+    size = use["size"]
+    larger = f"flip+scales:{size},{larger_size(size)}"
+    assert use["stage"] == "fixres"
+    assert set(use["holdout"]) == {"none", "flip", "flip+zoom", larger}
     assert usual_views(folder) == (() if use["views"] == "none" else (use["views"],))
 
     Path("runs/whole/use.json").write_text(json.dumps({**use, "views": "flip"}))
@@ -173,13 +176,20 @@ def test_a_number_of_minutes_gives_a_plan_and_a_run(here, quick):
     _, flags, _ = here
     ran = call(train, *argv("--minutes 0.7 --out runs/timed --json"), *TIMED, *flags)
     rows = score_rows(ran)
-    assert "plan for 0.7 minutes: conv4 and conv5 at 112 px" in ran.err
+    assert "plan for 0.7 minutes: conv4 and conv5 at 96 px, average of two" in ran.err
     assert [row["stage"] for row in rows] == list(STAGES)
     assert "took 0." in ran.err and "(planned: " in ran.err
     stored = json.loads(plan_file(Path("runs/timed")).read_text())
     assert set(stored["actual"]) == {*STAGES, "views"} and stored["spent"] < 0.7 * 60 * 1.15
     finetune = StageFolder(Path("runs/timed"), "finetune").read_recipe()["recipe"]["finetune"]
-    assert finetune["size"] == 112 and finetune["trainable"] == ["conv4", "conv5", "head"]
+    assert finetune["size"] == 96 and finetune["trainable"] == ["conv4", "conv5", "head"]
+    assert finetune["soup"] == 2
+    trainings = [
+        StageFolder(Path(f"runs/timed/finetune/seed-{seed}"), "finetune") for seed in (0, 1)
+    ]
+    epochs = [RunConfig.of(training).recipe.finetune.epochs for training in trainings]
+    assert finetune["epochs"] == pytest.approx(sum(epochs) / 2)
+    assert not list(Path("runs/timed").rglob("seed-*/plan.json"))
     assert Path("runs/timed/use.json").is_file()
     again = call(train, "--resume", "runs/timed", "--json")
     assert [row["stage"] for row in score_rows(again)] == list(STAGES)
@@ -195,7 +205,8 @@ def test_a_timed_run_is_recorded_with_its_plan_and_scores(here, quick):
     result, stored = minutes.entry(run), json.loads(plan_file(run).read_text())
     epochs = StageFolder(run, "finetune").read_recipe()["recipe"]["finetune"]["epochs"]
     assert result["trained"] == (
-        f"base at 112 px (12 epochs), then conv4, conv5, head at 112 px ({epochs:.3g} epochs), "
+        f"base at 96 px (12 epochs), then conv4, conv5, head at 96 px (2 times {epochs:.3g} "
+        "epochs), "
         f"then fixres at {result['use']['size']} px"
     )
     assert (result["minutes"], result["seconds"]) == (0.7, stored["spent"])
@@ -261,7 +272,8 @@ def test_fit_keeps_to_a_number_of_minutes(fit, quick, capsys):
     run = fit("runs/fitted", minutes=0.7)
     assert run.folder.stage == "fixres" and Path("runs/fitted/use.json").is_file()
     printed = capsys.readouterr().err
-    assert "plan for 0.7 minutes: conv4 and conv5 at 112 px" in printed and "took 0." in printed
+    assert "plan for 0.7 minutes: conv4 and conv5 at 96 px, average of two" in printed
+    assert "took 0." in printed
     before = plan_file(Path("runs/fitted")).read_text()
     for again in (dict(minutes=0.7), {}):  # nothing is left to do
         assert fit("runs/fitted", **again).folder.stage == "fixres"

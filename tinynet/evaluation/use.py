@@ -16,10 +16,11 @@ from tinynet.score.compare import mcnemar
 from tinynet.score.merges import mean
 from tinynet.score.metrics import score
 from tinynet.score.views import view_set
+from tinynet.training.best_size import fitting_sizes
 from tinynet.training.config import RunConfig, open_data
 from tinynet.training.pace import Budget, plan_file
+from tinynet.training.plans import larger_size
 
-VIEWS = ("flip", "flip+zoom")  # from few forward passes to many
 _P = 0.05  # a set of more views has to be better than fewer by more than chance
 
 
@@ -43,13 +44,13 @@ def end_run(run: Path, config: RunConfig, compute: Compute, budget: Budget | Non
 def choose_views(predictor: Predictor) -> str:
     """Return the set of views that the hold-out chooses at the test size, and write `use.json`.
 
-    The file is written if the run saves its results.
+    The sets are those of `candidates`. The file is written if the run saves its results.
 
     From one view on, a set replaces the one before if its accuracy is higher and McNemar's paired
     test gives p < 0.05.
     """
     best, right, tops = "none", None, {}
-    for views in predictor.sets(("none", *VIEWS), predictor.size):
+    for views in predictor.sets(candidates(predictor), predictor.size):
         probabilities = predictor.predict("holdout", views)
         labels = probabilities.required_labels
         merged = probabilities.merged(mean)
@@ -72,6 +73,18 @@ def choose_views(predictor: Predictor) -> str:
             },
         )
     return best
+
+
+def candidates(predictor: Predictor) -> list[str]:
+    """Return the sets of views among which the hold-out chooses, from few to many forward passes.
+
+    After fixres there is a set with larger images, if the network and the stored images allow them.
+    """
+    names, size = ["none", "flip", "flip+zoom"], predictor.size
+    if predictor.folder.stage == "fixres":
+        larger = fitting_sizes([larger_size(size)], predictor.model, predictor.packed)
+        names += [f"flip+scales:{size},{side}" for side in larger]
+    return names
 
 
 def _is_better(right: np.ndarray, other: np.ndarray) -> bool:

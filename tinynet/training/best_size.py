@@ -1,5 +1,6 @@
 """Choose the test size of a finished network on the hold-out, for its stage `fixres`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -28,16 +29,13 @@ def with_test_size(
     """Return `config` with the size of `fixres` that is best on the hold-out without training.
 
     `start`: the finished stage that fixres starts from. The sizes are those of
-    `candidate_sizes` that the network takes, and not above the side of resized images.
+    `candidate_sizes` that fit.
     """
     world = get_world()
     model = world.from_main(lambda: load_model(start.best, packed.wnids, start.origin)[0])
     compute = evaluation_compute(config, start.stage, compute)
-    sizes = [
-        size
-        for size in candidate_sizes(config.recipe.stage(start.stage).size)
-        if _takes(model, size) and not (packed.resized and size > packed.side)
-    ] or [config.recipe.stage(start.stage).size]
+    trained = config.recipe.stage(start.stage).size
+    sizes = fitting_sizes(candidate_sizes(trained), model, packed) or [trained]
     rows = split_of(config, packed).holdout
     scores = {size: _top1(model, packed, rows, size, compute) for size in sizes}
     best = world.from_main(lambda: max(sizes, key=lambda size: scores[size]))
@@ -49,6 +47,15 @@ def with_test_size(
         recipe=recipe.with_stage("fixres", replace(recipe.fixres, size=best)),
         start_stage=start.stage,
     )
+
+
+def fitting_sizes(sizes: Sequence[int], model: Classifier, packed: Packed) -> list[int]:
+    """Return the sizes that the network takes and that are not above the side of resized images."""
+    return [
+        size
+        for size in sizes
+        if _takes(model, size) and not (packed.resized and size > packed.side)
+    ]
 
 
 def _takes(model: Classifier, size: int) -> bool:

@@ -36,6 +36,7 @@ from tinynet.training.new_network import new_network
 from tinynet.training.observers import Observer
 from tinynet.training.order import block_for
 from tinynet.training.pace import Budget, Watch
+from tinynet.training.recipes import Stage
 from tinynet.training.resume import (
     check_config,
     check_inputs,
@@ -131,7 +132,7 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
     packed = open_data(None, None, config)
     for name in config.stages:
         check_crops(config.stage(name, packed.side), packed.side)
-        _check_batch(config.recipe.stage(name).batch, world.size)
+        _check_processes(config.recipe.stage(name), world.size)
     if options.restart and all(StageFolder(run, name).finished for name in config.stages):
         restart = console.option("restart")
         raise InputError(f"{restart}: {run} is finished; remove {restart}, or start a new run")
@@ -223,10 +224,6 @@ def _train_soup(
     folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
 ) -> ScoreRow:
     """Train a stage with several seeds and average the weights; return the score of the average."""
-    if get_world().size > 1:
-        raise InputError(
-            f"{console.option('soup')}: works in one process; start it without torchrun"
-        )
     job = _make_job(folder, config, packed, compute)
     with ExitStack() as stack:
         _claim_soup(stack, job, options)
@@ -375,11 +372,16 @@ def _shuffle_block(folder: StageFolder, config: RunConfig, packed: Packed) -> in
     return block
 
 
-def _check_batch(batch: int, ranks: int) -> None:
-    """Raise `InputError` if some ranks would have no image of a batch."""
-    if batch < ranks:
+def _check_processes(stage: Stage, ranks: int) -> None:
+    """Raise `InputError` for an average, and for ranks that would have no image of a batch."""
+    if stage.soup > 1 and ranks > 1:
         raise InputError(
-            f"{console.option('batch')} {batch}: is less than one image for each of {ranks} "
+            f"{console.option('soup')} {stage.soup}: works in one process; start it without "
+            "torchrun"
+        )
+    if stage.batch < ranks:
+        raise InputError(
+            f"{console.option('batch')} {stage.batch}: is less than one image for each of {ranks} "
             "processes; use a larger batch, or fewer processes"
         )
 
