@@ -175,7 +175,7 @@ FAULTS = [
     ),
     Fault(
         "images that a soup is measured on stay on the CPU",
-        "evaluation/soup.py",
+        "training/averages.py",
         "batch_size=64, device=compute.device)",
         "batch_size=64)",
     ),
@@ -390,7 +390,7 @@ FAULTS = [
     ),
     Fault(
         "a soup is measured all at once",
-        "evaluation/soup.py",
+        "training/averages.py",
         "map(AutoBatch(network.eval().features),",
         "map(network.eval().features,",
     ),

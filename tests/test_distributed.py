@@ -204,6 +204,7 @@ def test_mistakes_take_one_line(archive_path, tmp_path):
     for words, text in (
         (["tinynet.train", "--stage", "base", "--arch", "resnet19"], "resnet19"),
         (["tinynet.train", "--stage", "base", "--batch", "2"], "2: is less than one image"),
+        (["tinynet.train", "--soup", "2"], "--soup 2: works in one process"),
         (["tinynet.soup", "a", "b"], "runs in one process; start it without torchrun"),
     ):
         ran = together(3, "-m", *words, *where, folder=tmp_path, status=2)

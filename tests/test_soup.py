@@ -14,7 +14,7 @@ from tinynet import soup as soup_command
 from tinynet.data.copies import open_packed
 from tinynet.models.checkpoint import load_model
 from tinynet.runs import StageFolder
-from tinynet.training import soups
+from tinynet.training import averages
 from tinynet.training.config import RunConfig, split_of
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -33,7 +33,7 @@ def always(name, label, other):
 
 def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(run_folder, monkeypatch):
     heads = []
-    monkeypatch.setattr(soups, "update_bn", lambda head, features: heads.append(head))
+    monkeypatch.setattr(averages, "update_bn", lambda head, features: heads.append(head))
     always("up", 0, 1)
     always("down", 1, 0)
     ran = call(soup_command, *argv("runs/up runs/down --out runs/both --json"), *ON_CPU)
@@ -61,7 +61,7 @@ def test_a_soup_is_the_mean_of_weights_and_written_where_it_is_better(run_folder
 
 
 def test_a_soup_recomputes_its_batch_norms(run_folder, monkeypatch):
-    heads, update = [], soups.update_bn
+    heads, update = [], averages.update_bn
 
     def update_and_keep(head, features):
         update(head, features)
@@ -75,7 +75,7 @@ def test_a_soup_recomputes_its_batch_norms(run_folder, monkeypatch):
     with torch.inference_mode():
         features = model.features(tv.resize(images, [size, size], antialias=True))
     always("up", 0, 1)
-    monkeypatch.setattr(soups, "update_bn", update_and_keep)
+    monkeypatch.setattr(averages, "update_bn", update_and_keep)
     succeed(soup_command, "runs/done", "runs/up", *ON_CPU)
     assert len(heads) == 3  # of each run, and of their mean
     for head in heads:

@@ -30,8 +30,8 @@ from tinynet.models.classifier import Classifier, is_norm
 from tinynet.records import MISSING, Gain, Json, ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.score.compare import mcnemar
+from tinynet.training.averages import mean_weights, with_updated_norms
 from tinynet.training.config import RunConfig
-from tinynet.training.soups import mean_weights, with_updated_norms
 
 AS_IS, BATCH_NORM = "as is", "batch norm"  # corrections, named as in the study of test sizes
 _HOW = {AS_IS: "as it is", BATCH_NORM: "with recomputed batch norms"}
@@ -62,8 +62,10 @@ class _Setting:
         folder = StageFolder(run, self.first.stage)
         folder.make()
         write_json(folder.recipe, self.first.read_recipe() | origin)
-        config, device = RunConfig.of(self.first), self.compute.device
-        model = with_updated_norms(model, config, self.first.stage, self.packed, self.size, device)
+        config = RunConfig.of(self.first)
+        model = with_updated_norms(
+            model, config, self.first.stage, self.packed, self.size, self.compute
+        )
         save_model(folder.best, model, self.packed.wnids, self.size)
         return folder
 

@@ -44,6 +44,7 @@ from tinynet.score.confusions import (
 from tinynet.score.metrics import score
 from tinynet.score.probabilities import Probabilities, same_images
 from tinynet.score.views import PLAIN
+from tinynet.training.averages import training_folders
 from tinynet.training.config import RunConfig, open_data
 
 _PAIRS, _DIFFERENCES = 12, 40
@@ -156,7 +157,10 @@ def _answer(report: RunReport, network: str, stage: str) -> str:
             answer += f", {rows[_FLIP].top1:.1%} with horizontal flip"
         return f"{answer}."
     epochs = report.epochs.get(stage)
-    if not epochs:
+    if not epochs:  # the average of several trainings has none of its own
+        for row in report.scores:
+            if (row.stage, row.split, row.views) == (stage, "holdout", "none"):
+                return f"{network}: hold-out top-1 {_interval(row)} with one view."
         return f"{network}: no epoch is finished, so there is no accuracy yet."
     best = max(epochs, key=lambda row: row.holdout.top1)
     return (
@@ -206,7 +210,14 @@ def _add_training(report: RunReport, folder: StageFolder) -> None:
 def run_facts(folder: StageFolder, config: RunConfig) -> list[tuple[str, str]]:
     """Return how a stage was trained: names and values."""
     recipe, stage = folder.read_recipe(), config.recipe.stage(folder.stage)
-    seconds = sum(row.seconds for row in folder.read_log() if isinstance(row, EpochRow))
+    logs, times, seeds = [folder], "", f"{config.seed}"
+    if stage.soup > 1:
+        trainings = training_folders(folder, config)
+        logs = list(trainings.values())
+        times, seeds = f", average of {stage.soup} trainings", ", ".join(map(str, trainings))
+    seconds = sum(
+        row.seconds for log in logs for row in log.read_log() if isinstance(row, EpochRow)
+    )
     counts, versions = recipe["pictures"], recipe["versions"]
     return [
         ("recipe", f"{config.recipe.name}, {folder.stage}"),
@@ -214,10 +225,11 @@ def run_facts(folder: StageFolder, config: RunConfig) -> list[tuple[str, str]]:
         ("images", f"{counts['train']:,} trained on, {counts['holdout']:,} held out"),
         (
             "epochs",
-            f"{stage.epochs:g}, batch size {stage.batch}, {stage.optimizer}, {stage.schedule}",
+            f"{stage.epochs:g}{times}, batch size {stage.batch}, {stage.optimizer}, "
+            f"{stage.schedule}",
         ),
         ("time of the steps, without features", f"{seconds / 60:.1f} min"),
-        ("seed", str(config.seed)),
+        ("seed" if stage.soup == 1 else "seeds", seeds),
         ("device", recipe["device"].get("name", "")),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("digests", f"data {recipe['data_digest']}, split {recipe['split_digest'][:16]}"),

@@ -80,10 +80,18 @@ class Settings:
     def values(self, stage: str) -> dict[str, Any]:
         """The fields that the user asks for: all of a stage's if the recipe itself is given."""
         if not isinstance(self.recipe, Recipe):
-            return self.fields
+            return self.fields_of(stage)
         parts = (self.recipe.data, self.recipe.network, self.recipe.stage(stage))
         values = {each.name: getattr(part, each.name) for part in parts for each in fields(part)}
-        return values | self.fields
+        return values | self.fields_of(stage)
+
+    def fields_of(self, stage: str) -> dict[str, Any]:
+        """The fields that the user names, for one of several stages; `soup` is for finetune."""
+        return {
+            name: value
+            for name, value in self.fields.items()
+            if stage == "finetune" or name != "soup"
+        }
 
 
 def recipe_fields() -> list[str]:
@@ -99,10 +107,10 @@ def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
     """
     usual = recipe_for(settings.fields.get("arch", TUNED.network.arch))
     trained = tuple(name for name in stages if name in runs.WHOLE)
-    of_finetune = {name: value for name, value in settings.fields.items() if name == "soup"}
-    of_all = {name: value for name, value in settings.fields.items() if name != "soup"}
-    recipe = settings.recipe_or(usual.name).override(of_all, trained)
-    recipe = recipe.override(of_finetune, trained[-1:])
+    recipe = settings.recipe_or(usual.name)
+    for name in trained:
+        own = settings.fields_of(name) if len(trained) > 1 else settings.fields
+        recipe = recipe.override(own, (name,))
     if "fixres" in stages:
         groups = settings.of_network()
         if len(recipe.fixres.lr_factors) != len(recipe.finetune.lr_factors):  # of another network

@@ -17,7 +17,9 @@ from tinynet.training.recipes import Recipe
 _RESERVE = 0.04
 _BN_IMAGES = 6400  # as in `models.classifier`, which imports torch
 # Forward passes of the hold-out that choose the views; two more after fixres, at `larger_size`.
-_VIEWS, _LARGER_VIEWS = 3, 2
+_VIEWS, _LARGER_VIEWS = 2, 2
+
+AVERAGE = "average"  # the part after several trainings of finetune
 
 # Fields of the recipe that a plan decides, or that its pace needs as they are.
 DECIDED = frozenset(
@@ -236,7 +238,7 @@ def larger_size(size: int) -> int:
 
     It is 9/7 of the size, in steps of 16 pixels, the stride of VGG16's last convolutions.
     """
-    return max(size + 16, 16 * round(size * 9 / 7 / 16))
+    return 16 * max(size // 16 + 1, round(size * 9 / 7 / 16))
 
 
 def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Counts) -> list[Part]:
@@ -256,8 +258,11 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
         seconds += math.ceil(stage.epochs) * check_seconds(kind, recipe, rates, counts)
         trained = "all layers" if "all" in stage.trainable else ", ".join(stage.trainable)
         what = f"train {trained} for {_epochs(stage.epochs)} at {stage.size} px"
-        again = f"{what}, with another seed; average the weights"
+        again = f"{what}, with another seed"
         parts += [Part("finetune", text, seconds) for text in (what, *[again] * (stage.soup - 1))]
+        if stage.soup > 1:
+            check = check_seconds(kind, recipe, rates, counts)
+            parts.append(Part(AVERAGE, "average the weights, recompute the batch norms", check))
         passes = _VIEWS / rates.after[stage.size]
     if kind.fixres:
         sizes, stage = candidate_sizes(recipe.finetune.size), recipe.fixres

@@ -349,6 +349,11 @@ class Recipe:
                     f"soup is {soup} in {name}; only finetune is trained several times and "
                     "averaged, so set soup in finetune only"
                 )
+        if self.finetune.soup > 1 and self.finetune.cached_epochs:
+            raise InputError(
+                f"soup is {self.finetune.soup} in finetune, whose features are cached; set "
+                "cached_epochs to 0, or soup to 1"
+            )
 
     def stage(self, name: str) -> Stage:
         """Return the stage called `name`: `base`, `finetune` or `fixres`."""

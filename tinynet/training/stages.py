@@ -28,6 +28,7 @@ from tinynet.models.digests import weights_digest
 from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.signs import LostRank
+from tinynet.training.averages import save_average, trainings_of
 from tinynet.training.best_size import with_test_size
 from tinynet.training.config import RunConfig, open_data, split_of
 from tinynet.training.inputs import check_crops
@@ -36,6 +37,7 @@ from tinynet.training.new_network import new_network
 from tinynet.training.observers import Observer
 from tinynet.training.order import block_for
 from tinynet.training.pace import Budget, Watch
+from tinynet.training.plans import AVERAGE
 from tinynet.training.recipes import Stage
 from tinynet.training.resume import (
     check_config,
@@ -48,13 +50,13 @@ from tinynet.training.resume import (
     update_paths,
 )
 from tinynet.training.single_stage import StageJob, frozen_start, train_stage
-from tinynet.training.soups import save_average, trainings_of
 
 
 @dataclass(frozen=True)
 class _Options:
-    """The keyword arguments of `train`."""
+    """How `train` was called. `run`: the run that titles and messages name."""
 
+    run: Path
     resume: bool = False
     restart: bool = False
     observers: tuple[Observer, ...] = ()
@@ -82,7 +84,7 @@ def train(
     try:
         restart = resume == "restart"
         watch = Watch(budget, run) if budget else None
-        options = _Options(bool(resume), restart, tuple(observers), watch)
+        options = _Options(run, bool(resume), restart, tuple(observers), watch)
         return _train(run, config, compute, options)
     except KeyboardInterrupt:
         if any(StageFolder(run, name).started for name in config.stages):
@@ -132,7 +134,8 @@ def _train(run: Path, config: RunConfig, compute: Compute, options: _Options) ->
     packed = open_data(None, None, config)
     for name in config.stages:
         check_crops(config.stage(name, packed.side), packed.side)
-        _check_processes(config.recipe.stage(name), world.size)
+        if not world.from_main(lambda: StageFolder(run, name).finished):  # noqa: B023
+            _check_processes(config.recipe.stage(name), world.size)
     if options.restart and all(StageFolder(run, name).finished for name in config.stages):
         restart = console.option("restart")
         raise InputError(f"{restart}: {run} is finished; remove {restart}, or start a new run")
@@ -229,32 +232,43 @@ def _train_soup(
         _claim_soup(stack, job, options)
         trainings = trainings_of(folder, config)
         for number, (one, own) in enumerate(trainings, 1):
+            for path in (one.run, one.path):
+                clear_leftovers(path)
+            if one.started:  # with minutes, the last one may have other epochs
+                own = _with_epochs(own, one)
             if one.finished:
                 _check_finished(one, own, packed)
                 continue
             console.log(f"training {number} of {len(trainings)}, seed {own.seed}: {one.path}")
-            # The last one ends when the minutes do.
             watch = options.watch and replace(options.watch, paced=number == len(trainings))
             again = replace(options, resume=True, restart=False, watch=watch)
-            row = _train_one(one, own, packed, compute, again)
+            try:
+                row = _train_one(one, own, packed, compute, again)
+            except InputError as error:
+                command = console.shell_command("tinynet.train", "--resume", folder.run)
+                raise InputError(f"{error}; then continue the run: {command}") from None
             runs.put_scores(one.scores, [row])
+        if options.watch:
+            options.watch.budget.leave(folder.run)
+            options.watch.budget.begin(AVERAGE)
         return save_average(job, [one for one, _ in trainings])
 
 
 def _claim_soup(stack: ExitStack, job: StageJob, options: _Options) -> None:
-    """Lock the folder of a stage until `stack` ends, and mark the stage as started."""
+    """Lock the folder of a stage until `stack` ends, and mark the stage as started.
+
+    With `restart`, its trainings are deleted.
+    """
     folder = job.folder
-    resumed = options.resume and folder.started
-    if resumed:
-        check_resumable(folder, job.config, job.facts)
-    folder.make()
-    stack.enter_context(locked(folder.path, lambda: _refuse_busy(folder)))
+    resumed = _lock_stage(stack, job, options)
     if options.restart:
         for one, _ in trainings_of(folder, job.config):
-            shutil.rmtree(one.run, ignore_errors=True)
-    elif not resumed:
-        check_recipe_not_lost(folder)
-    if not resumed:
+            one.scores.unlink(missing_ok=True)  # first, so that what is left is not finished
+            if one.run.exists():
+                shutil.rmtree(one.run)
+    if resumed:
+        update_paths(folder, job.config)
+    else:
         write_json(folder.recipe, job.facts)
     if options.watch:
         options.watch.save()
@@ -266,8 +280,10 @@ def _train_one(
     """Train one stage with one seed, as `_train_locked`, and inform the observers of its end."""
     row = _train_locked(folder, config, packed, compute, options)
     if get_world().main:
+        seed = "" if folder.run == options.run else f", seed {config.seed}"
+        title = f"{options.run.name}: {folder.stage}, {config.recipe.name}{seed}"
         for observer in options.observers:
-            observer.finish(folder, f"{folder.run.name}: {folder.stage}, {config.recipe.name}")
+            observer.finish(folder, title)
     return row
 
 
@@ -301,19 +317,26 @@ def _train_locked(
 def _claim(stack: ExitStack, job: StageJob, options: _Options) -> State | None:
     """Lock the folder of a stage until `stack` ends; return the state that it continues from."""
     folder, config = job.folder, job.config
-    resumed = options.resume and folder.started
-    if resumed:
-        check_resumable(folder, config, job.facts)
-    folder.make()
-    stack.enter_context(locked(folder.path, lambda: _refuse_busy(folder)))
-    if not resumed and not options.restart:
-        check_recipe_not_lost(folder)
+    resumed = _lock_stage(stack, job, options)
     state = None
     if resumed and not options.restart:
         state = load_last_checkpoint(folder, job.packed.wnids, job.origin)
     if resumed:
         update_paths(folder, config)
     return state
+
+
+def _lock_stage(stack: ExitStack, job: StageJob, options: _Options) -> bool:
+    """Lock the folder of a stage until `stack` ends; return whether the stage is continued."""
+    folder = job.folder
+    resumed = options.resume and folder.started
+    if resumed:
+        check_resumable(folder, job.config, job.facts)
+    folder.make()
+    stack.enter_context(locked(folder.path, lambda: _refuse_busy(folder)))
+    if not resumed and not options.restart:
+        check_recipe_not_lost(folder)
+    return resumed
 
 
 def _make_job(

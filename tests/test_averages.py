@@ -17,6 +17,8 @@ from support import ON_CPU, SMALL, argv, call, complaint, refused, succeed, thin
 
 import tinynet
 from tinynet import evaluate, train
+from tinynet.models.checkpoint import load_model
+from tinynet.models.digests import weights_digest
 from tinynet.report import __main__ as report
 from tinynet.runs import STAGES, StageFolder
 from tinynet.training.recipes import TUNED
@@ -77,13 +79,17 @@ def test_the_average_is_scored_with_norms_of_its_own(here):
 def test_an_average_is_reported_without_curves(here):
     succeed(report, *argv("runs/both --out page.html"))
     page = Path("page.html").read_text()
-    assert "runs/both" in page or "both" in page
+    (row,) = score_rows(here)
+    assert f"hold-out top-1 {row['top1']:.1%}" in page and "no accuracy yet" not in page
+    assert "average of 2 trainings" in page and "3, 4" in page
 
 
 def test_fixres_starts_from_the_average(here):
     succeed(train, *argv("--stage fixres --run runs/both --size 40 --out runs/adapted"), *ON_CPU)
     recipe = StageFolder(Path("runs/adapted"), "fixres").read_recipe()
     assert recipe["start_run"] == str(Path("runs/both").resolve())
+    average, _ = load_model(Path("runs/both/finetune/best.pt"), tuple(recipe["classes"]))
+    assert recipe["start_digest"] == weights_digest(average)
     shutil.rmtree("runs/adapted")
 
 
@@ -116,18 +122,37 @@ def test_a_restarted_average_trains_all_of_it_again(here, monkeypatch):
     shutil.rmtree("runs/stopped")
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_an_average_that_was_killed_before_its_end_is_computed_again(here, scored):
+    """The second training has another number of epochs, as with minutes, and its score or not."""
+    shutil.copytree("runs/both", "runs/killed")
+    stage = StageFolder(Path("runs/killed"), "finetune")
+    last = StageFolder(training_of("runs/killed", 4), "finetune")
+    for file in (stage.best, stage.scores, *([] if scored else [last.scores])):
+        file.unlink()
+    recipe = json.loads(last.recipe.read_text())
+    recipe["recipe"]["finetune"]["epochs"] = 2.5
+    last.recipe.write_text(json.dumps(recipe))
+    succeed(train, *argv("--resume runs/killed"))
+    if scored:  # else it is trained for half an epoch more
+        assert same_tensors(best_weights("runs/killed"), best_weights("runs/both"))
+    assert stage.read_recipe()["recipe"]["finetune"]["epochs"] == 2.25
+    shutil.rmtree("runs/killed")
+
+
 def test_only_finetune_is_an_average(here, finished_run):
     refused(train, [*SMALL, *argv("--stage base --soup 2 --out x"), *finished_run.flags], "base")
     flags = argv("--stage fixres --run runs/done --soup 2 --out x")
     refused(train, flags, "fixres", "finetune only")
     refused(train, [*LATER, *argv("--soup 0 --out x")], "soup is 0", "1 (one training)")
     complaint(lambda: TUNED.override({"soup": 2}), "only finetune")
+    head = {"soup": 2, "trainable": ("head",), "cached_epochs": 1}
+    complaint(lambda: TUNED.override(head, ("finetune",)), "features are cached")
     assert not Path("x").exists()
 
 
 def test_a_whole_run_averages_finetune_alone(here, finished_run):
-    run = tinynet.fit(
-        "runs/whole",
+    settings = dict(
         data=str(finished_run.flags[1]),
         device="cpu",
         hidden=[16],
@@ -139,11 +164,33 @@ def test_a_whole_run_averages_finetune_alone(here, finished_run):
         crop_side=[28, 32],
         soup=2,
     )
+    run = tinynet.fit("runs/whole", **settings)
+    assert tinynet.fit("runs/whole", **settings).folder.stage == "fixres"  # nothing is left
+    complaint(lambda: tinynet.fit("runs/whole", **settings | {"soup": 3}), "soup=2, not 3")
     recipe = json.loads(Path("runs/whole/fixres/recipe.json").read_text())["recipe"]
     assert [recipe[stage]["soup"] for stage in STAGES] == [1, 2, 1]
     assert {path.name for path in Path("runs/whole/finetune").glob("seed-*")} == {
         "seed-0",
         "seed-1",
     }
-    assert len(run.evaluate(split="holdout")) >= 1
+    (row, *_) = tinynet.Run(run.path, "finetune").evaluate(split="holdout", tta="none")
+    assert row.top1 == StageFolder(run.path, "finetune").read_scores()[0].top1
     shutil.rmtree("runs/whole")
+
+
+def test_an_average_goes_on_after_its_files_have_moved(here, finished_run, monkeypatch, tmp_path):
+    shutil.copytree("runs/done", tmp_path / "start")
+    data = shutil.copy(finished_run.flags[1], tmp_path / "before.zip")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 10)
+        flags = [word if word != "runs/done" else tmp_path / "start" for word in SOUP]
+        call(train, *flags, *argv("--seed 3 --out runs/stopped --data"), data)
+    (tmp_path / "start").rename(tmp_path / "renamed")
+    moved = Path(data).rename(tmp_path / "after.zip")
+    Path("runs/stopped").rename("runs/moved")
+    places = ("--data", moved, "--run", tmp_path / "renamed")
+    succeed(train, *argv("--resume runs/moved"), *places)
+    recipe = StageFolder(Path("runs/moved"), "finetune").read_recipe()
+    assert (recipe["data"], recipe["start_run"]) == (str(moved), str(tmp_path / "renamed"))
+    assert same_tensors(best_weights("runs/moved"), best_weights("runs/both"))
+    shutil.rmtree("runs/moved")

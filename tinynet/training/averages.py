@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tinynet import console
-from tinynet.compute import AutoBatch
+from tinynet.compute import AutoBatch, Compute
 from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
 from tinynet.files import write_json
@@ -44,7 +44,7 @@ def with_updated_norms(
     stage: str,
     packed: Packed,
     size: int,
-    device: torch.device,
+    compute: Compute,
 ) -> Classifier:
     """Recompute the statistics of the batch norms of the head, and of those that `stage` trained.
 
@@ -54,23 +54,30 @@ def with_updated_norms(
     rows = np.random.RandomState(0).permutation(split_of(config, packed).train)
     images = (
         resize(batch.images, size)
-        for batch in batches(packed.train, rows[:BN_IMAGES], batch_size=64, device=device)
+        for batch in batches(packed.train, rows[:BN_IMAGES], batch_size=64, device=compute.device)
     )
-    network = model.to(device)
+    network = model.to(compute.device)
     network.train_only([*config.recipe.stage(stage).trainable, "head"])
     if network.trains_backbone_norms:
-        update_bn(network, images)
+        update_bn(network, images, compute.autocast)
     else:
-        with torch.inference_mode():
+        with torch.inference_mode(), compute.autocast():
             features = list(map(AutoBatch(network.eval().features), images))
         update_bn(network.head, features)
     return network.cpu().eval()
 
 
+def training_folders(folder: StageFolder, config: RunConfig) -> dict[int, StageFolder]:
+    """Return the stages whose average `folder` is, by seed; each is in a run within `folder`."""
+    seeds = range(config.seed, config.seed + config.recipe.stage(folder.stage).soup)
+    return {seed: StageFolder(folder.path / f"seed-{seed}", folder.stage) for seed in seeds}
+
+
 def trainings_of(folder: StageFolder, config: RunConfig) -> list[tuple[StageFolder, RunConfig]]:
     """Return the folders and configurations of the trainings whose average a stage is.
 
-    They are runs within the stage's folder, and start from the same stage with other seeds.
+    They start from the same stage with consecutive seeds. Raises `InputError` if that stage is not
+    finished.
     """
     start = config.start(folder.run, folder.stage)
     assert start is not None  # base has no soup
@@ -81,11 +88,8 @@ def trainings_of(folder: StageFolder, config: RunConfig) -> list[tuple[StageFold
         stages=(folder.stage,),
         start_run=str(Path(start.run).resolve()),
     )
-    seeds = range(config.seed, config.seed + config.recipe.stage(folder.stage).soup)
-    return [
-        (StageFolder(folder.path / f"seed-{seed}", folder.stage), replace(one, seed=seed))
-        for seed in seeds
-    ]
+    folders = training_folders(folder, config)
+    return [(training, replace(one, seed=seed)) for seed, training in folders.items()]
 
 
 def save_average(job: StageJob, folders: Sequence[StageFolder]) -> ScoreRow:
@@ -101,7 +105,7 @@ def save_average(job: StageJob, folders: Sequence[StageFolder]) -> ScoreRow:
         job.folder.stage,
         job.packed,
         job.stage.size,
-        compute.device,
+        compute,
     )
     save_model(job.folder.best, model, wnids, job.stage.size, origin=job.origin)
     stages = [RunConfig.of(folder).recipe.stage(folder.stage) for folder in folders]
