@@ -59,7 +59,8 @@ def fit(
     `settings`: `weights` (a name of torchvision, a file, or "none"), `seed`, `cache`, `labels` (a
     file of labels for images without class folders), `pack_size` (pixels), `device`, `precision`,
     `tensorboard`, and any field of the recipe, for instance `epochs=4`. A field applies to every
-    stage that is trained; with "all", it does not apply to fixres.
+    stage that is trained; with "all", it does not apply to fixres. `soup` applies to finetune
+    alone.
 
     Raises `InputError` for invalid input. After Ctrl-C it saves the run and raises
     `KeyboardInterrupt`.

@@ -96,7 +96,8 @@ def _late(size: int, soup: int = 1) -> dict[str, dict[str, Any]]:
 
 
 # The evidence: base-96-one-view.json and minutes.json in benchmarks/results, and in experiments
-# late-layers-96.json (two epochs), late-layers-96-tuned.json (three) and soups.json. One seed each.
+# late-layers-96.json (two epochs), late-layers-96-tuned.json (three) and soups.json (an average).
+# One seed each; the average has two.
 TUNED_KINDS = (
     _base(64),
     _base(96, Evidence(12, 0.6200, 0.6302)),
