@@ -79,7 +79,7 @@ def test_the_time_of_a_part_is_its_images_over_the_rate():
     assert [part.seconds for part in parts] == pytest.approx(
         [
             100_000 / 140,
-            12 * 95_000 / 7_000,
+            12 * (95_000 + 5_000) / 7_000,
             2.5 * 95_000 / 50 + 3 * evaluation,
             choice + 100_000 / 80 + 4 * 95_000 / 7_000,
             # two passes at 128 px, and two at 160 px

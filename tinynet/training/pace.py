@@ -197,7 +197,8 @@ class Watch:
 class Pace:
     """Where a training has to end, by the rate of its steps so far.
 
-    `end`: when the run has to be finished. `planned`: seconds of this training by the plan.
+    `end`: when the run has to be finished. `planned`: seconds of this training by the plan, with
+    the evaluations after its epochs.
     `after`: seconds of what follows, at the plan's rates; it takes longer on a machine that has
     become slower.
     """
@@ -221,6 +222,8 @@ class Pace:
         """End the training earlier or later, if the rate of its last steps asks for it."""
         now, step = self.clock(), training.total_steps
         planned = training.stage.total_steps(training.steps)
+        checks = math.ceil(planned / training.steps) * self.limits.check
+        planned_step = max(self.planned - checks, 0.5 * self.planned) / planned
         self._noted = self._noted or training.total
         if self._last and step > self._last[1]:
             self._bursts.append((now - self._last[0]) / (step - self._last[1]))
@@ -229,11 +232,11 @@ class Pace:
             return
         # The median forgets a burst in which the process was stopped.
         seconds = statistics.median(self._bursts)
-        slower = max(1.0, planned * seconds / self.planned)
+        slower = max(1.0, seconds / planned_step)
         total = self._total(training, (self.end - now - self.after * slower) / seconds, seconds)
         if abs(total - training.total) > _TOLERANCE * planned:
             training.end_at(total)
-            self._note(training, seconds, self.planned / planned)
+            self._note(training, seconds, planned_step)
 
     def _total(self, training: Training, left: float, seconds: float) -> int:
         """The steps of the whole stage, if there is time for so many steps that are `left`.
@@ -243,8 +246,10 @@ class Pace:
         """
         step, steps = training.total_steps, training.steps
         check = statistics.median(self._checks[-3:]) / seconds
-        total = step + left
-        total -= max(0, math.ceil(total / steps) - training.epoch) * check
+        checks = 0
+        while math.ceil((step + left - checks * check) / steps) - training.epoch > checks:
+            checks += 1
+        total = step + left - checks * check
         border = math.floor(total / steps) * steps
         if total - border < check and border > step:
             total = border

@@ -249,6 +249,7 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
     passes = _VIEWS / frozen[base.size]
     images = base.cached_epochs * counts.train + counts.holdout
     head = base.epochs * counts.train / rates.head
+    head += math.ceil(base.epochs) * counts.holdout / rates.head
     parts = [
         Part("base", f"compute features at {base.size} px", images / frozen[base.size]),
         Part("base", f"train the head for {_epochs(base.epochs)}", head),
