@@ -62,7 +62,7 @@ def test_a_stage_is_the_average_of_trainings_with_consecutive_seeds(here):
     for name, value in average.items():
         if "running" not in name and value.is_floating_point():
             torch.testing.assert_close(value, (weights[0][name] + weights[1][name]) / 2)
-    assert "training 2 of 2, seed 4" in here.err and "average of the weights of 2" in here.err
+    assert "training 2 of 2, seed 4" in here.err and "average of their weights" in here.err
 
 
 def test_the_average_is_scored_with_norms_of_its_own(here):
@@ -81,7 +81,7 @@ def test_an_average_is_reported_without_curves(here):
     page = Path("page.html").read_text()
     (row,) = score_rows(here)
     assert f"hold-out top-1 {row['top1']:.1%}" in page and "no accuracy yet" not in page
-    assert "average of 2 trainings" in page and "3, 4" in page
+    assert "in each of 2 trainings, weights averaged" in page and "3, 4" in page
 
 
 def test_fixres_starts_from_the_average(here):
@@ -140,6 +140,19 @@ def test_an_average_that_was_killed_before_its_end_is_computed_again(here, score
     shutil.rmtree("runs/killed")
 
 
+def test_trainings_of_another_recipe_are_not_averaged(here):
+    shutil.copytree("runs/both", "runs/edited")
+    stage = StageFolder(Path("runs/edited"), "finetune")
+    for file in (stage.best, stage.scores):
+        file.unlink()
+    last = StageFolder(training_of("runs/edited", 4), "finetune").recipe
+    recipe = json.loads(last.read_text())
+    recipe["recipe"]["finetune"]["lr"] *= 2
+    last.write_text(json.dumps(recipe))
+    refused(train, argv("--resume runs/edited"), "seed-4", "different recipe or seed")
+    shutil.rmtree("runs/edited")
+
+
 def test_only_finetune_is_an_average(here, finished_run):
     refused(train, [*SMALL, *argv("--stage base --soup 2 --out x"), *finished_run.flags], "base")
     flags = argv("--stage fixres --run runs/done --soup 2 --out x")
@@ -147,7 +160,9 @@ def test_only_finetune_is_an_average(here, finished_run):
     refused(train, [*LATER, *argv("--soup 0 --out x")], "soup is 0", "1 (one training)")
     complaint(lambda: TUNED.override({"soup": 2}), "only finetune")
     head = {"soup": 2, "trainable": ("head",), "cached_epochs": 1}
-    complaint(lambda: TUNED.override(head, ("finetune",)), "features are cached")
+    complaint(lambda: TUNED.override(head, ("finetune",)), "cached features")
+    for stages in ("base", "fixres", ["base", "fixres"]):
+        complaint(lambda stages=stages: tinynet.fit("x", stages=stages, soup=2), "soup", "finetune")
     assert not Path("x").exists()
 
 

@@ -87,6 +87,11 @@ def fit(
     if timed:
         _refuse_beside_minutes(whole, recipe, settings)
     names = _whole(path, recipe) if whole else _stage_names(stages)
+    if "soup" in settings and "finetune" not in names:
+        raise InputError(
+            f"soup={settings['soup']!r}: is for finetune, but the stages are {', '.join(names)}; "
+            "remove soup, or add finetune to stages"
+        )
     device = Device(settings.pop("device", "auto"), settings.pop("precision", "auto"))
     observers: list[Observer] = [Curves()]
     if settings.pop("tensorboard", False):

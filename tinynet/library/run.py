@@ -79,6 +79,13 @@ class Run:
         """
         from tinynet.report.figures import training_curves
 
+        if self.config.recipe.stage(self.folder.stage).soup > 1:
+            path = self.folder.path / f"seed-{self.config.seed}"
+            raise InputError(
+                f"{self.folder.path}: is an average of trainings and has no curves of its own; use "
+                f"tinynet.Run({str(path)!r}).curves()"
+            )
+
         return training_curves(self.folder.read_log(), self.folder.stage)
 
     def predictor(

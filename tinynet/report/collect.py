@@ -161,7 +161,7 @@ def _answer(report: RunReport, network: str, stage: str) -> str:
         for row in report.scores:
             if (row.stage, row.split, row.views) == (stage, "holdout", "none"):
                 return f"{network}: hold-out top-1 {_interval(row)} with one view."
-        return f"{network}: no epoch is finished, so there is no accuracy yet."
+        return f"{network}: it is not finished, so there is no accuracy yet."
     best = max(epochs, key=lambda row: row.holdout.top1)
     return (
         f"{network}: hold-out top-1 {_interval(best.holdout)} with one view after epoch "
@@ -214,7 +214,8 @@ def run_facts(folder: StageFolder, config: RunConfig) -> list[tuple[str, str]]:
     if stage.soup > 1:
         trainings = training_folders(folder, config)
         logs = list(trainings.values())
-        times, seeds = f", average of {stage.soup} trainings", ", ".join(map(str, trainings))
+        times = f" in each of {stage.soup} trainings, weights averaged"
+        seeds = ", ".join(map(str, trainings))
     seconds = sum(
         row.seconds for log in logs for row in log.read_log() if isinstance(row, EpochRow)
     )

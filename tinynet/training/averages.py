@@ -116,11 +116,11 @@ def save_average(job: StageJob, folders: Sequence[StageFolder]) -> ScoreRow:
     score = holdout_score(job, model.to(compute.device).to(memory_format=torch.channels_last))
     alone = [folder.read_scores()[0].top1 for folder in folders]
     texts = ", ".join(f"{top1:.2%}" for top1 in alone)
-    console.log(
-        f"average of the weights of {len(folders)} trainings: hold-out top-1 {score.top1:.2%}, "
-        f"alone {texts}"
-    )
+    console.log(f"hold-out top-1: trainings {texts}; average of their weights {score.top1:.2%}")
     if score.top1 < max(alone):
         best = folders[alone.index(max(alone))].run
-        console.log(f"note: the average is worse than the best of its trainings, {best}")
+        console.log(
+            f"note: on the hold-out, {best} alone is better than the average"
+            + console.advice("; to use it, name it with --run")
+        )
     return holdout_row(job, score)

@@ -223,7 +223,9 @@ class Pace:
         now, step = self.clock(), training.total_steps
         planned = training.stage.total_steps(training.steps)
         checks = math.ceil(planned / training.steps) * self.limits.check
-        planned_step = max(self.planned - checks, 0.5 * self.planned) / planned
+        # a plan without time for steps is of another version
+        steps = self.planned - checks if self.planned > checks else self.planned
+        planned_step = steps / planned
         self._noted = self._noted or training.total
         if self._last and step > self._last[1]:
             self._bursts.append((now - self._last[0]) / (step - self._last[1]))
@@ -242,17 +244,17 @@ class Pace:
         """The steps of the whole stage, if there is time for so many steps that are `left`.
 
         The evaluations of the epochs that end take time too. A rest of an epoch that is shorter
-        than its evaluation is left out.
+        than its evaluation, and than half an epoch, is left out.
         """
         step, steps = training.total_steps, training.steps
         check = statistics.median(self._checks[-3:]) / seconds
-        checks = 0
-        while math.ceil((step + left - checks * check) / steps) - training.epoch > checks:
-            checks += 1
-        total = step + left - checks * check
-        border = math.floor(total / steps) * steps
-        if total - border < check and border > step:
-            total = border
+        present = training.epoch * steps  # where the present epoch began
+        left += step - present
+        whole = max(0, math.floor(left / (steps + check)))
+        total: float = present + whole * steps
+        rest = left - whole * (steps + check) - check
+        if rest >= min(check, steps / 2) or total <= step:
+            total += max(0.0, rest)
         least, most = (round(epochs * steps) for epochs in (self.limits.least, self.limits.most))
         return max(min(round(total), most), least, step if training.step == steps else step + 1)
 

@@ -264,7 +264,7 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
         parts += [Part("finetune", text, seconds) for text in (what, *[again] * (stage.soup - 1))]
         if stage.soup > 1:
             check = check_seconds(kind, recipe, rates, counts)
-            parts.append(Part(AVERAGE, "average the weights, recompute the batch norms", check))
+            parts.append(Part(AVERAGE, "mean of the weights, recomputed batch norms", check))
         passes = _VIEWS / rates.after[stage.size]
     if kind.fixres:
         sizes, stage = candidate_sizes(recipe.finetune.size), recipe.fixres

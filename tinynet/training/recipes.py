@@ -213,7 +213,9 @@ class Stage:
         None, "stop after this many epochs without a better hold-out accuracy; none: never"
     )
     soup: int = option(
-        1, "number of trainings of finetune with different seeds, whose weights are averaged"
+        1,
+        "train finetune this many times, with consecutive seeds, and average the weights (finetune "
+        "only)",
     )
 
     def __post_init__(self) -> None:
@@ -351,8 +353,8 @@ class Recipe:
                 )
         if self.finetune.soup > 1 and self.finetune.cached_epochs:
             raise InputError(
-                f"soup is {self.finetune.soup} in finetune, whose features are cached; set "
-                "cached_epochs to 0, or soup to 1"
+                f"soup is {self.finetune.soup}, which needs training on images, but finetune "
+                "trains on cached features; set cached_epochs to 0, or soup to 1"
             )
 
     def stage(self, name: str) -> Stage:

@@ -234,8 +234,8 @@ def _train_soup(
         for number, (one, own) in enumerate(trainings, 1):
             for path in (one.run, one.path):
                 clear_leftovers(path)
-            if one.started:  # with minutes, the last one may have other epochs
-                own = _with_epochs(own, one)
+            if one.started:
+                own = _with_own_epochs(own, one)
             if one.finished:
                 _check_finished(one, own, packed)
                 continue
@@ -254,6 +254,12 @@ def _train_soup(
         return save_average(job, [one for one, _ in trainings])
 
 
+def _with_own_epochs(config: RunConfig, folder: StageFolder) -> RunConfig:
+    """The configuration with the epochs of a training, which the minutes may have changed."""
+    epochs = RunConfig.of(folder).recipe.stage(folder.stage).epochs
+    return replace(config, recipe=config.recipe.override({"epochs": epochs}, (folder.stage,)))
+
+
 def _claim_soup(stack: ExitStack, job: StageJob, options: _Options) -> None:
     """Lock the folder of a stage until `stack` ends, and mark the stage as started.
 
@@ -263,7 +269,9 @@ def _claim_soup(stack: ExitStack, job: StageJob, options: _Options) -> None:
     resumed = _lock_stage(stack, job, options)
     if options.restart:
         for one, _ in trainings_of(folder, job.config):
-            one.scores.unlink(missing_ok=True)  # first, so that what is left is not finished
+            # First, so that what a kill leaves is not taken for a training.
+            for file in (one.scores, one.best, one.log):
+                file.unlink(missing_ok=True)
             if one.run.exists():
                 shutil.rmtree(one.run)
     if resumed:
