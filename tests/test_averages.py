@@ -170,6 +170,7 @@ def test_a_whole_run_averages_finetune_alone(here, finished_run):
     settings = dict(
         data=str(finished_run.flags[1]),
         device="cpu",
+        precision="float32",
         hidden=[16],
         weights="none",
         epochs=1,
@@ -188,7 +189,8 @@ def test_a_whole_run_averages_finetune_alone(here, finished_run):
         "seed-0",
         "seed-1",
     }
-    (row, *_) = tinynet.Run(run.path, "finetune").evaluate(split="holdout", tta="none")
+    average = tinynet.Run(run.path, "finetune")
+    (row, *_) = average.evaluate(split="holdout", device="cpu", precision="float32")
     assert row.top1 == StageFolder(run.path, "finetune").read_scores()[0].top1
     shutil.rmtree("runs/whole")
 
