@@ -13,14 +13,13 @@ from tinynet import console
 from tinynet.compute import AutoBatch, Compute
 from tinynet.data.batches import batches
 from tinynet.data.packed import Packed
-from tinynet.files import write_json
 from tinynet.models.checkpoint import load_model, save_model
 from tinynet.models.classifier import BN_IMAGES, Classifier, update_bn
 from tinynet.records import ScoreRow
 from tinynet.runs import StageFolder
 from tinynet.score.views import resize
 from tinynet.training.config import RunConfig, split_of
-from tinynet.training.single_stage import StageJob, holdout_row, holdout_score
+from tinynet.training.single_stage import StageJob, holdout_row, holdout_score, save_epochs
 
 
 def mean_weights(models: Sequence[Classifier]) -> Classifier:
@@ -109,10 +108,7 @@ def save_average(job: StageJob, folders: Sequence[StageFolder]) -> ScoreRow:
     )
     save_model(job.folder.best, model, wnids, job.stage.size, origin=job.origin)
     stages = [RunConfig.of(folder).recipe.stage(folder.stage) for folder in folders]
-    recipe = job.folder.read_recipe()
-    epochs = statistics.mean(stage.epochs for stage in stages)
-    recipe["recipe"][job.folder.stage]["epochs"] = epochs
-    write_json(job.folder.recipe, recipe)
+    save_epochs(job.folder, statistics.mean(stage.epochs for stage in stages))
     score = holdout_score(job, model.to(compute.device).to(memory_format=torch.channels_last))
     alone = [folder.read_scores()[0].top1 for folder in folders]
     texts = ", ".join(f"{top1:.2%}" for top1 in alone)

@@ -302,14 +302,15 @@ def _run(
                 job.world.barrier()
                 raise KeyboardInterrupt
     if training.corners is not None:
-        _save_epochs(job, training)
+        # The end has changed.
+        save_epochs(job.folder, training.total / training.steps)
 
 
-def _save_epochs(job: StageJob, training: Training) -> None:
-    """Write the number of epochs that were trained, because the end has changed."""
-    recipe = job.folder.read_recipe()
-    recipe["recipe"][job.folder.stage]["epochs"] = training.total / training.steps
-    write_json(job.folder.recipe, recipe)
+def save_epochs(folder: StageFolder, epochs: float) -> None:
+    """Write the number of epochs that were trained into a stage's recipe."""
+    recipe = folder.read_recipe()
+    recipe["recipe"][folder.stage]["epochs"] = epochs
+    write_json(folder.recipe, recipe)
 
 
 def _save_best(job: StageJob, result: nn.Module) -> None:

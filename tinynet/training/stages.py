@@ -191,10 +191,9 @@ def _with_started_fixres(run: Path, config: RunConfig) -> RunConfig:
 
 
 def _with_epochs(config: RunConfig, folder: StageFolder) -> RunConfig:
-    """The configuration with the epochs that a finished stage has in its recipe."""
-    stage = RunConfig.of(folder).recipe.stage(folder.stage)
-    recipe = config.recipe.with_stage(folder.stage, stage)
-    return replace(config, recipe=recipe)
+    """The configuration with the epochs in a stage's recipe, which minutes may have changed."""
+    epochs = RunConfig.of(folder).recipe.stage(folder.stage).epochs
+    return replace(config, recipe=config.recipe.override({"epochs": epochs}, (folder.stage,)))
 
 
 def _check_network(config: RunConfig, chooses_size: bool) -> None:
@@ -235,7 +234,7 @@ def _train_soup(
             for path in (one.run, one.path):
                 clear_leftovers(path)
             if one.started:
-                own = _with_own_epochs(own, one)
+                own = _with_epochs(own, one)
             if one.finished:
                 _check_finished(one, own, packed)
                 continue
@@ -252,12 +251,6 @@ def _train_soup(
             options.watch.budget.leave(folder.run)
             options.watch.budget.begin(AVERAGE)
         return save_average(job, [one for one, _ in trainings])
-
-
-def _with_own_epochs(config: RunConfig, folder: StageFolder) -> RunConfig:
-    """The configuration with the epochs of a training, which the minutes may have changed."""
-    epochs = RunConfig.of(folder).recipe.stage(folder.stage).epochs
-    return replace(config, recipe=config.recipe.override({"epochs": epochs}, (folder.stage,)))
 
 
 def _claim_soup(stack: ExitStack, job: StageJob, options: _Options) -> None:
