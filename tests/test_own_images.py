@@ -13,7 +13,7 @@ from support import ON_CPU, argv, complaint, refused, succeed, thin_network
 import tinynet
 from tinynet import evaluate, fixres, pick, predict, train
 from tinynet.report import __main__ as report
-from tinynet.training import order, stages
+from tinynet.training import order, stage_start
 
 FLAGS = [
     *argv("--weights none --hidden 16 --holdout 0.25 --size 32 --batch 8 --epochs 2"),
@@ -143,7 +143,7 @@ def test_data_larger_than_half_of_the_memory_is_shuffled_in_blocks(home, tmp_pat
     recipe = json.loads((tmp_path / "run/base/recipe.json").read_text())
     assert recipe["shuffle_block"] == 4
     # Later, with more memory, the run goes on in the same order.
-    monkeypatch.setattr(stages, "block_for", lambda *_: pytest.fail("it is decided"))
+    monkeypatch.setattr(stage_start, "block_for", lambda *_: pytest.fail("it is decided"))
     succeed(train, "--resume", tmp_path / "run")
 
 

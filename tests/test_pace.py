@@ -19,7 +19,7 @@ from tinynet.training.recipes import Stage
 STEPS = 50  # in an epoch
 
 
-class Watch:
+class FakeClock:
     """A clock that a step of the training moves on."""
 
     def __init__(self, seconds):
@@ -34,13 +34,13 @@ def paced_training(monkeypatch, seconds, epochs=4.0, least=0.5, most=8.0, check=
 
     The minutes are enough for what is planned.
     """
-    watch, after, planned = Watch(seconds), 20.0, 1.0
+    clock, after, planned = FakeClock(seconds), 20.0, 1.0
     total = round(epochs * STEPS)
     own = total * planned + math.ceil(epochs) * check
     parts = [Part("finetune", "", own), Part("views", "", after)]
     minutes = (own + after) / 60 / 0.98
     limits = Limits("finetune", least, most, check)
-    budget = Budget(minutes, parts, limits, 0.0, watch)
+    budget = Budget(minutes, parts, limits, 0.0, clock)
     stage = Stage(epochs=epochs, batch=8, lr=0.01, pct_start=0.1, ema=0.9)
     module = toy()
     training = Training(module, [WeightGroup(list(module.parameters()), 1)], stage, STEPS, CPU)
@@ -57,7 +57,7 @@ def paced_training(monkeypatch, seconds, epochs=4.0, least=0.5, most=8.0, check=
     rates = []
 
     def evaluate(module):
-        watch.now += check
+        clock.now += check
         return score(np.log(np.full((8, 3), 1 / 3)), np.arange(8) % 3)
 
     for row in fit(training, stream, evaluate):
@@ -65,9 +65,9 @@ def paced_training(monkeypatch, seconds, epochs=4.0, least=0.5, most=8.0, check=
             pace.epoch_ended(training)
         else:
             rates.append(row.lr)
-            watch.now += watch.seconds(row.step)
+            clock.now += clock.seconds(row.step)
             pace.follow(training)
-    return training, watch.now - 1_000.0, 60 * minutes, rates
+    return training, clock.now - 1_000.0, 60 * minutes, rates
 
 
 @pytest.mark.parametrize("check", [3.0, 20.0, 60.0])
@@ -88,7 +88,7 @@ def test_another_rate_changes_the_end_and_it_is_said(monkeypatch, capsys, slower
     after = 20 * max(1.0, slower)  # what follows is slower too
     assert spent + after == pytest.approx(budget, rel=0.06)
     assert training.total_steps == training.total == len(rates)
-    assert word in capsys.readouterr().err
+    assert f"finetune is {word} from 4 to " in capsys.readouterr().err
     # the rate of learning rises to its maximum, and falls to the end
     assert max(rates) == pytest.approx(0.01, rel=0.1)
     peak = rates.index(max(rates))
@@ -153,47 +153,47 @@ def _saved(state):
 
 
 def test_a_budget_is_read_again_without_the_time_between(tmp_path):
-    watch = Watch(None)
+    clock = FakeClock(None)
     parts = [Part("base", "features", 60.0), Part("finetune", "2 epochs", 240.0)]
-    budget = Budget(5.5, parts, Limits("finetune", 1.0, 8.0, 3.0), 12.0, watch)
+    budget = Budget(5.5, parts, Limits("finetune", 1.0, 8.0, 3.0), 12.0, clock)
     budget.begin("base")
-    watch.now += 70
+    clock.now += 70
     budget.leave(tmp_path)
-    watch.now += 10_000
-    again = Budget.read(tmp_path, watch)
+    clock.now += 10_000
+    again = Budget.read(tmp_path, clock)
     assert again.spent == pytest.approx(82) and again.actual == {"base": 70.0}
     assert again.parts == budget.parts and again.pace("base") is None
-    assert again.pace("finetune").end == pytest.approx(watch.now + 5.5 * 60 * 0.98 - 82)
-    assert Budget.read(tmp_path / "none", watch) is None
+    assert again.pace("finetune").end == pytest.approx(clock.now + 5.5 * 60 * 0.98 - 82)
+    assert Budget.read(tmp_path / "none", clock) is None
     for text in ("{", "[]", '{"minutes": 3}', '{"minutes": "x", "parts": []}'):
         plan_file(tmp_path).write_text(text)
-        complaint(lambda: Budget.read(tmp_path, watch), "plan.json", "restore it")
+        complaint(lambda: Budget.read(tmp_path, clock), "plan.json", "restore it")
 
 
-def budget_with_fixres(watch):
+def budget_with_fixres(clock):
     """Six minutes, of which fixres is planned to take 100 s."""
     parts = [Part("finetune", "", 240.0), Part("fixres", "", 100.0)]
-    return Budget(6, parts, Limits("finetune", 1.0, 8.0, 3.0), 0.0, watch)
+    return Budget(6, parts, Limits("finetune", 1.0, 8.0, 3.0), 0.0, clock)
 
 
 def test_fixres_is_left_out_if_its_time_is_gone():
-    watch = Watch(None)
-    budget = budget_with_fixres(watch)
-    watch.now += 270
+    clock = FakeClock(None)
+    budget = budget_with_fixres(clock)
+    clock.now += 270
     assert budget.begin("fixres")
-    watch.now += 30
+    clock.now += 30
     assert not budget.begin("fixres") and budget.begin("finetune")
     assert budget.begin("fixres", started=True)
 
 
 def test_a_stopped_fixres_needs_only_the_rest_of_its_time(tmp_path):
-    watch = Watch(None)
-    budget = budget_with_fixres(watch)
-    watch.now += 250
+    clock = FakeClock(None)
+    budget = budget_with_fixres(clock)
+    clock.now += 250
     assert budget.begin("fixres")
-    watch.now += 70
+    clock.now += 70
     budget.leave(tmp_path)
-    assert Budget.read(tmp_path, watch).begin("fixres")  # 40 s are left for 30 s
+    assert Budget.read(tmp_path, clock).begin("fixres")  # 40 s are left for 30 s
 
 
 def test_a_stage_is_never_shorter_than_its_least(monkeypatch):
@@ -203,9 +203,9 @@ def test_a_stage_is_never_shorter_than_its_least(monkeypatch):
 
 def test_a_resumed_pace_knows_what_was_planned(monkeypatch):
     """Slower by half, stopped, resumed: what follows is still taken to be slower."""
-    watch = Watch(lambda step: 2.0)
+    clock = FakeClock(lambda step: 2.0)
     parts = [Part("finetune", "", 200.0), Part("views", "", 20.0)]
-    budget = Budget(4, parts, Limits("finetune", 0.5, 8.0, 0.0), 0.0, watch)
+    budget = Budget(4, parts, Limits("finetune", 0.5, 8.0, 0.0), 0.0, clock)
     stage = Stage(epochs=4.0, batch=8, lr=0.01, pct_start=0.1)
     ends, state = [], None
     for stopped_at in (40, None):
@@ -216,11 +216,11 @@ def test_a_resumed_pace_knows_what_was_planned(monkeypatch):
         pace = budget.pace("finetune")
         while training.total_steps < training.total and training.total_steps != stopped_at:
             training.train_batch(torch.randn(8, 6), torch.arange(8) % 3)
-            watch.now += 2.0
+            clock.now += 2.0
             pace.follow(training)
             if training.step == STEPS:
                 training.epoch, training.step = training.epoch + 1, 0
         state = training.state_dict()
         ends.append(training.total)
     assert abs(ends[0] - ends[1]) <= 0.05 * 200
-    assert watch.now - 1_000.0 + 2 * 20 == pytest.approx(240 * 0.98, rel=0.05)
+    assert clock.now - 1_000.0 + 2 * 20 == pytest.approx(240 * 0.98, rel=0.05)

@@ -309,6 +309,30 @@ def test_fit_continues_a_run_with_the_minutes_that_are_left(fit, here, quick, mo
     assert RunConfig.of(StageFolder(run, "fixres")).data == str(moved.resolve())
 
 
+def test_fit_refuses_another_recipe_for_a_stage_that_is_not_started(fit, quick, monkeypatch):
+    run = Path("runs/stopped-early")
+    with monkeypatch.context() as patch:
+        patch.setattr("tinynet.training.single_stage.fit", _interrupted_in("base"))
+        with pytest.raises(KeyboardInterrupt):
+            fit(run, minutes=0.7)
+    for stage in STAGES:
+        other = TUNED.override({"dropout": 0.33}, (stage,))
+        complaint(lambda other=other: fit(run, recipe=other), "dropout=", f"for {stage}, not 0.33")
+    assert not StageFolder(run, "finetune").started
+    assert fit(run, recipe=TUNED).folder.stage == "fixres"
+
+
+def test_fit_compares_all_stages_of_a_run_with_minutes(fit, quick, monkeypatch):
+    """Also after a fixres of another size, trained alone."""
+    run = Path("runs/stopped-late")
+    with monkeypatch.context() as patch:
+        patch.setattr("tinynet.training.single_stage.fit", _interrupted_in("finetune"))
+        with pytest.raises(KeyboardInterrupt):
+            fit(run, minutes=0.7)
+    tinynet.fit(run, stages="fixres", size=40, device="cpu")
+    complaint(lambda: fit(run, batch=32), "batch=16 for base, not 32")
+
+
 def _interrupted_in(stage):
     """The training loop, interrupted at the start of a stage."""
 

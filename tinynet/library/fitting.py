@@ -14,6 +14,7 @@ from tinynet.library.run import Run
 from tinynet.runs import STAGES, WHOLE, StageFolder
 from tinynet.training.config import RunConfig
 from tinynet.training.plan import (
+    OF_GROUPS,
     Device,
     Settings,
     plan_later,
@@ -24,7 +25,7 @@ from tinynet.training.plan import (
     with_new_places,
 )
 from tinynet.training.plans import DECIDED, contradiction
-from tinynet.training.recipes import RECIPES, Network, Recipe, SplitConfig
+from tinynet.training.recipes import RECIPES, Network, Recipe, SplitConfig, Stage
 from tinynet.values import as_minutes, as_path
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _fit_within(
     from tinynet.training.stages import train
 
     if folder := runs.stage_to_continue(run):
-        _refuse_other_run(run, minutes, budget.minutes if budget else None, settings)
+        _refuse_other_run(folder, minutes, budget.minutes if budget else None, settings)
         config = with_new_places(RunConfig.of(folder), settings)
         compute = _compute(device.as_started(folder))
     else:
@@ -181,9 +182,13 @@ def _fit_within(
 
 
 def _refuse_other_run(
-    run: Path, minutes: float | None, before: float | None, settings: Settings
+    folder: StageFolder, minutes: float | None, before: float | None, settings: Settings
 ) -> None:
-    """Raise `InputError` if a run was started with other minutes (`before`) or settings."""
+    """Raise `InputError` if a run was started with other minutes (`before`) or settings.
+
+    `folder`: the stage that continues the run.
+    """
+    run = folder.run
     if before is None:
         raise InputError(
             f"{run}: has no minutes, or a stage was trained after its plan; remove minutes to "
@@ -194,12 +199,25 @@ def _refuse_other_run(
             f"{run}: was started with minutes={before:g}, not {minutes:g}; remove minutes to "
             "continue it, or use another folder for another value"
         )
-    for folder in runs.started_stages(run):
-        values = (
-            settings.of_network() if folder.stage == "fixres" else settings.values(folder.stage)
-        )
-        own = {name: value for name, value in values.items() if name not in DECIDED}
-        _refuse_changes(folder, settings, own)
+    # The recipe of a stage that has not started is in that of a stage that has.
+    folders = dict.fromkeys(RunConfig.of(folder).stages, folder)
+    folders |= {started.stage: started for started in runs.started_stages(run)}
+    for stage, own in folders.items():
+        values = _whole_values(settings, stage)
+        planned = {name: value for name, value in values.items() if name not in DECIDED}
+        _refuse_changes(own, settings, planned, stage)
+
+
+def _whole_values(settings: Settings, stage: str) -> dict[str, Any]:
+    """The fields that the user asks for, of a stage of a whole run."""
+    if stage != "fixres":
+        return settings.values(stage)
+    values = settings.of_network()
+    if isinstance(settings.recipe, Recipe):  # its other fields do not apply to fixres
+        own = {each.name: getattr(settings.recipe.fixres, each.name) for each in fields(Stage)}
+        # The factors of the learning rate may be those of finetune.
+        values |= {name: value for name, value in own.items() if name not in OF_GROUPS}
+    return values
 
 
 def _whole(run: Path, recipe: str | Recipe | None) -> tuple[str, ...]:
@@ -282,10 +300,15 @@ def _configs(
             yield config
 
 
-def _refuse_changes(folder: StageFolder, settings: Settings, values: dict[str, Any]) -> None:
-    """Raise `InputError` if a stage was started with other settings, or other fields (`values`)."""
-    config = RunConfig.of(folder)
-    parts = (config.recipe.stage(folder.stage), config.recipe.network, config.recipe.data)
+def _refuse_changes(
+    folder: StageFolder, settings: Settings, values: dict[str, Any], stage: str | None = None
+) -> None:
+    """Raise `InputError` if a run was started with other settings or other fields of a stage.
+
+    `folder`: a stage whose recipe is compared. `values`: the fields of `stage` (default: its own).
+    """
+    config, stage = RunConfig.of(folder), stage or folder.stage
+    parts = (config.recipe.stage(stage), config.recipe.network, config.recipe.data)
     pairs = {
         name: (next(getattr(part, name) for part in parts if hasattr(part, name)), value)
         for name, value in values.items()
@@ -301,6 +324,6 @@ def _refuse_changes(folder: StageFolder, settings: Settings, values: dict[str, A
     for name, (before, value) in pairs.items():
         if before != value:
             raise InputError(
-                f"{folder.path}: was started with {name}={before!r}, not {value!r}; use another "
-                "folder for another value"
+                f"{folder.run}: was started with {name}={before!r} for {stage}, not {value!r}; use "
+                "another folder for another value"
             )

@@ -67,16 +67,19 @@ def with_updated_norms(
 
 
 def training_folders(folder: StageFolder, config: RunConfig) -> dict[int, StageFolder]:
-    """Return the stages whose average `folder` is, by seed; each is in a run within `folder`."""
+    """Return the folder of each training, by its seed; `folder` has the average of them.
+
+    Each training is a run within `folder`.
+    """
     seeds = range(config.seed, config.seed + config.recipe.stage(folder.stage).soup)
     return {seed: StageFolder(folder.path / f"seed-{seed}", folder.stage) for seed in seeds}
 
 
 def trainings_of(folder: StageFolder, config: RunConfig) -> list[tuple[StageFolder, RunConfig]]:
-    """Return the folders and configurations of the trainings whose average a stage is.
+    """Return the folder and the configuration of each training; `folder` has the average of them.
 
-    They start from the same stage with consecutive seeds. Raises `InputError` if that stage is not
-    finished.
+    The trainings start from the same stage, with consecutive seeds. Raises `InputError` if that
+    stage is not finished.
     """
     start = config.start(folder.run, folder.stage)
     assert start is not None  # base has no soup

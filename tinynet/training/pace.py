@@ -17,10 +17,12 @@ from tinynet.files import read_json, write_json
 from tinynet.training.loop import Training
 from tinynet.training.plans import Part, Plan
 
-# Bursts of steps, of a second or more each, that the rate is the median of; and the fewest.
+# The time of a step is the median of the last measurements, `_LEAST` to `_WINDOW` of them. Each
+# covers the steps of a second or more.
 _WINDOW, _LEAST = 60, 5
-_TOLERANCE = 0.02  # of the steps: a smaller change of the end is not made
-_NOTED = 0.1  # of the planned steps: a larger change is said
+_TOLERANCE = 0.02  # of the planned steps: a smaller change of the end is not made
+_NOTED = 0.1  # of the planned steps: a larger change is printed
+_MARGIN = 0.02  # of the minutes; pacing leaves them free
 
 Clock = Callable[[], float]
 
@@ -161,7 +163,7 @@ class Budget:
             return None
         last = max(number for number, part in enumerate(self.parts) if part.stage == stage)
         after = sum(part.seconds for part in self.parts[last + 1 :])
-        end = self._start + 60 * self.minutes * (1 - _TOLERANCE)
+        end = self._start + 60 * self.minutes * (1 - _MARGIN)
         return Pace(end, self.parts[last].seconds, after, self.limits, self.clock)
 
     def lines(self) -> list[str]:
@@ -206,8 +208,8 @@ class Pace:
     def __init__(self, end: float, planned: float, after: float, limits: Limits, clock: Clock):
         self.end, self.planned, self.after = end, planned, after
         self.limits, self.clock = limits, clock
-        self._bursts: deque[float] = deque(maxlen=_WINDOW)  # seconds of a step
-        self._last: tuple[float, int] | None = None  # time and step of the last burst
+        self._step_seconds: deque[float] = deque(maxlen=_WINDOW)
+        self._last: tuple[float, int] | None = None  # time and step of the last measurement
         self._checks = [limits.check]  # seconds of an evaluation: by the plan, and measured
         self._noted = 0  # steps of the stage, as they were printed last
 
@@ -228,12 +230,12 @@ class Pace:
         planned_step = steps / planned
         self._noted = self._noted or training.total
         if self._last and step > self._last[1]:
-            self._bursts.append((now - self._last[0]) / (step - self._last[1]))
+            self._step_seconds.append((now - self._last[0]) / (step - self._last[1]))
         self._last = now, step
-        if len(self._bursts) < _LEAST or step >= training.total:
+        if len(self._step_seconds) < _LEAST or step >= training.total:
             return
-        # The median forgets a burst in which the process was stopped.
-        seconds = statistics.median(self._bursts)
+        # The median ignores a measurement in which the process was stopped.
+        seconds = statistics.median(self._step_seconds)
         slower = max(1.0, seconds / planned_step)
         total = self._total(training, (self.end - now - self.after * slower) / seconds, seconds)
         if abs(total - training.total) > _TOLERANCE * planned:
@@ -241,10 +243,11 @@ class Pace:
             self._note(training, seconds, planned_step)
 
     def _total(self, training: Training, left: float, seconds: float) -> int:
-        """The steps of the whole stage, if there is time for so many steps that are `left`.
+        """The number of steps of the whole stage that fits in the time.
 
-        The evaluations of the epochs that end take time too. A rest of an epoch that is shorter
-        than its evaluation, and than half an epoch, is left out.
+        `left`: the remaining time, in steps of `seconds` each. The evaluation after each epoch
+        takes a part of it. A last partial epoch is dropped if it is shorter than its evaluation and
+        shorter than half an epoch.
         """
         step, steps = training.total_steps, training.steps
         check = statistics.median(self._checks[-3:]) / seconds
@@ -259,21 +262,21 @@ class Pace:
         return max(min(round(total), most), least, step if training.step == steps else step + 1)
 
     def _note(self, training: Training, seconds: float, planned: float) -> None:
-        """Print that the stage has become longer or shorter than was printed last.
+        """Print the new number of epochs, if it differs enough from the one printed last.
 
         `planned`: seconds of a step by the plan.
         """
-        total = training.total
-        if abs(total - self._noted) <= _NOTED * training.stage.total_steps(training.steps):
+        total, before = training.total, self._noted
+        if abs(total - before) <= _NOTED * training.stage.total_steps(training.steps):
             return
-        reason = "the time that is left has changed"
+        reason = f"the time for {self.limits.stage} has changed"
         if abs(seconds / planned - 1) > _NOTED:
-            speed = "slower" if seconds > planned else "faster"
-            reason = f"a step takes {seconds:.2g} s, {speed} than planned ({planned:.2g} s)"
-        change = "shortened" if total < self._noted else "extended"
+            reason = f"a step takes {seconds:.2g} s (planned: {planned:.2g} s)"
+        change = "shortened" if total < before else "extended"
+        earlier, later = before / training.steps, total / training.steps
         console.log(
-            f"note: {reason}, so {self.limits.stage} is {change} to "
-            f"{total / training.steps:.3g} epochs"
+            f"note: {reason}; {self.limits.stage} is {change} from {earlier:.3g} to {later:.3g} "
+            "epochs"
         )
         self._noted = total
 

@@ -12,8 +12,7 @@ from tinynet.console import option
 from tinynet.errors import InputError
 from tinynet.training.recipes import Recipe
 
-# Parts of the minutes: what evaluations and checkpoints between the parts may take, and what a plan
-# leaves free for a machine whose rates vary.
+# The fraction of the minutes that a plan leaves free, for checkpoints and for rates that vary.
 _RESERVE = 0.04
 _BN_IMAGES = 6400  # as in `models.classifier`, which imports torch
 # Forward passes of the hold-out that choose the views; two more after fixres, at `larger_size`.
@@ -96,10 +95,10 @@ def _late(size: int, soup: int = 1) -> dict[str, dict[str, Any]]:
 
 
 # The evidence: base-96-one-view.json and minutes.json in benchmarks/results, and in experiments
-# late-layers-96.json (two epochs), late-layers-96-tuned.json (three) and soups.json (an average).
-# One seed each; the average has two.
+# late-layers-96.json (two epochs), late-layers-96-tuned.json (three) and soups.json (an average of
+# three epochs). One seed each; an average has two.
 TUNED_KINDS = (
-    _base(64),
+    _base(64, Evidence(8.66, 0.5720, 0.5856)),
     _base(96, Evidence(12, 0.6200, 0.6302)),
     _base(128, Evidence(7.85, 0.6354, 0.6438)),
     Kind(
@@ -123,7 +122,7 @@ TUNED_KINDS = (
         (3, 12),
         _late(96, soup=2),
         fixres=True,
-        evidence=(Evidence(3, 0.6874, 0.7052),),
+        evidence=(Evidence(3, 0.6874, 0.7052), Evidence(3.82, 0.6854, 0.6994)),
     ),
 )
 _ALL = {"base": _features(160), "finetune": {"size": 160}}
@@ -140,9 +139,9 @@ KINDS = {"tuned": TUNED_KINDS, "general": GENERAL_KINDS}
 class Rates:
     """Images per second on this machine.
 
-    By the side of the images in pixels: `frozen`, features of a frozen network; `after`, those of a
-    network that is trained already; `step`, training steps of `finetune`. `head`: training steps on
-    features.
+    `frozen`: features of the network with its ImageNet weights. `after`: features of the network
+    that `finetune` has trained. `step`: training steps of `finetune`. These three are dicts, whose
+    keys are the sizes of the images in pixels. `head`: training steps of the head on features.
     """
 
     frozen: Mapping[int, float]
@@ -153,7 +152,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a plan: `seconds` of one stage; `what` is done in it."""
+    """A part of a plan.
+
+    `stage`: its stage, or `average` or `views`. `what`: what is done, as it is printed. `seconds`:
+    its time.
+    """
 
     stage: str
     what: str
@@ -165,7 +168,8 @@ class Plan:
     """A kind of run with the epochs of its paced stage, and its parts in order.
 
     `minutes`: what the user has. `spent`: seconds before the first part. `check`: seconds of an
-    evaluation after an epoch of the paced stage. `last`: whether there is no longer kind.
+    evaluation after an epoch of the paced stage. `last`: whether `kind` is the last of its list,
+    which takes the most time.
     """
 
     kind: Kind
@@ -195,10 +199,11 @@ class Plan:
         before = [row for row in self.kind.evidence if row.epochs <= self.epochs * 1.02]
         if before:
             row = before[-1]
+            each = " in each training" if AVERAGE in {part.stage for part in self.parts} else ""
             lines.append(
-                f"On all of Tiny ImageNet, this plan with {_epochs(row.epochs)} of "
-                f"{self.kind.paced} reached a hold-out top-1 of {row.holdout:.1%}, and "
-                f"{row.flip:.1%} with flips."
+                "An earlier run of this plan on all images of Tiny ImageNet, with "
+                f"{_epochs(row.epochs)} of {self.kind.paced}{each}, reached a hold-out top-1 of "
+                f"{row.holdout:.1%}, and {row.flip:.1%} with flips."
             )
         return lines
 
@@ -212,7 +217,7 @@ class Counts:
 
 
 def sizes_of(kinds: Sequence[Kind], recipe: Recipe) -> tuple[list[int], list[int]]:
-    """Return the sides in pixels of images for base, and for a network that is trained already."""
+    """Return the sizes of images in pixels: for base, and for the network after `finetune`."""
     base, later = set(), set()
     for kind in kinds:
         own = kind.recipe(recipe, 1)
@@ -228,8 +233,8 @@ def sizes_of(kinds: Sequence[Kind], recipe: Recipe) -> tuple[list[int], list[int
 def candidate_sizes(size: int) -> list[int]:
     """Return the sides in pixels among which the hold-out chooses, for training at `size`.
 
-    The best test size is larger than the training size (Touvron et al. 2019): 1, 7/6 and 4/3 of it,
-    in steps of 8 pixels.
+    They are 1, 7/6 and 4/3 of it, in steps of 8 pixels, because the best test size is often larger
+    than the training size (Touvron et al. 2019).
     """
     return sorted({size, *(8 * round(size * factor / 8) for factor in (7 / 6, 4 / 3))})
 
@@ -286,8 +291,9 @@ def parts_of(kind: Kind, recipe: Recipe, epochs: float, rates: Rates, counts: Co
 def check_seconds(kind: Kind, recipe: Recipe, rates: Rates, counts: Counts) -> float:
     """Return the seconds of the evaluation after an epoch of the paced stage.
 
-    In `finetune`, the network runs in floats on the hold-out, and on the images that its average
-    recomputes batch norms with. That is taken as half of the time of training on them.
+    In `finetune`, it has two forward passes in floats: over the hold-out, and over the images that
+    recompute the batch norms of the moving average of the weights. A forward pass is assumed to
+    take half the time of a training step.
     """
     if kind.paced != "finetune":
         return counts.holdout / rates.head

@@ -7,22 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from tinynet import console, runs
 from tinynet.compute import Compute, out_of_memory
-from tinynet.data.batches import seeded_generator
 from tinynet.data.packed import Packed
 from tinynet.distributed import get_world, is_lost
 from tinynet.errors import InputError
-from tinynet.files import clear_leftovers, locked, write_json
-from tinynet.models.backbones import (
-    backbone_template,
-    compute_for,
-    runs_in_int8,
-    without_numbers,
-)
-from tinynet.models.checkpoint import State, load_model
+from tinynet.files import clear_leftovers, write_json
+from tinynet.models.backbones import backbone_template, runs_in_int8, without_numbers
 from tinynet.models.classifier import Classifier
 from tinynet.models.digests import weights_digest
 from tinynet.records import ScoreRow
@@ -30,26 +21,16 @@ from tinynet.runs import StageFolder
 from tinynet.signs import LostRank
 from tinynet.training.averages import save_average, trainings_of
 from tinynet.training.best_size import with_test_size
-from tinynet.training.config import RunConfig, open_data, split_of
+from tinynet.training.config import RunConfig, open_data
 from tinynet.training.inputs import check_crops
 from tinynet.training.loop import weight_groups
-from tinynet.training.new_network import new_network
 from tinynet.training.observers import Observer
-from tinynet.training.order import block_for
 from tinynet.training.pace import Budget, Watch
 from tinynet.training.plans import AVERAGE
 from tinynet.training.recipes import Stage
-from tinynet.training.resume import (
-    check_config,
-    check_inputs,
-    check_recipe_not_lost,
-    check_resumable,
-    load_last_checkpoint,
-    note_epochs,
-    stage_facts,
-    update_paths,
-)
-from tinynet.training.single_stage import StageJob, frozen_start, train_stage
+from tinynet.training.resume import check_config, check_inputs, note_epochs, update_paths
+from tinynet.training.single_stage import StageJob, train_stage
+from tinynet.training.stage_start import claim_stage, lock_stage, make_job, start_model
 
 
 @dataclass(frozen=True)
@@ -113,7 +94,7 @@ def summary(run: Path, config: RunConfig) -> str:
     packed = open_data(None, None, config)
     name = config.stages[0]
     stage = config.recipe.stage(name)
-    model = _start_model(config.start(run, name), config, packed)
+    model = start_model(config.start(run, name), config, packed)
     model.train_only(stage.trainable)
     table = torchinfo.summary(
         model,
@@ -217,7 +198,7 @@ def _check_finished(folder: StageFolder, config: RunConfig, packed: Packed) -> N
     check_config(folder, config)
     facts = {"data_digest": packed.contents}
     if start := config.start(folder.run, folder.stage):
-        facts["start_digest"] = weights_digest(_start_model(start, config, packed))
+        facts["start_digest"] = weights_digest(start_model(start, config, packed))
     check_inputs(folder, facts)
     note_epochs(folder, config)
 
@@ -226,7 +207,7 @@ def _train_soup(
     folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
 ) -> ScoreRow:
     """Train a stage with several seeds and average the weights; return the score of the average."""
-    job = _make_job(folder, config, packed, compute)
+    job = make_job(folder, config, packed, compute)
     with ExitStack() as stack:
         _claim_soup(stack, job, options)
         trainings = trainings_of(folder, config)
@@ -259,7 +240,7 @@ def _claim_soup(stack: ExitStack, job: StageJob, options: _Options) -> None:
     With `restart`, its trainings are deleted.
     """
     folder = job.folder
-    resumed = _lock_stage(stack, job, options)
+    resumed = lock_stage(stack, job, resume=options.resume, restart=options.restart)
     if options.restart:
         for one, _ in trainings_of(folder, job.config):
             # First, so that what a kill leaves is not taken for a training.
@@ -292,9 +273,11 @@ def _train_locked(
     folder: StageFolder, config: RunConfig, packed: Packed, compute: Compute, options: _Options
 ) -> ScoreRow:
     """Train one stage to its end while holding its lock; return the score of its best epoch."""
-    job = _make_job(folder, config, packed, compute, options.watch)
+    job = make_job(folder, config, packed, compute, options.watch)
     with ExitStack() as stack:
-        state = job.world.from_main(lambda: _claim(stack, job, options))
+        state = job.world.from_main(
+            lambda: claim_stage(stack, job, resume=options.resume, restart=options.restart)
+        )
         try:
             return train_stage(job, state, options.observers)
         except LostRank:
@@ -315,87 +298,6 @@ def _train_locked(
             ) from None
 
 
-def _claim(stack: ExitStack, job: StageJob, options: _Options) -> State | None:
-    """Lock the folder of a stage until `stack` ends; return the state that it continues from."""
-    folder, config = job.folder, job.config
-    resumed = _lock_stage(stack, job, options)
-    state = None
-    if resumed and not options.restart:
-        state = load_last_checkpoint(folder, job.packed.wnids, job.origin)
-    if resumed:
-        update_paths(folder, config)
-    return state
-
-
-def _lock_stage(stack: ExitStack, job: StageJob, options: _Options) -> bool:
-    """Lock the folder of a stage until `stack` ends; return whether the stage is continued."""
-    folder = job.folder
-    resumed = options.resume and folder.started
-    if resumed:
-        check_resumable(folder, job.config, job.facts)
-    folder.make()
-    stack.enter_context(locked(folder.path, lambda: _refuse_busy(folder)))
-    if not resumed and not options.restart:
-        check_recipe_not_lost(folder)
-    return resumed
-
-
-def _make_job(
-    folder: StageFolder,
-    config: RunConfig,
-    packed: Packed,
-    compute: Compute,
-    watch: Watch | None = None,
-) -> StageJob:
-    """Load everything that one stage is trained with; its start must have the same data."""
-    world, split = get_world(), split_of(config, packed)
-    torch.manual_seed(seeded_generator("cpu", config.seed, folder.stage).initial_seed())
-    compute = compute_for(compute, config.recipe.network.arch)
-    start = world.from_main(lambda: config.start(folder.run, folder.stage))
-    if start:  # a run, which other machines may not have
-        model = world.from_main(lambda: _start_model(start, config, packed))
-    else:
-        model = world.main_first(lambda: _start_model(None, config, packed))
-    torch.set_rng_state(world.from_main(torch.get_rng_state))
-    in_int8 = compute.int8 and config.recipe.stage(folder.stage).cached_epochs
-    if config.trains_backbone(folder.stage) and not in_int8:
-        compute = compute.for_training(bool(frozen_start(model, config, folder.stage)))
-    facts = stage_facts(folder, config, packed, split, compute)
-    if block := world.from_main(lambda: _shuffle_block(folder, config, packed)):
-        facts["shuffle_block"] = block
-    # The head of base is new, so its start is the backbone alone.
-    facts["start_digest"] = weights_digest(model if start else model.backbone)
-    world.check_equal(facts["start_digest"], "starting weights")
-    world.check_equal(
-        f"{compute.device.type} {compute.precision} {compute.floats} {compute.engine} "
-        f"{compute.int8_start}",
-        "device, precision and engine",
-    )
-    if start:
-        inputs = {key: facts[key] for key in ("data_digest", "split_digest")}
-        world.from_main(lambda: check_inputs(start, inputs))
-    job = StageJob(folder, config, packed, split, model, compute, facts, world, watch)
-    facts["origin"] = job.origin
-    return job
-
-
-def _shuffle_block(folder: StageFolder, config: RunConfig, packed: Packed) -> int:
-    """As in `Shuffle`: what the stage was started with, or what suits this machine."""
-    if folder.started:
-        return int(folder.read_recipe().get("shuffle_block", 0))
-    if config.recipe.stage(folder.stage).cached_epochs:  # features are far smaller than images
-        return 0
-    images = packed.train.images
-    block = block_for(images.nbytes, images[:1].nbytes)
-    if block:
-        console.log(
-            f"note: the training images ({images.nbytes / 1e9:.1f} GB) are larger than half of the "
-            f"free memory, so they are read from the disk in blocks of {block} images; the blocks "
-            "are shuffled, then the images of each 256 blocks"
-        )
-    return block
-
-
 def _check_processes(stage: Stage, ranks: int) -> None:
     """Raise `InputError` for an average, and for ranks that would have no image of a batch."""
     if stage.soup > 1 and ranks > 1:
@@ -408,17 +310,3 @@ def _check_processes(stage: Stage, ranks: int) -> None:
             f"{console.option('batch')} {stage.batch}: is less than one image for each of {ranks} "
             "processes; use a larger batch, or fewer processes"
         )
-
-
-def _refuse_busy(folder: StageFolder) -> None:
-    raise InputError(
-        f"{folder.path}: another process is training this stage; wait until it has finished"
-        + console.advice(", or use another folder with --out")
-    )
-
-
-def _start_model(start: StageFolder | None, config: RunConfig, packed: Packed) -> Classifier:
-    """The network that a stage starts from: the best weights of `start`, or ImageNet weights."""
-    if start:
-        return load_model(start.best, packed.wnids, start.origin)[0]
-    return new_network(config, len(packed.wnids))
