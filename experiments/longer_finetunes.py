@@ -13,10 +13,8 @@ that have been scored are skipped. `--workers 0` writes the rows of those alone.
 share the GPU, so the times in the logs do not measure speed.
 """
 
-import argparse
 import contextlib
 import multiprocessing
-import os
 import shutil
 import sys
 import traceback
@@ -325,19 +323,12 @@ def row(name: str, jobs: Sequence[Training | Average], right: dict[str, Arrays])
 
 def main() -> None:
     """Do the jobs that are left, and write the rows."""
-    description, *_ = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data")
-    parser.add_argument("weights")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--workers", type=int, default=5, help="jobs at once")
-    args = parser.parse_args()
+    from seeds_and_sizes import arguments
+
     from tinynet.files import read_json, write_json
 
-    place = Place(args.data, args.weights, args.out.resolve())
-    for folder in ("runs", "logs", "scores"):
-        (place.out / folder).mkdir(parents=True, exist_ok=True)
-    os.environ["TINYNET_PROGRESS"] = "0"
+    args = arguments(__doc__ or "", workers=5)
+    place = Place(args.data, args.weights, args.out)
     failures = []
     machine = place.out / "machine.json"
     if args.workers:
@@ -350,7 +341,7 @@ def main() -> None:
             for kind in (Training, Average):
                 jobs = [(place, job) for job in JOBS if isinstance(job, kind)]
                 failures += pool.starmap(work, jobs, chunksize=1)
-    about = {"what": description, "machine": read_json(machine)}
+    about = {"what": args.what, "machine": read_json(machine)}
     write_json(place.out / "rows.json", {**about, "rows": rows(place)})
     if any(failures):
         sys.exit("\n".join(filter(None, failures)))

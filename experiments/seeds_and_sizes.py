@@ -169,21 +169,31 @@ def rows(stored: dict[str, Arrays], labels: Arrays) -> list[dict[str, Any]]:
     return results
 
 
+def arguments(text: str, workers: int) -> argparse.Namespace:
+    """Read `data`, `weights`, `out` and `workers`, and make the folders of the results.
+
+    `text`: what the experiment does, in its first line, which is returned as `what`.
+    """
+    what, *_ = text.splitlines()
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("data")
+    parser.add_argument("weights")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--workers", type=int, default=workers, help="jobs at once")
+    args = parser.parse_args(namespace=argparse.Namespace(what=what))
+    args.out = args.out.resolve()
+    for folder in ("runs", "logs", "scores"):
+        (args.out / folder).mkdir(parents=True, exist_ok=True)
+    os.environ["TINYNET_PROGRESS"] = "0"
+    return args
+
+
 def main() -> None:
     """Train the bases, then the jobs, and write the rows."""
     import tinynet
 
-    description, *_ = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data")
-    parser.add_argument("weights")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--workers", type=int, default=4, help="jobs at once")
-    args = parser.parse_args()
-    place = Place(args.data, args.weights, args.out.resolve())
-    for folder in ("runs", "logs", "scores"):
-        (place.out / folder).mkdir(parents=True, exist_ok=True)
-    os.environ["TINYNET_PROGRESS"] = "0"
+    args = arguments(__doc__ or "", workers=4)
+    place = Place(args.data, args.weights, args.out)
     for size in sorted({job.size for job in JOBS}):
         train_base(place, size)
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
@@ -195,7 +205,7 @@ def main() -> None:
         for job in JOBS
         if place.scores(job.name).is_file()
     }
-    about = {"what": description, "machine": facts(choose_compute())}
+    about = {"what": args.what, "machine": facts(choose_compute())}
     write_json(place.out / "rows.json", {**about, "rows": rows(stored, labels)})
     if any(failures):
         sys.exit("\n".join(filter(None, failures)))

@@ -289,13 +289,18 @@ def test_fit_keeps_to_a_number_of_minutes(fit, quick, capsys):
     complaint(lambda: fit("runs/whole", minutes=5), "runs/whole", "no minutes", "remove minutes")
 
 
-@pytest.mark.parametrize("stage", ["base", "finetune"])
-def test_fit_continues_a_run_with_the_minutes_that_are_left(fit, here, quick, monkeypatch, stage):
-    run = Path(f"runs/stopped-{stage}")
+def interrupt(fit, run, stage, monkeypatch):
+    """Start a run with minutes, and interrupt it at the start of a stage."""
     with monkeypatch.context() as patch:
         patch.setattr("tinynet.training.single_stage.fit", _interrupted_in(stage))
         with pytest.raises(KeyboardInterrupt):
             fit(run, minutes=0.7)
+
+
+@pytest.mark.parametrize("stage", ["base", "finetune"])
+def test_fit_continues_a_run_with_the_minutes_that_are_left(fit, here, quick, monkeypatch, stage):
+    run = Path(f"runs/stopped-{stage}")
+    interrupt(fit, run, stage, monkeypatch)
     assert StageFolder(run, stage).started and not StageFolder(run, stage).finished
     before = json.loads(plan_file(run).read_text())
     moved = here[0] / "moved.zip"
@@ -311,10 +316,7 @@ def test_fit_continues_a_run_with_the_minutes_that_are_left(fit, here, quick, mo
 
 def test_fit_refuses_another_recipe_for_a_stage_that_is_not_started(fit, quick, monkeypatch):
     run = Path("runs/stopped-early")
-    with monkeypatch.context() as patch:
-        patch.setattr("tinynet.training.single_stage.fit", _interrupted_in("base"))
-        with pytest.raises(KeyboardInterrupt):
-            fit(run, minutes=0.7)
+    interrupt(fit, run, "base", monkeypatch)
     for stage in STAGES:
         other = TUNED.override({"dropout": 0.33}, (stage,))
         complaint(lambda other=other: fit(run, recipe=other), "dropout=", f"for {stage}, not 0.33")
@@ -325,10 +327,7 @@ def test_fit_refuses_another_recipe_for_a_stage_that_is_not_started(fit, quick, 
 def test_fit_compares_all_stages_of_a_run_with_minutes(fit, quick, monkeypatch):
     """Also after a fixres of another size, trained alone."""
     run = Path("runs/stopped-late")
-    with monkeypatch.context() as patch:
-        patch.setattr("tinynet.training.single_stage.fit", _interrupted_in("finetune"))
-        with pytest.raises(KeyboardInterrupt):
-            fit(run, minutes=0.7)
+    interrupt(fit, run, "finetune", monkeypatch)
     tinynet.fit(run, stages="fixres", size=40, device="cpu")
     complaint(lambda: fit(run, batch=32), "batch=16 for base, not 32")
 
