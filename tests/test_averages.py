@@ -182,7 +182,9 @@ def test_a_whole_run_averages_finetune_alone(here, finished_run):
     )
     run = tinynet.fit("runs/whole", **settings)
     assert tinynet.fit("runs/whole", **settings).folder.stage == "fixres"  # nothing is left
-    complaint(lambda: tinynet.fit("runs/whole", **settings | {"soup": 3}), "soup=2 for finetune, not 3")
+    complaint(
+        lambda: tinynet.fit("runs/whole", **settings | {"soup": 3}), "soup=2 for finetune, not 3"
+    )
     recipe = json.loads(Path("runs/whole/fixres/recipe.json").read_text())["recipe"]
     assert [recipe[stage]["soup"] for stage in STAGES] == [1, 2, 1]
     assert {path.name for path in Path("runs/whole/finetune").glob("seed-*")} == {
