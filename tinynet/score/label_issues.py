@@ -39,7 +39,8 @@ def label_issues(log_probabilities: np.ndarray, labels: np.ndarray) -> list[Labe
     suggestions = np.where(reached, probabilities, -1).argmax(1)
     p_suggestion = probabilities[images, suggestions]
     candidates = np.flatnonzero(reached.any(1) & (probabilities.argmax(1) != labels))
-    margins = p_suggestion[candidates] - p_label[candidates]
+    # In float64: a difference rounded to float32 would change the order.
+    margins = p_suggestion[candidates].astype(np.float64) - p_label[candidates]
     return [
         LabelIssue(
             int(position),
