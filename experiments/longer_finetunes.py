@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinynet.training.recipes import Stage
+
 SPLITS = ("holdout", "val")
 FIXRES = "--size 112"
 Arrays = dict[str, np.ndarray]
@@ -74,9 +76,9 @@ def seeds(name: str, epochs: float, count: int, against: str = "", **fields: str
     ]
 
 
-def average(name: str, of: str, count: int, flags: str = FIXRES) -> Average:
-    """The average of the first `count` seeds of a training."""
-    return Average(name, tuple(f"{of}, seed {seed}" for seed in range(count)), flags, PLAN)
+def average(name: str, of: str, flags: str = FIXRES) -> Average:
+    """The average of the first two seeds of a training."""
+    return Average(name, (f"{of}, seed 0", f"{of}, seed 1"), flags, PLAN)
 
 
 COLOUR, CONV3 = "--saturation 0.7 1.4 --hue 0.03", "--trainable conv3 conv4 conv5 head"
@@ -90,12 +92,10 @@ JOBS: tuple[Training | Average, ...] = (
     *seeds(THREE, 3, 2),
     *seeds(GROWING, 5.4, 2, change="growing 3", against="3.75 epochs"),
     *seeds("2.5 epochs", 2.5, 2, against=THREE),
-    average(PLAN, "3.75 epochs", 2),
-    average("two of 2.4 epochs of conv3", "2.4 epochs of conv3", 2),
-    average(f"two of {GROWING}", GROWING, 2),
-    average(
-        "two of 3.75 epochs, two cached epochs", "3.75 epochs", 2, f"{FIXRES} --cached-epochs 2"
-    ),
+    average(PLAN, "3.75 epochs"),
+    average("two of 2.4 epochs of conv3", "2.4 epochs of conv3"),
+    average(f"two of {GROWING}", GROWING),
+    average("two of 3.75 epochs, two cached epochs", "3.75 epochs", f"{FIXRES} --cached-epochs 2"),
     *seeds("colour", 3, 2, flags=COLOUR, against=THREE),
     *seeds("crops from 36 px", 3, 2, flags="--crop-side 36 64", against=THREE),
     *seeds("rate 1e-3", 3, 2, flags="--lr 1e-3", against=THREE),
@@ -113,22 +113,19 @@ JOBS: tuple[Training | Average, ...] = (
 @contextlib.contextmanager
 def growing(epochs: str) -> Iterator[None]:
     """Show images of 64 px in the first `epochs`."""
-    from tinynet.training.inputs import TrainingImages
+    from tinynet.training import inputs
 
-    plain = TrainingImages.batch
+    plain = inputs.augment_images
 
-    def batch(self: TrainingImages, loader: Any, epoch: int, number: int) -> Any:
-        if epoch < int(epochs):
-            orders = self._orders
-            self = replace(self, stage=replace(self.stage, size=64))
-            object.__setattr__(self, "_orders", orders)  # else each batch draws the order anew
-        return plain(self, loader, epoch, number)
+    def augment(images: Tensor, rows: Tensor, stage: Stage, draws: inputs.Draws) -> Tensor:
+        small = replace(stage, size=64) if draws.epoch < int(epochs) else stage
+        return plain(images, rows, small, draws)
 
-    TrainingImages.batch = batch  # type: ignore[method-assign]
+    inputs.augment_images = augment  # type: ignore[assignment]
     try:
         yield
     finally:
-        TrainingImages.batch = plain  # type: ignore[method-assign]
+        inputs.augment_images = plain
 
 
 @contextlib.contextmanager

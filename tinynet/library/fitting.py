@@ -213,7 +213,7 @@ def _whole_values(settings: Settings, stage: str) -> dict[str, Any]:
     if stage != "fixres":
         return settings.values(stage)
     values = settings.of_network()
-    if isinstance(settings.recipe, Recipe):  # its other fields do not apply to fixres
+    if isinstance(settings.recipe, Recipe):  # other fields that are named do not apply to fixres
         own = {each.name: getattr(settings.recipe.fixres, each.name) for each in fields(Stage)}
         # The factors of the learning rate may be those of finetune.
         values |= {name: value for name, value in own.items() if name not in OF_GROUPS}
