@@ -215,8 +215,9 @@ def _whole_values(settings: Settings, stage: str) -> dict[str, Any]:
     values = settings.of_network()
     if isinstance(settings.recipe, Recipe):  # other fields that are named do not apply to fixres
         own = {each.name: getattr(settings.recipe.fixres, each.name) for each in fields(Stage)}
-        # The factors of the learning rate may be those of finetune.
-        values |= {name: value for name, value in own.items() if name not in OF_GROUPS}
+        # The hold-out chooses the size. The factors of the learning rate may be those of finetune.
+        others = ("size", *OF_GROUPS)
+        values |= {name: value for name, value in own.items() if name not in others}
     return values
 
 
@@ -276,7 +277,7 @@ def _configs(
         ends_whole = whole and stage == "fixres"
         values = settings.of_network() if ends_whole else settings.values(stage)
         if folder.started:
-            _refuse_changes(folder, settings, values)
+            _refuse_changes(folder, settings, _whole_values(settings, stage) if whole else values)
             config = with_new_places(RunConfig.of(folder), settings)
             yield replace(config, stages=(stage,))
         elif stage == "base":  # with finetune, so that both are checked before either is trained
