@@ -1,14 +1,15 @@
-"""Merge the probabilities of two runs with several weights.
+"""Merge the probabilities of two runs, or of two stages of a run, with several weights.
 
     python experiments/merges.py RUN OTHER holdout experiments/merges.json
     python experiments/merges.py RUN OTHER val experiments/merges.json
+    python experiments/merges.py RUN RUN holdout OUT --other-stage base --other-size 128
 
-A row is (1 - weight) * RUN + weight * OTHER, each averaged over an image and its horizontal flip.
-"gain" and "p" compare it with RUN alone (McNemar's paired test). The rows are added to the file.
-The weight is chosen on the hold-out; val is only reported.
+A row is (1 - weight) * RUN + weight * OTHER, each averaged over its views: an image and its
+horizontal flip, if no others are named. "gain" and "p" compare it with RUN alone (McNemar's paired
+test). The rows are added to the file. The weight is chosen on the hold-out; val is only reported.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from tinynet.score.merges import mean
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-def merges(run: str, other: str, split: str) -> list[dict[str, Any]]:
+def merges(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each weight."""
-    first, second = (tinynet.Run(name).probabilities(split, tta="flip") for name in (run, other))
+    first = tinynet.Run(args.run).probabilities(args.split, tta=args.views)
+    other = tinynet.Run(args.other, args.other_stage)
+    second = other.probabilities(args.split, tta="flip", size=args.other_size)
     labels = first.required_labels
     own, others = np.exp(first.merged(mean)), np.exp(second.merged(mean))
     alone = own.argmax(1) == labels
@@ -34,9 +37,12 @@ def merges(run: str, other: str, split: str) -> list[dict[str, Any]]:
         gain = mcnemar(right, alone)
         rows.append(
             {
-                "run": Path(run).name,
-                "other": Path(other).name,
-                "split": split,
+                "run": Path(args.run).name,
+                "views": args.views,
+                "other": Path(args.other).name,
+                "other stage": other.folder.stage,
+                "other size": second.about["size"],
+                "split": args.split,
                 "weight": weight,
                 "run alone": float(alone.mean()),
                 "other alone": float((others.argmax(1) == labels).mean()),
@@ -48,15 +54,24 @@ def merges(run: str, other: str, split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def main(run: str, other: str, split: str, out: str) -> None:
+def main() -> None:
     """Add the rows to the file `out` and print them."""
-    before = read_json(Path(out))["rows"] if Path(out).is_file() else []
-    rows = merges(run, other, split)
-    what = "merges of two runs, each with horizontal flips"
-    write_json(Path(out), {"what": what, "rows": [*before, *rows]})
+    parser = argparse.ArgumentParser(description="Merge the probabilities of two runs.")
+    parser.add_argument("run")
+    parser.add_argument("other")
+    parser.add_argument("split", choices=("holdout", "val"))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--views", default="flip")
+    parser.add_argument("--other-stage", default=None)
+    parser.add_argument("--other-size", type=int, default=None)
+    args = parser.parse_args()
+    before = read_json(args.out)["rows"] if args.out.is_file() else []
+    rows = merges(args)
+    what = "merges of two runs, each with horizontal flips unless `views` names others"
+    write_json(args.out, {"what": what, "rows": [*before, *rows]})
     for row in rows:
         print(f"{row['weight']:.1f}  {row['top1']:.2%}  {row['gain']:+.2%}  p={row['p']:.2g}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
