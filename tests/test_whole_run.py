@@ -134,11 +134,13 @@ def test_fit_leaves_a_run_that_resume_can_end(here, tmp_path):
 
 def test_fit_compares_the_recipe_of_fixres_but_for_its_size(here):
     recipe = RunConfig.of(StageFolder(Path("runs/whole"), "fixres")).recipe
-    other = recipe.override({"dropout": 0.33}, ("fixres",))
-    complaint(lambda: tinynet.fit("runs/whole", recipe=other), "dropout=", "for fixres, not 0.33")
+    factors = [2.0] * len(recipe.fixres.lr_factors)
+    for name, value in {"dropout": 0.33, "lr_factors": tuple(factors)}.items():
+        other = recipe.override({name: value}, ("fixres",))
+        complaint(lambda other=other: tinynet.fit("runs/whole", recipe=other), name, "for fixres")
     # The hold-out chose the size, so that of a recipe is not compared.
-    same = recipe.override({"size": 48}, ("fixres",))
-    assert tinynet.fit("runs/whole", recipe=same).folder.stage == "fixres"
+    for same in (recipe, recipe.override({"size": 48}, ("fixres",))):
+        assert tinynet.fit("runs/whole", recipe=same).folder.stage == "fixres"
 
 
 def test_fixres_that_was_left_out_is_trained_by_its_own_command(here, tmp_path):

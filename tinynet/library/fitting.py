@@ -214,10 +214,13 @@ def _whole_values(settings: Settings, stage: str) -> dict[str, Any]:
         return settings.values(stage)
     values = settings.of_network()
     if isinstance(settings.recipe, Recipe):  # other fields that are named do not apply to fixres
-        own = {each.name: getattr(settings.recipe.fixres, each.name) for each in fields(Stage)}
-        # The hold-out chooses the size. The factors of the learning rate may be those of finetune.
-        others = ("size", *OF_GROUPS)
-        values |= {name: value for name, value in own.items() if name not in others}
+        fixres = settings.recipe.fixres
+        not_compared = {"size"}  # the hold-out chooses it
+        factors = values.get("lr_factors", settings.recipe.finetune.lr_factors)
+        if len(fixres.lr_factors) != len(factors):
+            not_compared |= {*OF_GROUPS}  # `plan_new` takes those of finetune
+        own = {each.name: getattr(fixres, each.name) for each in fields(Stage)}
+        values = {name: own[name] for name in own if name not in not_compared} | values
     return values
 
 
