@@ -14,7 +14,6 @@ from tinynet.library.run import Run
 from tinynet.runs import STAGES, WHOLE, StageFolder
 from tinynet.training.config import RunConfig
 from tinynet.training.plan import (
-    OF_GROUPS,
     Device,
     Settings,
     plan_later,
@@ -212,16 +211,11 @@ def _whole_values(settings: Settings, stage: str) -> dict[str, Any]:
     """The fields that the user asks for, of a stage of a whole run."""
     if stage != "fixres":
         return settings.values(stage)
-    values = settings.of_network()
-    if isinstance(settings.recipe, Recipe):  # other fields that are named do not apply to fixres
-        fixres = settings.recipe.fixres
-        not_compared = {"size"}  # the hold-out chooses it
-        factors = values.get("lr_factors", settings.recipe.finetune.lr_factors)
-        if len(fixres.lr_factors) != len(factors):
-            not_compared |= {*OF_GROUPS}  # `plan_new` takes those of finetune
-        own = {each.name: getattr(fixres, each.name) for each in fields(Stage)}
-        values = {name: own[name] for name in own if name not in not_compared} | values
-    return values
+    if not isinstance(settings.recipe, Recipe):
+        return settings.of_network()  # other fields that are named do not apply to fixres
+    fixres = plan_new(settings, STAGES).recipe.fixres
+    # The hold-out chooses the size.
+    return {each.name: getattr(fixres, each.name) for each in fields(Stage) if each.name != "size"}
 
 
 def _whole(run: Path, recipe: str | Recipe | None) -> tuple[str, ...]:
@@ -278,9 +272,9 @@ def _configs(
     for stage in stages:
         folder = StageFolder(run, stage)
         ends_whole = whole and stage == "fixres"
-        values = settings.of_network() if ends_whole else settings.values(stage)
         if folder.started:
-            _refuse_changes(folder, settings, _whole_values(settings, stage) if whole else values)
+            values = _whole_values(settings, stage) if whole else settings.values(stage)
+            _refuse_changes(folder, settings, values)
             config = with_new_places(RunConfig.of(folder), settings)
             yield replace(config, stages=(stage,))
         elif stage == "base":  # with finetune, so that both are checked before either is trained
@@ -290,6 +284,7 @@ def _configs(
             before = runs.stage_before(run, stage)
             if before is None:
                 raise InputError(f"{run}: has no finished base for {stage}; add base to stages")
+            values = settings.of_network() if ends_whole else settings.values(stage)
             names = {each.name for part in (SplitConfig, Network) for each in fields(part)}
             shared = {name: values[name] for name in values.keys() & names}
             _refuse_changes(before, Settings(weights=settings.weights), shared)

@@ -27,7 +27,7 @@ from tinynet.training.recipes import (
 from tinynet.values import as_integer
 
 _PACK_MARGIN = 1.15  # packed side over the largest training size: crops then lose little
-OF_GROUPS = ("lr_factors", "lr_decay")
+_OF_GROUPS = ("lr_factors", "lr_decay")
 _CROPS_FOR = 64  # pixels; the recipes are for Tiny ImageNet
 
 
@@ -75,7 +75,7 @@ class Settings:
 
     def of_network(self) -> dict[str, Any]:
         """The fields of a stage that depend on the network's groups of layers."""
-        return {name: self.fields[name] for name in OF_GROUPS if name in self.fields}
+        return {name: self.fields[name] for name in _OF_GROUPS if name in self.fields}
 
     def values(self, stage: str) -> dict[str, Any]:
         """The fields that the user asks for: all of a stage's if the recipe itself is given."""
@@ -114,7 +114,7 @@ def plan_new(settings: Settings, stages: tuple[str, ...]) -> RunConfig:
     if "fixres" in stages:
         groups = settings.of_network()
         if len(recipe.fixres.lr_factors) != len(recipe.finetune.lr_factors):  # of another network
-            groups = {name: getattr(recipe.finetune, name) for name in OF_GROUPS}
+            groups = {name: getattr(recipe.finetune, name) for name in _OF_GROUPS}
         recipe = recipe.override(groups, ("fixres",))
     default = WEIGHTS if recipe.network.arch == TUNED.network.arch else "DEFAULT"
     weights = absolute_weights(settings.weights or default)
