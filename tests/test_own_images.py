@@ -84,7 +84,7 @@ def test_the_other_commands(home, tmp_path):
     assert "48" in ran.out
     succeed(report, "run", "--out", tmp_path / "page.html")
     assert "dandelion" in (tmp_path / "page.html").read_text()
-    flags = argv("--arch vgg16 --weights none --size 32 64 --minutes 0.2 --device cpu")
+    flags = argv("--arch vgg16 --weights none --size 32 64 --minutes 5 --device cpu")
     ran = succeed(pick, "--data", "photos", *flags, "--out", tmp_path / "pick.png")
     assert "--pack-size 74" in ran.err and "--data photos" in ran.err
     refused(predict, ["--run", "run", "--device", "cpu", "--out", "x.txt"], "no test images")

@@ -17,7 +17,7 @@ from tinynet.runs import STAGES, StageFolder
 from tinynet.training import loop, plans
 from tinynet.training.config import RunConfig
 from tinynet.training.pace import Budget, Limits, plan_file
-from tinynet.training.plans import Part, larger_size
+from tinynet.training.plans import Part, Rates, larger_size, sizes_of
 from tinynet.training.recipes import TUNED
 from tinynet.values import as_minutes
 
@@ -180,21 +180,24 @@ TIMED = argv("--weights none --hidden 16 --holdout 0.25 --batch 16 --device cpu"
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Rates are measured for a moment."""
-    monkeypatch.setattr("tinynet.training.rates.SECONDS", 0.01)
+    """Rates are not measured: those of a busy machine would give other plans."""
+
+    def rates(config, kinds, *_):
+        images = {size: 5_000.0 for sizes in sizes_of(kinds, config.recipe) for size in sizes}
+        return Rates(images, images, images, 50_000.0)
+
+    monkeypatch.setattr("tinynet.training.minutes.measure_rates", rates)
 
 
 def test_a_number_of_minutes_gives_a_plan_and_a_run(here, quick):
     _, flags, _ = here
-    ran = call(train, *argv("--minutes 0.7 --out runs/timed --json"), *TIMED, *flags)
+    ran = call(train, *argv("--minutes 7 --out runs/timed --json"), *TIMED, *flags)
     rows = score_rows(ran)
-    assert "plan for 0.7 minutes: conv4 and conv5 at 96 px, average of two" in ran.err
+    assert "plan for 7 minutes: conv4 and conv5 at 96 px, average of two" in ran.err
     assert [row["stage"] for row in rows] == list(STAGES)
-    assert "took 0." in ran.err and "(planned: " in ran.err
+    assert "the run took " in ran.err and "(planned: " in ran.err
     stored = json.loads(plan_file(Path("runs/timed")).read_text())
-    assert (
-        set(stored["actual"]) == {*STAGES, "average", "views"} and stored["spent"] < 0.7 * 60 * 1.15
-    )
+    assert set(stored["actual"]) == {*STAGES, "average", "views"} and stored["spent"] > 0
     finetune = StageFolder(Path("runs/timed"), "finetune").read_recipe()["recipe"]["finetune"]
     assert finetune["size"] == 96 and finetune["trainable"] == ["conv4", "conv5", "head"]
     assert finetune["soup"] == 2
@@ -213,7 +216,7 @@ def test_a_number_of_minutes_gives_a_plan_and_a_run(here, quick):
 def test_a_timed_run_is_recorded_with_its_plan_and_scores(here, quick):
     _, flags, _ = here
     run = Path("runs/recorded")
-    succeed(train, *argv(f"--minutes 0.7 --out {run}"), *TIMED, *flags)
+    succeed(train, *argv(f"--minutes 7 --out {run}"), *TIMED, *flags)
     complaint(lambda: minutes.entry(run), "no score", "tinynet.evaluate")
     succeed(evaluate, *argv(f"--run {run} --device cpu"))
     result, stored = minutes.entry(run), json.loads(plan_file(run).read_text())
@@ -223,7 +226,7 @@ def test_a_timed_run_is_recorded_with_its_plan_and_scores(here, quick):
         "epochs), "
         f"then fixres at {result['use']['size']} px"
     )
-    assert (result["minutes"], result["seconds"]) == (0.7, stored["spent"])
+    assert (result["minutes"], result["seconds"]) == (7, stored["spent"])
     assert {row["split"] for row in result["rows"]} == {"holdout", "val"}
     assert len({row["precision"] for row in result["rows"]}) == 1
     Path(run / "use.json").unlink()
@@ -236,14 +239,17 @@ def test_stale_views_are_not_those_of_a_new_run_with_minutes(here, quick, tmp_pa
     run.mkdir()
     stale = dict(stage="fixres", size=112, views="flip", holdout={})
     (run / "use.json").write_text(json.dumps(stale))
-    ran = call(train, *argv("--minutes 0.7 --out"), run, *TIMED, *here[1])
+    ran = call(train, *argv("--minutes 7 --out"), run, *TIMED, *here[1])
     assert ran.status == 0 and "hold-out top-1 by views" in ran.err
 
 
-def test_a_machine_that_is_too_slow_is_told_the_shortest_plan(here, quick, monkeypatch):
+def test_a_machine_that_is_too_slow_is_told_the_shortest_plan(here, monkeypatch):
+    """Here the rates are measured, for a moment; so any base may be the fastest."""
+    monkeypatch.setattr("tinynet.training.rates.SECONDS", 0.01)
     _, flags, _ = here
     small = argv("--weights none --hidden 16 --device cpu --minutes 0.0001 --out runs/none")
-    assert refused(train, [*small, *flags], "--minutes 0.0001", "too short", "64 px") == 2
+    words = "--minutes 0.0001", "too short", "shortest plan (base at ", " minute"
+    assert refused(train, [*small, *flags], *words) == 2
     assert not Path("runs/none").exists()
 
 
@@ -283,16 +289,16 @@ def fit(here):
 
 
 def test_fit_keeps_to_a_number_of_minutes(fit, quick, capsys):
-    run = fit("runs/fitted", minutes=0.7)
+    run = fit("runs/fitted", minutes=7)
     assert run.folder.stage == "fixres" and Path("runs/fitted/use.json").is_file()
     printed = capsys.readouterr().err
-    assert "plan for 0.7 minutes: conv4 and conv5 at 96 px, average of two" in printed
-    assert "took 0." in printed
+    assert "plan for 7 minutes: conv4 and conv5 at 96 px, average of two" in printed
+    assert "the run took " in printed
     before = plan_file(Path("runs/fitted")).read_text()
-    for again in (dict(minutes=0.7), {}):  # nothing is left to do
+    for again in (dict(minutes=7), {}):  # nothing is left to do
         assert fit("runs/fitted", **again).folder.stage == "fixres"
     assert plan_file(Path("runs/fitted")).read_text() == before
-    complaint(lambda: fit("runs/fitted", minutes=5), "minutes=0.7", "not 5", "runs/fitted")
+    complaint(lambda: fit("runs/fitted", minutes=5), "minutes=7", "not 5", "runs/fitted")
     for other in (dict(epochs=4), dict(size=64, schedule="cosine")):
         complaint(lambda other=other: fit("runs/fitted", **other), *other, "cannot be set")
     for other in (dict(seed=1), dict(batch=32), dict(recipe="general"), dict(hidden=(8,))):
@@ -305,7 +311,7 @@ def interrupt(fit, run, stage, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("tinynet.training.single_stage.fit", _interrupted_in(stage))
         with pytest.raises(KeyboardInterrupt):
-            fit(run, minutes=0.7)
+            fit(run, minutes=7)
 
 
 @pytest.mark.parametrize("stage", ["base", "finetune"])
@@ -357,7 +363,7 @@ def _interrupted_in(stage):
 def test_a_stage_after_the_plan_has_no_minutes(fit, here, quick, monkeypatch):
     run = Path("runs/short")
     monkeypatch.setitem(plans.KINDS, "tuned", plans.TUNED_KINDS[:1])
-    assert fit(run, minutes=0.7).folder.stage == "base"
+    assert fit(run, minutes=7).folder.stage == "base"
     before = plan_file(run).read_text()
     assert (
         fit(run, stages="finetune", epochs=1, size=32, crop_side=[28, 32]).folder.stage

@@ -1,4 +1,4 @@
-"""Checks of values that users pass in Python. Imports no numpy."""
+"""Checks of values that users pass in Python, and values in messages. Imports no numpy."""
 
 import math
 import os
@@ -46,6 +46,11 @@ def as_path(value: Any, name: str) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not str(value):
         raise InputError(f"{name} is {brief(value)}; it must be a path, a string that is not empty")
     return Path(value)
+
+
+def counted(number: Any, noun: str) -> str:
+    """Return a number, or its text, with its noun: `1 minute`, `0.7 minutes`, `3 minutes`."""
+    return f"{number} {noun}{'' if str(number) == '1' else 's'}"
 
 
 def brief(value: Any) -> str:

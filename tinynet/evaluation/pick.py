@@ -35,6 +35,7 @@ from tinynet.training.loop import Training, fit, weight_groups
 from tinynet.training.order import steps_per_epoch
 from tinynet.training.rates import frozen_rate
 from tinynet.training.recipes import Recipe, Stage, recipe_for
+from tinynet.values import counted
 
 _LEAST = 4  # training images per class in the first round, and as many of the hold-out
 MEASURED = 1.0  # seconds of work on images that a candidate's cost is measured by
@@ -150,7 +151,7 @@ def pick(
         order = sorted(range(len(contenders)), key=lambda i: -contenders[i].score.top1)
         contenders = [contenders[i] for i in race.world.from_main(lambda: order)]  # noqa: B023
         console.log(
-            f"round {number} of {rounds}, {images} images per class: "
+            f"round {number} of {rounds}, {counted(images, 'image')} per class: "
             + ", ".join(f"{each.option} {each.score.top1:.1%}" for each in contenders)
         )
         count = len(contenders) if number == rounds else math.ceil(len(contenders) / 2)
@@ -209,8 +210,8 @@ class Race:
             needed = (spent + 2 * _LEAST * cost / _FOR_FEATURES * rounds) / 60
             raise InputError(
                 f"{console.option('minutes')}: too short; {contenders} candidates need about "
-                f"{math.ceil(needed)} minutes on this machine; allow more time, or name fewer "
-                "networks or smaller sizes"
+                f"{counted(math.ceil(needed), 'minute')} on this machine; allow more time, or "
+                "name fewer networks or smaller sizes"
             )
         return min(before + new, len(self.train))
 

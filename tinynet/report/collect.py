@@ -46,6 +46,7 @@ from tinynet.score.probabilities import Probabilities, same_images
 from tinynet.score.views import PLAIN
 from tinynet.training.averages import training_folders
 from tinynet.training.config import RunConfig, open_data
+from tinynet.values import counted
 
 _PAIRS, _DIFFERENCES = 12, 40
 _METADATA = {"weights", "precision", "split"}  # that saved probabilities must have
@@ -197,8 +198,9 @@ def _add_training(report: RunReport, folder: StageFolder) -> None:
     if epochs:
         best = max(epochs, key=lambda row: row.holdout.top1)
         caption = (
-            f"Loss, hold-out accuracy and learning rate of {folder.stage}: {len(epochs)} epochs, "
-            f"the best hold-out top-1 {best.holdout.top1:.2%} after epoch {best.epoch + 1}"
+            f"Loss, hold-out accuracy and learning rate of {folder.stage}: "
+            f"{counted(len(epochs), 'epoch')}, the best hold-out top-1 "
+            f"{best.holdout.top1:.2%} after epoch {best.epoch + 1}"
         )
         name = f"curves-{folder.stage}"
         report.figures[name] = training_curves(rows, folder.stage), caption

@@ -16,6 +16,7 @@ from tinynet.errors import InputError
 from tinynet.files import read_json, write_json
 from tinynet.training.loop import Training
 from tinynet.training.plans import Part, Plan
+from tinynet.values import counted
 
 # The time of a step is the median of the last measurements, `_LEAST` to `_WINDOW` of them. Each
 # covers the steps of a second or more.
@@ -168,7 +169,7 @@ class Budget:
 
     def lines(self) -> list[str]:
         """What the run took, beside what was planned."""
-        lines = [f"the run took {self.spent / 60:.1f} of {self.minutes:g} minutes"]
+        lines = [f"the run took {self.spent / 60:.1f} of {counted(f'{self.minutes:g}', 'minute')}"]
         for stage, seconds in self.actual.items():
             lines.append(
                 f"{seconds / 60:8.1f} min  {stage} (planned: {self.planned(stage) / 60:.1f} min)"

@@ -11,6 +11,7 @@ from typing import Any
 from tinynet.console import option
 from tinynet.errors import InputError
 from tinynet.training.recipes import Recipe
+from tinynet.values import counted
 
 # The fraction of the minutes that a plan leaves free, for checkpoints and for rates that vary.
 _RESERVE = 0.04
@@ -187,7 +188,7 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan as it is printed."""
-        lines = [f"plan for {self.minutes:g} minutes: {self.kind.name}"]
+        lines = [f"plan for {counted(f'{self.minutes:g}', 'minute')}: {self.kind.name}"]
         if self.spent:
             what = "reading and packing the data, measuring this machine"
             lines.append(f"{self.spent / 60:8.1f} min  {what}")
@@ -302,7 +303,7 @@ def check_seconds(kind: Kind, recipe: Recipe, rates: Rates, counts: Counts) -> f
 
 
 def _epochs(number: float) -> str:
-    return f"{number:.3g} epoch{'' if number == 1 else 's'}"
+    return counted(f"{number:.3g}", "epoch")
 
 
 def contradiction(names: Sequence[str]) -> InputError:
@@ -337,8 +338,8 @@ def choose(
         needed = (spent + seconds(least, least.epochs[0])) / (1 - _RESERVE) / 60
         raise InputError(
             f"{option('minutes')} {minutes:g}: too short for this machine and these images; the "
-            f"shortest plan ({least.name}) takes about {math.ceil(needed)} minutes; use more "
-            f"minutes, or fewer images ({option('per_class')})"
+            f"shortest plan ({least.name}) takes about {counted(math.ceil(needed), 'minute')}; use "
+            f"more minutes, or fewer images ({option('per_class')})"
         )
     kind = fitting[-1]
     low, high = kind.epochs

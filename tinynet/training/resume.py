@@ -22,6 +22,7 @@ from tinynet.records import Json
 from tinynet.runs import StageFolder
 from tinynet.training.config import FORMAT, RunConfig, in_format_1
 from tinynet.training.loop import Training
+from tinynet.values import counted
 
 # Digests in `recipe.json` of what a stage is trained on -> what each digest is of.
 _INPUTS = {"data_digest": "data", "split_digest": "split", "start_digest": "starting weights"}
@@ -155,8 +156,8 @@ def note_epochs(folder: StageFolder, config: RunConfig) -> None:
     epochs = sum(row.get("kind") == "epoch" for row in rows)
     if rows and not stage.patience and epochs != math.ceil(stage.epochs):
         console.log(
-            f"note: {folder.path} is finished after {epochs} epochs, but its recipe.json says "
-            f"{stage.epochs:g}"
+            f"note: {folder.path} is finished after {counted(epochs, 'epoch')}, but its "
+            f"recipe.json says {stage.epochs:g}"
         )
 
 
