@@ -20,6 +20,7 @@ from tinynet.flags import Parser, run_command
 from tinynet.runs import StageFolder
 from tinynet.training.config import RunConfig
 from tinynet.training.pace import Budget, plan_file
+from tinynet.values import counted
 
 NAME = "minutes.json"
 
@@ -91,7 +92,7 @@ def _trained(folder: StageFolder) -> str:
         return f"fixres at {stage.size} px"
     layers = "base" if folder.stage == "base" else ", ".join(stage.trainable)
     times = f"{stage.soup} times " if stage.soup > 1 else ""
-    return f"{layers} at {stage.size} px ({times}{stage.epochs:.3g} epochs)"
+    return f"{layers} at {stage.size} px ({times}{counted(f'{stage.epochs:.3g}', 'epoch')})"
 
 
 def _scores(folder: StageFolder, use: dict[str, Any]) -> list[dict[str, Any]]:

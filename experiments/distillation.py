@@ -1,14 +1,14 @@
-"""Train `finetune` on the predictions of an earlier run, too (Hinton et al. 2015; Furlanello et al.
-2018).
+"""Distillation: train `finetune` on the labels and on the predictions of an earlier run, the
+teacher (Hinton et al. 2015; Furlanello et al. 2018).
 
     python experiments/distillation.py TEACHER VIEWS FILE 2 --stage finetune --run RUN --out OTHER
 
-The first arguments are the earlier run, the test-time views of its predictions (`none`: one view),
-a file for them, and a temperature T. If the file exists, the predictions are read from it. The
-other arguments are those of `tinynet train`. The loss is the mean of two terms: the usual
-cross-entropy, without label smoothing, and T² times the divergence of the two predictions at the
-temperature T. One process only. The recipe does not note the teacher: resume with this script, not
-with the printed command.
+The first arguments are the teacher, the test-time views of its predictions (`none`: one view), a
+`.npz` file for them, and a temperature T. If the file exists, the predictions are read from it. The
+other arguments are those of `tinynet train`. The loss is CE / 2 + T² KL / 2. CE is the usual
+cross-entropy, without label smoothing. KL is the divergence of the network's prediction from the
+teacher's, both at the temperature T. One process only. The recipe does not record the teacher:
+resume with this script, not with the printed command.
 """
 
 import sys
@@ -22,33 +22,44 @@ from torch.nn import functional as F
 import tinynet
 from tinynet import train
 from tinynet.data.batches import Batch, ImageLoader
+from tinynet.distributed import launched_size
+from tinynet.errors import InputError
 from tinynet.flags import run_command
+from tinynet.score.probabilities import Probabilities
 from tinynet.training import single_stage
 from tinynet.training.config import split_of
 from tinynet.training.inputs import TrainingImages
 from tinynet.training.loop import Training
 
 SHARE = 0.5  # of the teacher in the loss
-CLASSES = 2**10  # more than there are
+CLASSES = 2**10  # more than the data has
 
 
-def predictions(run: str, views: str, file: Path) -> np.ndarray:
-    """The log-probabilities (N, C) of the images of train; -inf for the hold-out."""
-    if file.is_file():
-        return np.load(file)
+def predictions(run: str, views: str, file: Path) -> Tensor:
+    """The teacher's log-probabilities (N, C) float16 of the images of train, merged over the views.
+
+    They are -inf for the hold-out.
+    """
     predictor = tinynet.Run(run).predictor()
-    train_part, rows = predictor.packed.train, split_of(predictor.config, predictor.packed).train
+    images, rows = predictor.packed.train, split_of(predictor.config, predictor.packed).train
     predictor.saves = False
-    predictor.images = lambda split: (train_part, rows)  # type: ignore[method-assign]
-    merged = predictor.predict("train", predictor.sets([views], predictor.size)[0]).merged()
-    values = np.full((len(train_part), merged.shape[1]), -np.inf, np.float16)
-    values[rows] = merged
-    np.save(file, values)
+    predictor.images = lambda split: (images, rows)  # type: ignore[method-assign]
+    request = predictor.sets([views], predictor.size)[0]
+    if file.is_file():
+        stored = Probabilities.load(file)
+        about = {"run": run, "tta": request.name, "data": predictor.packed.contents}
+        if not (about.items() <= stored.about.items() and np.array_equal(stored.rows, rows)):
+            raise InputError(f"{file}: does not have the predictions of {run}; name another file")
+    else:
+        stored = predictor.predict("train", request)
+        stored.save(file)
+    values = torch.full((len(images), len(stored.wnids)), -torch.inf, dtype=torch.float16)
+    values[torch.from_numpy(rows)] = torch.from_numpy(stored.merged()).half()
     return values
 
 
 class Images(TrainingImages):
-    """Training images whose labels hold the images' rows, too."""
+    """Training images, with the row and the label of each in one integer."""
 
     def batch(self, loader: ImageLoader, epoch: int, number: int) -> Batch:
         """Return a batch with the labels `CLASSES * row + label`."""
@@ -57,7 +68,7 @@ class Images(TrainingImages):
 
 
 class Distilling(Training):
-    """A training whose loss has the predictions of a teacher."""
+    """A training with a distillation loss."""
 
     teacher, temperature = torch.empty(0), 1.0
 
@@ -74,9 +85,18 @@ class Distilling(Training):
         return (1 - SHARE) * hard + SHARE * self.temperature**2 * soft
 
 
+def main(run: str, views: str, file: str, temperature: str, *flags: str) -> None:
+    """Train a `finetune` with a teacher."""
+    if " --stage finetune " not in f" {' '.join(flags)} " or launched_size() > 1:
+        raise InputError("a teacher is for --stage finetune, in one process")
+    if not file.endswith(".npz"):
+        raise InputError(f"{file}: must end in .npz")
+    Distilling.teacher = predictions(run, views, Path(file))
+    Distilling.temperature = float(temperature)
+    single_stage.Training = Distilling  # type: ignore[misc]
+    single_stage.TrainingImages = Images  # type: ignore[misc]
+    train.main(flags)
+
+
 if __name__ == "__main__":
-    values = predictions(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
-    Distilling.teacher, Distilling.temperature = torch.from_numpy(values), float(sys.argv[4])
-    single_stage.Training = Distilling
-    single_stage.TrainingImages = Images
-    run_command(lambda: train.main(sys.argv[5:]))
+    run_command(lambda: main(*sys.argv[1:]))

@@ -179,7 +179,7 @@ def images(world):
 def pick_one(world):
     """Two sizes of a network with random weights."""
     torch.manual_seed(0)
-    sizes = argv("--arch resnet18 --weights none --size 32 64 --minutes 1")
+    sizes = argv("--arch resnet18 --weights none --size 32 64 --minutes 5")
     return printed(pick, *sizes, *data())
 
 

@@ -20,6 +20,7 @@ from tinynet.training.plans import (
     sizes_of,
 )
 from tinynet.training.recipes import GENERAL, TUNED
+from tinynet.values import counted
 
 COUNTS = Counts(95_000, 5_000)
 
@@ -140,6 +141,13 @@ def test_too_few_minutes_are_refused_with_those_of_the_shortest_plan():
         "per_class",
     )
     assert choose(TUNED, TUNED_KINDS, rates(0.01), COUNTS, needed).kind is TUNED_KINDS[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1, "1 minute"), ("1", "1 minute"), (0.5, "0.5 minutes"), (0, "0 minutes")]
+)
+def test_a_number_has_its_noun(number, text):
+    assert counted(number, "minute") == text
 
 
 def test_rates_are_measured_for_every_size_that_a_plan_may_use():

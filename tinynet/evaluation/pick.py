@@ -108,8 +108,8 @@ def candidates(
     """
     if weights and len(weights) != len(archs):
         raise InputError(
-            f"{console.option('weights')}: {len(weights)} for {len(archs)} networks; name the "
-            "weights of each network, in the same order"
+            f"{console.option('weights')}: {len(weights)} for {counted(len(archs), 'network')}; "
+            "name the weights of each network, in the same order"
         )
     options = []
     for arch, name in zip(archs, weights or ["DEFAULT"] * len(archs), strict=True):

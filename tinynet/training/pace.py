@@ -276,8 +276,8 @@ class Pace:
         change = "shortened" if total < before else "extended"
         earlier, later = before / training.steps, total / training.steps
         console.log(
-            f"note: {reason}; {self.limits.stage} is {change} from {earlier:.3g} to {later:.3g} "
-            "epochs"
+            f"note: {reason}; {self.limits.stage} is {change} from {earlier:.3g} to "
+            f"{counted(f'{later:.3g}', 'epoch')}"
         )
         self._noted = total
 
