@@ -1,14 +1,15 @@
-"""Distillation: train `finetune` on the labels and on the predictions of an earlier run, the
+r"""Distillation: train `finetune` on the labels and on the predictions of an earlier run, the
 teacher (Hinton et al. 2015; Furlanello et al. 2018).
 
-    python experiments/distillation.py TEACHER VIEWS FILE 2 --stage finetune --run RUN --out OTHER
+    python experiments/distillation.py d96-f112 flip predictions.npz 2 --stage finetune --run b96 \
+        --out taught
 
-The first arguments are the teacher, the test-time views of its predictions (`none`: one view), a
-`.npz` file for them, and a temperature T. If the file exists, the predictions are read from it. The
-other arguments are those of `tinynet train`. The loss is CE / 2 + T² KL / 2. CE is the usual
-cross-entropy, without label smoothing. KL is the divergence of the network's prediction from the
-teacher's, both at the temperature T. One process only. The recipe does not record the teacher:
-resume with this script, not with the printed command.
+The first four arguments: the run of the teacher; its test-time views (`none`: the image alone); a
+`.npz` file for its predictions, which are read from it if it exists; a temperature T. The others
+are those of `tinynet train`. The loss is CE / 2 + T² KL / 2. CE is the usual cross-entropy, without
+label smoothing. KL is KL(teacher || network); both predictions are softened by T. One process only.
+The recipe records neither the teacher nor that label smoothing is off. To resume, replace `--stage
+finetune --run b96 --out taught` with `--resume taught`, in this script's command.
 """
 
 import sys
@@ -38,7 +39,7 @@ CLASSES = 2**10  # more than the data has
 def predictions(run: str, views: str, file: Path) -> Tensor:
     """The teacher's log-probabilities (N, C) float16 of the images of train, merged over the views.
 
-    They are -inf for the hold-out.
+    The rows of the hold-out are -inf: they are not trained on.
     """
     predictor = tinynet.Run(run).predictor()
     images, rows = predictor.packed.train, split_of(predictor.config, predictor.packed).train
@@ -49,7 +50,10 @@ def predictions(run: str, views: str, file: Path) -> Tensor:
         stored = Probabilities.load(file)
         about = {"run": run, "tta": request.name, "data": predictor.packed.contents}
         if not (about.items() <= stored.about.items() and np.array_equal(stored.rows, rows)):
-            raise InputError(f"{file}: does not have the predictions of {run}; name another file")
+            raise InputError(
+                f"{file}: has predictions of another run, other views or other images; name "
+                "another file"
+            )
     else:
         stored = predictor.predict("train", request)
         stored.save(file)
@@ -87,8 +91,9 @@ class Distilling(Training):
 
 def main(run: str, views: str, file: str, temperature: str, *flags: str) -> None:
     """Train a `finetune` with a teacher."""
-    if " --stage finetune " not in f" {' '.join(flags)} " or launched_size() > 1:
-        raise InputError("a teacher is for --stage finetune, in one process")
+    of_finetune = "--resume" in flags or " --stage finetune " in f" {' '.join(flags)} "
+    if not of_finetune or launched_size() > 1:
+        raise InputError("distillation needs --stage finetune, or --resume, and one process")
     if not file.endswith(".npz"):
         raise InputError(f"{file}: must end in .npz")
     Distilling.teacher = predictions(run, views, Path(file))
