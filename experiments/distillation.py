@@ -66,9 +66,9 @@ class Images(TrainingImages):
     """Training images, with the row and the label of each in one integer."""
 
     def batch(self, loader: ImageLoader, epoch: int, number: int) -> Batch:
-        """Return a batch with the labels `CLASSES * row + label`."""
+        """Return a batch with the labels `CLASSES * (row + 1) + label`."""
         batch = super().batch(loader, epoch, number)
-        return batch._replace(labels=CLASSES * batch.rows + batch.labels)
+        return batch._replace(labels=CLASSES * (batch.rows + 1) + batch.labels)
 
 
 class Distilling(Training):
@@ -77,7 +77,9 @@ class Distilling(Training):
     teacher, temperature = torch.empty(0), 1.0
 
     def _loss(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
-        teacher = self.teacher[(labels // CLASSES).cpu()].to(logits.device).float()
+        rows = (labels // CLASSES).cpu() - 1
+        assert (rows >= 0).all(), "only a stage on images can be distilled"
+        teacher = self.teacher[rows].to(logits.device).float()
         assert teacher.isfinite().all()
         soft = F.kl_div(
             F.log_softmax(logits / self.temperature, -1),
